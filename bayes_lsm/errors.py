@@ -1,0 +1,56 @@
+"""What can go wrong, under one root.
+
+Every error a user can cause is a `BayesLsmError`; every warning is a `BayesLsmWarning`. A message
+says what was got, what is allowed and the cure. Add a class here only where a caller would want to
+catch it apart from the others.
+"""
+
+from typing import Any
+
+
+class BayesLsmError(Exception):
+    """Root of every exception that this package raises on purpose.
+
+    Attributes
+    ----------
+    faults : tuple
+        Each single fault, where there can be several (a model file); otherwise empty.
+    """
+
+    faults: tuple[Any, ...] = ()
+
+
+class DataError(BayesLsmError, ValueError):
+    """The data cannot carry the model: wrong values, too few studies, unknown columns or levels."""
+
+
+class FormulaError(BayesLsmError, ValueError):
+    """A formula is broken, or asks for more than columns and the formula language's transforms."""
+
+
+class SpecificationError(BayesLsmError, ValueError):
+    """A model specification or model file is faulty; the message lists every fault with its place."""
+
+
+class PriorError(BayesLsmError, ValueError):
+    """A prior is not a proper distribution, or names a term that the model does not have."""
+
+
+class FitError(BayesLsmError, RuntimeError):
+    """A fit was asked for something that it cannot give."""
+
+
+class BayesLsmWarning(UserWarning):
+    """Root of every warning of this package."""
+
+
+class DivergentScaleWarning(BayesLsmWarning):
+    """A scale coefficient has no finite maximum-likelihood estimate: it runs to +inf or -inf."""
+
+
+class ConvergenceWarning(BayesLsmWarning):
+    """An optimiser or a sampler stopped before its result can be trusted."""
+
+
+class DroppedRowsWarning(BayesLsmWarning):
+    """Rows with missing values were left out of the model."""

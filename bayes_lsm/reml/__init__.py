@@ -1,0 +1,12 @@
+"""The frequentist reference: REML and ML, with metafor's conventions.
+
+`newton` climbs one surface from one start. `divergence` knows the surface's limits at infinity.
+`fit` puts them together into a `RemlFit`; `heterogeneity` and `tests` read from one. A new
+frequentist method belongs here, in a module of its own that takes a `RemlFit` or a `Design`.
+"""
+
+from bayes_lsm.reml.divergence import Divergence
+from bayes_lsm.reml.fit import RemlFit, fit_reml
+from bayes_lsm.reml.tests import LikelihoodRatioTest, likelihood_ratio_test
+
+__all__ = ["Divergence", "LikelihoodRatioTest", "RemlFit", "fit_reml", "likelihood_ratio_test"]

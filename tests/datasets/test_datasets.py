@@ -1,0 +1,81 @@
+"""The bundled data are the published ones, and say where they come from."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from bayes_lsm.datasets import describe_dataset, list_datasets, load_dataset
+from bayes_lsm.errors import DataError
+
+SLIDES = json.loads((Path(__file__).parents[1] / "reference/slides.json").read_text())
+NAMES = list(list_datasets().index)
+
+
+def test_the_list_names_every_bundled_dataset():
+    assert NAMES == ["bangertdrowns2004", "bcg", "preterm_iq", "raudenbush1985"]
+    assert list_datasets()["studies"].to_list() == [48, 13, 37, 19]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_column_is_documented_in_order(name):
+    about = describe_dataset(name)
+    assert list(about.columns) == list(load_dataset(name).columns)
+    assert all([about.title, about.source, about.measure, about.licence, about.note])
+    assert "doi:" in about.source
+    assert about.title in str(about)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_effects_and_variances_are_usable(name):
+    frame = load_dataset(name)
+    assert frame["yi"].notna().all()
+    assert (frame["vi"] > 0).all()
+
+
+def test_preterm_rows_that_are_printed_are_the_printed_ones():
+    frame = load_dataset("preterm_iq")
+    printed = SLIDES["visible_rows"]
+    shown = frame[frame["published"]]
+    assert shown["study"].to_list() == [row[0] for row in printed["rows"]]
+    for (_, row), expected in zip(shown.iterrows(), printed["rows"], strict=True):
+        for column, value in zip(printed["columns"], expected, strict=True):
+            # vi and yi are printed to two decimals; the others as they are.
+            got = row[column] if isinstance(value, str) else round(row[column], 2)
+            assert got == value, (row["study"], column)
+
+
+def test_preterm_effects_follow_from_means_and_sds():
+    frame = load_dataset("preterm_iq")
+    np.testing.assert_allclose(frame["yi"], frame["mean1"] - frame["mean2"], atol=1e-9)
+    variance = frame["sd1"] ** 2 / frame["n1"] + frame["sd2"] ** 2 / frame["n2"]
+    np.testing.assert_allclose(frame["vi"], variance, rtol=1e-9)
+
+
+def test_preterm_says_that_most_rows_are_reconstructed():
+    about = describe_dataset("preterm_iq")
+    assert "not the data of any real study" in about.note.replace("\n", " ")
+    assert "published" in about.columns
+    assert load_dataset("preterm_iq")["published"].sum() == 8
+    assert "reconstruct" in load_dataset.__doc__
+
+
+def test_europe_is_the_reference_continent():
+    continent = load_dataset("preterm_iq")["continent"]
+    assert list(continent.cat.categories) == ["Europe", "America", "Other"]
+    assert continent.value_counts().to_dict() == {"Europe": 17, "America": 12, "Other": 8}
+
+
+def test_bcg_effects_are_log_risk_ratios():
+    d = load_dataset("bcg")
+    treated, control = d["tpos"] + d["tneg"], d["cpos"] + d["cneg"]
+    np.testing.assert_allclose(d["yi"], np.log(d["tpos"] / treated / (d["cpos"] / control)))
+    np.testing.assert_allclose(
+        d["vi"], 1 / d["tpos"] - 1 / treated + 1 / d["cpos"] - 1 / control, rtol=1e-12
+    )
+
+
+def test_an_unknown_name_is_an_error_with_a_suggestion():
+    with pytest.raises(DataError, match="bundled are .*did you mean 'preterm_iq'"):
+        load_dataset("preterm")
