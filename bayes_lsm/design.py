@@ -253,9 +253,7 @@ def _clean_categories(data: pd.DataFrame) -> pd.DataFrame:
     return frame
 
 
-def _check_outcome(
-    specification: Specification, y: Array, v: Array, labels: Sequence[str]
-) -> None:
+def _check_outcome(specification: Specification, y: Array, v: Array, labels: Sequence[str]) -> None:
     for column, values in ((specification.effect, y), (specification.variance, v)):
         infinite = ~np.isfinite(values)
         if infinite.any():
@@ -270,9 +268,7 @@ def _check_outcome(
         )
 
 
-def _build_part(
-    part: str, formula: str, frame: pd.DataFrame, labels: Sequence[str]
-) -> Part:
+def _build_part(part: str, formula: str, frame: pd.DataFrame, labels: Sequence[str]) -> Part:
     terms = formulas.parse(formula).terms
     try:
         with warnings.catch_warnings():

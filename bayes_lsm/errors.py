@@ -29,7 +29,7 @@ class FormulaError(BayesLsmError, ValueError):
 
 
 class SpecificationError(BayesLsmError, ValueError):
-    """A model specification or model file is faulty; the message lists every fault with its place."""
+    """A model specification or file is faulty; the message lists every fault with its place."""
 
 
 class PriorError(BayesLsmError, ValueError):

@@ -243,6 +243,6 @@ class _Reader(ast.NodeVisitor):
     def _check_size(self, node: ast.Call) -> None:
         settings = [*node.args[1:], *(keyword.value for keyword in node.keywords)]
         for setting in settings:
-            if isinstance(setting, ast.Constant) and isinstance(setting.value, int):
-                if setting.value > 100:
-                    raise self.refuse(f"{ast.unparse(node)!r}", "at most 100 basis functions")
+            value = setting.value if isinstance(setting, ast.Constant) else None
+            if isinstance(value, int) and value > 100:
+                raise self.refuse(f"{ast.unparse(node)!r}", "at most 100 basis functions")

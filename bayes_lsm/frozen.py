@@ -7,13 +7,14 @@ nothing above has to know pydantic.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, dataclass_transform
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from bayes_lsm.errors import BayesLsmError, SpecificationError
 
 
+@dataclass_transform(kw_only_default=False, field_specifiers=(Field,))
 class Frozen(BaseModel):
     """An immutable record whose fields can be given by position or by keyword."""
 

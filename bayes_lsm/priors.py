@@ -84,9 +84,7 @@ class HalfNormal(_Checked):
         """Log density of θ = log τ², elementwise."""
         log_tau = 0.5 * np.asarray(theta)
         z = np.exp(log_tau) / self.sd
-        return (
-            -0.5 * z**2 - math.log(self.sd) + 0.5 * math.log(2 / math.pi) + log_tau - math.log(2)
-        )
+        return -0.5 * z**2 - math.log(self.sd) + 0.5 * math.log(2 / math.pi) + log_tau - math.log(2)
 
 
 Prior = Normal | HalfNormal

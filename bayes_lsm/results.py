@@ -1,4 +1,4 @@
-"""What every fit can do, whoever made it: tables of coefficients that print like a statistician's."""
+"""What every fit can do, whoever made it: tables that print like a statistician's."""
 
 from __future__ import annotations
 

@@ -33,26 +33,30 @@ class Specification(Frozen):
 
     Parameters
     ----------
-    effect : str
-        Column of the effects (``yi``).
-    variance : str
-        Column of their sampling variances (``vi``).
     location : str
         Formula of the mean, ``"~ continent + I(weeks - 40)"``. May be two-sided
         (``"yi ~ weeks"``), and then `effect` can be left out.
+    variance : str
+        Column of the sampling variances (``vi``).
+    effect : str
+        Column of the effects (``yi``).
     scale : str, default "~ 1"
         Formula of ln τ².
     link : {"log"}, default "log"
         The scale formula gives the logarithm of τ².
     study : str, optional
         Column with the names of the studies, for messages and tables.
-    priors : Priors, optional
-        Default: the preset ``"weakly_informative"``.
-    method : {"REML", "ML"}, default "REML"
-    engine : {"auto", "nuts"}, default "auto"
     data : str, optional
         The name of a bundled dataset, or the path of a CSV file (relative to the model file).
+    method : {"REML", "ML"}, default "REML"
+    engine : {"auto", "nuts"}, default "auto"
+    draws : int, default 4000
+        Posterior draws of the Bayesian fit, at least 100.
+    seed : int, optional
+        Of the Bayesian fit; the same seed gives the same draws.
     title, description : str, optional
+    priors : Priors, optional
+        Default: the preset ``"weakly_informative"``.
 
     Raises
     ------
@@ -66,17 +70,19 @@ class Specification(Frozen):
     ('yi', '~ weeks')
     """
 
-    title: str = ""
-    description: str = ""
-    data: str | None = None
-    study: str | None = None
-    effect: str = ""
-    variance: str
     location: str
+    variance: str
+    effect: str = ""
     scale: str = "~ 1"
     link: Link = "log"
+    study: str | None = None
+    data: str | None = None
     method: Method = "REML"
     engine: Engine = "auto"
+    draws: int = Field(default=4000, ge=100)
+    seed: int | None = Field(default=None, ge=0)
+    title: str = ""
+    description: str = ""
     priors: Priors = Field(default_factory=Priors)
 
     @model_validator(mode="before")
@@ -143,9 +149,7 @@ class Specification(Frozen):
             faults = [_with_line(fault, text) for fault in error.faults]
             count = f"{len(faults)} faults" if len(faults) > 1 else "1 fault"
             listing = "\n".join(f"  {fault}" for fault in faults)
-            raise SpecificationError(
-                f"{name}: {count}\n{listing}{_suggestions(tables)}"
-            ) from None
+            raise SpecificationError(f"{name}: {count}\n{listing}{_suggestions(tables)}") from None
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
@@ -231,6 +235,5 @@ def find_specification(name_or_path: str | Path) -> Specification:
     close = difflib.get_close_matches(path.stem, list(names), n=1)
     meant = f"; did you mean {close[0]!r}?" if close else ""
     raise SpecificationError(
-        f"no model file {name!r}: neither a file nor a bundled model "
-        f"({', '.join(names)}){meant}"
+        f"no model file {name!r}: neither a file nor a bundled model ({', '.join(names)}){meant}"
     )

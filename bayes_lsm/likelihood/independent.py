@@ -83,11 +83,11 @@ def log_likelihood(y: Array, v: Array, X: Array, tau2: Array, *, method: Method)
 
 def _value(method: Method, X: Array, variance: Array, location: Location) -> float:
     n, p = X.shape
-    total = float(np.sum(np.log(variance)) + np.sum(location.residuals**2 / variance))
+    total = np.sum(np.log(variance)) + np.sum(location.residuals**2 / variance)
     if method == "ML":
-        return -0.5 * (n * math.log(2 * math.pi) + total)
+        return float(-0.5 * (n * math.log(2 * math.pi) + total))
     log_det_xx = 2.0 * float(np.sum(np.log(np.abs(np.diag(np.linalg.qr(X, mode="r"))))))
-    return -0.5 * ((n - p) * math.log(2 * math.pi) + total + location.log_det - log_det_xx)
+    return float(-0.5 * ((n - p) * math.log(2 * math.pi) + total + location.log_det - log_det_xx))
 
 
 def evaluate(

@@ -151,7 +151,9 @@ def _signs(
     signs: dict[int, float] = {}
     for j in moved:
         ends = [
-            linprog(-sign * basis[j], A_ub=gone, b_ub=-np.ones(len(gone)), bounds=[(None, None)] * m)
+            linprog(
+                -sign * basis[j], A_ub=gone, b_ub=-np.ones(len(gone)), bounds=[(None, None)] * m
+            )
             for sign in (1.0, -1.0)
         ]
         highest = np.inf if ends[0].status != 0 else -ends[0].fun

@@ -18,7 +18,6 @@ from bayes_lsm.likelihood.independent import (
     Method,
     estimate_location,
     evaluate,
-
 )
 from bayes_lsm.likelihood.independent import tau2 as tau2_of
 from bayes_lsm.reml.divergence import Divergence, Limit, candidate_limits
@@ -267,9 +266,7 @@ class _Candidate:
         return self.ascent.evaluation.value
 
 
-def _best(
-    y: Array, v: Array, X: Array, Z: Array, method: Method
-) -> tuple[_Candidate, Array]:
+def _best(y: Array, v: Array, X: Array, Z: Array, method: Method) -> tuple[_Candidate, Array]:
     """The highest point, limits at infinity included; and where an ordinary optimiser stops."""
     interior = [_climb(y, v, X, Z, method, start, None) for start in _starts(y, v, X, Z)]
     top = max(interior, key=lambda candidate: candidate.value)
@@ -300,9 +297,7 @@ def _climb(
     R = np.linalg.qr(Z[rows], mode="r") / np.sqrt(len(Z[rows]))
     inverse = np.linalg.solve(R, np.eye(len(R)))
     rotated = Z @ inverse
-    ascent = ascend(
-        partial(_evaluate_at, y, v, X, rotated, method, zero), R @ start, rotated[rows]
-    )
+    ascent = ascend(partial(_evaluate_at, y, v, X, rotated, method, zero), R @ start, rotated[rows])
     back = _rotate(ascent, R, inverse)
     return _Candidate(back, tau2_of(back.alpha, Z, zero), Z, limit)
 
@@ -325,9 +320,7 @@ def _evaluator(design: Design, method: Method) -> partial[Evaluation]:
 
 def _rotate(ascent: Ascent, R: Array, inverse: Array) -> Ascent:
     here = ascent.evaluation
-    original = Evaluation(
-        here.value, R.T @ here.score, R.T @ here.hessian @ R, here.location
-    )
+    original = Evaluation(here.value, R.T @ here.score, R.T @ here.hessian @ R, here.location)
     return Ascent(
         inverse @ ascent.alpha,
         original,
@@ -423,5 +416,3 @@ def _warn(fit: RemlFit) -> None:
             ConvergenceWarning,
             stacklevel=3,
         )
-
-

@@ -100,9 +100,7 @@ def typical_sampling_variance(v: Array, X: Array) -> float:
     return float((len(v) - X.shape[1]) / np.sum(w - w**2 * h))
 
 
-def standard_error_tau2(
-    v: Array, X: Array, tau2: float, *, method: Literal["REML", "ML"]
-) -> float:
+def standard_error_tau2(v: Array, X: Array, tau2: float, *, method: Literal["REML", "ML"]) -> float:
     """SE of one common τ² from the expected information, ½ tr(PP) (REML) or ½ tr(WW) (ML)."""
     w = 1.0 / (v + tau2)
     information = np.sum(w**2)

@@ -72,9 +72,7 @@ def likelihood_ratio_test(full: RemlFit, reduced: RemlFit) -> LikelihoodRatioTes
         }
         for fit in (full, reduced)
     ]
-    return LikelihoodRatioTest(
-        statistic, df, pval, pd.DataFrame(rows, index=["Full", "Reduced"])
-    )
+    return LikelihoodRatioTest(statistic, df, pval, pd.DataFrame(rows, index=["Full", "Reduced"]))
 
 
 def _check_comparable(full: RemlFit, reduced: RemlFit) -> None:
