@@ -1,1 +1,74 @@
-"""Location-scale models for meta-analysis."""
+"""Location-scale models for meta-analysis.
+
+    y_i ~ Normal(x_i'β, v_i + τ_i²),    ln τ_i² = z_i'α
+
+The house, from the ground up: `datasets` (example data) and `priors`; `specification` (a model in
+words) and `design` (the same model in numbers); `likelihood` (the only place that knows the normal
+density); `reml` and `bayes`, the two ways to estimate; `compare`, which puts fits side by side; and
+`model`, the front door:
+
+>>> import bayes_lsm as lsm
+>>> model = lsm.LocationScaleModel(
+...     "yi ~ ablat", scale="~ ablat", variance="vi", data=lsm.load_dataset("bcg"))
+>>> fit = model.fit_reml()
+>>> fit.location["estimate"].round(3).to_list()
+[0.347, -0.032]
+
+`cli` does the same from the command line. PyMC, ArviZ and matplotlib are imported only when a
+Bayesian fit needs them.
+"""
+
+from importlib.metadata import version
+
+from bayes_lsm import priors
+from bayes_lsm.bayes import BayesFit, build_pymc_model, fit_bayes
+from bayes_lsm.compare import Comparison, compare
+from bayes_lsm.datasets import describe_dataset, list_datasets, load_dataset
+from bayes_lsm.design import Design, build_design
+from bayes_lsm.errors import (
+    BayesLsmError,
+    BayesLsmWarning,
+    ConvergenceWarning,
+    DataError,
+    DivergentScaleWarning,
+    DroppedRowsWarning,
+    FitError,
+    FormulaError,
+    PriorError,
+    SpecificationError,
+)
+from bayes_lsm.model import LocationScaleModel
+from bayes_lsm.reml import RemlFit, fit_reml, likelihood_ratio_test
+from bayes_lsm.specification import Specification, list_models
+
+__version__ = version("bayes_lsm")
+
+__all__ = [
+    "BayesFit",
+    "BayesLsmError",
+    "BayesLsmWarning",
+    "Comparison",
+    "ConvergenceWarning",
+    "DataError",
+    "Design",
+    "DivergentScaleWarning",
+    "DroppedRowsWarning",
+    "FitError",
+    "FormulaError",
+    "LocationScaleModel",
+    "PriorError",
+    "RemlFit",
+    "Specification",
+    "SpecificationError",
+    "build_design",
+    "build_pymc_model",
+    "compare",
+    "describe_dataset",
+    "fit_bayes",
+    "fit_reml",
+    "likelihood_ratio_test",
+    "list_datasets",
+    "list_models",
+    "load_dataset",
+    "priors",
+]

@@ -1,0 +1,169 @@
+r"""The model builder: a design and priors become a `pm.Model`.
+
+Study effects are integrated out, so a model has as many unknowns as coefficients:
+
+    location, scale ~ priors,    effect_i ~ Normal( x_i'location, v_i + exp(z_i'scale) )
+
+``location`` and ``scale`` are always there, on the user's scale. Where every prior is stated on its
+raw coefficient they are the free variables. Otherwise the free variables are what the priors are
+stated on, one vector for each family (``location_theta``, ``scale_theta``, ``scale_tau``), and the
+coefficients follow from them. To teach the builder another family, add it to `_FAMILIES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bayes_lsm.design import Design
+from bayes_lsm.priors import HalfNormal, Normal, Prior, PriorBlock, Priors, ResolvedPriors, resolve
+
+if TYPE_CHECKING:
+    import pymc as pm
+
+Array = npt.NDArray[np.float64]
+
+# exp() of more would overflow once it is squared.
+_LARGEST_EXPONENT = 300.0
+
+
+def resolve_priors(design: Design, priors: Priors) -> ResolvedPriors:
+    """The priors of a design's coefficients."""
+    return resolve(
+        priors,
+        y=design.y,
+        v=design.v,
+        X=design.X,
+        Z=design.Z,
+        location_names=design.location.names,
+        scale_names=design.scale.names,
+    )
+
+
+def build_pymc_model(design: Design, priors: Priors | None = None) -> pm.Model:
+    """The PyMC model of a design: sample it, extend it, or draw from its priors.
+
+    Parameters
+    ----------
+    design : Design
+        k studies, p location and q scale coefficients.
+    priors : Priors, optional
+        Default: those of the design's specification.
+
+    Returns
+    -------
+    pymc.Model
+        With ``location`` (dim ``location_term``, length p), ``scale`` (dim ``scale_term``, length
+        q; coefficients of ln τ²) and the observed ``effect`` (dim ``study``, length k). The data
+        ``y``, ``v``, ``X`` and ``Z`` can be replaced by ``pm.set_data``.
+
+    Raises
+    ------
+    PriorError
+        When a prior names a term that the model does not have.
+
+    Examples
+    --------
+    >>> from bayes_lsm.datasets import load_dataset
+    >>> from bayes_lsm.design import build_design
+    >>> from bayes_lsm.specification import Specification
+    >>> spec = Specification("yi ~ weeks", "vi", scale="~ weeks")
+    >>> model = build_pymc_model(build_design(spec, load_dataset("preterm_iq")))
+    >>> sorted(variable.name for variable in model.free_RVs)
+    ['location_theta', 'scale_tau', 'scale_theta']
+    """
+    import pymc as pm
+    import pytensor.tensor as pt
+
+    resolved = resolve_priors(design, priors or design.specification.priors)
+    coords = {
+        "study": design.labels,
+        "location_term": design.location.names,
+        "scale_term": design.scale.names,
+    }
+    with pm.Model(coords=coords) as model:
+        y = pm.Data("y", design.y, dims="study")
+        v = pm.Data("v", design.v, dims="study")
+        X = pm.Data("X", design.X, dims=("study", "location_term"))
+        Z = pm.Data("Z", design.Z, dims=("study", "scale_term"))
+        beta = _coefficients("location", design.location.names, resolved.location, design.X)
+        alpha = _coefficients("scale", design.scale.names, resolved.scale, design.Z)
+        tau2 = pt.exp(pt.minimum(Z @ alpha, _LARGEST_EXPONENT))
+        pm.Normal("effect", X @ beta, pt.sqrt(v + tau2), observed=y, dims="study")
+    return model
+
+
+def _coefficients(part: str, names: Sequence[str], block: PriorBlock, columns: Array) -> Any:
+    """The coefficients of one part, on the user's scale, under the name of the part."""
+    import pymc as pm
+
+    dims = f"{part}_term"
+    if block.is_raw and all(isinstance(prior, Normal) for prior in block.priors):
+        return _normal(part, block.priors, dims, transform=_decorrelation(columns))
+    theta: list[Any] = [None] * len(names)
+    for family, build in _FAMILIES.items():
+        members = [j for j, prior in enumerate(block.priors) if isinstance(prior, family)]
+        if members:
+            suffix, variable = build
+            name = f"{part}_{suffix}"
+            pm.modelcontext(None).add_coord(f"{name}_term", [names[j] for j in members])
+            drawn = variable(name, [block.priors[j] for j in members], f"{name}_term")
+            for position, j in enumerate(members):
+                theta[j] = drawn[position]
+    inverse = np.linalg.inv(block.contrasts)
+    return pm.Deterministic(part, pm.math.dot(inverse, pm.math.stack(theta)), dims=dims)
+
+
+def _normal(name: str, priors: Sequence[Any], dims: str, transform: Any = None) -> Any:
+    import pymc as pm
+
+    mean = np.array([prior.mean for prior in priors])
+    sd = np.array([prior.sd for prior in priors])
+    options = {} if transform is None else {"transform": transform}
+    return pm.Normal(name, mean, sd, dims=dims, **options)
+
+
+def _half_normal(name: str, priors: Sequence[Any], dims: str) -> Any:
+    """τ is half-normal; θ is ln τ²."""
+    import pymc as pm
+
+    tau = pm.HalfNormal(name, np.array([prior.sd for prior in priors]), dims=dims)
+    return 2.0 * pm.math.log(tau)
+
+
+_FAMILIES: dict[type[Prior], tuple[str, Callable[..., Any]]] = {
+    Normal: ("theta", _normal),
+    HalfNormal: ("tau", _half_normal),
+}
+
+
+def _decorrelation(columns: Array) -> Any:
+    """Lets the sampler move in the coordinates R·coefficients, with columns = QR.
+
+    Raw coefficients of moderators that are far from zero (weeks of gestation) are all but
+    collinear. The prior is not touched, nor the variable: only the sampler's coordinates.
+    """
+    import pytensor.tensor as pt
+    from pymc.logprob.transforms import Transform
+
+    R = np.linalg.qr(columns, mode="r")
+    inverse = np.linalg.inv(R)
+    log_det = float(np.sum(np.log(np.abs(np.diag(inverse)))))
+
+    class Decorrelation(Transform):
+        name = "decorrelated"
+        ndim_supp = 1
+
+        def forward(self, value: Any, *inputs: Any) -> Any:
+            return pt.dot(R, value)
+
+        def backward(self, value: Any, *inputs: Any) -> Any:
+            return pt.dot(inverse, value)
+
+        def log_jac_det(self, value: Any, *inputs: Any) -> Any:
+            return pt.as_tensor(log_det)
+
+    return Decorrelation()

@@ -1,0 +1,146 @@
+"""The side-by-side table of any fits of one model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from bayes_lsm.design import Design
+from bayes_lsm.errors import FitError
+from bayes_lsm.results import Fit, model_title
+from bayes_lsm.tables import Printable
+
+_SYMBOLS = {"location": "beta", "scale": "alpha"}
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison(Printable):
+    """Fits of one model side by side.
+
+    Attributes
+    ----------
+    design : Design
+        The model that was fitted.
+    table : DataFrame
+        Indexed by part, symbol (beta0, …, alpha0, …) and term; the columns are a fit and its
+        statistic: (``"REML"``, ``"estimate"``), (``"Bayes"``, ``"median"``), ….
+    fit_notes : tuple of str
+        What the reader has to know about each fit.
+    """
+
+    design: Design
+    table: pd.DataFrame
+    fit_notes: tuple[str, ...]
+
+    _digits = 2
+
+    @property
+    def title(self) -> str:
+        """The kind of model and its number of studies."""
+        return model_title(self.design)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the reader has to know about the fits, then about the data."""
+        return (*self.fit_notes, *self.design.notes)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The table, unrounded."""
+        return self.table.copy()
+
+
+def compare(*fits: Fit, names: Sequence[str] | None = None, at_stop: bool = False) -> Comparison:
+    """Put fits of one model side by side.
+
+    Parameters
+    ----------
+    *fits : RemlFit or BayesFit
+        At least one; all of the same effects and with the same terms.
+    names : sequence of str, optional
+        Headings of the fits; default: how each was made, numbered where two are alike.
+    at_stop : bool, default False
+        For a REML fit with a diverging coefficient, also show what an ordinary optimiser would have
+        printed: an estimate that is an accident of its tolerance.
+
+    Returns
+    -------
+    Comparison
+
+    Raises
+    ------
+    FitError
+        When the fits are not of one model, or `names` does not fit them.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> model = lsm.LocationScaleModel(
+    ...     "yi ~ ablat", scale="~ ablat", variance="vi", data=lsm.load_dataset("bcg"))
+    >>> print(lsm.compare(model.fit_reml(), model.fit_reml(method="ML")))
+    Location-Scale Model (k = 13)
+    <BLANKLINE>
+                           REML              ML
+                    estimate    se  estimate    se
+    Location
+      beta0  intrcpt    0.35  0.14      0.35  0.12
+    ...
+    """
+    if not fits:
+        raise FitError("nothing to compare; give at least one fit")
+    _check_same_model(fits)
+    labels = _labels(fits, names)
+    columns: dict[str, pd.DataFrame] = {}
+    for fit, label in zip(fits, labels, strict=True):
+        for suffix, columns_of_fit in fit.comparison(at_stop=at_stop).items():
+            columns[f"{label}{suffix}"] = columns_of_fit
+    table = pd.concat(columns, axis=1)
+    table.columns.names = ["fit", "statistic"]
+    table.index = _with_symbols(table.index)
+    notes = [
+        f"{label}: {note}"
+        for fit, label in zip(fits, labels, strict=True)
+        for note in fit.notes
+        if note not in fit.design.notes
+    ]
+    return Comparison(fits[0].design, table, tuple(notes))
+
+
+def _with_symbols(index: pd.Index) -> pd.MultiIndex:
+    counts = dict.fromkeys(_SYMBOLS, 0)
+    rows = []
+    for part, term in index:
+        rows.append((part, f"{_SYMBOLS[part]}{counts[part]}", term))
+        counts[part] += 1
+    return pd.MultiIndex.from_tuples(rows, names=["part", "symbol", "term"])
+
+
+def _labels(fits: Sequence[Fit], names: Sequence[str] | None) -> list[str]:
+    if names is not None:
+        if len(names) != len(fits) or len(set(names)) < len(names):
+            raise FitError(f"names must be {len(fits)} different names, got {list(names)}")
+        return list(names)
+    labels = [fit.label for fit in fits]
+    return [
+        f"{label} {labels[: i + 1].count(label)}" if labels.count(label) > 1 else label
+        for i, label in enumerate(labels)
+    ]
+
+
+def _check_same_model(fits: Sequence[Fit]) -> None:
+    first = fits[0].design
+    for other in (fit.design for fit in fits[1:]):
+        for part in ("location", "scale"):
+            terms = [getattr(design, part).names for design in (first, other)]
+            if terms[0] != terms[1]:
+                raise FitError(
+                    f"the fits differ in their {part} terms: {', '.join(terms[0])} against "
+                    f"{', '.join(terms[1])}; compare fits of one model"
+                )
+        if not (np.array_equal(first.y, other.y) and np.array_equal(first.v, other.v)):
+            raise FitError(
+                f"the fits are of different effects ({first.n_studies} and {other.n_studies} "
+                "studies); compare fits of one model and one set of data"
+            )
