@@ -7,32 +7,30 @@ transforms and the levels learned from these data, to other rows.
 
 from __future__ import annotations
 
-import difflib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from formulaic import ModelSpec
-from formulaic.errors import DataMismatchWarning, FormulaicError
+from formulaic import Formula, ModelSpec
+from formulaic.errors import DataMismatchWarning
+from formulaic.parser.types import Term
 
-from bayes_lsm import formulas
-from bayes_lsm.errors import DataError, FormulaError
+from bayes_lsm import formulas, frames
+from bayes_lsm.columns import check_columns
+from bayes_lsm.errors import DataError, DroppedRowsWarning, FormulaError
+from bayes_lsm.frames import DroppedRow, Kind, level_text, some
 from bayes_lsm.specification import Specification
+from bayes_lsm.term_names import term_names
 
 Array = npt.NDArray[np.float64]
 
-_RANK_TOLERANCE = 1e-9
-
-
-@dataclass(frozen=True)
-class DroppedRow:
-    """A row that was left out, and the columns in which it has no value."""
-
-    label: str
-    columns: tuple[str, ...]
+# 4 GB of floats: more than a meta-analysis needs, less than brings a machine down.
+_MAX_ENTRIES = 500_000_000
+_LEVELS = ("text", "categories")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,6 +81,11 @@ class Design:
         Names of the studies; the frame's index where no column was named.
     dropped : tuple of DroppedRow
         Rows left out because of missing values.
+    caution : str
+        What has to be known of the data wherever their results are shown: ``attrs["caution"]`` of
+        the data frame, such as that some rows are reconstructed. Empty when there is nothing.
+    kinds : mapping of str to str
+        What each column of the formulas holds: numbers, truth values, text or categories.
     """
 
     specification: Specification
@@ -92,6 +95,8 @@ class Design:
     scale: Part
     labels: tuple[str, ...]
     dropped: tuple[DroppedRow, ...] = ()
+    caution: str = ""
+    kinds: Mapping[str, Kind] = field(default_factory=dict, repr=False)
 
     @property
     def X(self) -> Array:
@@ -108,6 +113,19 @@ class Design:
         """Number of effects k."""
         return len(self.y)
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of any result has to know of the data."""
+        found = []
+        if self.dropped:
+            count = len(self.dropped)
+            rows = ", ".join(f"{row.label} ({', '.join(row.columns)})" for row in self.dropped[:8])
+            more = f" and {len(self.dropped) - 8} more" if len(self.dropped) > 8 else ""
+            found.append(
+                f"{count} row{'s' if count > 1 else ''} with missing values left out: {rows}{more}"
+            )
+        return (*found, *([self.caution] if self.caution else []))
+
     def for_new_data(self, data: pd.DataFrame) -> NewData:
         """The matrices for other rows, with the transforms and levels of these data.
 
@@ -116,24 +134,42 @@ class Design:
         data : DataFrame
             Must have every column that the two formulas use; no effects needed.
 
+        Returns
+        -------
+        NewData
+
         Raises
         ------
         DataError
             For a missing column, a missing value, or a level that these data do not have.
+
+        Examples
+        --------
+        >>> from bayes_lsm.datasets import load_dataset
+        >>> spec = Specification(location="yi ~ I(weeks - 40)", variance="vi")
+        >>> design = build_design(spec, load_dataset("preterm_iq"))
+        >>> design.for_new_data(pd.DataFrame({"weeks": [30, 36]})).X
+        array([[  1., -10.],
+               [  1.,  -4.]])
         """
+        data = frames.require_frame(data)
+        if len(data) == 0:
+            raise DataError("the new data have no rows; give one row for each prediction")
         columns = _formula_columns(self.specification)
-        _require_columns(data, columns)
-        labels = _labels(data, self.specification.study)
-        frame = _clean_categories(data)
+        frames.require_columns(data, columns)
+        study = self.specification.study
+        labels = frames.row_labels(data, study if study in data.columns else None)
         for column in columns:
-            missing = frame[column].isna().to_numpy()
+            missing = data[column].isna().to_numpy()
             if missing.any():
                 raise DataError(
-                    f"new data: column {column!r} has no value in {_some(labels, missing)}; "
+                    f"new data: column {column!r} has no value in {some(labels, missing)}; "
                     "give one, or leave the rows out"
                 )
-        matrices = [_apply(part, frame) for part in (self.location, self.scale)]
-        return NewData(matrices[0], matrices[1], labels)
+        frame, kinds = frames.moderators(data, columns, labels)
+        frames.require_same_kinds(frame, kinds, self.kinds)
+        X, Z = (_apply(part, frame, labels) for part in (self.location, self.scale))
+        return NewData(X, Z, labels)
 
 
 def build_design(specification: Specification, data: pd.DataFrame) -> Design:
@@ -143,8 +179,8 @@ def build_design(specification: Specification, data: pd.DataFrame) -> Design:
     ----------
     specification : Specification
     data : DataFrame
-        One row an effect. Rows with a missing value in a column that is used are left out, and
-        are listed in `Design.dropped`.
+        One row an effect. Rows with a missing value in a column that is used are left out with one
+        warning, and are listed in `Design.dropped`.
 
     Returns
     -------
@@ -154,6 +190,13 @@ def build_design(specification: Specification, data: pd.DataFrame) -> Design:
     ------
     DataError
         With what was got, what is allowed and the cure.
+    FormulaError
+        When a formula cannot be evaluated on these data.
+
+    Warns
+    -----
+    DroppedRowsWarning
+        When rows are left out because of missing values.
 
     Examples
     --------
@@ -162,37 +205,28 @@ def build_design(specification: Specification, data: pd.DataFrame) -> Design:
     >>> build_design(spec, load_dataset("preterm_iq")).location.names
     ('intrcpt', 'continentAmerica', 'continentOther')
     """
-    if not isinstance(data, pd.DataFrame):
-        raise DataError(f"data must be a pandas DataFrame, got {type(data).__name__}")
-    outcome = [specification.effect, specification.variance]
-    needed = list(dict.fromkeys(outcome + _formula_columns(specification)))
-    _require_columns(data, needed + ([specification.study] if specification.study else []))
-    if data.empty:
+    caution = str(frames.require_frame(data).attrs.get("caution", ""))
+    study, total = specification.study, len(data)
+    columns = _formula_columns(specification)
+    needed = list(dict.fromkeys([specification.effect, specification.variance, *columns]))
+    frames.require_columns(data, needed + ([study] if study else []))
+    if not total:
         raise DataError("the data have no rows; give one row for each effect")
-    labels = _labels(data, specification.study)
-    for column in outcome:
-        _require_numeric(data[column], column, labels)
-
-    missing = data[needed].isna().to_numpy()
-    keep = ~missing.any(axis=1)
-    dropped = tuple(
-        DroppedRow(labels[i], tuple(np.array(needed)[missing[i]])) for i in np.flatnonzero(~keep)
-    )
-    frame = _clean_categories(data.loc[keep])
-    labels = tuple(np.array(labels, dtype=object)[keep])
-    if frame.empty:
-        raise DataError(
-            f"no complete row is left of {len(data)}: every row misses a value in one of "
-            f"{', '.join(map(repr, needed))}"
-        )
-    y = frame[specification.effect].to_numpy(dtype=float)
-    v = frame[specification.variance].to_numpy(dtype=float)
+    labels = frames.row_labels(data, study)
+    for column in (specification.effect, specification.variance):
+        frames.outcome(data, column, labels)
+    data, labels, dropped = frames.drop_incomplete(data, needed, labels)
+    y = frames.outcome(data, specification.effect, labels)
+    v = frames.outcome(data, specification.variance, labels)
     _check_outcome(specification, y, v, labels)
-    location = _build_part("location", specification.location, frame, labels)
-    scale = _build_part("scale", specification.scale, frame, labels)
-    _check_size(y, location, scale)
+    frame, kinds = frames.moderators(data, columns, labels)
+    location = _build_part("location", specification.location, frame, kinds, labels)
+    scale = _build_part("scale", specification.scale, frame, kinds, labels)
+    _check_size(len(y), location, scale)
     _check_single_studies(scale, frame, labels)
-    return Design(specification, y, v, location, scale, labels, dropped)
+    if dropped:
+        warnings.warn(frames.describe_dropped(dropped, total), DroppedRowsWarning, stacklevel=2)
+    return Design(specification, y, v, location, scale, labels, dropped, caution, kinds)
 
 
 def _formula_columns(specification: Specification) -> list[str]:
@@ -200,209 +234,214 @@ def _formula_columns(specification: Specification) -> list[str]:
     return list(dict.fromkeys(column for part in parts for column in part.columns))
 
 
-def _require_columns(data: pd.DataFrame, columns: Sequence[str]) -> None:
-    for column in columns:
-        count = int((data.columns == column).sum())
-        if count == 0:
-            known = [str(name) for name in data.columns]
-            close = difflib.get_close_matches(column, known, n=1)
-            meant = f"; did you mean {close[0]!r}?" if close else ""
-            raise DataError(
-                f"the data have no column {column!r}; they have {', '.join(known)}{meant}"
-            )
-        if count > 1:
-            raise DataError(f"the data have {count} columns named {column!r}; keep one")
-
-
-def _labels(data: pd.DataFrame, study: str | None) -> tuple[str, ...]:
-    if study is None:
-        return tuple(f"row {index}" for index in data.index)
-    return tuple(map(str, data[study]))
-
-
-def _some(labels: Sequence[str], which: npt.NDArray[np.bool_], most: int = 5) -> str:
-    named = [labels[i] for i in np.flatnonzero(which)]
-    rest = f" and {len(named) - most} more" if len(named) > most else ""
-    return ", ".join(named[:most]) + rest
-
-
-def _require_numeric(values: pd.Series, column: str, labels: Sequence[str]) -> None:
-    if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
-        return
-    bad = (pd.to_numeric(values, errors="coerce").isna() & values.notna()).to_numpy()
-    example = f"{values[bad].iloc[0]!r} in {_some(labels, bad)}" if bad.any() else "text"
-    raise DataError(
-        f"column {column!r} must hold numbers, got {example}; correct it, or convert the column "
-        "with pandas.to_numeric"
-    )
-
-
-def _clean_categories(data: pd.DataFrame) -> pd.DataFrame:
-    """Levels without a row would become columns of zeros; nullable numbers become floats."""
-    frame = data.copy(deep=False)
-    for column in frame.columns:
-        values = frame[column]
-        if isinstance(values, pd.DataFrame):
-            continue
-        if isinstance(values.dtype, pd.CategoricalDtype):
-            frame[column] = values.cat.remove_unused_categories()
-        elif pd.api.types.is_extension_array_dtype(values) and pd.api.types.is_numeric_dtype(
-            values
-        ):
-            frame[column] = values.astype(float)
-    return frame
-
-
 def _check_outcome(specification: Specification, y: Array, v: Array, labels: Sequence[str]) -> None:
     for column, values in ((specification.effect, y), (specification.variance, v)):
         infinite = ~np.isfinite(values)
         if infinite.any():
             raise DataError(
-                f"column {column!r} must be finite, got {values[infinite][0]} in "
-                f"{_some(labels, infinite)}; correct it or drop the row"
+                f"column {column!r} must be finite, got {values[infinite][0]:g} in "
+                f"{some(labels, infinite)}; correct it or drop the row"
             )
     if (v <= 0).any():
         raise DataError(
             f"sampling variance {specification.variance!r} must be > 0, got {v[v <= 0][0]:g} in "
-            f"{_some(labels, v <= 0)}; drop the row or correct it"
+            f"{some(labels, v <= 0)}; drop the row or correct it"
         )
 
 
-def _build_part(part: str, formula: str, frame: pd.DataFrame, labels: Sequence[str]) -> Part:
-    terms = formulas.parse(formula).terms
+def _build_part(
+    part: str,
+    formula: str,
+    frame: pd.DataFrame,
+    kinds: Mapping[str, Kind],
+    labels: Sequence[str],
+) -> Part:
+    parsed = formulas.parse(formula)
+    for column in sorted(parsed.computed):
+        if kinds[column] in _LEVELS:
+            raise DataError(
+                f"the {part} formula {formula!r} computes with {column!r}, which holds "
+                f"{kinds[column]}; make it numbers, or use it as it is"
+            )
+    frame = frame[list(parsed.columns)]
+    _check_cells(part, parsed, frame, kinds)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", DataMismatchWarning)
-            matrix = terms.get_model_matrix(frame, context={}, na_action="raise")
-    except (FormulaicError, DataMismatchWarning, ValueError, TypeError, KeyError) as error:
-        raise FormulaError(f"cannot evaluate the {part} formula {formula!r}: {error}") from None
-    spec: ModelSpec = matrix.model_spec
+        spec, matrix = _evaluate(parsed.terms, frame, "raise")
+    except DataMismatchWarning:
+        raise DataError(
+            f"the data have levels that the {part} formula {formula!r} does not list; list them, "
+            "or drop those rows"
+        ) from None
+    except Exception as error:
+        _explain_not_finite(part, parsed, frame, kinds, labels)
+        raise FormulaError(
+            f"cannot evaluate the {part} formula {formula!r}: {formulas.plain(error)}; correct the "
+            "formula or the data"
+        ) from None
     for structure in spec.structure:
         if not structure.columns:
             raise DataError(
-                f"the {part} moderator {structure.term} is constant: it has one level only; "
+                f"the {part} moderator '{structure.term}' is constant: it has one level only; "
                 "leave it out"
             )
-    names = _term_names(spec)
-    values = _finite(part, np.asarray(matrix, dtype=float), names, labels)
-    _check_columns(part, names, values)
-    return Part(formula, names, values, spec)
+    names = term_names(spec, parsed.factors, kinds)
+    if len(frame) <= len(names):
+        raise DataError(
+            f"{_studies(frame)} cannot carry {len(names)} {part} coefficients "
+            f"({', '.join(names[:8])}{', …' if len(names) > 8 else ''}); more studies than "
+            "coefficients are needed"
+        )
+    _require_finite(part, matrix, names, labels)
+    check_columns(part, names, matrix)
+    return Part(formula, names, matrix, spec)
 
 
-def _apply(part: Part, frame: pd.DataFrame) -> Array:
-    for factor, state in part.spec.factor_contrasts.items():
-        column = formulas.parse(f"~ 0 + {factor.expr}").columns
-        if len(column) == 1 and state.levels is not None:
-            unseen = set(frame[column[0]]) - set(state.levels)
-            if unseen:
-                raise DataError(
-                    f"new data: {column[0]!r} has the level {sorted(map(str, unseen))[0]!r}, which "
-                    f"the fitted data do not have; they have {', '.join(map(str, state.levels))}"
-                )
+def _evaluate(terms: Any, frame: pd.DataFrame, na_action: str) -> tuple[ModelSpec, Array]:
+    """The one place where a formula is evaluated: complete rows, and no names but the columns."""
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", DataMismatchWarning)
+        # As "numpy", because columns of one name would become one column of a data frame.
+        found = terms.get_model_matrix(frame, context={}, na_action=na_action, output="numpy")
+    # A plain copy: formulaic's own array drags the data along.
+    return found.model_spec, np.array(found, dtype=float)
+
+
+def _check_cells(
+    part: str,
+    parsed: formulas.ParsedFormula,
+    frame: pd.DataFrame,
+    kinds: Mapping[str, Kind],
+) -> None:
+    """A matrix that cannot be estimated anyway must not be built, it might fill the memory."""
+    for term in parsed.terms:
+        columns = 1
+        for factor in term.factors:
+            use = parsed.factors.get(factor.expr)
+            if use is None:
+                continue
+            column = use.categories
+            by_level = column and ("C" in use.transforms or kinds[column] in _LEVELS)
+            columns *= frame[column].nunique() if by_level else use.width
+        if columns > len(frame):
+            raise DataError(
+                f"{_studies(frame)} cannot carry the {part} term '{term}', which has {columns} "
+                "coefficients or combinations of levels; leave it out, or merge levels"
+            )
+        if columns * len(frame) > _MAX_ENTRIES:
+            raise DataError(
+                f"the {part} term '{term}' would need {columns} columns of {len(frame)} numbers; "
+                "leave it out, or merge levels"
+            )
+
+
+def _explain_not_finite(
+    part: str,
+    parsed: formulas.ParsedFormula,
+    frame: pd.DataFrame,
+    kinds: Mapping[str, Kind],
+    labels: Sequence[str],
+) -> None:
+    """Where a formula gives no number (the log of 0): name the term and the rows."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", DataMismatchWarning)
-            matrix = part.spec.get_model_matrix(frame, context={}, na_action="raise")
-    except (FormulaicError, DataMismatchWarning, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"new data: cannot evaluate {part.formula!r}: {error}") from None
-    return np.asarray(matrix, dtype=float)
+        spec, matrix = _evaluate(parsed.terms, frame, "ignore")
+    except Exception:
+        return
+    for column in frame:
+        if frame[column].nunique() == 1 and not np.isfinite(matrix).all():
+            raise DataError(f"the {part} moderator {column!r} is constant; leave it out")
+    _require_finite(part, matrix, term_names(spec, parsed.factors, kinds), labels)
 
 
-def _finite(part: str, values: Array, names: Sequence[str], labels: Sequence[str]) -> Array:
+def _require_finite(part: str, values: Array, names: Sequence[str], labels: Sequence[str]) -> None:
     bad = ~np.isfinite(values)
     if bad.any():
         j = int(np.flatnonzero(bad.any(axis=0))[0])
         raise DataError(
-            f"the {part} term {names[j]!r} is not finite in {_some(labels, bad[:, j])}; correct "
+            f"the {part} term {names[j]!r} is not finite in {some(labels, bad[:, j])}; correct "
             "the moderator or drop the rows"
         )
-    return values
 
 
-def _term_names(spec: ModelSpec) -> tuple[str, ...]:
-    """``Intercept`` → ``intrcpt``, ``continent[T.America]`` → ``continentAmerica``."""
-    full = [str(name) for name in spec.column_names]
-    short = [":".join(_short_name(piece) for piece in _split_interaction(name)) for name in full]
-    if len(set(short)) < len(short):
-        return tuple("intrcpt" if name == "Intercept" else name for name in full)
-    return tuple(short)
-
-
-def _split_interaction(name: str) -> list[str]:
-    pieces, depth = [""], 0
-    for letter in name:
-        depth += (letter in "([") - (letter in ")]")
-        if letter == ":" and depth == 0:
-            pieces.append("")
-        else:
-            pieces[-1] += letter
-    return pieces
-
-
-def _short_name(name: str) -> str:
-    if name == "Intercept":
-        return "intrcpt"
-    variable, bracket, level = name.rpartition("[")
-    if not bracket or not level.endswith("]"):
-        return name
-    if variable.startswith("C(") and variable.endswith(")"):
-        variable = variable[2:-1].partition(",")[0].strip()
-    return variable + level[:-1].removeprefix("T.")
-
-
-def _check_columns(part: str, names: Sequence[str], values: Array) -> None:
-    constant = [j for j in range(len(names)) if np.ptp(values[:, j]) == 0]
-    for j in constant:
-        if "intrcpt" in names and names[j] != "intrcpt":
+def _apply(part: Part, frame: pd.DataFrame, labels: Sequence[str]) -> Array:
+    parsed = formulas.parse(part.formula)
+    frame = frame[list(parsed.columns)].copy()
+    for factor, state in part.spec.factor_contrasts.items():
+        column = parsed.factors[factor.expr].categories
+        if column is None:
+            continue
+        levels = list(state.levels)
+        unseen = [level for level in frame[column].unique() if level not in levels]
+        if unseen:
             raise DataError(
-                f"the {part} moderator {names[j]!r} is constant ({values[0, j]:g} in every "
-                "study); leave it out"
+                f"new data: {column!r} has the level {_shown(unseen[0])}, which the fitted data do "
+                f"not have; they have {', '.join(map(_shown, levels))}; correct it, or leave the "
+                "rows out"
             )
-        if values[0, j] == 0:
-            raise DataError(f"the {part} moderator {names[j]!r} is zero in every study; drop it")
-    redundant = _redundant_column(values)
-    if redundant is not None:
-        j, others = redundant
-        listed = " and ".join(repr(names[i]) for i in others)
+        # The level itself and not its equal (1 for True), which pandas would take for missing.
+        frame[column] = frame[column].astype(object).map({level: level for level in levels})
+    try:
+        _, matrix = _evaluate(part.spec, frame, "raise")
+    except Exception as error:
         raise DataError(
-            f"the {part} term {names[j]!r} is a linear combination of {listed} (collinear); "
-            "leave one of them out"
+            f"new data: cannot evaluate {part.formula!r}: {formulas.plain(error)}; give values "
+            "like those of the fitted data"
+        ) from None
+    _require_finite("new data's", matrix, part.names, labels)
+    return matrix
+
+
+def _studies(frame: pd.DataFrame) -> str:
+    return "1 study" if len(frame) == 1 else f"{len(frame)} studies"
+
+
+def _check_size(k: int, location: Part, scale: Part) -> None:
+    p, q = len(location.names), len(scale.names)
+    if k < p + q:
+        raise DataError(
+            f"{k} studies cannot carry {p} location and {q} scale coefficients together: {k - p} "
+            "degrees of freedom are left for the heterogeneity; leave out moderators"
         )
-
-
-def _redundant_column(values: Array) -> tuple[int, list[int]] | None:
-    """The first column that the columns before it determine, and which of them do."""
-    scaled = values / np.linalg.norm(values, axis=0)
-    if np.linalg.matrix_rank(scaled, tol=_RANK_TOLERANCE) == values.shape[1]:
-        return None
-    for j in range(1, values.shape[1]):
-        coefficients, *_ = np.linalg.lstsq(scaled[:, :j], scaled[:, j], rcond=None)
-        if np.linalg.norm(scaled[:, j] - scaled[:, :j] @ coefficients) < 10 * _RANK_TOLERANCE:
-            return j, [i for i in range(j) if abs(coefficients[i]) > 1e-8]
-    return None
-
-
-def _check_size(y: Array, location: Part, scale: Part) -> None:
-    for part, names in (("location", location.names), ("scale", scale.names)):
-        if len(y) <= len(names):
-            raise DataError(
-                f"{len(y)} studies cannot carry {len(names)} {part} coefficients "
-                f"({', '.join(names)}); more studies than coefficients are needed"
-            )
 
 
 def _check_single_studies(scale: Part, frame: pd.DataFrame, labels: Sequence[str]) -> None:
     """A level with one study has no heterogeneity to be estimated."""
-    for factor, state in scale.spec.factor_contrasts.items():
-        columns = formulas.parse(f"~ 0 + {factor.expr}").columns
-        if len(columns) != 1 or state.levels is None:
+    categorical = scale.spec.factor_contrasts
+    cure = (
+        "which has no heterogeneity; merge it with another, drop the study, or leave the term out "
+        "of the scale part"
+    )
+    for term in scale.spec.formula:
+        if not term.factors or not all(factor in categorical for factor in term.factors):
             continue
-        values = frame[columns[0]]
-        for level in state.levels:
-            rows = (values == level).to_numpy()
-            if rows.sum() == 1:
+        levels, codes = zip(*(_levels_of(factor, frame) for factor in term.factors), strict=True)
+        _, row, count = np.unique(
+            np.column_stack(codes), axis=0, return_index=True, return_counts=True
+        )
+        if (count == 1).any():
+            study = int(row[count == 1][0])
+            found = [_shown(names[code[study]]) for names, code in zip(levels, codes, strict=True)]
+            raise DataError(
+                f"the level {' and '.join(found)} of the scale moderator '{term}' has one study "
+                f"({labels[study]}), {cure}"
+            )
+    for name, column in zip(scale.names, scale.matrix.T, strict=True):
+        low, high = column.min(), column.max()
+        for value, other in ((low, high), (high, low)):
+            here = column == value
+            if here.sum() == 1 and (column == other).sum() == len(column) - 1 > 1:
                 raise DataError(
-                    f"the level {level!r} of the scale moderator {columns[0]!r} has one study "
-                    f"({_some(labels, rows)}), which has no heterogeneity; merge the level with "
-                    "another, drop the study, or leave the term out of the scale part"
+                    f"the scale moderator {name!r} is {value:g} in one study "
+                    f"({some(labels, here)}) and {other:g} in all others: a level with one study, "
+                    f"{cure}"
                 )
+
+
+def _levels_of(factor: Any, frame: pd.DataFrame) -> tuple[list[Any], npt.NDArray[np.intp]]:
+    """A factor's levels, and which of them each row has, however the formula codes it."""
+    spec, indicators = _evaluate(Formula([Term([factor])]), frame, "raise")
+    return list(spec.factor_contrasts[factor].levels), np.argmax(indicators, axis=1)
+
+
+def _shown(level: object) -> str:
+    return repr(level) if isinstance(level, str) else level_text(level)

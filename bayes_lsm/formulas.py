@@ -3,33 +3,31 @@
 A formula is Python that will be evaluated, and a model file may come from anyone. So each formula
 is taken apart here first, and only columns, numbers, arithmetic and the formula language's own
 transforms pass; nothing has been evaluated when something else is refused. To allow one more
-transform, add it to `TRANSFORMS`.
+transform, add it to `grammar.TRANSFORMS`.
 """
 
 from __future__ import annotations
 
-import ast
+import keyword
 import re
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from formulaic import Formula, SimpleFormula
-from formulaic.errors import FormulaicError
 from formulaic.parser import DefaultFormulaParser
-from formulaic.parser.types import Factor, Token
-from formulaic.utils.code import sanitize_variable_names
+from formulaic.parser.algos.tokenize import tokenize
+from formulaic.parser.types import ASTNode, Factor, Token
 
 from bayes_lsm.errors import FormulaError
-
-TRANSFORMS = frozenset(
-    "C I Q bs cc cr cs center scale standardize poly log log10 log2 exp exp10 exp2 "
-    "Treatment Sum Helmert Diff Poly".split()
-)
-CONTRASTS = frozenset("treatment sum helmert poly diff SAS".split())
+from bayes_lsm.grammar import TRANSFORMS, FactorUse, read_factor
 
 _MAX_LENGTH = 10_000
-_MAX_EXPONENT = 10
-_ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv, ast.Mod, ast.BitAnd, ast.BitOr)
-_ANSI = re.compile(r"\x1b\[[0-9;]*m|[⧛⧚]|\[\d+(?:;\d+)*m")
+_MAX_POWER = 10
+_MAX_TERMS = 1000
+_OPERATORS = frozenset("+-*/:^")
+_NOISE = re.compile(r"\x1b\[[0-9;]*m|[⧛⧚]|\[\d+(?:;\d+)*m|\(<unknown>, line \d+\)")
 
 
 @dataclass(frozen=True)
@@ -41,13 +39,23 @@ class ParsedFormula:
     text : str
         As the user wrote it, without the left-hand side.
     terms : formulaic.SimpleFormula
-    columns : tuple of str
-        The data columns that it needs, in the order of their appearance.
+    factors : mapping of str to FactorUse
+        What each factor, keyed by its expression, does with which columns.
     """
 
     text: str
     terms: SimpleFormula
-    columns: tuple[str, ...]
+    factors: Mapping[str, FactorUse]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The data columns that it needs, in the order of their appearance."""
+        return tuple(dict.fromkeys(name for use in self.factors.values() for name in use.columns))
+
+    @property
+    def computed(self) -> frozenset[str]:
+        """The columns that it does arithmetic with, which must hold numbers."""
+        return frozenset(name for use in self.factors.values() for name in use.computed)
 
 
 def split(formula: str) -> tuple[str | None, str]:
@@ -77,172 +85,193 @@ def parse(formula: str) -> ParsedFormula:
     >>> parse("~ continent + I(weeks - 40)").columns
     ('continent', 'weeks')
     """
-    left, right = split(formula)
-    body = right[1:].strip()
-    if left is not None or "~" in body:
-        raise FormulaError(f"the formula {formula!r} must have the form '~ a + b'")
-    if not body:
-        raise FormulaError(f"the formula {formula!r} is empty; write '~ 1' for a constant only")
     if len(formula) > _MAX_LENGTH:
-        raise FormulaError(f"the formula has {len(formula)} characters; at most {_MAX_LENGTH}")
+        raise FormulaError(
+            f"a formula has {len(formula)} characters; at most {_MAX_LENGTH} are allowed"
+        )
+    left, text = split(formula)
+    body = text[1:].strip()
+    shown = formula if len(formula) <= 200 else formula[:200] + "…"
+    if left is not None or "~" in body:
+        raise FormulaError(f"the formula {shown!r} must have the form '~ a + b', with one '~'")
+    if not body:
+        raise FormulaError(f"the formula {shown!r} is empty; write '~ 1' for a constant only")
+    for nothing in ("``", "{}", "%%"):
+        if nothing in body:
+            raise FormulaError(
+                f"the formula {shown!r} has {nothing} with no column name between; write one or "
+                "leave it out"
+            )
+    with warnings.catch_warnings():
+        # Python's own remarks on odd code, which is refused in any case.
+        warnings.simplefilter("ignore", SyntaxWarning)
+        terms, read = _read(shown, body)
+    # Only the factors of terms that are left ("- a" takes one away), and in their order.
+    used = (factor for term in terms for factor in term.factors)
+    factors = {
+        factor.expr: _checked(shown, factor.expr, read)
+        for factor in used
+        if factor.eval_method is not Factor.EvalMethod.LITERAL
+    }
+    if not terms:
+        raise FormulaError(f"the formula {shown!r} has no terms; write '~ 1' for a constant only")
+    _check_shadows(shown, factors.values())
+    return ParsedFormula(text, terms, factors)
+
+
+def _checked(formula: str, expr: str, read: Mapping[str, FactorUse]) -> FactorUse:
+    """Nothing may be evaluated that was not checked, whatever the formula library made of it."""
+    if expr not in read:
+        raise FormulaError(f"the formula {formula!r} uses {expr!r} in a way that is not understood")
+    return read[expr]
+
+
+def plain(error: BaseException) -> str:
+    """The first line of the formula library's own message, without its terminal colours.
+
+    Examples
+    --------
+    >>> plain(ValueError("no \x1b[1mbold\x1b[0m"))
+    'no bold'
+    """
+    lines = _NOISE.sub("", str(error)).strip().splitlines()
+    return " ".join(lines[0].split()) if lines else type(error).__name__
+
+
+def _read(formula: str, body: str) -> tuple[SimpleFormula, dict[str, FactorUse]]:
+    # The formula library meets any text here, and fails on some in ways of its own.
     try:
-        _check_numbers(formula, body)
+        parser = DefaultFormulaParser()
+        _check_as_written(formula, body)
+        tokens = list(parser.get_tokens(body))
+        _check_tokens(formula, tokens)
+        code = Token.Kind.PYTHON
+        factors = {
+            str(token.token): read_factor(str(token.token), formula, token.kind is code)
+            for token in tokens
+            if token.kind in (code, Token.Kind.NAME)
+        }
+        _check_expansion(formula, parser.get_ast(body))
         terms = Formula(body)
     except FormulaError:
         raise
-    except FormulaicError as error:
-        reason = " ".join(_ANSI.sub("", str(error)).split())
-        raise FormulaError(f"cannot read the formula {formula!r}: {reason}") from None
-    except (SyntaxError, RecursionError, ValueError, TypeError) as error:
-        raise FormulaError(f"cannot read the formula {formula!r}: {error}") from None
+    except (RecursionError, MemoryError):
+        raise FormulaError(f"the formula {formula!r} is nested too deeply") from None
+    except Exception as error:
+        raise FormulaError(
+            f"cannot read the formula {formula!r}: {plain(error)}; write it as '~ a + b' of "
+            "columns and transforms"
+        ) from None
     if not isinstance(terms, SimpleFormula):
-        raise FormulaError(f"the formula {formula!r} must be one sum of terms, without '|'")
-    columns: dict[str, None] = {}
-    for term in terms:
-        for factor in term.factors:
-            columns.update(dict.fromkeys(_factor_columns(factor, formula)))
-    if not terms:
-        raise FormulaError(f"the formula {formula!r} has no terms; write '~ 1' for a constant only")
-    return ParsedFormula(right, terms, tuple(columns))
+        raise FormulaError(f"the formula {formula!r} must be one sum of terms, such as '~ a + b'")
+    return terms, factors
 
 
-def _check_numbers(formula: str, body: str) -> None:
-    """Bare numbers other than 0 and 1 mean nothing in a formula, and vanish without a word."""
+def _check_as_written(formula: str, body: str) -> None:
+    """What can be seen only before the formula library rewrites it.
+
+    It would read ``x 0``, where an operator was forgotten, as ``x - 1``.
+    """
+    before: Token | None = None
+    for token in tokenize(body):
+        free = before is None or before.kind is Token.Kind.OPERATOR or before.token == "("
+        if token.token == "0" and not free:
+            raise FormulaError(
+                f"the formula {formula!r} has 0 without an operator before it; write '~ 0 + x' for "
+                "a formula without a constant"
+            )
+        words = re.findall("`([^`]*)`", token.token) if token.kind is Token.Kind.PYTHON else ()
+        for word in filter(keyword.iskeyword, words):
+            raise FormulaError(
+                f"the formula {formula!r} computes with the column {word!r}, which is a word of "
+                "Python; rename the column"
+            )
+        before = token
+
+
+def _check_tokens(formula: str, tokens: Iterable[Token]) -> None:
     before = ""
-    for token in DefaultFormulaParser().get_tokens(body):
+    for token in tokens:
         text = str(token.token)
-        if token.kind is Token.Kind.VALUE and text[0].isdigit():
-            power = before in {"**", "^"}
-            if power and float(text) > _MAX_EXPONENT:
-                raise FormulaError(f"the formula {formula!r} has a power above {_MAX_EXPONENT}")
-            if not power and text not in {"0", "1"}:
-                raise FormulaError(
-                    f"the formula {formula!r} has the bare number {text}, which a formula cannot "
-                    "use; write arithmetic inside I(), such as I(weeks - 40)"
-                )
+        if token.kind is Token.Kind.OPERATOR and not _OPERATORS.issuperset(text):
+            raise FormulaError(
+                f"the formula {formula!r} uses {text!r}; between terms only + - * / : ** ^ and "
+                "round brackets are allowed, and columns are named one by one"
+            )
+        if token.kind is Token.Kind.CONTEXT and text not in "()":
+            raise FormulaError(f"the formula {formula!r} uses {text!r}; only ( ) are allowed")
+        if token.kind is Token.Kind.VALUE:
+            _check_value(formula, text, before)
+        elif before in {"**", "^"}:
+            raise FormulaError(
+                f"the formula {formula!r} has a power that is not a whole number; write a number "
+                f"from 1 to {_MAX_POWER}, and arithmetic inside I()"
+            )
         before = text
 
 
-def _factor_columns(factor: Factor, formula: str) -> list[str]:
-    kind = factor.eval_method.value
-    if kind == "literal":
-        return []
-    if kind == "lookup":
-        return [factor.expr]
-    aliases: dict[str, str] = {}
-    code = sanitize_variable_names(factor.expr, {}, aliases, template="_quoted_{}")
-    try:
-        tree = ast.parse(code, mode="eval").body
-    except (SyntaxError, ValueError, RecursionError) as error:
-        raise FormulaError(f"cannot read {factor.expr!r} in {formula!r}: {error}") from None
-    reader = _Reader(factor.expr, formula)
-    reader.visit(tree)
-    return [aliases.get(name, name) for name in reader.columns]
-
-
-class _Reader(ast.NodeVisitor):
-    """Walks one factor; collects its columns and refuses whatever is not on the list."""
-
-    def __init__(self, factor: str, formula: str) -> None:
-        self.factor, self.formula = factor, formula
-        self.columns: list[str] = []
-
-    def refuse(self, what: str, cure: str = "") -> FormulaError:
-        allowed = cure or (
-            "only columns, numbers, arithmetic and these transforms are allowed: "
-            + ", ".join(sorted(TRANSFORMS))
+def _check_value(formula: str, text: str, before: str) -> None:
+    """Bare numbers other than 0 and 1 mean nothing in a formula, and vanish without a word."""
+    if before in {"**", "^"}:
+        if not (text.isdecimal() and 1 <= int(text) <= _MAX_POWER):
+            raise FormulaError(
+                f"the formula {formula!r} has the power {text}; only whole numbers from 1 to "
+                f"{_MAX_POWER} are allowed"
+            )
+    elif text not in {"0", "1"}:
+        raise FormulaError(
+            f"the formula {formula!r} has the bare number or text {text}, which a formula cannot "
+            "use; write arithmetic inside I(), such as I(weeks - 40)"
         )
-        return FormulaError(f"the formula {self.formula!r} uses {what}; {allowed}")
 
-    def generic_visit(self, node: ast.AST) -> None:
-        raise self.refuse(f"{ast.unparse(node)!r} ({type(node).__name__.lower()})")
 
-    def visit_Name(self, node: ast.Name) -> None:
-        if node.id.startswith("__"):
-            raise self.refuse(f"the name {node.id!r}")
-        self.columns.append(node.id)
-
-    def visit_Constant(self, node: ast.Constant) -> None:
-        if not isinstance(node.value, int | float | str | None):
-            raise self.refuse(f"the constant {node.value!r}")
-
-    def visit_BinOp(self, node: ast.BinOp) -> None:
-        if isinstance(node.op, ast.Pow):
-            self._check_power(node)
-        elif not isinstance(node.op, _ARITHMETIC):
-            self.generic_visit(node)
-        for side in (node.left, node.right):
-            if isinstance(side, ast.Constant) and isinstance(side.value, str):
-                raise self.refuse(f"text in arithmetic, {ast.unparse(node)!r}")
-            self.visit(side)
-
-    def _check_power(self, node: ast.BinOp) -> None:
-        exponent = node.right
-        if isinstance(exponent, ast.UnaryOp) and isinstance(exponent.op, ast.USub):
-            exponent = exponent.operand
-        small = (
-            isinstance(exponent, ast.Constant)
-            and isinstance(exponent.value, int | float)
-            and abs(exponent.value) <= _MAX_EXPONENT
-        )
-        has_column = any(isinstance(part, ast.Name) for part in ast.walk(node.left))
-        if not (small and has_column):
-            raise self.refuse(
-                f"the power {ast.unparse(node)!r}",
-                f"only a column to a number of at most {_MAX_EXPONENT} is allowed",
+def _check_expansion(formula: str, tree: Any) -> None:
+    """``(a + b + c)**9`` is short to write and long to expand: count before expanding."""
+    counts: dict[int, int] = {}
+    todo = [(tree, False)]
+    while todo:
+        node, seen = todo.pop()
+        if not isinstance(node, ASTNode):
+            counts[id(node)] = 1
+            continue
+        if not seen:
+            todo += [(node, True), *((part, False) for part in node.args)]
+            continue
+        sizes = [counts[id(part)] for part in node.args]
+        counts[id(node)] = _expanded(node, sizes)
+        if counts[id(node)] > _MAX_TERMS:
+            raise FormulaError(
+                f"the formula {formula!r} expands to more than {_MAX_TERMS} terms; name "
+                "the terms that you need"
             )
 
-    def visit_UnaryOp(self, node: ast.UnaryOp) -> None:
-        self.visit(node.operand)
 
-    def visit_Compare(self, node: ast.Compare) -> None:
-        allowed = (ast.Eq, ast.NotEq, ast.Lt, ast.LtE, ast.Gt, ast.GtE)
-        if len(node.ops) != 1 or not isinstance(node.ops[0], allowed):
-            self.generic_visit(node)
-        self.visit(node.left)
-        self.visit(node.comparators[0])
+def _expanded(node: Any, sizes: list[int]) -> int:
+    """How many terms an operator makes at most from operands of these sizes."""
+    if len(sizes) < 2:
+        return sum(sizes)
+    left, right = sizes
+    symbol = node.operator.symbol
+    if symbol in {"**", "^"}:
+        power = str(getattr(node.args[1], "token", ""))
+        return int(left ** int(power)) if power.isdecimal() else _MAX_TERMS + 1
+    if symbol == ":":
+        return left * right
+    return left + right + (left * right if symbol == "*" else 0)
 
-    def visit_List(self, node: ast.List) -> None:
-        for element in node.elts:
-            if not isinstance(element, ast.Constant | ast.UnaryOp):
-                raise self.refuse(f"{ast.unparse(element)!r} in a list")
-            self.visit(element)
 
-    visit_Tuple = visit_List  # type: ignore[assignment]
-
-    def visit_Call(self, node: ast.Call) -> None:
-        name = self._callee(node.func)
-        if name == "Q":
-            self._quoted_column(node)
-            return
-        for argument in node.args:
-            self.visit(argument)
-        for keyword in node.keywords:
-            if keyword.arg is None or keyword.arg.startswith("_"):
-                raise self.refuse(f"the arguments of {ast.unparse(node)!r}")
-            self.visit(keyword.value)
-        if name in {"bs", "cc", "cr", "cs", "poly"}:
-            self._check_size(node)
-
-    def _callee(self, function: ast.expr) -> str:
-        match function:
-            case ast.Name(id=name) if name in TRANSFORMS:
-                return name
-            case ast.Attribute(value=ast.Name(id="contr"), attr=name) if name in CONTRASTS:
-                return name
-            case _:
-                raise self.refuse(f"the call of {ast.unparse(function)!r}")
-
-    def _quoted_column(self, node: ast.Call) -> None:
-        match node:
-            case ast.Call(args=[ast.Constant(value=str(column))], keywords=[]):
-                self.columns.append(column)
-            case _:
-                raise self.refuse(f"{ast.unparse(node)!r}", "Q takes one column name in quotes")
-
-    def _check_size(self, node: ast.Call) -> None:
-        settings = [*node.args[1:], *(keyword.value for keyword in node.keywords)]
-        for setting in settings:
-            value = setting.value if isinstance(setting, ast.Constant) else None
-            if isinstance(value, int) and value > 100:
-                raise self.refuse(f"{ast.unparse(node)!r}", "at most 100 basis functions")
+def _check_shadows(formula: str, factors: Iterable[FactorUse]) -> None:
+    """A name must not stand for two things, or data would be called, or a transform computed."""
+    columns = {name for use in factors for name in use.columns}
+    called = {name for use in factors for name in use.transforms}
+    for name in sorted(columns & called):
+        raise FormulaError(
+            f"the formula {formula!r} uses {name!r} both as a column and as a transform; rename "
+            "the column"
+        )
+    for alias, name in ((alias, name) for use in factors for alias, name in use.quoted.items()):
+        if alias in columns or alias in TRANSFORMS:
+            raise FormulaError(
+                f"in the formula {formula!r} the column {name!r} cannot be told from {alias!r}; "
+                "rename one of them"
+            )

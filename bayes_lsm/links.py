@@ -11,7 +11,7 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 # exp() of more would overflow once it is squared; a τ² of e^300 is as good as infinite.
-_LARGEST_EXPONENT = 300.0
+LARGEST_EXPONENT = 300.0
 
 
 def tau2_from_log(eta: Array) -> Array:
@@ -22,4 +22,4 @@ def tau2_from_log(eta: Array) -> Array:
     >>> tau2_from_log(np.array([0.0, 1000.0])) > 0
     array([ True,  True])
     """
-    return np.exp(np.minimum(eta, _LARGEST_EXPONENT))
+    return np.exp(np.minimum(eta, LARGEST_EXPONENT))

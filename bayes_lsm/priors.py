@@ -17,19 +17,26 @@ import difflib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field
 
 from bayes_lsm.errors import PriorError
-from bayes_lsm.frozen import Frozen
+from bayes_lsm.frozen import Fault, Frozen, FrozenDict, key_text
 
 Array = npt.NDArray[np.float64]
 PresetName = Literal["weakly_informative", "slides"]
 
 EVERY_OTHER_TERM = "*"
+
+_IN_WORDS: dict[PresetName, str] = {
+    "weakly_informative": "with s the SD of the effects: mean effect ~ Normal(average, 2.5 s), τ "
+    "of the average study ~ HalfNormal(s), per SD of a moderator Normal(0, 2.5 s) on the effect "
+    "and Normal(0, 2) on ln τ²",
+    "slides": "raw coefficients: location ~ Normal(0, 100), scale ~ Normal(0, 7)",
+}
 
 
 class _Checked(Frozen):
@@ -51,14 +58,18 @@ class Normal(_Checked):
     Normal(mean=0.0, sd=7.0)
     """
 
-    mean: float = 0.0
-    sd: float = Field(default=1.0, gt=0)
+    mean: float = Field(default=0.0, strict=True)
+    sd: float = Field(default=1.0, gt=0, strict=True)
     family: Literal["normal"] = Field(default="normal", repr=False)
 
     def logpdf(self, theta: Array) -> Array:
         """Log density at `theta`, elementwise."""
         z = (np.asarray(theta) - self.mean) / self.sd
         return -0.5 * z**2 - math.log(self.sd) - 0.5 * math.log(2 * math.pi)
+
+    def sample(self, size: int, rng: np.random.Generator) -> Array:
+        """Independent draws, shape (size,)."""
+        return rng.normal(self.mean, self.sd, size)
 
 
 class HalfNormal(_Checked):
@@ -77,18 +88,26 @@ class HalfNormal(_Checked):
     HalfNormal(sd=5.0)
     """
 
-    sd: float = Field(default=1.0, gt=0)
+    sd: float = Field(default=1.0, gt=0, strict=True)
     family: Literal["half_normal"] = Field(default="half_normal", repr=False)
 
     def logpdf(self, theta: Array) -> Array:
         """Log density of θ = log τ², elementwise."""
         log_tau = 0.5 * np.asarray(theta)
-        z = np.exp(log_tau) / self.sd
-        return -0.5 * z**2 - math.log(self.sd) + 0.5 * math.log(2 / math.pi) + log_tau - math.log(2)
+        with np.errstate(over="ignore"):
+            z = np.exp(log_tau - math.log(self.sd))
+            square = z**2
+        constant = 0.5 * math.log(2 / math.pi) - math.log(2) - math.log(self.sd)
+        return -0.5 * square + log_tau + constant
+
+    def sample(self, size: int, rng: np.random.Generator) -> Array:
+        """Independent draws of θ = log τ², shape (size,)."""
+        return 2.0 * np.log(np.abs(rng.normal(0.0, self.sd, size)))
 
 
 Prior = Normal | HalfNormal
 _AnyFamily = Annotated[Prior, Field(discriminator="family")]
+_ByTerm = Annotated[dict[str, _AnyFamily], AfterValidator(FrozenDict)]
 
 
 class Priors(_Checked):
@@ -110,18 +129,24 @@ class Priors(_Checked):
     """
 
     preset: PresetName = "weakly_informative"
-    location: dict[str, _AnyFamily] = Field(default_factory=dict)
-    scale: dict[str, _AnyFamily] = Field(default_factory=dict)
+    location: _ByTerm = Field(default_factory=FrozenDict)
+    scale: _ByTerm = Field(default_factory=FrozenDict)
 
-    @model_validator(mode="after")
-    def _no_tau_among_locations(self) -> Self:
-        for term, prior in self.location.items():
-            if isinstance(prior, HalfNormal):
-                raise ValueError(
-                    f"the location prior of {term!r} is half-normal on τ, but a location "
-                    "coefficient is not a τ; use a normal prior"
-                )
-        return self
+    @classmethod
+    def _faults_between(cls, fields: Mapping[str, Any]) -> list[Fault]:
+        location = fields.get("location")
+        if not isinstance(location, Mapping):
+            return []
+        return [
+            Fault(
+                f"location.{key_text(term)}",
+                f"the location prior of {term!r} is half-normal on τ, but a location coefficient "
+                "is not a τ; use a normal prior",
+            )
+            for term, prior in location.items()
+            if isinstance(prior, HalfNormal)
+            or (isinstance(prior, Mapping) and prior.get("family") == "half_normal")
+        ]
 
     def with_terms(
         self,
@@ -135,6 +160,18 @@ class Priors(_Checked):
             location={**self.location, **(location or {})},
             scale={**self.scale, **(scale or {})},
         )
+
+    def describe(self) -> str:
+        """In a line: the preset, and the priors given for single terms."""
+        given = {"location": self.location, "scale": self.scale}
+        single = [
+            f"{part} {'(others)' if term == EVERY_OTHER_TERM else term} ~ {prior}"
+            for part, priors in given.items()
+            for term, prior in priors.items()
+        ]
+        everywhere = all(EVERY_OTHER_TERM in priors for priors in given.values())
+        whole = f"preset {self.preset!r} ({_IN_WORDS[self.preset]})"
+        return ", ".join(single if everywhere else [whole, *single])
 
     def to_dict(self) -> dict[str, Any]:
         """As plain tables, for a TOML model file; `Priors(**tables)` reads them back."""
@@ -214,6 +251,11 @@ class PriorBlock:
         theta = np.asarray(coefficients) @ self.contrasts.T
         columns = [prior.logpdf(theta[..., j]) for j, prior in enumerate(self.priors)]
         return np.stack(columns, axis=-1)
+
+    def sample(self, size: int, rng: np.random.Generator) -> Array:
+        """Independent draws of the coefficients, shape (size, p)."""
+        theta = np.stack([prior.sample(size, rng) for prior in self.priors], axis=-1)
+        return np.linalg.solve(self.contrasts, theta.T).T
 
 
 @dataclass(frozen=True)
@@ -299,9 +341,10 @@ def _standardisation(columns: Array) -> tuple[Array, list[int]]:
     """Contrasts for "at the average study" and "per SD", and which columns carry the level.
 
     The level columns are the constant one or, in a formula without it, the indicators of which
-    exactly one is 1 in every row (``0 + group``). Slopes of indicators are per step, all others
-    per standard deviation. Without any level column nothing is centred: the model goes through
-    the origin.
+    exactly one is 1 in every row (``0 + group``). Slopes of moderators with two values, indicators
+    above all, are per step from one to the other, however they are coded; all others are per
+    standard deviation. Without any level column nothing is centred: the model goes through the
+    origin.
     """
     p = columns.shape[1]
     level = _level_columns(columns)
@@ -311,8 +354,10 @@ def _standardisation(columns: Array) -> tuple[Array, list[int]]:
         if j in level:
             contrasts[j, j] = column.max()
             continue
-        spread = float(np.std(column, ddof=1))
-        if not np.isin(column, (0.0, 1.0)).all() and spread > 0:
+        step = float(np.ptp(column))
+        two_valued = np.isin(column, (column.min(), column.max())).all()
+        spread = step if two_valued else float(np.std(column, ddof=1))
+        if spread > 0:
             contrasts[j, j] = spread
         for i in level:
             contrasts[i, j] = column.mean()
@@ -325,15 +370,16 @@ def _level_columns(columns: Array) -> list[int]:
     ]
     if constant:
         return constant[:1]
-    indicators: list[int] = []
-    covered = np.zeros(len(columns))
-    for j in range(columns.shape[1]):
-        column = columns[:, j]
-        if np.isin(column, (0.0, 1.0)).all() and not (covered * column).any():
-            indicators.append(j)
-            covered = covered + column
-        if covered.all():
-            return indicators
+    # A factor's indicators stand side by side; other 0/1 columns may come before or after them.
+    is_indicator = [bool(np.isin(column, (0.0, 1.0)).all()) for column in columns.T]
+    for first in range(columns.shape[1]):
+        covered = np.zeros(len(columns))
+        for last in range(first, columns.shape[1]):
+            covered = covered + columns[:, last]
+            if not is_indicator[last] or covered.max() > 1:
+                break
+            if covered.min() == 1:
+                return list(range(first, last + 1))
     return []
 
 

@@ -7,6 +7,7 @@ without loss; all faults of a file are reported at once. `models/` holds the bun
 from __future__ import annotations
 
 import difflib
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -19,12 +20,12 @@ import tomli_w
 from pydantic import Field, field_validator, model_validator
 
 from bayes_lsm import formulas
-from bayes_lsm.errors import SpecificationError
+from bayes_lsm.errors import FormulaError, SpecificationError
 from bayes_lsm.frozen import Fault, Frozen
 from bayes_lsm.priors import Priors
 
 Method = Literal["REML", "ML"]
-Engine = Literal["auto", "nuts"]
+Engine = Literal["auto", "collapsed", "nuts"]
 Link = Literal["log"]
 
 
@@ -49,7 +50,7 @@ class Specification(Frozen):
     data : str, optional
         The name of a bundled dataset, or the path of a CSV file (relative to the model file).
     method : {"REML", "ML"}, default "REML"
-    engine : {"auto", "nuts"}, default "auto"
+    engine : {"auto", "collapsed", "nuts"}, default "auto"
     draws : int, default 4000
         Posterior draws of the Bayesian fit, at least 100.
     seed : int, optional
@@ -79,8 +80,8 @@ class Specification(Frozen):
     data: str | None = None
     method: Method = "REML"
     engine: Engine = "auto"
-    draws: int = Field(default=4000, ge=100)
-    seed: int | None = Field(default=None, ge=0)
+    draws: int = Field(default=4000, ge=100, strict=True)
+    seed: int | None = Field(default=None, ge=0, strict=True)
     title: str = ""
     description: str = ""
     priors: Priors = Field(default_factory=Priors)
@@ -92,33 +93,37 @@ class Specification(Frozen):
         if not isinstance(location, str):
             return fields
         left, right = formulas.split(location)
-        if left is None:
-            return fields
-        named = fields.get("effect") or left
-        if named != left:
-            raise ValueError(
-                f"effect is {named!r}, but the location formula begins with {left!r}; "
-                "name the effects in one place"
-            )
-        return {**fields, "effect": left, "location": right}
+        return fields if left is None else {**fields, "effect": left, "location": right}
+
+    @classmethod
+    def _faults_between(cls, fields: Mapping[str, Any]) -> list[Fault]:
+        location = fields.get("location")
+        left = formulas.split(location)[0] if isinstance(location, str) else None
+        effect = fields.get("effect") or left
+        if left is not None and effect != left:
+            text = f"is {effect!r}, but the location formula begins with {left!r}"
+            return [Fault("effect", f"{text}; name the effects in one place")]
+        if effect is None:
+            return [Fault("effect", "required; name its column, or write 'yi ~ ...' as location")]
+        if effect == fields.get("variance"):
+            return [Fault("variance", f"{effect!r} is the column of the effects; name another")]
+        return [
+            Fault(part, f"the formula uses the effects {effect!r} as a moderator; leave them out")
+            for part in ("location", "scale")
+            if effect in _columns(fields.get(part))
+        ]
 
     @field_validator("location", "scale")
     @classmethod
     def _is_a_formula(cls, formula: str) -> str:
         return formulas.parse(formula).text
 
-    @field_validator("variance")
+    @field_validator("variance", "study", "data")
     @classmethod
-    def _is_named(cls, column: str) -> str:
-        if not column:
-            raise ValueError("must name a column, got ''")
-        return column
-
-    @model_validator(mode="after")
-    def _has_an_effect(self) -> Self:
-        if not self.effect:
-            raise ValueError("effect: required; name its column, or write 'yi ~ ...' as location")
-        return self
+    def _is_named(cls, name: str | None) -> str | None:
+        if name is not None and not name.strip():
+            raise ValueError("must not be empty; give a name, or leave the key out")
+        return name
 
     def to_dict(self) -> dict[str, Any]:
         """As plain tables, without what is left at its default."""
@@ -142,7 +147,10 @@ class Specification(Frozen):
         try:
             tables = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
-            raise SpecificationError(f"{name}: not valid TOML: {error}") from None
+            once = "; each key may be given once" if "overwrite" in str(error) else ""
+            raise SpecificationError(f"{name}: not valid TOML: {error}{once}") from None
+        except RecursionError:
+            raise SpecificationError(f"{name}: its values are nested too deeply") from None
         try:
             return cls(**tables)
         except SpecificationError as error:
@@ -164,6 +172,14 @@ class Specification(Frozen):
         if data and data.lower().endswith(".csv") and not Path(data).is_absolute():
             return specification.model_copy(update={"data": str(path.parent / data)})
         return specification
+
+
+def _columns(formula: object) -> tuple[str, ...]:
+    """The columns of a formula; none when it is faulty, which is another fault."""
+    try:
+        return formulas.parse(formulas.split(str(formula))[1]).columns if formula else ()
+    except FormulaError:
+        return ()
 
 
 def _with_line(fault: Fault, text: str) -> str:
@@ -224,11 +240,10 @@ def find_specification(name_or_path: str | Path) -> Specification:
     >>> find_specification("preterm_weeks").scale
     '~ I(weeks - 40)'
     """
-    path = Path(name_or_path)
-    if path.is_file():
+    path, name, names = Path(name_or_path), str(name_or_path), list_models()
+    # `os.path.isfile`, unlike `Path.is_file`, takes a name that no file can have for no file.
+    if os.path.isfile(path):
         return Specification.from_file(path)
-    names = list_models()
-    name = str(name_or_path)
     if name in names:
         text = (_models() / f"{name}.toml").read_text("utf-8")
         return Specification.from_toml(text, name=name)

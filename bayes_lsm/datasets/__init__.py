@@ -2,8 +2,9 @@
 
 A dataset is one CSV file in this folder. Its first lines begin with ``# `` and are, without that, a
 TOML document: title, source, measure, licence, note, the meaning and units of every column and,
-where a column is categorical, the order of its levels (the first is the reference). To add a
-dataset, add such a file.
+where a column is categorical, the order of its levels (the first is the reference). An optional
+`caution` is a sentence or two that every result of these data repeats. To add a dataset, add such
+a file.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ class Dataset:
         Column → meaning and units.
     levels : mapping of str to list of str
         Categorical column → its levels in order; the first is the reference.
+    caution : str
+        What has to be known wherever results of these data are shown; empty for most.
     """
 
     name: str
@@ -44,17 +47,20 @@ class Dataset:
     note: str
     columns: Mapping[str, str]
     levels: Mapping[str, list[str]] = field(default_factory=dict)
+    caution: str = ""
 
     def __str__(self) -> str:
         width = max(map(len, self.columns))
         columns = [f"  {name:<{width}}  {meaning}" for name, meaning in self.columns.items()]
-        lines = [f"{self.name}: {self.title}", "", self.note.strip(), "", f"Effect: {self.measure}"]
+        lines = [f"{self.name}: {self.title}", ""]
+        lines += [f"Caution: {self.caution}", ""] if self.caution else []
+        lines += [self.note.strip(), "", f"Effect: {self.measure}"]
         lines += ["Columns:", *columns, "", f"Source: {self.source.strip()}"]
         return "\n".join([*lines, f"Licence: {self.licence}"])
 
 
 def load_dataset(name: str) -> pd.DataFrame:
-    """A bundled dataset as a data frame.
+    """A bundled dataset as a data frame, with its caution, if any, in ``attrs["caution"]``.
 
     ``preterm_iq`` needs a word of care: eight of its 37 rows are published, the others are
     reconstructions (``published`` is False) that reproduce the published results and are not data
@@ -81,6 +87,8 @@ def load_dataset(name: str) -> pd.DataFrame:
     frame = pd.read_csv(io.StringIO(table))
     for column, levels in dataset.levels.items():
         frame[column] = pd.Categorical(frame[column], categories=levels)
+    if dataset.caution:
+        frame.attrs["caution"] = dataset.caution
     return frame
 
 

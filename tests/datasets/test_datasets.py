@@ -61,6 +61,30 @@ def test_preterm_says_that_most_rows_are_reconstructed():
     assert "reconstruct" in load_dataset.__doc__
 
 
+def test_preterm_carries_its_caution_wherever_it_goes():
+    about = describe_dataset("preterm_iq")
+    assert "29 of the 37 rows" in about.caution
+    assert "not data of any real study" in about.caution
+    assert about.caution in str(about)
+    frame = load_dataset("preterm_iq")
+    assert len(frame) - frame["published"].sum() == 29
+    assert frame.attrs["caution"] == about.caution
+    assert frame[frame["weeks"] > 28].attrs["caution"] == about.caution
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "preterm_iq"])
+def test_data_as_they_were_published_need_no_caution(name):
+    assert describe_dataset(name).caution == ""
+    assert "caution" not in load_dataset(name).attrs
+    assert "Caution" not in str(describe_dataset(name))
+
+
+def test_each_call_gives_a_frame_of_its_own():
+    frame = load_dataset("bcg")
+    frame["yi"] = 0
+    assert (load_dataset("bcg")["yi"] != 0).all()
+
+
 def test_europe_is_the_reference_continent():
     continent = load_dataset("preterm_iq")["continent"]
     assert list(continent.cat.categories) == ["Europe", "America", "Other"]
@@ -77,5 +101,5 @@ def test_bcg_effects_are_log_risk_ratios():
 
 
 def test_an_unknown_name_is_an_error_with_a_suggestion():
-    with pytest.raises(DataError, match="bundled are .*did you mean 'preterm_iq'"):
+    with pytest.raises(DataError, match=r"bundled are .*did you mean 'preterm_iq'"):
         load_dataset("preterm")
