@@ -25,13 +25,14 @@ OK, FAILED, WRONG_USAGE, NOT_CONVERGED, INTERRUPTED = 0, 1, 2, 3, 130
 
 app = App(
     name="bayes-lsm",
-    help="Location-scale models for meta-analysis: who differs, and where studies differ more.",
+    help="Location-scale models for meta-analysis: moderators of the mean and the heterogeneity.",
     help_epilogue=(
         "Exit codes: 0 all is well, 1 the analysis failed, 2 wrong usage, 3 a fit was made but "
         "cannot be trusted yet (it did not converge), 130 interrupted."
     ),
     version=lambda: version("bayes_lsm"),
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,
 )
 
 File = Annotated[str, Parameter(help="Path of a model file (TOML), or a bundled model's name.")]

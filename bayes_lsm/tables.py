@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import html
 import textwrap
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
@@ -42,6 +43,7 @@ class Printable(ABC):
     """A result with a title, one table of coefficients, and notes that its reader must see."""
 
     _digits: ClassVar[int] = 4
+    _hidden: ClassVar[Sequence[str]] = ()
 
     @property
     @abstractmethod
@@ -59,7 +61,7 @@ class Printable(ABC):
 
     def to_string(self, *, digits: int | None = None) -> str:
         """The table as text, with a missing number as ``.``, and the notes below it."""
-        table = text_table(self.to_dataframe(), digits=self._digits if digits is None else digits)
+        table = text_table(self._table(), digits=self._digits if digits is None else digits)
         return "\n".join([self.title, "", table, "", *wrap_notes(self.notes)]).rstrip()
 
     def to_html(self, *, digits: int | None = None) -> str:
@@ -69,6 +71,10 @@ class Printable(ABC):
     def to_latex(self, *, digits: int | None = None) -> str:
         """The table as LaTeX (for the package booktabs), with the notes below it."""
         return latex_table(self, digits=self._digits if digits is None else digits)
+
+    def _table(self) -> pd.DataFrame:
+        """What is printed of the table: all but the columns in `_hidden`."""
+        return self.to_dataframe().drop(columns=list(self._hidden))
 
     def __str__(self) -> str:
         return self.to_string()
@@ -96,8 +102,8 @@ def _format(column: str, value: object, digits: int) -> str:
     smallest = 10.0**-digits
     if column == "pval" and value < smallest:
         return f"<{smallest:.{digits}f}".replace("0.", ".", 1)
-    if isinstance(value, int | np.integer):
-        return str(value)
+    if isinstance(value, int | np.integer) or column.startswith("ess"):
+        return f"{value:.0f}"
     return f"{value:.{digits}f}"
 
 
@@ -153,7 +159,7 @@ def html_table(result: Printable, *, digits: int) -> str:
     """A fragment of HTML, with its own style."""
     import great_tables as gt
 
-    table = result.to_dataframe()
+    table = result._table()
     cells = format_cells(table, digits=digits)
     keys = [_key(key) for key in cells.index]
     frame = pd.DataFrame(
@@ -166,7 +172,7 @@ def html_table(result: Printable, *, digits: int) -> str:
     keyed = [f"key{i}" for i in range(1, len(keys[0]))]
     labels = {f"c{j}": html.escape(str(_last(c))) for j, c in enumerate(table.columns)}
     shown = (
-        gt.GT(frame, groupname_col="part")
+        gt.GT(frame, groupname_col="part", id=f"t{zlib.crc32(frame.to_csv().encode()):08x}")
         .tab_header(title=gt.html(html.escape(result.title)))
         .cols_label(**dict.fromkeys(keyed, ""), **labels)
         .cols_align("left", columns=keyed)
@@ -184,7 +190,7 @@ def html_table(result: Printable, *, digits: int) -> str:
 
 def latex_table(result: Printable, *, digits: int) -> str:
     """A LaTeX table; its document needs ``\\usepackage{booktabs}``."""
-    table = result.to_dataframe()
+    table = result._table()
     cells = format_cells(table, digits=digits)
     keys = [_key(key) for key in cells.index]
     stubs, width = len(keys[0]) - 1, len(keys[0]) - 1 + cells.shape[1]

@@ -76,7 +76,8 @@ def _html(result: Printable) -> str:
 def _flat(table: pd.DataFrame) -> pd.DataFrame:
     """Index levels as columns, and one name a column: ``REML estimate``."""
     flat = table.copy()
-    flat.columns = [" ".join(c) if isinstance(c, tuple) else str(c) for c in table.columns]
+    if table.columns.nlevels > 1:
+        flat.columns = pd.Index([" ".join(map(str, column)) for column in table.columns])
     return flat.reset_index()
 
 

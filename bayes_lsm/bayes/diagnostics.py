@@ -1,7 +1,9 @@
-"""Whether the draws can be trusted: R-hat, effective sample sizes, divergences, energy.
+"""Whether the draws can be trusted.
 
-Thresholds are those of Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021,
-doi:10.1214/20-BA1221), and for the energy that of Betancourt (2016, arXiv:1604.00695).
+Chains: R-hat and effective sample sizes, with the thresholds of Vehtari, Gelman, Simpson, Carpenter
+& Bürkner (2021, doi:10.1214/20-BA1221), divergences, and the energy (Betancourt 2016,
+arXiv:1604.00695). Weighted draws: the Pareto k of the weights (Vehtari et al. 2024, JMLR 25(72))
+and their effective number.
 """
 
 from __future__ import annotations
@@ -11,20 +13,39 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.bayes.draws import Array, Draws, Importance
 from bayes_lsm.design import Design
 from bayes_lsm.results import stack_parts
 
 LARGEST_R_HAT = 1.01
 SMALLEST_ESS = 400
 SMALLEST_BFMI = 0.3
+LARGEST_PARETO_K = 0.7
 
 
 def convergence(design: Design, draws: Draws) -> pd.DataFrame:
-    """ess_bulk, ess_tail, r_hat and mcse_median of each coefficient, indexed by part and term."""
+    """How well each coefficient is known, indexed by part and term.
+
+    mcse_median, and of chains ess_bulk, ess_tail and r_hat, of weighted draws ess.
+    """
+    if draws.importance is not None:
+        ess = draws.importance.ess
+        return stack_parts(
+            _independent(design.location.names, draws.flat_location, ess),
+            _independent(design.scale.names, draws.flat_scale, ess),
+        )
     return stack_parts(
         _convergence(design.location.names, draws.location),
         _convergence(design.scale.names, draws.scale),
+    )
+
+
+def _independent(names: Sequence[str], values: Array, ess: float) -> pd.DataFrame:
+    # The rank of the median among so many draws has standard deviation ½ / √ess.
+    half = 0.5 / np.sqrt(ess)
+    lower, upper = np.quantile(values, [0.5 - half, 0.5 + half], axis=0)
+    return pd.DataFrame(
+        {"ess": ess, "mcse_median": (upper - lower) / 2}, index=pd.Index(names, name="term")
     )
 
 
@@ -45,8 +66,10 @@ def _convergence(names: Sequence[str], values: Array) -> pd.DataFrame:
 
 def find_problems(draws: Draws, table: pd.DataFrame) -> list[str]:
     """What is wrong, each with its remedy; `table` is that of `convergence`."""
+    if draws.importance is not None:
+        return _weight_problems(draws.importance)
     found: list[str] = []
-    for (part, term), row in table.iterrows():
+    for (part, term), row in zip(table.index, table.to_dict("records"), strict=True):
         where = f"{part}[{term}]"
         # Written so that nan, from a chain that never moved, counts as wrong.
         if not row["r_hat"] <= LARGEST_R_HAT:
@@ -60,7 +83,7 @@ def find_problems(draws: Draws, table: pd.DataFrame) -> list[str]:
                 f"{where}: {ess:.0f} effective draws (at least {SMALLEST_ESS} are good); "
                 "take more draws"
             )
-    diverging = int(np.sum(draws.stats.get("diverging", 0)))
+    diverging = int(np.sum(np.asarray(draws.stats.get("diverging", 0))))
     if diverging:
         found.append(
             f"{diverging} divergent transitions: parts of the posterior may be missed; raise "
@@ -73,6 +96,22 @@ def find_problems(draws: Draws, table: pd.DataFrame) -> list[str]:
                 f"E-BFMI is {lowest:.2f} (at least {SMALLEST_BFMI} is good): heavy tails are "
                 "explored slowly; take more draws or use tighter priors"
             )
+    return found
+
+
+def _weight_problems(importance: Importance) -> list[str]:
+    remedy = "use engine='nuts', or tighter priors"
+    found = []
+    if not importance.pareto_k <= LARGEST_PARETO_K:
+        found.append(
+            f"Pareto k of the importance weights is {importance.pareto_k:.2f} (at most "
+            f"{LARGEST_PARETO_K} is good): a few draws dominate; {remedy}"
+        )
+    if not importance.ess >= SMALLEST_ESS:
+        found.append(
+            f"{importance.ess:.0f} effective draws (at least {SMALLEST_ESS} are good); {remedy}, "
+            "or take more draws"
+        )
     return found
 
 

@@ -6,11 +6,12 @@ import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 
+from bayes_lsm.bayes.collapsed import can_collapse, sample_collapsed
 from bayes_lsm.bayes.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.graph import resolve_priors
@@ -53,7 +54,8 @@ class BayesFit(Printable):
     convergence: pd.DataFrame
     problems: tuple[str, ...]
 
-    label = "Bayes"
+    label: ClassVar[str] = "Bayes"
+    _hidden = ("mad", "mcse_median")
 
     @cached_property
     def posterior(self) -> DataTree:
@@ -80,8 +82,9 @@ class BayesFit(Printable):
         Returns
         -------
         DataFrame
-            mean, median, sd, mad, ci_lb, ci_ub, ess_bulk, ess_tail, r_hat, mcse_median. `mad` is
-            the median absolute deviation from the median, which does not hang on the tails.
+            mean, median, sd, mad, ci_lb, ci_ub, mcse_median, and of NUTS ess_bulk, ess_tail and
+            r_hat, of the collapsed engine ess. `mad` is the median absolute deviation from the
+            median, which does not hang on the tails.
         """
         if not 0 < level < 1:
             raise FitError(f"level must be between 0 and 1, got {level}")
@@ -100,12 +103,12 @@ class BayesFit(Printable):
     @property
     def location(self) -> pd.DataFrame:
         """Location coefficients: mean, median, sd, … (see `summary`); one row a term."""
-        return self.summary().loc["location"]
+        return self.summary().loc[["location"]].droplevel("part")
 
     @property
     def scale(self) -> pd.DataFrame:
         """Scale coefficients of ln τ²: mean, median, sd, … (see `summary`); one row a term."""
-        return self.summary().loc["scale"]
+        return self.summary().loc[["scale"]].droplevel("part")
 
     def to_dataframe(self) -> pd.DataFrame:
         """Both tables as one, indexed by part and term."""
@@ -132,7 +135,12 @@ class BayesFit(Printable):
     def notes(self) -> tuple[str, ...]:
         """What a reader of any table of this fit has to know."""
         chains, draws = self.draws.location.shape[:2]
-        how = f"NUTS, {chains} chains of {draws} draws, seed {self.seed}"
+        importance = self.draws.importance
+        if importance is None:
+            how = f"NUTS, {chains} chains of {draws} draws, seed {self.seed}"
+        else:
+            worth = f"worth {importance.ess:.0f} independent ones"
+            how = f"{chains * draws} draws, β integrated out ({worth}), seed {self.seed}"
         made = f"{how}; priors: {self.priors.describe()}"
         return (made, *self.problems, *self.design.notes)
 
@@ -159,26 +167,28 @@ def fit_bayes(
     target_accept: float = 0.95,
     progress: bool = True,
 ) -> BayesFit:
-    """Fit a location-scale model by Markov chain Monte Carlo.
+    """Draw from the posterior of a location-scale model.
 
     Parameters
     ----------
     design : Design
     prior : Priors, optional
         Default: those of the design's specification.
-    engine : {"auto", "nuts"}, default "auto"
-        The no-U-turn sampler, through PyMC.
+    engine : {"auto", "collapsed", "nuts"}, default "auto"
+        ``"collapsed"`` integrates β out and draws α by importance sampling: independent draws in
+        milliseconds. ``"nuts"`` is the no-U-turn sampler, through PyMC. ``"auto"`` takes the first
+        where the priors allow it and its weights can be trusted, else the second.
     draws : int, default 4000
-        Posterior draws of all chains together, rounded up to a multiple of `chains`.
+        Posterior draws; with NUTS of all chains together, rounded up to a multiple of `chains`.
     seed : int, optional
         The same seed gives the same draws. Without one, a seed is drawn and kept in the fit.
     chains : int, default 4
     tune : int, default 1000
-        Warm-up draws of each chain, which are not kept.
+        Warm-up draws of each chain of NUTS, which are not kept.
     target_accept : float, default 0.95
-        Raise it towards 1 when there are divergences.
+        Of NUTS; raise it towards 1 when there are divergences.
     progress : bool, default True
-        Show a progress bar on standard error.
+        Show a progress bar on standard error while NUTS is at work.
 
     Returns
     -------
@@ -194,24 +204,30 @@ def fit_bayes(
     Warns
     -----
     ConvergenceWarning
-        When R-hat, the effective sample size, divergences or the energy say that the draws cannot
-        be trusted yet; kept in `BayesFit.problems`.
+        When R-hat, the effective sample size, divergences, the energy or the importance weights say
+        that the draws cannot be trusted yet; kept in `BayesFit.problems`.
     """
     _check_settings(engine, draws=draws, chains=chains, tune=tune, target_accept=target_accept)
     prior = prior or design.specification.priors
-    resolve_priors(design, prior)
+    resolved = resolve_priors(design, prior)
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
-    drawn = sample_nuts(
-        design,
-        prior,
-        draws=-(-draws // chains),
-        tune=tune,
-        chains=chains,
-        seed=seed,
-        target_accept=target_accept,
-        progress=progress,
-    )
+    drawn = None
+    if engine == "collapsed" or (engine == "auto" and can_collapse(resolved)):
+        drawn = sample_collapsed(design, resolved, draws=draws, seed=seed)
+        if engine == "auto" and find_problems(drawn, convergence(design, drawn)):
+            drawn = None
+    if drawn is None:
+        drawn = sample_nuts(
+            design,
+            prior,
+            draws=-(-draws // chains),
+            tune=tune,
+            chains=chains,
+            seed=seed,
+            target_accept=target_accept,
+            progress=progress,
+        )
     diagnostics = convergence(design, drawn)
     problems = find_problems(drawn, diagnostics)
     if problems:
@@ -222,8 +238,8 @@ def fit_bayes(
 def _check_settings(
     engine: str, *, draws: int, chains: int, tune: int, target_accept: float
 ) -> None:
-    if engine not in ("auto", "nuts"):
-        raise FitError(f"engine must be 'auto' or 'nuts', got {engine!r}")
+    if engine not in ("auto", "collapsed", "nuts"):
+        raise FitError(f"engine must be 'auto', 'collapsed' or 'nuts', got {engine!r}")
     for name, value, least in (("draws", draws, 100), ("chains", chains, 1), ("tune", tune, 100)):
         if not isinstance(value, int | np.integer) or value < least:
             raise FitError(f"{name} must be a whole number of at least {least}, got {value!r}")

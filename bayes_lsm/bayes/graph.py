@@ -19,15 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.design import Design
+from bayes_lsm.links import LARGEST_EXPONENT
 from bayes_lsm.priors import HalfNormal, Normal, Prior, PriorBlock, Priors, ResolvedPriors, resolve
 
 if TYPE_CHECKING:
     import pymc as pm
 
 Array = npt.NDArray[np.float64]
-
-# exp() of more would overflow once it is squared.
-_LARGEST_EXPONENT = 300.0
 
 
 def resolve_priors(design: Design, priors: Priors) -> ResolvedPriors:
@@ -91,7 +89,7 @@ def build_pymc_model(design: Design, priors: Priors | None = None) -> pm.Model:
         Z = pm.Data("Z", design.Z, dims=("study", "scale_term"))
         beta = _coefficients("location", design.location.names, resolved.location, design.X)
         alpha = _coefficients("scale", design.scale.names, resolved.scale, design.Z)
-        tau2 = pt.exp(pt.minimum(Z @ alpha, _LARGEST_EXPONENT))
+        tau2 = pt.exp(pt.minimum(Z @ alpha, LARGEST_EXPONENT))
         pm.Normal("effect", X @ beta, pt.sqrt(v + tau2), observed=y, dims="study")
     return model
 
@@ -153,7 +151,7 @@ def _decorrelation(columns: Array) -> Any:
     inverse = np.linalg.inv(R)
     log_det = float(np.sum(np.log(np.abs(np.diag(inverse)))))
 
-    class Decorrelation(Transform):
+    class Decorrelation(Transform):  # type: ignore[misc]
         name = "decorrelated"
         ndim_supp = 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,7 +50,7 @@ def build_datatree(design: Design, priors: ResolvedPriors, draws: Draws, *, seed
     rng = np.random.default_rng(seed)
     location = priors.location.sample(_PRIOR_DRAWS, rng)[None]
     scale = priors.scale.sample(_PRIOR_DRAWS, rng)[None]
-    groups = {
+    groups: dict[str, dict[str, Any]] = {
         "posterior": {"location": draws.location, "scale": draws.scale},
         "log_likelihood": {"effect": log_likelihood(design, draws.location, draws.scale)},
         "log_prior": {
@@ -64,7 +64,7 @@ def build_datatree(design: Design, priors: ResolvedPriors, draws: Draws, *, seed
     }
     if draws.stats:
         groups["sample_stats"] = dict(draws.stats)
-    return az.from_dict(
+    tree: DataTree = az.from_dict(
         groups,
         dims={"location": ["location_term"], "scale": ["scale_term"], "effect": ["study"]},
         coords={
@@ -73,6 +73,7 @@ def build_datatree(design: Design, priors: ResolvedPriors, draws: Draws, *, seed
             "study": list(design.labels),
         },
     )
+    return tree
 
 
 def _predict(design: Design, location: Array, scale: Array, rng: np.random.Generator) -> Array:

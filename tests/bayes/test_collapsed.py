@@ -1,0 +1,230 @@
+"""The collapsed engine: its pieces by other routes, its answers against brute force and NUTS."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from arviz_stats.base import array_stats
+from scipy.stats import genpareto, multivariate_normal, multivariate_t
+
+import bayes_lsm as lsm
+from bayes_lsm.bayes.collapsed import _derivatives, _normal_prior, _Target, sample_collapsed
+from bayes_lsm.bayes.graph import resolve_priors
+from bayes_lsm.bayes.mixture import Fixed, Mixture, fit_mixture
+from bayes_lsm.bayes.pareto import fit_pareto, smooth_weights
+from bayes_lsm.likelihood.integrated import draw_location, log_marginal
+from bayes_lsm.priors import HalfNormal, Normal, Priors
+
+
+@pytest.fixture(scope="module")
+def pieces(continent):
+    design = continent.design
+    priors = resolve_priors(design, Priors("weakly_informative"))
+    mean, precision = _normal_prior(priors.location)
+    arrays = (design.y, design.v, design.X, design.Z, mean, precision)
+    return tuple(np.ascontiguousarray(each) for each in arrays)
+
+
+def test_marginal_likelihood_is_that_of_the_dense_normal(pieces):
+    y, v, X, Z, mean, precision = pieces
+    alphas = np.random.default_rng(1).normal([0, 0, 0, -0.2], 0.3, size=(5, 4))
+    ours = log_marginal(alphas, *pieces)
+    for alpha, value in zip(alphas, ours, strict=True):
+        dense = np.diag(v + np.exp(Z @ alpha)) + X @ np.linalg.solve(precision, X.T)
+        # The dense covariance has a condition number near 1e6, which costs it half its digits.
+        assert value == pytest.approx(multivariate_normal(X @ mean, dense).logpdf(y), abs=1e-8)
+
+
+def test_location_given_alpha_has_the_exact_mean_and_covariance(pieces):
+    y, v, X, Z, mean, precision = pieces
+    alpha = np.array([0.5, 0.2, -1.0, -0.1])
+    size = 200_000
+    noise = np.random.default_rng(2).standard_normal((size, 4))
+    drawn = draw_location(np.tile(alpha, (size, 1)), noise, *pieces)
+    W = np.diag(1 / (v + np.exp(Z @ alpha)))
+    A = X.T @ W @ X + precision
+    exact = np.linalg.solve(A, X.T @ W @ y + precision @ mean)
+    sd = np.sqrt(np.diag(np.linalg.inv(A)))
+    # Four Monte Carlo errors of a mean; a covariance of 200,000 draws is good to 1%.
+    np.testing.assert_allclose(drawn.mean(axis=0), exact, atol=4 * sd.max() / np.sqrt(size))
+    scaled = np.cov(drawn.T) / np.outer(sd, sd)
+    np.testing.assert_allclose(scaled, np.linalg.inv(A) / np.outer(sd, sd), atol=0.015)
+
+
+def test_normal_prior_is_that_of_the_contrasts(continent):
+    block = resolve_priors(continent.design, Priors("weakly_informative")).location
+    mean, precision = _normal_prior(block)
+    b = np.array([1.0, 2.0, -1.0, 0.3])
+    density = multivariate_normal(mean, np.linalg.inv(precision)).logpdf(b)
+    ours = block.logpdf(b).sum() + np.linalg.slogdet(block.contrasts)[1]
+    assert density == pytest.approx(ours, rel=1e-9)
+
+
+def test_mixture_density_and_sampling_agree():
+    rng = np.random.default_rng(3)
+    fixed = Fixed(
+        multivariate_normal([0, 0], 9 * np.eye(2)).logpdf,
+        lambda size, rng: rng.normal(0, 3, (size, 2)),
+    )
+    factors = np.array([[[1.0, 0], [0.5, 0.8]], [[0.3, 0], [-0.1, 0.4]]])
+    mixture = Mixture(np.array([0.2, 0.5, 0.3]), np.array([[1.0, 1], [-2, 0]]), factors, fixed)
+    x = np.array([[0.3, -0.2], [4, 4]])
+    parts = [
+        multivariate_t(m, f @ f.T, df=5).pdf(x) for m, f in zip(mixture.means, factors, strict=True)
+    ]
+    exact = np.log(0.2 * np.exp(fixed.logpdf(x)) + 0.5 * parts[0] + 0.3 * parts[1])
+    np.testing.assert_allclose(mixture.logpdf(x), exact, rtol=1e-10)
+    drawn = mixture.sample(100_000, rng)
+    # E[1 / density · indicator] over a box is its area: 4 here, within 4 Monte Carlo errors.
+    inside = (np.abs(drawn) < 1).all(axis=1)
+    ratio = inside / np.exp(mixture.logpdf(drawn))
+    assert ratio.mean() == pytest.approx(4, abs=4 * ratio.std() / np.sqrt(len(ratio)))
+
+
+def test_fitted_mixture_raises_the_likelihood_of_its_points():
+    rng = np.random.default_rng(4)
+    points = np.concatenate([rng.normal(0, 1, (500, 2)), rng.normal([6, 0], 0.3, (500, 2))])
+    weights = np.full(1000, 1e-3)
+    fixed = Fixed(
+        multivariate_normal([0, 0], 100 * np.eye(2)).logpdf,
+        lambda size, rng: rng.normal(0, 10, (size, 2)),
+    )
+    start = Mixture(
+        np.array([0.2, 0.4, 0.3, 0.1]),
+        np.array([[1.0, 1], [4, 1], [3, 0]]),
+        np.repeat(2 * np.eye(2)[None], 3, axis=0),
+        fixed,
+    )
+    fitted = fit_mixture(start, points, weights)
+    assert fitted.logpdf(points).mean() > start.logpdf(points).mean() + 0.5
+    np.testing.assert_allclose(fitted.means[1], [6, 0], atol=0.1)
+
+
+def test_derivatives_are_exact_for_a_quadratic():
+    A = np.array([[2.0, 0.5, 0.1], [0.5, 1, 0.2], [0.1, 0.2, 3]])
+    here = np.array([0.3, -1.0, 2.0])
+    f = lambda x: -0.5 * np.einsum("mi,ij,mj->m", x, A, x)  # noqa: E731
+    gradient, hessian = _derivatives(f, here, f(here[None])[0], np.full(3, 1e-2))
+    # Central differences of a quadratic are exact but for rounding, 1e-16 / h².
+    np.testing.assert_allclose(gradient, -A @ here, atol=1e-10)
+    np.testing.assert_allclose(hessian, -A, atol=1e-9)
+
+
+def test_pareto_fit_finds_the_shape_and_agrees_with_arviz():
+    rng = np.random.default_rng(5)
+    for shape in (0.2, 0.5, 0.9):
+        excess = np.sort(genpareto(shape, scale=2).rvs(20_000, random_state=rng))
+        k, sigma = fit_pareto(excess)
+        # The standard error of the shape is (1 + k) / √m = 0.013 at most.
+        assert k == pytest.approx(shape, abs=0.05)
+        assert sigma == pytest.approx(2, rel=0.05)
+    log_weights = rng.standard_t(3, 4000)
+    smoothed, k = smooth_weights(log_weights)
+    theirs, their_k = array_stats.psislw(-log_weights)  # it takes log likelihoods
+    # They trim grid points of no weight and cut the tail one point elsewhere: the third digit.
+    assert k == pytest.approx(float(their_k), abs=1e-3)
+    np.testing.assert_allclose(np.exp(smoothed), np.exp(theirs), rtol=5e-3, atol=1e-12)
+
+
+def test_the_far_region_has_its_share(continent):
+    """Brute force: the same integrals by 4 million draws from the prior, no proposal at all."""
+    priors = resolve_priors(continent.design, Priors("slides"))
+    target = _Target(continent.design, priors)
+    rng = np.random.default_rng(6)
+    alphas = rng.normal(0, 7, (4_000_000, 4))
+    log_weights = log_marginal(alphas, *target._data)
+    weights = np.exp(log_weights - log_weights.max())
+    far = weights[alphas[:, 3] > 1].sum() / weights.sum()
+    effective = weights.sum() ** 2 / np.sum(weights**2)
+    fit = continent.fit_bayes(engine="collapsed", draws=40_000, seed=2)
+    share = np.mean(fit.draws.flat_scale[:, 3] > 1)
+    # About 0.6% of the mass; four binomial errors of either side.
+    error = np.sqrt(far * (1 / effective + 1 / fit.draws.importance.ess))
+    assert share == pytest.approx(far, abs=4 * error)
+    evidence = log_weights.max() + np.log(weights.mean())
+    # ln of a mean of `effective` independent terms has standard error 1 / √effective.
+    assert fit.draws.importance.log_evidence == pytest.approx(evidence, abs=4 / np.sqrt(effective))
+
+
+@pytest.mark.parametrize("preset", ["weakly_informative", "slides"])
+@pytest.mark.parametrize("name", lsm.list_models())
+def test_every_model_file_is_sampled_well(name, preset):
+    model = lsm.LocationScaleModel.from_file(name)
+    evidence = []
+    for seed in range(4):
+        fit = model.fit_bayes(engine="collapsed", prior=preset, draws=4000, seed=seed)
+        assert fit.converged
+        assert fit.draws.importance.ess > 2000
+        evidence.append(fit.draws.importance.log_evidence)
+    # Different seeds adapt to different proposals, and all must find the same mass.
+    assert np.ptp(evidence) < 8 * fit.draws.importance.log_evidence_se
+
+
+def test_engines_agree_on_the_hard_case(continent_bayes, continent_nuts):
+    ours, theirs = continent_bayes.summary(), continent_nuts.summary()
+    error = 4 * np.hypot(ours["mcse_median"], theirs["mcse_median"])
+    assert (np.abs(ours["median"] - theirs["median"]) < error).all()
+
+
+def test_same_seed_same_draws(continent):
+    first, again, other = (
+        continent.fit_bayes(engine="collapsed", draws=1000, seed=seed) for seed in (7, 7, 8)
+    )
+    np.testing.assert_array_equal(first.draws.scale, again.draws.scale)
+    np.testing.assert_array_equal(first.draws.location, again.draws.location)
+    assert not np.array_equal(first.draws.scale, other.draws.scale)
+    assert first.draws.scale.shape == (4, 250, 4)
+
+
+def test_auto_takes_the_collapsed_engine_where_it_can_be_trusted(continent, monkeypatch):
+    assert continent.fit_bayes(draws=1000, seed=1).draws.importance is not None
+    monkeypatch.setattr("bayes_lsm.bayes.diagnostics.LARGEST_PARETO_K", -1.0)
+    with pytest.warns(lsm.ConvergenceWarning, match="Pareto k of the importance weights"):
+        continent.fit_bayes(engine="collapsed", draws=1000, seed=1)
+
+    def refuse(*_, **__):
+        raise lsm.FitError("NUTS was asked")
+
+    monkeypatch.setattr("bayes_lsm.bayes.fit.sample_nuts", refuse)
+    with pytest.raises(lsm.FitError, match="NUTS was asked"):
+        continent.fit_bayes(draws=1000, seed=1)
+
+
+def test_a_single_scale_coefficient_and_many_studies():
+    rng = np.random.default_rng(8)
+    import pandas as pd
+
+    k = 3000
+    data = pd.DataFrame({"vi": rng.uniform(0.01, 0.2, k), "x": rng.normal(size=k)})
+    tau2 = np.exp(-2 + 0.5 * data["x"])
+    data["yi"] = rng.normal(0.3 + 0.1 * data["x"], np.sqrt(data["vi"] + tau2))
+    model = lsm.LocationScaleModel("yi ~ x", scale="~ x", variance="vi", data=data)
+    fit = model.fit_bayes(engine="collapsed", draws=2000, seed=1)
+    reml = model.fit_reml()
+    # With 3000 studies the priors weigh nothing and both posteriors are normal: half a standard
+    # error is far above either's error.
+    bayes = fit.to_dataframe()
+    frame = reml.to_dataframe()
+    assert (np.abs(bayes["mean"] - frame["estimate"]) < 0.5 * frame["se"]).all()
+    np.testing.assert_allclose(bayes["sd"], frame["se"], rtol=0.1)
+
+
+def test_raw_half_normal_prior_is_sampled_too(continent):
+    prior = Priors("slides", scale={"intrcpt": HalfNormal(3), "I(weeks - 40)": Normal(0, 0.2)})
+    fit = continent.fit_bayes(prior=prior, engine="collapsed", draws=4000, seed=1)
+    assert fit.converged
+    assert sample_collapsed(
+        continent.design, resolve_priors(continent.design, prior), draws=400, seed=1
+    ).location.shape == (4, 100, 4)
+
+
+def test_the_way_to_the_summary_loads_neither_pymc_nor_arviz():
+    code = (
+        "import sys, bayes_lsm as lsm\n"
+        "print(lsm.LocationScaleModel.from_file('bcg').fit_bayes(seed=1).summary())\n"
+        "heavy = {m for m in sys.modules if m.split('.')[0] in\n"
+        "         {'pymc', 'pytensor', 'arviz', 'arviz_stats', 'nutpie', 'matplotlib'}}\n"
+        "sys.exit(str(heavy) if heavy else 0)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,160 @@
+"""The command line, as a user meets it."""
+
+import csv
+import json
+
+import arviz as az
+import pytest
+
+import bayes_lsm as lsm
+from bayes_lsm.cli import main
+
+
+@pytest.fixture
+def run(capsys):
+    def call(*arguments):
+        code = main(list(arguments))
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+def test_the_main_job(run, tmp_path):
+    files = [tmp_path / f"table{ending}" for ending in (".csv", ".json", ".html", ".tex", ".txt")]
+    draws = tmp_path / "draws.nc"
+    options = [option for path in (*files, draws) for option in ("-o", str(path))]
+    code, out, err = run("compare", "models/preterm_continent.toml", "--at-stop", *options)
+    assert (code, out) == (0, "")
+    assert all(f"written: {path}" in err for path in (*files, draws))
+    rows = list(csv.DictReader(files[0].open()))
+    assert [row["symbol"] for row in rows][-2:] == ["alpha2", "alpha3"]
+    assert rows[6]["REML estimate"] == "-inf"
+    assert rows[6]["REML se"] == ""
+    content = json.loads(files[1].read_text())
+    assert content["coefficients"][6]["REML estimate"] == "-inf"
+    assert content["coefficients"][6]["REML se"] is None
+    assert float(content["coefficients"][6]["REML at stop estimate"]) < -10
+    assert float(rows[0]["Bayes median"]) == content["coefficients"][0]["Bayes median"]
+    assert any("reconstructed" in note for note in content["notes"])
+    assert files[2].read_text().startswith("<!DOCTYPE html>")
+    assert r"\toprule" in files[3].read_text()
+    text = files[4].read_text()
+    assert "alpha2  continentOther" in text
+    posterior = az.from_netcdf(draws).posterior
+    assert float(posterior["location"].median(("chain", "draw"))[0]) == pytest.approx(
+        float(rows[0]["Bayes median"])
+    )
+
+
+def test_compare_prints_the_table_and_takes_priors_and_seed(run):
+    settings = ("--prior", "weakly_informative", "--seed", "5", "--quiet")
+    code, out, err = run("compare", "bcg", *settings)
+    assert (code, err) == (0, "")
+    assert "seed 5" in out
+    assert "weakly_informative" in out
+    assert "alpha1  I(ablat - 33)" in out
+
+
+def test_fit_reml_and_ml(run):
+    code, out, _ = run("fit", "preterm_weeks", "--digits", "2")
+    assert code == 0
+    assert "Location-Scale Model (k = 37; REML)" in out
+    assert "-96.60" in out
+    code, out, _ = run("fit", "preterm_weeks", "--method", "ML")
+    assert "ML)" in out
+
+
+def test_a_divergent_fit_is_a_result_and_says_so(run):
+    code, out, err = run("fit", "preterm_continent")
+    assert (code, err) == (0, "")
+    assert "the likelihood has no finite maximum" in out
+
+
+def test_too_few_draws_give_exit_code_3_and_still_the_table(run):
+    settings = ("--engine", "bayes", "--draws", "200", "--seed", "1", "-q")
+    code, out, err = run("fit", "preterm_random_effects", *settings)
+    assert (code, err) == (3, "")
+    assert "effective draws" in out
+    assert "intrcpt" in out
+
+
+def test_models_and_datasets_are_listed_and_shown(run, tmp_path):
+    code, out, _ = run("models")
+    assert code == 0
+    assert [line.split()[0] for line in out.splitlines()] == list(lsm.list_models())
+    _, shown, _ = run("models", "preterm_continent")
+    copy = tmp_path / "copy.toml"
+    copy.write_text(shown)
+    assert lsm.Specification.from_file(copy) == (
+        lsm.LocationScaleModel.from_file("preterm_continent").specification
+    )
+    _, out, _ = run("datasets")
+    assert [line.split()[0] for line in out.splitlines()] == list(lsm.list_datasets().index)
+    _, out, _ = run("datasets", "preterm_iq")
+    assert "not the data of any real study" in " ".join(out.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["fit", "nope"], 1, "no model file 'nope'"),
+        (["fit", "bcg", "-o", "table.docx"], 1, "its name must end in one of .csv"),
+        (["fit", "bcg", "-o", "no/such/folder/t.csv"], 1, "there is no folder"),
+        (["fit", "bcg", "-o", "draws.nc"], 1, "its name must end in one of .csv"),
+        (["fit", "bcg", "--seed", "3"], 1, "--seed is for --engine bayes"),
+        (["fit", "bcg", "--engine", "bayes", "--method", "ML"], 1, "--method is for"),
+        (["datasets", "bgc"], 1, "did you mean 'bcg'"),
+        (["fits", "bcg"], 2, "Unknown command"),
+        (["fit", "bcg", "--engine", "reml2"], 2, "Choose from"),
+        (["compare"], 2, "FILE"),
+        (["fit", "bcg", "--sed", "3"], 2, "--sed"),
+    ],
+)
+def test_wrong_calls_give_one_readable_line(run, arguments, code, words):
+    got, out, err = run(*arguments)
+    assert got == code
+    assert out == ""
+    assert err.startswith("bayes-lsm: ")
+    assert words in err
+    assert len(err.strip().splitlines()) == 1
+    assert "Traceback" not in err
+
+
+def test_all_faults_of_a_model_file_are_listed(run, tmp_path):
+    path = tmp_path / "bad.toml"
+    path.write_text('location = "yi ~ (x"\nvarianc = "vi"\nlink = "probit"\n')
+    code, _, err = run("fit", str(path))
+    assert code == 1
+    for words in ("line 1", "line 2", "line 3", "variance: required"):
+        assert words in err
+
+
+def test_a_hostile_model_file_is_refused_unevaluated(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, made = tmp_path / "bad.toml", tmp_path / "made"
+    formula = "yi ~ __import__('os').system('touch made')"
+    path.write_text(f'data = "bcg"\nvariance = "vi"\nlocation = "{formula}"\n')
+    code, _, err = run("fit", str(path))
+    assert code == 1
+    assert "line 3: location" in err
+    assert not made.exists()
+
+
+def test_help_and_version(run):
+    code, out, _ = run("--help")
+    assert code == 0
+    for word in ("compare", "fit", "models", "datasets", "Exit codes"):
+        assert word in out
+    _, out, _ = run("--version")
+    assert lsm.__version__ in out
+
+
+def test_interruption_is_said(run, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("bayes_lsm.bayes.fit.sample_nuts", interrupt)
+    code, out, err = run("compare", "bcg", "-q")
+    assert (code, out) == (130, "")
+    assert "interrupted" in err
