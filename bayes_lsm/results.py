@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import norm
+from scipy.special import ndtr, ndtri
 
 from bayes_lsm.design import Design
 
@@ -23,6 +23,21 @@ class Fit(Protocol):
         """The numbers that were fitted."""
 
     @property
+    def label(self) -> str:
+        """How it was fitted, in a word: ``REML``, ``ML``, ``Bayes``."""
+
+    @property
+    def converged(self) -> bool:
+        """Whether the fit can be trusted."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of any table of the fit has to know."""
+
+    def comparison(self, *, at_stop: bool = False) -> dict[str, pd.DataFrame]:
+        """Two columns for a side-by-side table, by the suffix of their heading (mostly ``""``)."""
+
+    @property
     def location(self) -> pd.DataFrame:
         """Location coefficients, one row a term."""
 
@@ -32,6 +47,17 @@ class Fit(Protocol):
 
     def to_dataframe(self) -> pd.DataFrame:
         """Both tables as one, indexed by part and term."""
+
+
+def model_title(design: Design, how: str = "") -> str:
+    """``Location-Scale Model (k = 37; REML)``."""
+    if design.scale.names != ("intrcpt",):
+        kind = "Location-Scale Model"
+    elif design.location.names == ("intrcpt",):
+        kind = "Random-Effects Model"
+    else:
+        kind = "Mixed-Effects Model"
+    return f"{kind} (k = {design.n_studies}{f'; {how}' if how else ''})"
 
 
 def stack_parts(location: pd.DataFrame, scale: pd.DataFrame) -> pd.DataFrame:
@@ -46,38 +72,16 @@ def wald_table(
     se = np.sqrt(np.diag(covariance))
     finite = np.isfinite(estimate)
     z = np.divide(estimate, se, out=np.full(len(se), np.nan), where=finite)
-    half = norm.ppf(0.5 + level / 2) * se
+    half = ndtri(0.5 + level / 2) * se
     bounds = np.where(finite, estimate, np.nan)
     return pd.DataFrame(
         {
             "estimate": estimate,
             "se": np.where(finite, se, np.nan),
             "zval": z,
-            "pval": 2 * norm.sf(np.abs(z)),
+            "pval": 2 * ndtr(-np.abs(z)),
             "ci_lb": bounds - half,
             "ci_ub": bounds + half,
         },
         index=pd.Index(names, name="term"),
     )
-
-
-def format_table(table: pd.DataFrame, *, digits: int = 4) -> str:
-    """A table of numbers as text: fixed digits, small p-values as ``<.0001``, ``.`` for missing."""
-    smallest = 10.0**-digits
-
-    def text(column: str, value: object) -> str:
-        if not isinstance(value, int | float | np.number):
-            return str(value)
-        if np.isnan(value):
-            return "."
-        if column == "pval" and value < smallest:
-            return f"<{smallest:.{digits}f}".replace("0.", ".")
-        if isinstance(value, int | np.integer):
-            return str(value)
-        return f"{value:.{digits}f}"
-
-    texts = pd.DataFrame(
-        {column: [text(str(column), value) for value in table[column]] for column in table},
-        index=table.index.rename(None),
-    )
-    return texts.to_string(line_width=10_000)

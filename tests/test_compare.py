@@ -79,7 +79,7 @@ def test_text_reads_like_the_slide(table):
         "2.07",
     ]
     text = " ".join(" ".join(lines).split())
-    assert "τ² goes to 0 in the 8 studies 5, 16, 21, 26, 27, 35, 36, 37" in text
+    assert "τ² goes to 0 in 8 studies: 5, 16, 21, 26, 27, 35, 36, 37" in text
     assert "seed 1" in text
     assert "29 of the 37" in text  # the caution that most rows are reconstructed
     assert len(set(map(len, [line for line in lines if "eta" in line.split("  ")[0]]))) <= 1

@@ -14,7 +14,6 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from scipy.cluster.vq import kmeans2
 
 from bayes_lsm.bayes.draws import Array, Draws, Importance
 from bayes_lsm.bayes.mixture import Fixed, Mixture, fit_mixture
@@ -121,8 +120,9 @@ class _Target:
 
 def _normal_prior(block: PriorBlock) -> tuple[Array, Array]:
     """Mean (p,) and precision (p, p) of coefficients with C·coefficients ~ independent normals."""
-    means = np.array([prior.mean for prior in block.priors])
-    scaled = block.contrasts / np.array([prior.sd for prior in block.priors])[:, None]
+    normals = [prior for prior in block.priors if isinstance(prior, Normal)]
+    means = np.array([prior.mean for prior in normals])
+    scaled = block.contrasts / np.array([prior.sd for prior in normals])[:, None]
     return np.linalg.solve(block.contrasts, means), scaled.T @ scaled
 
 
@@ -153,7 +153,8 @@ def _first_mixture(target: _Target, rng: np.random.Generator) -> Mixture:
     width = np.subtract(*np.quantile(tried, [0.84, 0.16], axis=0)) / 2
     order = np.argsort(-np.nan_to_num(values, nan=-np.inf))
     starts = [tried[order[0]], tried[order[1]], np.median(tried, axis=0)]
-    means, factors = [], []
+    means: list[Array] = []
+    factors: list[Array] = []
     for start in starts:
         mode, covariance = _climb(target, start, width)
         apart = [
@@ -209,6 +210,8 @@ def _clustered(
     mixture: Mixture, points: Array, weights: Array, rng: np.random.Generator
 ) -> Mixture:
     """Components around the centres of clusters of the weighted points."""
+    from scipy.cluster.vq import kmeans2  # slow to import
+
     drawn = points[_resample(weights, 500, rng)]
     spread = drawn.std(axis=0) + 1e-12
     centres, label = kmeans2(drawn / spread, _COMPONENTS, minit="++", seed=rng)

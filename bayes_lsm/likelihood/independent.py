@@ -42,12 +42,15 @@ class Location:
     residuals : ndarray, shape (n,)
     log_det : float
         ln |X'WX|.
+    basis : ndarray, shape (n, p)
+        Orthonormal Q with W^½X = QR: sums over it keep their digits however X is scaled.
     """
 
     beta: Array
     covariance: Array
     residuals: Array
     log_det: float
+    basis: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +70,7 @@ def estimate_location(y: Array, variance: Array, X: Array) -> Location:
     inverse = np.linalg.solve(R, np.eye(X.shape[1]))
     beta = inverse @ (Q.T @ (y / root))
     log_det = 2.0 * float(np.sum(np.log(np.abs(np.diag(R)))))
-    return Location(beta, inverse @ inverse.T, y - X @ beta, log_det)
+    return Location(beta, inverse @ inverse.T, y - X @ beta, log_det, Q)
 
 
 def tau2(alpha: Array, Z: Array, zero: npt.NDArray[np.bool_] | None = None) -> Array:
@@ -116,23 +119,21 @@ def evaluate(
     variance = v + d
     w = 1.0 / variance
     location = estimate_location(y, variance, X)
-    C = location.covariance
+    Q = location.basis  # P = W^½ (I − QQ') W^½
     u = w * location.residuals  # = Py
+    wd = w * d
 
-    traces = w  # diagonal of P (REML) or of W (ML)
-    products = (w * d) ** 2  # diagonal part of tr(P V_j P V_k)
-    h = np.einsum("ij,jk,ik->i", X, C, X) if method == "REML" else np.zeros_like(w)
+    traces, products = wd, wd**2  # of P V_j (of W V_j for ML), and the diagonal part of P V_j P V_k
     if method == "REML":
-        traces = w - w**2 * h
-        products = (w * d) ** 2 - 2.0 * w**3 * d**2 * h
+        h = np.sum(Q**2, axis=1)
+        traces, products = wd * (1.0 - h), wd**2 * (1.0 - 2.0 * h)
 
-    score = 0.5 * Z.T @ (d * (u**2 - traces))
-    weights = -0.5 * traces * d + 0.5 * products + 0.5 * u**2 * d - w * d**2 * u**2
+    score = 0.5 * Z.T @ (d * u**2 - traces)
+    weights = -0.5 * traces + 0.5 * products + 0.5 * d * u**2 - wd * d * u**2
     hessian = Z.T @ (weights[:, None] * Z)
-    g = X.T @ ((w * d * u)[:, None] * Z)  # columns X'W V_j P y
-    hessian += g.T @ C @ g
+    g = Q.T @ ((np.sqrt(w) * d * u)[:, None] * Z)
+    hessian += g.T @ g
     if method == "REML":
-        M = np.einsum("i,ij,ia,ib->jab", w**2 * d, Z, X, X, optimize=True)
-        CM = np.einsum("ab,jbc->jac", C, M)
-        hessian += 0.5 * np.einsum("jab,kba->jk", CM, CM)
+        M = ((Z.T * wd)[:, None, :] * Q.T) @ Q  # Q' diag(w d z_j) Q, shape (q, p, p)
+        hessian += 0.5 * np.einsum("jab,kba->jk", M, M)
     return Evaluation(_value(method, X, variance, location), score, hessian, location)

@@ -3,23 +3,27 @@
 Along a direction d with z_i'd ≤ 0 for every study, τ_i² → 0 where z_i'd < 0 and stays finite where
 z_i'd = 0. The log-likelihood tends to that of the model with τ² = 0 in the first group of studies,
 and when that limit lies above every finite point, α̂ does not exist: like separation in logistic
-regression. (Directions with z_i'd > 0 somewhere send τ² to infinity and the log-likelihood to −∞.)
+regression. (Directions with z_i'd > 0 somewhere send τ² to infinity, and that never helps.)
+
+Which studies can lose their τ² together is a matter of Z alone: the studies that keep it are those
+on a face of the cone of the rows of Z.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import null_space, qr
-from scipy.optimize import linprog
+from scipy.linalg import qr
+from scipy.sparse import csr_array, eye_array, hstack
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-# τ²/v below which a study may be one whose τ² goes to zero; each gives a candidate to be tried.
-_SMALL_RATIOS = (1e-2, 1e-4, 1e-6, 1e-8, 1e-10)
+# Relative size below which a number is the rounding of 0.
 _ZERO = 1e-9
 
 
@@ -45,21 +49,26 @@ class Divergence:
     everywhere: bool
 
     def __str__(self) -> str:
-        runs = ", ".join(
-            f"{term} to {_signed(value)}" for term, value in self.terms.items() if value == value
-        )
-        unknown = [term for term, value in self.terms.items() if value != value]
-        also = f" ({', '.join(unknown)} not identified)" if unknown else ""
-        where = "all" if self.everywhere else "the"
-        shown = ", ".join(self.studies[:8]) + (" …" if len(self.studies) > 8 else "")
+        known = [
+            f"{term} to {'+' if sign > 0 else '-'}inf"
+            for term, sign in self.terms.items()
+            if not math.isnan(sign)
+        ]
+        unknown = [term for term, sign in self.terms.items() if math.isnan(sign)]
+        runs = f"scale coefficient{'s' if len(known) > 1 else ''} {', '.join(known)}"
+        also = f"{', '.join(unknown)} not identified"
+        what = f"{runs} ({also})" if known and unknown else runs if known else also
         return (
-            f"the likelihood has no finite maximum: scale coefficient {runs}{also}, because τ² "
-            f"goes to 0 in {where} {len(self.studies)} studies {shown}"
+            f"the likelihood has no finite maximum: {what}, because τ² goes to 0 in {self._where}"
         )
 
-
-def _signed(value: float) -> str:
-    return "+inf" if value > 0 else "-inf"
+    @property
+    def _where(self) -> str:
+        count = len(self.studies)
+        if self.everywhere:
+            return f"all {count} studies"
+        shown = ", ".join(self.studies[:8]) + (" …" if count > 8 else "")
+        return f"the study {shown}" if count == 1 else f"{count} studies: {shown}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,118 +81,177 @@ class Limit:
         Studies with τ² = 0.
     kept : tuple of int
         Columns of Z that describe τ² in the other studies.
-    signs : dict of int to float
-        Column → −inf, +inf or nan for the coefficients without a finite value.
-    direction : ndarray, shape (q,)
     """
 
     zero: Mask
     kept: tuple[int, ...]
-    signs: dict[int, float]
-    direction: Array
 
 
-def candidate_limits(Z: Array, ratio: Array) -> list[Limit]:
-    """The limits that a point with these τ²/v (n,) may be on its way to; Z is (n, q)."""
-    found: dict[bytes, Limit] = {}
-    for mask in [ratio < small for small in _SMALL_RATIOS] + [np.ones(len(Z), dtype=bool)]:
-        if mask.any() and mask.tobytes() not in found:
-            limit = limit_of(Z, mask)
-            if limit is not None:
-                found[mask.tobytes()] = limit
-    return list(found.values())
+class Cone:
+    """The rows of a scale matrix Z (n, q), and what can go to zero along them.
+
+    It works in coordinates in which the columns of Z are orthonormal, so that neither the units nor
+    the origin of a moderator matter.
+    """
+
+    def __init__(self, Z: Array) -> None:
+        self.Z = Z
+        R = np.linalg.qr(Z, mode="r") / math.sqrt(len(Z))
+        self._back = np.linalg.solve(R, np.eye(len(R)))
+        self._rows = Z @ self._back
+
+    def limit(self, free: Mask) -> Limit | None:
+        """The limit in which the studies `free` keep their τ² and all that can do so lose it."""
+        basis = _null_space(self._rows[free], self.Z.shape[1])
+        if basis.shape[1] == 0:
+            return None
+        zero = _can_go(self._rows @ basis)
+        return Limit(zero, self._kept_columns(~zero)) if zero.any() else None
+
+    def signs(self, zero: Mask) -> tuple[dict[int, float], Array]:
+        """Where the coefficients go when the studies `zero` lose their τ².
+
+        Returns column → -inf, inf or nan (either way) for those without a finite value, and one
+        direction (q,). If one coefficient alone can carry the divergence, it is taken to do so.
+        """
+        basis = _null_space(self._rows[~zero], self.Z.shape[1])
+        coefficients = self._back @ basis
+        sizes = np.linalg.norm(coefficients, axis=1)
+        moved = sizes > _ZERO * np.linalg.norm(self._back, axis=1)
+        gone = _distinct(self._rows[zero] @ basis)
+        direction = coefficients @ _inside(gone)
+        signs = {
+            int(j): _shared_sign(coefficients[j] / sizes[j], gone) for j in np.flatnonzero(moved)
+        }
+        if all(map(math.isnan, signs.values())):
+            for j in signs:
+                column = self.Z[zero, j]
+                if not self.Z[~zero, j].any() and (column.min() > 0 or column.max() < 0):
+                    signs[j] = -math.inf if column.min() > 0 else math.inf
+                    return signs, np.where(np.arange(len(moved)) == j, np.sign(signs[j]), 0.0)
+        direction = np.where(moved, direction, 0.0)
+        return signs, direction / np.abs(direction).max()
+
+    def _kept_columns(self, free: Mask) -> tuple[int, ...]:
+        """Independent columns for the studies that keep their τ²: first those that stay finite."""
+        if not free.any():
+            return ()
+        basis = _null_space(self._rows[free], self.Z.shape[1])
+        rank = self.Z.shape[1] - basis.shape[1]
+        moves = np.linalg.norm(self._back @ basis, axis=1)
+        moved = moves > _ZERO * np.linalg.norm(self._back, axis=1)
+        finite, others = np.flatnonzero(~moved), np.flatnonzero(moved)
+        here = self.Z[free] / np.maximum(np.linalg.norm(self.Z[free], axis=0), 1e-300)
+        rest = here[:, others]
+        if len(finite):
+            Q = np.linalg.qr(here[:, finite])[0]
+            rest = rest - Q @ (Q.T @ rest)
+        _, _, pivots = qr(rest, mode="economic", pivoting=True)
+        chosen = [int(others[i]) for i in pivots[: rank - len(finite)]]
+        return tuple(sorted([*map(int, finite), *chosen]))
 
 
-def limit_of(Z: Array, zero: Mask) -> Limit | None:
-    """The limit in which exactly the studies `zero` lose their τ²; None when none exists."""
-    q = Z.shape[1]
-    units = np.abs(Z).max(axis=0)
-    scaled = Z / units
-    free, gone = np.unique(scaled[~zero], axis=0), np.unique(scaled[zero], axis=0)
-    basis = null_space(free, rcond=_ZERO) if len(free) else np.eye(q)
-    if basis.shape[1] == 0:
-        return None
-    moved = np.abs(basis).max(axis=1) > _ZERO
-    direction = _direction(gone @ basis)
-    if direction is None:
-        return None
-    if basis.shape[1] == 1:
-        d = basis @ direction
-        signs = {int(j): float(np.copysign(np.inf, d[j])) for j in np.flatnonzero(moved)}
-    else:
-        d, signs = _signs(basis, gone @ basis, np.flatnonzero(moved), basis @ direction)
-    return Limit(zero, _kept_columns(free, moved), signs, _scaled(d / units))
+def _null_space(rows: Array, q: int) -> Array:
+    """An orthonormal basis (q, m) of the directions along which `rows` (n, q) do not change."""
+    if not len(rows):
+        return np.eye(q)
+    _, sizes, directions = np.linalg.svd(np.linalg.qr(rows, mode="r"), full_matrices=True)
+    return np.asarray(directions[int((sizes > _ZERO * sizes[0]).sum()) :].T)
 
 
-def _scaled(direction: Array) -> Array:
-    largest = float(np.abs(direction).max())
-    return np.where(np.abs(direction) < _ZERO * largest, 0.0, direction / largest)
+def _can_go(rows: Array) -> Mask:
+    """The largest set of rows (n, m) with ``rows @ c < 0`` for some c with ``rows @ c <= 0``."""
+    sizes = np.linalg.norm(rows, axis=1)
+    outside = sizes > _ZERO * max(1.0, sizes.max())
+    found = np.zeros(len(rows), dtype=bool)
+    if not outside.any():
+        return found
+    units = rows[outside] / sizes[outside, None]
+    on = {1: _largest_on_line, 2: _largest_in_plane}.get(units.shape[1], _largest)
+    found[outside] = on(units)
+    return found
 
 
-def _direction(gone: Array) -> Array | None:
-    """A c with ``gone @ c < 0`` in every row, or None."""
+def _largest_on_line(units: Array) -> Mask:
+    return np.full(len(units), bool((units < 0).all() or (units > 0).all()))
+
+
+def _largest_in_plane(units: Array) -> Mask:
+    """All, if a half-plane holds the rows; but not those on its border, if they need both ends."""
+    angles = np.arctan2(units[:, 1], units[:, 0])
+    ordered = np.sort(angles)
+    gaps = np.diff(ordered, append=ordered[0] + 2 * math.pi)
+    widest = int(np.argmax(gaps))
+    if gaps[widest] < math.pi - _ZERO:
+        return np.zeros(len(units), dtype=bool)
+    if gaps[widest] > math.pi + _ZERO:
+        return np.ones(len(units), dtype=bool)
+    away = ordered[widest] + gaps[widest] / 2
+    return np.asarray(units @ np.array([math.cos(away), math.sin(away)]) < -_ZERO)
+
+
+def _largest(units: Array) -> Mask:
+    from scipy.optimize import linprog  # slow to import, and seldom needed
+
+    if (units @ _towards(units) < -_ZERO).all():
+        return np.ones(len(units), dtype=bool)
+    # maximise Σ s subject to units @ c + s <= 0, 0 <= s <= 1; the cone has no scale, so s is 0 or 1
+    n, m = units.shape
+    constraints: Any = hstack([csr_array(units), eye_array(n)])
+    program = linprog(
+        np.r_[np.zeros(m), -np.ones(n)],
+        A_ub=constraints,
+        b_ub=np.zeros(n),
+        bounds=[(None, None)] * m + [(0, 1)] * n,
+    )
+    if program.x is None:
+        return np.zeros(n, dtype=bool)
+    return np.asarray(program.x[m:] > 0.5)
+
+
+def _towards(units: Array) -> Array:
+    """A first guess at a c with ``units @ c < 0``: exact where some direction serves all alike."""
+    return np.asarray(np.linalg.lstsq(units, -np.ones(len(units)), rcond=None)[0])
+
+
+def _inside(gone: Array) -> Array:
+    """A c with ``gone @ c < 0`` in every row, far from the borders."""
+    from scipy.optimize import linprog
+
+    guess = _towards(gone)
+    if (gone @ guess < -_ZERO).all():
+        return guess
     m = gone.shape[1]
-    if m == 1:
-        column = gone[:, 0]
-        if (column < -_ZERO).all():
-            return np.ones(1)
-        return -np.ones(1) if (column > _ZERO).all() else None
-    # maximise t subject to gone @ c + t <= 0, |c| <= 1
+    units = gone / np.linalg.norm(gone, axis=1)[:, None]
     program = linprog(
         np.r_[np.zeros(m), -1.0],
-        A_ub=np.c_[gone, np.ones(len(gone))],
-        b_ub=np.zeros(len(gone)),
+        A_ub=np.c_[units, np.ones(len(units))],
+        b_ub=np.zeros(len(units)),
         bounds=[(-1, 1)] * m + [(0, None)],
     )
-    if program.status != 0 or -program.fun < _ZERO:
-        return None
-    return np.asarray(program.x[:m])
+    return guess if program.x is None else np.asarray(program.x[:m])
 
 
-def _signs(
-    basis: Array, gone: Array, moved: npt.NDArray[np.intp], direction: Array
-) -> tuple[Array, dict[int, float]]:
-    """Signs that every feasible direction shares; nan for the others.
+def _shared_sign(coefficient: Array, gone: Array) -> float:
+    """±inf if the coefficient has this sign in every c with ``gone @ c < 0``, else nan.
 
-    If one coefficient alone can carry the divergence, it is taken as the one that does.
+    By Farkas' lemma ``coefficient @ c <= 0`` for all those c just when it is a combination of the
+    rows of `gone` with no negative weight.
     """
-    m = basis.shape[1]
-    signs: dict[int, float] = {}
-    for j in moved:
-        ends = [
-            linprog(
-                -sign * basis[j], A_ub=gone, b_ub=-np.ones(len(gone)), bounds=[(None, None)] * m
-            )
-            for sign in (1.0, -1.0)
-        ]
-        highest = np.inf if ends[0].status != 0 else -ends[0].fun
-        lowest = -np.inf if ends[1].status != 0 else ends[1].fun
-        signs[int(j)] = -np.inf if highest <= _ZERO else np.inf if lowest >= -_ZERO else np.nan
-    if any(np.isfinite(value) or np.isinf(value) for value in signs.values()):
-        return direction, signs
-    for j in moved:
-        unit = np.zeros(len(basis))
-        unit[j] = 1.0
-        along = gone @ (np.linalg.pinv(basis) @ unit)
-        inside = np.allclose(basis @ (np.linalg.pinv(basis) @ unit), unit)
-        for sign in (-1.0, 1.0):
-            if inside and (sign * along < -_ZERO).all():
-                signs[int(j)] = sign * np.inf
-                return sign * unit, signs
-    return direction, signs
+    from scipy.optimize import nnls
+
+    for sign in (-1.0, 1.0):
+        _, rest = nnls(gone.T, -sign * coefficient, maxiter=100 * len(gone) + 1000)
+        if rest < _ZERO:
+            return sign * math.inf
+    return math.nan
 
 
-def _kept_columns(free: Array, moved: Mask) -> tuple[int, ...]:
-    """Independent columns for the studies that keep their τ²: first those that stay finite."""
-    finite = list(np.flatnonzero(~moved))
-    if not len(free):
-        return ()
-    others = list(np.flatnonzero(moved))
-    rest = free[:, others]
-    if finite:
-        Q = np.linalg.qr(free[:, finite])[0]
-        rest = rest - Q @ (Q.T @ rest)
-    _, R, pivots = qr(rest, mode="economic", pivoting=True)
-    diagonal = np.abs(np.diag(R))
-    rank = int((diagonal > _ZERO * max(1.0, float(np.abs(free).max()))).sum())
-    return tuple(sorted(finite + [others[i] for i in pivots[:rank]]))
+def _distinct(rows: Array) -> Array:
+    """The different rows; in a plane, only the outermost two directions bound anything."""
+    units = rows / np.linalg.norm(rows, axis=1)[:, None]
+    if units.shape[1] == 2:
+        centre = -_inside(units)
+        across = units @ np.array([-centre[1], centre[0]]) / (units @ centre)
+        return np.asarray(units[[int(np.argmin(across)), int(np.argmax(across))]])
+    return np.unique(units, axis=0)

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import cached_property, partial
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 from bayes_lsm.design import Design
 from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning
-from bayes_lsm.likelihood.independent import (
-    Evaluation,
-    Method,
-    estimate_location,
-    evaluate,
-)
-from bayes_lsm.likelihood.independent import tau2 as tau2_of
-from bayes_lsm.reml.divergence import Divergence, Limit, candidate_limits
+from bayes_lsm.likelihood.independent import Method, evaluate
+from bayes_lsm.reml.divergence import Cone, Divergence, Limit
 from bayes_lsm.reml.heterogeneity import (
     ChiSquareTest,
     Heterogeneity,
@@ -28,19 +21,21 @@ from bayes_lsm.reml.heterogeneity import (
     standard_error_tau2,
     typical_sampling_variance,
 )
-from bayes_lsm.reml.newton import Ascent, ascend
-from bayes_lsm.results import format_table, stack_parts, wald_table
+from bayes_lsm.reml.search import Point, Search
+from bayes_lsm.results import model_title, stack_parts, wald_table
+from bayes_lsm.tables import Printable, format_table, text_table, wrap_notes
 
 Array = npt.NDArray[np.float64]
 
-# Two log-likelihoods nearer than this, relative to their size, are the same up to rounding.
-_EQUAL = 1e-10
-# A curvature this small, relative to the largest, leaves a coefficient without information.
-_NO_INFORMATION = 1e-10
+
+_FLAT = (
+    "the data do not identify every scale coefficient: the likelihood is flat around the estimate, "
+    "so there no standard errors are given"
+)
 
 
 @dataclass(frozen=True, eq=False)
-class RemlFit:
+class RemlFit(Printable):
     """A frequentist fit of a location-scale model.
 
     Attributes
@@ -63,6 +58,14 @@ class RemlFit:
     divergence : Divergence or None
         Which scale coefficients run to infinity, and why.
     converged : bool
+    stop : ndarray, shape (q,)
+        Scale coefficients where an ordinary optimiser stops.
+    rival : ndarray, shape (q,), or None
+        Scale coefficients of another maximum that is higher, but by so little (less than 0.05 in
+        the log-likelihood) that the data do not choose between the two. The one reported is the one
+        that ordinary starting values lead to.
+    rival_loglik : float
+        Its log-likelihood; nan without one.
     """
 
     design: Design
@@ -76,6 +79,8 @@ class RemlFit:
     divergence: Divergence | None
     converged: bool
     stop: Array
+    rival: Array | None = None
+    rival_loglik: float = np.nan
 
     @property
     def location(self) -> pd.DataFrame:
@@ -139,9 +144,11 @@ class RemlFit:
         The same as `to_dataframe` unless a coefficient diverges. Then its estimate here is an
         accident of the optimiser's tolerance, and its standard error is meaningless.
         """
+        if self.divergence is None:
+            return self.to_dataframe()
         design = self.design
-        here = _evaluator(design, self.method)(self.stop)
-        with np.errstate(invalid="ignore"):
+        here = evaluate(self.stop, design.y, design.v, design.X, design.Z, method=self.method)
+        with np.errstate(invalid="ignore", divide="ignore"):
             scale = wald_table(design.scale.names, self.stop, np.linalg.pinv(-here.hessian, 1e-20))
         return stack_parts(
             wald_table(design.location.names, here.location.beta, here.location.covariance), scale
@@ -171,41 +178,65 @@ class RemlFit:
         if design.X.shape[1] == 1 or "intrcpt" not in design.location.names:
             return np.nan
         ones = np.ones((design.n_studies, 1))
-        without = _best(design.y, design.v, ones, ones, self.method)[0]
+        without = Search(design.y, design.v, ones, ones, self.method).best
         total = float(without.tau2[0])
         return 100 * max(0.0, 1 - tau2 / total) if total > 0 else 0.0
 
-    @cached_property
-    def _title(self) -> str:
-        k, design = self.design.n_studies, self.design
-        if design.scale.names != ("intrcpt",):
-            kind = "Location-Scale Model"
-        elif design.location.names == ("intrcpt",):
-            kind = "Random-Effects Model"
-        else:
-            kind = "Mixed-Effects Model"
-        dropped = f"; {len(design.dropped)} rows with missing values left out"
-        return f"{kind} (k = {k}; {self.method}{dropped if design.dropped else ''})"
+    @property
+    def label(self) -> str:
+        """The method."""
+        return self.method
 
-    def __str__(self) -> str:
+    @property
+    def title(self) -> str:
+        """The kind of model, its number of studies, and how it was fitted."""
+        return model_title(self.design, self.label)
+
+    def comparison(self, *, at_stop: bool = False) -> dict[str, pd.DataFrame]:
+        """The columns of this fit in a side-by-side table: estimate and se."""
+        shown = ["estimate", "se"]
+        columns = {"": self.to_dataframe()[shown]}
+        if at_stop and self.divergence:
+            columns[" at stop"] = self.at_stop[shown]
+        return columns
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of any table of this fit has to know."""
+        found = []
+        if self.divergence:
+            found.append(str(self.divergence))
+        elif np.isnan(self.vcov_scale).any():
+            found.append(_FLAT)
+        if self.rival is not None:
+            at = ", ".join(
+                f"{term} {value:.2f}"
+                for term, value in zip(self.design.scale.names, self.rival, strict=True)
+            )
+            higher = self.rival_loglik - self.loglik
+            found.append(
+                f"the likelihood has another maximum, higher by {higher:.4f}, with the "
+                f"scale coefficients {at}; the data do not choose between the two"
+            )
+        if not self.converged:
+            found.append("the optimiser did not converge; do not use these numbers")
+        return (*found, *self.design.notes)
+
+    def to_string(self, *, digits: int | None = None) -> str:
+        """All of the fit as text."""
+        digits = self._digits if digits is None else digits
         criteria = pd.DataFrame(
             {"logLik": [self.loglik], "AIC": [self.aic], "BIC": [self.bic], "AICc": [self.aicc]},
             index=[""],
         )
-        lines = [self._title, "", format_table(criteria), ""]
-        lines += ["Location:", format_table(self.location), ""]
-        lines += ["Scale (ln τ²):", format_table(self.scale), ""]
-        lines += [str(self.heterogeneity())]
-        if self.divergence:
-            lines += ["", f"Note: {self.divergence}."]
-        if not self.converged:
-            lines += ["", "Note: the optimiser did not converge; do not use these numbers."]
-        return "\n".join(lines)
-
-    def _repr_html_(self) -> str:
-        table = self.to_dataframe().to_html(float_format="%.4f", na_rep="")
-        note = f"<p>{self.divergence}</p>" if self.divergence else ""
-        return f"<p>{self._title}, logLik = {self.loglik:.4f}</p>{table}{note}"
+        parts = [
+            self.title,
+            format_table(criteria, digits=digits),
+            text_table(self.to_dataframe(), digits=digits),
+            str(self.heterogeneity()),
+            *wrap_notes(self.notes),
+        ]
+        return "\n\n".join(parts)
 
 
 def fit_reml(design: Design, *, method: Method = "REML") -> RemlFit:
@@ -232,155 +263,57 @@ def fit_reml(design: Design, *, method: Method = "REML") -> RemlFit:
     Viechtbauer, W., & López-López, J. A. (2022). Location-scale models for meta-analysis.
     Research Synthesis Methods, 13(6), 697-715. doi:10.1002/jrsm.1562
     """
-    best, stop = _best(design.y, design.v, design.X, design.Z, method)
-    alpha, covariance = _coefficients(best, design.Z.shape[1])
-    divergence = _describe(best.limit, design)
+    search = Search(design.y, design.v, design.X, design.Z, method)
+    best = search.best
+    alpha = _alpha(best, design)
     fit = RemlFit(
         design=design,
         method=method,
         alpha=alpha,
-        beta=best.ascent.evaluation.location.beta,
-        vcov_scale=covariance,
-        vcov_location=best.ascent.evaluation.location.covariance,
+        beta=best.evaluation.location.beta,
+        vcov_scale=_vcov_scale(best, alpha),
+        vcov_location=best.evaluation.location.covariance,
         tau2=best.tau2,
         loglik=best.value,
-        divergence=divergence,
-        converged=best.ascent.converged,
-        stop=stop,
+        divergence=_describe(best.limit, design),
+        converged=best.converged,
+        stop=search.stop,
+        rival=None if search.rival is None else _alpha(search.rival, design),
+        rival_loglik=np.nan if search.rival is None else search.rival.value,
     )
     _warn(fit)
     return fit
 
 
-@dataclass(frozen=True, eq=False)
-class _Candidate:
-    """A stationary point, in the interior or at a limit; `Z` maps its coefficients to ln τ²."""
-
-    ascent: Ascent
-    tau2: Array
-    Z: Array
-    limit: Limit | None
-
-    @property
-    def value(self) -> float:
-        return self.ascent.evaluation.value
-
-
-def _best(y: Array, v: Array, X: Array, Z: Array, method: Method) -> tuple[_Candidate, Array]:
-    """The highest point, limits at infinity included; and where an ordinary optimiser stops."""
-    interior = [_climb(y, v, X, Z, method, start, None) for start in _starts(y, v, X, Z)]
-    top = max(interior, key=lambda candidate: candidate.value)
-    limits = []
-    for ratio in {tuple(np.round(np.log10(c.tau2 / v + 1e-99), 1)): c for c in interior}.values():
-        for limit in candidate_limits(Z, ratio.tau2 / v):
-            kept = Z[:, list(limit.kept)]
-            free = ~limit.zero
-            start = _regress(np.log(ratio.tau2[free] + 1e-12 * v[free]), kept[free])
-            limits.append(_climb(y, v, X, kept, method, start, limit))
-    highest = max(limits, key=lambda candidate: candidate.value, default=top)
-    slack = _EQUAL * max(1.0, abs(top.value))
-    return (highest if highest.value >= top.value - slack else top), top.ascent.ordinary
-
-
-def _climb(
-    y: Array, v: Array, X: Array, Z: Array, method: Method, start: Array, limit: Limit | None
-) -> _Candidate:
-    """Ascend in coordinates in which the scale moderators are orthonormal.
-
-    So neither the units of the moderators nor their means change the path.
-    """
-    zero = None if limit is None else limit.zero
-    if not Z.shape[1]:
-        here = evaluate(start, y, v, X, Z, method=method, zero=zero)
-        return _Candidate(Ascent(start, here, start, True, 0), np.zeros_like(v), Z, limit)
-    rows = slice(None) if zero is None else ~zero
-    R = np.linalg.qr(Z[rows], mode="r") / np.sqrt(len(Z[rows]))
-    inverse = np.linalg.solve(R, np.eye(len(R)))
-    rotated = Z @ inverse
-    ascent = ascend(partial(_evaluate_at, y, v, X, rotated, method, zero), R @ start, rotated[rows])
-    back = _rotate(ascent, R, inverse)
-    return _Candidate(back, tau2_of(back.alpha, Z, zero), Z, limit)
-
-
-def _evaluate_at(
-    y: Array,
-    v: Array,
-    X: Array,
-    Z: Array,
-    method: Method,
-    zero: npt.NDArray[np.bool_] | None,
-    alpha: Array,
-) -> Evaluation:
-    return evaluate(alpha, y, v, X, Z, method=method, zero=zero)
-
-
-def _evaluator(design: Design, method: Method) -> partial[Evaluation]:
-    return partial(_evaluate_at, design.y, design.v, design.X, design.Z, method, None)
-
-
-def _rotate(ascent: Ascent, R: Array, inverse: Array) -> Ascent:
-    here = ascent.evaluation
-    original = Evaluation(here.value, R.T @ here.score, R.T @ here.hessian @ R, here.location)
-    return Ascent(
-        inverse @ ascent.alpha,
-        original,
-        inverse @ ascent.ordinary,
-        ascent.converged,
-        ascent.iterations,
-    )
-
-
-def _starts(y: Array, v: Array, X: Array, Z: Array) -> list[Array]:
-    """Starting values: one common τ² (small, middling, large), and regressions of residuals."""
-    residuals = estimate_location(y, v + np.mean(v), X).residuals
-    spread = len(y) / max(1, len(y) - X.shape[1]) * float(np.mean(residuals**2 - v))
-    common = max(spread, 0.05 * float(np.median(v)))
-    starts = [_regress(np.full(len(y), np.log(common * c)), Z) for c in (1.0, 0.1, 10.0)]
-    for floor in (0.5, 0.05):
-        excess = np.log(np.maximum(residuals**2 - v, floor * v))
-        starts.append(_regress(excess, Z))
-    return starts
-
-
-def _regress(log_tau2: Array, Z: Array) -> Array:
-    if not Z.shape[1]:
-        return np.zeros(0)
-    return np.asarray(np.linalg.lstsq(Z, log_tau2, rcond=None)[0])
-
-
-def _coefficients(best: _Candidate, q: int) -> tuple[Array, Array]:
-    """α and its covariance on the user's terms, with ±inf and nan at a limit."""
-    kept = list(range(q)) if best.limit is None else list(best.limit.kept)
-    signs = {} if best.limit is None else best.limit.signs
-    alpha = np.full(q, np.nan)
-    covariance = np.full((q, q), np.nan)
-    alpha[kept] = best.ascent.alpha
-    covariance[np.ix_(kept, kept)] = _inverse_information(best.ascent.evaluation.hessian)
-    for j, sign in signs.items():
+def _alpha(point: Point, design: Design) -> Array:
+    """α on the user's terms: ±inf, or nan, for what a limit has taken."""
+    if point.limit is None:
+        return point.alpha
+    alpha = np.full(design.Z.shape[1], np.nan)
+    alpha[list(point.limit.kept)] = point.alpha
+    for j, sign in Cone(design.Z).signs(point.limit.zero)[0].items():
         alpha[j] = sign
-        covariance[j, :] = covariance[:, j] = np.nan
-    return alpha, covariance
+    return alpha
 
 
-def _inverse_information(hessian: Array) -> Array:
-    """The inverse of −H; nan where the curvature shows no information on a coefficient."""
-    if not len(hessian):
-        return hessian
-    size = np.sqrt(np.abs(np.diag(hessian)))
-    size[size == 0] = 1.0
-    values, vectors = np.linalg.eigh(-hessian / np.outer(size, size))
-    if values.min() < _NO_INFORMATION * max(values.max(), 1.0):
-        return np.full_like(hessian, np.nan)
-    return np.asarray(vectors / values @ vectors.T / np.outer(size, size))
+def _vcov_scale(point: Point, alpha: Array) -> Array:
+    if point.limit is None:
+        return point.covariance
+    covariance = np.full((len(alpha), len(alpha)), np.nan)
+    covariance[np.ix_(point.limit.kept, point.limit.kept)] = point.covariance
+    infinite = ~np.isfinite(alpha)
+    covariance[infinite, :] = covariance[:, infinite] = np.nan
+    return covariance
 
 
 def _describe(limit: Limit | None, design: Design) -> Divergence | None:
     if limit is None:
         return None
+    signs, direction = Cone(design.Z).signs(limit.zero)
     names = design.scale.names
     return Divergence(
-        terms={names[j]: sign for j, sign in limit.signs.items()},
-        direction=dict(zip(names, map(float, limit.direction), strict=True)),
+        terms={names[j]: sign for j, sign in signs.items()},
+        direction=dict(zip(names, map(float, direction), strict=True)),
         studies=tuple(design.labels[i] for i in np.flatnonzero(limit.zero)),
         everywhere=bool(limit.zero.all()),
     )
@@ -392,7 +325,7 @@ def _omnibus(names: tuple[str, ...], estimate: Array, covariance: Array) -> ChiS
     if not (np.isfinite(b).all() and np.isfinite(V).all()):
         return ChiSquareTest(np.nan, len(tested), np.nan)
     statistic = float(b @ np.linalg.solve(V, b))
-    return ChiSquareTest(statistic, len(tested), float(chi2.sf(statistic, len(tested))))
+    return ChiSquareTest(statistic, len(tested), float(chdtrc(len(tested), statistic)))
 
 
 def _warn(fit: RemlFit) -> None:
@@ -405,8 +338,7 @@ def _warn(fit: RemlFit) -> None:
         )
     elif np.isnan(fit.vcov_scale).any():
         warnings.warn(
-            "the data do not identify every scale coefficient: the likelihood is flat around the "
-            "estimate, so no standard errors are given; simplify the scale formula",
+            f"{_FLAT}; simplify the scale formula",
             ConvergenceWarning,
             stacklevel=3,
         )

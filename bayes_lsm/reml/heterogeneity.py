@@ -6,12 +6,13 @@ I² and H² compare τ² with the typical sampling variance ṽ = (k − p) / tr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 from bayes_lsm.likelihood.independent import estimate_location
 
@@ -26,7 +27,7 @@ class ChiSquareTest:
     df: int
     pval: float
 
-    def __iter__(self):  # type: ignore[no-untyped-def]
+    def __iter__(self) -> Iterator[float]:
         return iter((self.statistic, self.df, self.pval))
 
 
@@ -72,7 +73,8 @@ class Heterogeneity:
         about = "" if self.constant else " of the average study"
         se = f" (SE = {self.se_tau2:.4f})" if np.isfinite(self.se_tau2) else ""
         r2 = [f"R² (heterogeneity accounted for):        {self.R2:.2f}%"]
-        q = f"Q(df = {self.Q.df}) = {self.Q.statistic:.4f}, p = {self.Q.pval:.4f}"
+        pval = "p < .0001" if self.Q.pval < 1e-4 else f"p = {self.Q.pval:.4f}"
+        q = f"Q(df = {self.Q.df}) = {self.Q.statistic:.4f}, {pval}"
         lines = [
             f"τ²{about}: {self.tau2:.4f}{se}",
             f"τ{about}:  {self.tau:.4f}",
@@ -89,7 +91,7 @@ def cochran_q(y: Array, v: Array, X: Array) -> ChiSquareTest:
     residuals = estimate_location(y, v, X).residuals
     df = len(y) - X.shape[1]
     statistic = float(np.sum(residuals**2 / v))
-    return ChiSquareTest(statistic, df, float(chi2.sf(statistic, df)))
+    return ChiSquareTest(statistic, df, float(chdtrc(df, statistic)))
 
 
 def typical_sampling_variance(v: Array, X: Array) -> float:

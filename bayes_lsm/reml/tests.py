@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy.stats import chi2
+from scipy.special import chdtrc
 
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.fit import RemlFit
-from bayes_lsm.results import format_table
+from bayes_lsm.tables import format_cells, format_table
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class LikelihoodRatioTest:
         return format_table(self.table)
 
     def _repr_html_(self) -> str:
-        return self.table.to_html(float_format="%.4f", na_rep="")
+        return str(format_cells(self.table, digits=4).to_html())
 
 
 def likelihood_ratio_test(full: RemlFit, reduced: RemlFit) -> LikelihoodRatioTest:
@@ -59,7 +59,7 @@ def likelihood_ratio_test(full: RemlFit, reduced: RemlFit) -> LikelihoodRatioTes
     _check_comparable(full, reduced)
     df = full.n_parameters - reduced.n_parameters
     statistic = max(0.0, 2 * (full.loglik - reduced.loglik))
-    pval = float(chi2.sf(statistic, df))
+    pval = float(chdtrc(df, statistic))
     rows = [
         {
             "df": fit.n_parameters,
