@@ -19,11 +19,19 @@ from numba import njit, prange
 from bayes_lsm.links import LARGEST_EXPONENT
 
 _LONGEST_STEP = 4.0
-_LARGEST_ITERATIONS = 200
+_LARGEST_ITERATIONS = 500
+# ln(τ²/v) below which a study's τ² changes no digit of the log-likelihood.
+_NEGLIGIBLE = 1e-13
+# Relative gain that no step could realise, and yet so small that the climb has succeeded.
+_STUCK = 1e-9
 _FLATTEST_CURVATURE = 1e-14
+# Upward curvature, in (ln τ²)⁻², that makes a stationary point a saddle or a minimum, not rounding.
+_SADDLE = 1e-6
+# Sums may be reordered; infinities and nan keep their meaning.
+_SUMS = {"reassoc", "contract"}
 
 
-@njit(cache=True, fastmath=False)
+@njit(cache=True)
 def cholesky(A, L):
     """L with A = LL', in place; False where A is not positive definite."""
     p = A.shape[0]
@@ -41,20 +49,75 @@ def cholesky(A, L):
     return True
 
 
+@njit(cache=True, fastmath=_SUMS)
+def _orthonormalise(Q, e, R, c):
+    """Modified Gram–Schmidt on the rows of Q (p, n), in place; Q = R'Q_new, c = Q_new e.
+
+    Leaves in `e` the residual. Unlike the normal equations it keeps its digits when sampling
+    variances differ by many powers of ten. False where a row depends on those before it.
+    """
+    p, n = Q.shape
+    for a in range(p):
+        s = 0.0
+        for i in range(n):
+            s += Q[a, i] * Q[a, i]
+        norm = math.sqrt(s)
+        if not norm > 0.0:
+            return False
+        R[a, a] = norm
+        for i in range(n):
+            Q[a, i] /= norm
+        for b in range(a + 1, p):
+            s = 0.0
+            for i in range(n):
+                s += Q[a, i] * Q[b, i]
+            R[a, b] = s
+            for i in range(n):
+                Q[b, i] -= s * Q[a, i]
+        s = 0.0
+        for i in range(n):
+            s += Q[a, i] * e[i]
+        c[a] = s
+        for i in range(n):
+            e[i] -= s * Q[a, i]
+    return True
+
+
 @njit(cache=True)
+def _solve(R, c, beta, covariance):
+    """β = R⁻¹c and its covariance R⁻¹R⁻ᵀ."""
+    p = len(c)
+    inverse = np.zeros((p, p))
+    for b in range(p):
+        inverse[b, b] = 1.0 / R[b, b]
+        for a in range(b - 1, -1, -1):
+            s = 0.0
+            for k in range(a + 1, b + 1):
+                s += R[a, k] * inverse[k, b]
+            inverse[a, b] = -s / R[a, a]
+    for a in range(p):
+        beta[a] = 0.0
+        for k in range(a, p):
+            beta[a] += inverse[a, k] * c[k]
+        for b in range(a + 1):
+            s = 0.0
+            for k in range(a, p):
+                s += inverse[a, k] * inverse[b, k]
+            covariance[a, b] = covariance[b, a] = s
+
+
+@njit(cache=True, fastmath=_SUMS)
 def evaluate(alpha, y, v, X, Z, offset, zero, identity, reml, score, hessian, beta, covariance):
     """The log-likelihood without its constants, −½ [ Σ ln(v + τ²) + r'Wr (+ ln |X'WX| for REML) ].
 
     Fills score (q,), hessian (q, q), beta (p,) and its covariance (p, p). nan where X'WX is
-    singular to rounding.
+    singular to rounding, or a total variance is not positive.
     """
     n, p = X.shape
     q = Z.shape[1]
     masked, shifted = zero.shape[0] > 0, offset.shape[0] > 0
-    d = np.empty(n)
-    w = np.empty(n)
-    A = np.zeros((p, p))
-    b = np.zeros(p)
+    d, w, e = np.empty(n), np.empty(n), np.empty(n)
+    Q = np.empty((p, n))
     total = 0.0
     product = 1.0
     for i in range(n):
@@ -76,79 +139,51 @@ def evaluate(alpha, y, v, X, Z, offset, zero, identity, reml, score, hessian, be
             total += math.log(product)
             product = 1.0
         w[i] = 1.0 / variance
+        root = math.sqrt(w[i])
+        e[i] = root * y[i]
         for a in range(p):
-            wx = w[i] * X[i, a]
-            b[a] += wx * y[i]
-            for c in range(a + 1):
-                A[a, c] += wx * X[i, c]
+            Q[a, i] = root * X[i, a]
     total += math.log(product)
-    L = np.zeros((p, p))
-    if not cholesky(A, L):
+    R, c = np.zeros((p, p)), np.empty(p)
+    if not _orthonormalise(Q, e, R, c):
         return np.nan
-    inverse = np.zeros((p, p))  # L⁻¹, lower triangular
-    for c in range(p):
-        inverse[c, c] = 1.0 / L[c, c]
-        for a in range(c + 1, p):
-            s = 0.0
-            for k in range(c, a):
-                s -= L[a, k] * inverse[k, c]
-            inverse[a, c] = s / L[a, a]
-    for a in range(p):
-        beta[a] = 0.0
-    for k in range(p):
-        s = 0.0
-        for c in range(k + 1):
-            s += inverse[k, c] * b[c]
-        for a in range(k + 1):
-            beta[a] += inverse[k, a] * s
-    for a in range(p):
-        for c in range(a + 1):
-            s = 0.0
-            for k in range(a, p):
-                s += inverse[k, a] * inverse[k, c]
-            covariance[a, c] = covariance[c, a] = s
+    _solve(R, c, beta, covariance)
     score[:] = 0.0
     hessian[:] = 0.0
     g = np.zeros((q, p))
     M = np.zeros((q, p, p))
-    t = np.empty(p)
     for i in range(n):
-        r = y[i]
-        for a in range(p):
-            r -= X[i, a] * beta[a]
-        u = w[i] * r
-        total += u * r
+        total += e[i] * e[i]
         # First and second derivative of τ² in η.
         first = 0.0 if masked and zero[i] else 1.0 if identity else d[i]
         second = 0.0 if identity else d[i]
+        if first == 0.0:
+            continue
+        root = math.sqrt(w[i])
+        u = root * e[i]  # = Py
+        wd = w[i] * first
         trace = w[i]
-        products = (w[i] * first) ** 2
-        for k in range(p):  # t = L⁻¹x, so h = x'(X'WX)⁻¹x = |t|²
-            s = 0.0
-            for c in range(k + 1):
-                s += inverse[k, c] * X[i, c]
-            t[k] = s
+        products = wd * wd
         if reml:
             h = 0.0
-            for k in range(p):
-                h += t[k] * t[k]
-            trace -= w[i] * w[i] * h
-            products -= 2.0 * w[i] ** 3 * first**2 * h
+            for a in range(p):
+                h += Q[a, i] * Q[a, i]
+            trace -= w[i] * h
+            products -= 2.0 * wd * wd * h
         excess = u * u - trace
         weight = 0.5 * second * excess + 0.5 * products - w[i] * (first * u) ** 2
-        wd = w[i] * first
         for j in range(q):
             z = Z[i, j]
             score[j] += 0.5 * first * excess * z
             for k in range(j + 1):
                 hessian[j, k] += weight * z * Z[i, k]
+            pull = first * u * root * z
             for a in range(p):
-                g[j, a] += wd * u * z * t[a]
+                g[j, a] += pull * Q[a, i]
             if reml:
-                scale = w[i] * wd * z
                 for a in range(p):
-                    for c in range(a + 1):
-                        M[j, a, c] += scale * t[a] * t[c]
+                    for b in range(a + 1):
+                        M[j, a, b] += wd * z * Q[a, i] * Q[b, i]
     for j in range(q):
         for k in range(j + 1):
             s = 0.0
@@ -156,13 +191,13 @@ def evaluate(alpha, y, v, X, Z, offset, zero, identity, reml, score, hessian, be
                 s += g[j, a] * g[k, a]
                 if reml:
                     s += 0.5 * M[j, a, a] * M[k, a, a]
-                    for c in range(a):
-                        s += M[j, a, c] * M[k, a, c]
+                    for b in range(a):
+                        s += M[j, a, b] * M[k, a, b]
             hessian[j, k] += s
             hessian[k, j] = hessian[j, k]
     if reml:
         for a in range(p):
-            total += 2.0 * math.log(L[a, a])
+            total += 2.0 * math.log(R[a, a])
     return -0.5 * total
 
 
@@ -207,6 +242,45 @@ def _newton_step(score, hessian, step):
 
 
 @njit(cache=True)
+def _upward(hessian):
+    """The largest eigenvalue of H, and its direction; −1 where all are negative."""
+    q = hessian.shape[0]
+    if cholesky(-hessian, np.zeros((q, q))):
+        return -1.0, np.zeros(q)
+    values, vectors = np.linalg.eigh(hessian)
+    return values[-1], vectors[:, -1].copy()
+
+
+@njit(cache=True)
+def _allowed(alpha, step, v, Z, offset, zero, identity):
+    """How much of a step may be taken at once, at most 1.
+
+    It changes no study's ln τ² by more than `_LONGEST_STEP`, unless its τ² is negligible before and
+    after.
+    """
+    if identity:
+        return 1.0
+    masked, shifted = zero.shape[0] > 0, offset.shape[0] > 0
+    most = 1.0
+    for i in range(Z.shape[0]):
+        if masked and zero[i]:
+            continue
+        change = 0.0
+        for j in range(Z.shape[1]):
+            change += Z[i, j] * step[j]
+        if abs(change) <= _LONGEST_STEP * most:
+            continue
+        eta = offset[i] if shifted else 0.0
+        for j in range(Z.shape[1]):
+            eta += Z[i, j] * alpha[j]
+        room = math.log(_NEGLIGIBLE * v[i]) - eta  # positive: τ² is negligible now
+        if room > 0.0 and change <= 0.0:
+            continue
+        most = max(most, abs(change) / (max(room, 0.0) + _LONGEST_STEP))
+    return 1.0 / most
+
+
+@njit(cache=True)
 def ascend(start, y, v, X, Z, offset, zero, identity, reml, tolerance, early, out):
     """Safeguarded Newton ascent from `start`, written into `out`, a tuple of arrays:
 
@@ -216,13 +290,11 @@ def ascend(start, y, v, X, Z, offset, zero, identity, reml, tolerance, early, ou
     without its constants, the number of iterations, and whether it converged.
     """
     alpha, hessian, beta, covariance, ordinary = out
-    n = X.shape[0]
     q = Z.shape[1]
     score, score_there = np.empty(q), np.empty(q)
     hessian_there, beta_there = np.empty_like(hessian), np.empty_like(beta)
     covariance_there = np.empty_like(covariance)
     step, there = np.empty(q), np.empty(q)
-    masked = zero.shape[0] > 0
     alpha[:] = start
     ordinary[:] = start
     value = evaluate(
@@ -237,46 +309,63 @@ def ascend(start, y, v, X, Z, offset, zero, identity, reml, tolerance, early, ou
         if not stopped:
             ordinary[:] = alpha
             stopped = gain < early * size
-        if gain < tolerance * size:
-            return value, iteration, True
-        longest = 0.0
-        for i in range(n):
-            if masked and zero[i]:
-                continue
-            change = 0.0
-            for j in range(q):
-                change += Z[i, j] * step[j]
-            longest = max(longest, abs(change))
-        length = 1.0 if longest <= _LONGEST_STEP else _LONGEST_STEP / longest
-        slope = 0.0
-        for j in range(q):
-            slope += score[j] * step[j]
         climbed = False
-        for _ in range(30):
+        if gain >= tolerance * size:
+            length = _allowed(alpha, step, v, Z, offset, zero, identity)
+            slope = 0.0
             for j in range(q):
-                there[j] = alpha[j] + length * step[j]
-            candidate = evaluate(
-                there,
-                y,
-                v,
-                X,
-                Z,
-                offset,
-                zero,
-                identity,
-                reml,
-                score_there,
-                hessian_there,
-                beta_there,
-                covariance_there,
-            )
-            if candidate >= value + 1e-4 * length * slope:
-                climbed = True
-                break
-            length *= 0.5
+                slope += score[j] * step[j]
+            for _ in range(30):
+                for j in range(q):
+                    there[j] = alpha[j] + length * step[j]
+                candidate = evaluate(
+                    there,
+                    y,
+                    v,
+                    X,
+                    Z,
+                    offset,
+                    zero,
+                    identity,
+                    reml,
+                    score_there,
+                    hessian_there,
+                    beta_there,
+                    covariance_there,
+                )
+                if candidate >= value + 1e-4 * length * slope:
+                    climbed = True
+                    break
+                length *= 0.5
         if not climbed:
-            # No step climbs: at the level of rounding, or stuck.
-            return value, iteration, gain < 1e-9 * size
+            # At the level of rounding, on a saddle, or stuck.
+            curvature, direction = _upward(hessian)
+            for trial in range(6):
+                if curvature < _SADDLE:
+                    break
+                length = (1.0, 0.1, 0.01)[trial // 2] * (1.0 - 2.0 * (trial % 2))
+                for j in range(q):
+                    there[j] = alpha[j] + length * direction[j]
+                candidate = evaluate(
+                    there,
+                    y,
+                    v,
+                    X,
+                    Z,
+                    offset,
+                    zero,
+                    identity,
+                    reml,
+                    score_there,
+                    hessian_there,
+                    beta_there,
+                    covariance_there,
+                )
+                if candidate > value + 0.1 * length * length * curvature:
+                    climbed = True
+                    break
+        if not climbed:
+            return value, iteration, gain < _STUCK * size
         alpha[:] = there
         value = candidate
         score[:], hessian[:] = score_there, hessian_there
@@ -294,6 +383,48 @@ def allocate(m, p, q):
         np.empty((m, p, p)),
         np.empty((m, q)),
     )
+
+
+@njit(cache=True, parallel=True)
+def log_likelihoods(alphas, y, v, X, Z, offset, zero, identity, reml):
+    """The log-likelihood without its constants at each α (m, q)."""
+    m, q = alphas.shape
+    p = X.shape[1]
+    values = np.empty(m)
+    for i in prange(m):
+        values[i] = evaluate(
+            alphas[i],
+            y,
+            v,
+            X,
+            Z,
+            offset,
+            zero,
+            identity,
+            reml,
+            np.empty(q),
+            np.empty((q, q)),
+            np.empty(p),
+            np.empty((p, p)),
+        )
+    return values
+
+
+@njit(cache=True, parallel=True)
+def ascend_starts(starts, y, v, X, Z, offset, zero, identity, reml, tolerance, early):
+    """One ascent from each start (m, q).
+
+    Returns values (m,), converged (m,), and the arrays of `allocate`.
+    """
+    m = starts.shape[0]
+    values, converged = np.empty(m), np.empty(m, np.bool_)
+    alpha, hessian, beta, covariance, ordinary = allocate(m, X.shape[1], Z.shape[1])
+    for i in prange(m):
+        out = (alpha[i], hessian[i], beta[i], covariance[i], ordinary[i])
+        values[i], _, converged[i] = ascend(
+            starts[i], y, v, X, Z, offset, zero, identity, reml, tolerance, early, out
+        )
+    return values, converged, alpha, hessian, beta, covariance, ordinary
 
 
 @njit(cache=True, parallel=True)

@@ -1,8 +1,8 @@
 """The frequentist reference: REML and ML, with metafor's conventions.
 
-`newton` climbs one surface from one start. `divergence` knows the surface's limits at infinity.
-`fit` puts them together into a `RemlFit`; `heterogeneity` and `tests` read from one. A new
-frequentist method belongs here, in a module of its own that takes a `RemlFit` or a `Design`.
+`surface` climbs one likelihood surface, `divergence` knows its limits at infinity, and `search`
+finds the highest point of all. `fit` makes a `RemlFit` of it; `heterogeneity` and `tests` read from
+one. A new frequentist method belongs here, in a module of its own that takes a `RemlFit` or a `Design`.
 """
 
 from bayes_lsm.reml.divergence import Divergence

@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import qr
-from scipy.sparse import csr_array, eye_array, hstack
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -119,7 +117,7 @@ class Cone:
         sizes = np.linalg.norm(coefficients, axis=1)
         moved = sizes > _ZERO * np.linalg.norm(self._back, axis=1)
         gone = _distinct(self._rows[zero] @ basis)
-        direction = coefficients @ _inside(gone)
+        direction = coefficients @ _separate(gone)[0]
         signs = {
             int(j): _shared_sign(coefficients[j] / sizes[j], gone) for j in np.flatnonzero(moved)
         }
@@ -167,69 +165,43 @@ def _can_go(rows: Array) -> Mask:
     if not outside.any():
         return found
     units = rows[outside] / sizes[outside, None]
-    on = {1: _largest_on_line, 2: _largest_in_plane}.get(units.shape[1], _largest)
-    found[outside] = on(units)
+    found[outside] = _largest(units)
     return found
 
 
-def _largest_on_line(units: Array) -> Mask:
-    return np.full(len(units), bool((units < 0).all() or (units > 0).all()))
-
-
-def _largest_in_plane(units: Array) -> Mask:
-    """All, if a half-plane holds the rows; but not those on its border, if they need both ends."""
-    angles = np.arctan2(units[:, 1], units[:, 0])
-    ordered = np.sort(angles)
-    gaps = np.diff(ordered, append=ordered[0] + 2 * math.pi)
-    widest = int(np.argmax(gaps))
-    if gaps[widest] < math.pi - _ZERO:
-        return np.zeros(len(units), dtype=bool)
-    if gaps[widest] > math.pi + _ZERO:
-        return np.ones(len(units), dtype=bool)
-    away = ordered[widest] + gaps[widest] / 2
-    return np.asarray(units @ np.array([math.cos(away), math.sin(away)]) < -_ZERO)
-
-
 def _largest(units: Array) -> Mask:
-    from scipy.optimize import linprog  # slow to import, and seldom needed
-
-    if (units @ _towards(units) < -_ZERO).all():
-        return np.ones(len(units), dtype=bool)
-    # maximise Σ s subject to units @ c + s <= 0, 0 <= s <= 1; the cone has no scale, so s is 0 or 1
-    n, m = units.shape
-    constraints: Any = hstack([csr_array(units), eye_array(n)])
-    program = linprog(
-        np.r_[np.zeros(m), -np.ones(n)],
-        A_ub=constraints,
-        b_ub=np.zeros(n),
-        bounds=[(None, None)] * m + [(0, 1)] * n,
-    )
-    if program.x is None:
-        return np.zeros(n, dtype=bool)
-    return np.asarray(program.x[m:] > 0.5)
+    """Set aside the rows that hold each other at 0, look along the others, and so on."""
+    left = np.arange(len(units))
+    rows = units
+    while len(left):
+        _, weights = _separate(rows)
+        if weights is None:
+            break
+        basis = _null_space(rows[weights > 0], rows.shape[1])
+        rows = rows @ basis
+        sizes = np.linalg.norm(rows, axis=1)
+        left, rows = left[sizes > _ZERO], rows[sizes > _ZERO]
+        rows = rows / sizes[sizes > _ZERO, None]
+    return np.isin(np.arange(len(units)), left)
 
 
-def _towards(units: Array) -> Array:
-    """A first guess at a c with ``units @ c < 0``: exact where some direction serves all alike."""
-    return np.asarray(np.linalg.lstsq(units, -np.ones(len(units)), rcond=None)[0])
+def _separate(units: Array) -> tuple[Array, Array | None]:
+    """A c with ``units @ c < 0``; or, where there is none, weights with which the rows cancel.
 
+    Gordan's theorem: either c exists, or the convex hull of the rows contains 0. The residual of
+    the point of the hull nearest to 0 is such a c.
+    """
+    guess = np.asarray(np.linalg.lstsq(units, -np.ones(len(units)), rcond=None)[0])
+    if (units @ guess < -_ZERO).all():
+        return guess, None
+    from scipy.optimize import nnls
 
-def _inside(gone: Array) -> Array:
-    """A c with ``gone @ c < 0`` in every row, far from the borders."""
-    from scipy.optimize import linprog
-
-    guess = _towards(gone)
-    if (gone @ guess < -_ZERO).all():
-        return guess
-    m = gone.shape[1]
-    units = gone / np.linalg.norm(gone, axis=1)[:, None]
-    program = linprog(
-        np.r_[np.zeros(m), -1.0],
-        A_ub=np.c_[units, np.ones(len(units))],
-        b_ub=np.zeros(len(units)),
-        bounds=[(-1, 1)] * m + [(0, None)],
-    )
-    return guess if program.x is None else np.asarray(program.x[:m])
+    target = np.r_[np.zeros(units.shape[1]), 1.0]
+    hull = np.vstack([units.T, np.ones(len(units))])
+    weights, rest = nnls(hull, target, maxiter=100 * len(units) + 1000)
+    if rest < _ZERO:
+        return guess, weights
+    return (target - hull @ weights)[:-1], None
 
 
 def _shared_sign(coefficient: Array, gone: Array) -> float:
@@ -251,7 +223,7 @@ def _distinct(rows: Array) -> Array:
     """The different rows; in a plane, only the outermost two directions bound anything."""
     units = rows / np.linalg.norm(rows, axis=1)[:, None]
     if units.shape[1] == 2:
-        centre = -_inside(units)
+        centre = -_separate(units)[0]
         across = units @ np.array([-centre[1], centre[0]]) / (units @ centre)
         return np.asarray(units[[int(np.argmin(across)), int(np.argmax(across))]])
     return np.unique(units, axis=0)

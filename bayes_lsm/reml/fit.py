@@ -21,7 +21,8 @@ from bayes_lsm.reml.heterogeneity import (
     standard_error_tau2,
     typical_sampling_variance,
 )
-from bayes_lsm.reml.search import Point, Search
+from bayes_lsm.reml.search import Search
+from bayes_lsm.reml.surface import Point
 from bayes_lsm.results import model_title, stack_parts, wald_table
 from bayes_lsm.tables import Printable, format_table, text_table, wrap_notes
 
@@ -270,9 +271,9 @@ def fit_reml(design: Design, *, method: Method = "REML") -> RemlFit:
         design=design,
         method=method,
         alpha=alpha,
-        beta=best.evaluation.location.beta,
+        beta=best.beta,
         vcov_scale=_vcov_scale(best, alpha),
-        vcov_location=best.evaluation.location.covariance,
+        vcov_location=best.vcov_location,
         tau2=best.tau2,
         loglik=best.value,
         divergence=_describe(best.limit, design),

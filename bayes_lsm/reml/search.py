@@ -5,29 +5,24 @@ points inside; wherever they stop with τ² near 0 in some studies, and at the c
 design, the limit in which those studies lose their τ² is climbed as well; and near the good limits
 and around the best point new climbs start. What is returned is the highest of all. A limit is
 reported when it is above every point inside, or equal to one that is on its way to it.
+
+No finite search is a proof: on the nastiest datasets of the tests (outliers, k = 6 to 40,
+moderators with Cauchy tails) about one in a thousand still has a higher, very sharp peak elsewhere.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.likelihood.independent import (
-    Evaluation,
-    Method,
-    estimate_location,
-    evaluate,
-    log_likelihood,
-    tau2,
-)
-from bayes_lsm.reml.divergence import Cone, Limit
-from bayes_lsm.reml.newton import Ascent, ascend
+from bayes_lsm.likelihood.independent import Method, estimate_location
+from bayes_lsm.reml.divergence import Cone
+from bayes_lsm.reml.surface import Point, Surface
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -49,8 +44,6 @@ _RETURNS = (1e-1, 1e-4)
 _WORTH = 5.0
 # That many of the best limits are joined in pairs.
 _JOINED = 6
-# Information on a combination of ln τ² (SE 10,000) below which there is none.
-_NO_INFORMATION = 1e-8
 # More different rows of Z than this, and only its extreme rows are tried as corners.
 _MANY_ROWS = 12
 # With more studies than this the surface is smooth, and corners are not worth their time.
@@ -68,38 +61,6 @@ _STEEP = 3
 _OBLIQUE = 4
 
 
-@dataclass(frozen=True, eq=False)
-class Point:
-    """Where a climb ended, inside or at a limit.
-
-    Attributes
-    ----------
-    alpha : ndarray
-        Coefficients of all columns of Z, or of those kept at the limit.
-    covariance : ndarray
-        Of `alpha`: the inverse negative Hessian; nan for coefficients without information.
-    ordinary : ndarray
-        Where an optimiser with an ordinary tolerance would have stopped.
-    evaluation : Evaluation
-        Its score and Hessian are in the coordinates of the climb.
-    tau2 : ndarray, shape (n,)
-    limit : Limit or None
-    """
-
-    alpha: Array
-    covariance: Array
-    ordinary: Array
-    evaluation: Evaluation
-    tau2: Array
-    limit: Limit | None
-    converged: bool
-
-    @property
-    def value(self) -> float:
-        """The log-likelihood."""
-        return self.evaluation.value
-
-
 class Search:
     """The search for the highest point of one log-likelihood.
 
@@ -112,23 +73,62 @@ class Search:
         Where an ordinary optimiser, started inside, stops.
     """
 
-    def __init__(self, y: Array, v: Array, X: Array, Z: Array, method: Method) -> None:
+    def __init__(
+        self,
+        y: Array,
+        v: Array,
+        X: Array,
+        Z: Array,
+        method: Method,
+        *,
+        offset: Array | None = None,
+    ) -> None:
         self._v, self._Z = v, Z
-        self._climb = partial(_climb, y, v, X, Z, method)
+        self._surface = partial(Surface, y, v, X, Z, method, offset=offset)
+        self._inside = self._surface()
         self._cone, self._cloud = Cone(Z), _Cloud(Z)
         self._tried: set[bytes] = set()
         self._limits: dict[bytes, Point] = {}
         self._returned: set[bytes] = set()
-        starts = _starts(y, v, X, Z, method)
-        usual = [self._climb(start) for start in starts]
-        cloud = [self._climb(start) for start in self._cloud.around(starts[0])]
-        highest = self._explore([*usual, *cloud])
-        home = max(usual[:_ORDINARY], key=_value)
+        self._offset = np.zeros(len(y)) if offset is None else offset
+        starts = self._starts(y, v, X)
+        inside = self._inside.climb([*starts, *self._cloud.around(starts[0])])
+        highest = self._explore(inside)
+        home = max(inside[:_ORDINARY], key=_value)
         best, near = self._at_limit(highest, anywhere=True), self._at_limit(home)
-        self.stop = home.ordinary
+        self.stop = home.ordinary_alpha
         self.best, self.rival = best, None
         if _slack(best) < best.value - near.value < _UNDECIDED:
             self.best, self.rival = near, best
+
+    def _starts(self, y: Array, v: Array, X: Array) -> list[Array]:
+        """Starting values: one common τ², regressions of residuals, and steep slopes."""
+        residuals = estimate_location(y, v + np.mean(v), X).residuals
+        spread = len(y) / max(1, len(y) - X.shape[1]) * float(np.mean(residuals**2 - v))
+        common = max(spread, 0.05 * float(np.median(v)))
+        log_tau2 = [np.full(len(y), np.log(common * c)) for c in (1.0, 0.1, 10.0)]
+        log_tau2 += [np.log(np.maximum(residuals**2 - v, floor * v)) for floor in (0.5, 0.05)]
+        starts = [_regress(each - self._offset, self._Z) for each in log_tau2]
+        return starts if len(y) > _MANY_STUDIES else starts + self._steep(residuals)
+
+    def _steep(self, residuals: Array) -> list[Array]:
+        """Steep slopes of ln τ² through outlying studies: peaks that climbs from afar walk past."""
+        Z, v = self._Z, self._v
+        q = Z.shape[1]
+        back = np.linalg.inv(np.linalg.qr(Z, mode="r")) * math.sqrt(len(Z))
+        constant = _regress(np.ones(len(Z)), Z)
+        if not np.allclose(Z @ constant, 1.0):
+            constant = np.zeros_like(constant)
+        pivots = np.argsort(-(residuals**2) / v)[:_OUTLIERS]
+        oblique = np.random.default_rng(1).normal(size=(_OBLIQUE * (q > 2) * q, q))
+        oblique /= np.linalg.norm(oblique, axis=1)[:, None]
+        directions = np.concatenate([back.T, -back.T, oblique @ back.T])
+        slopes = (np.array(_SLOPES)[:, None, None] * directions).reshape(-1, q)
+        peaks = np.log(residuals[pivots] ** 2 + 1e-3 * v[pivots]) - self._offset[pivots]
+        shifts = peaks - slopes @ Z[pivots].T
+        tried = (slopes[:, None] + shifts[..., None] * constant).reshape(-1, q)
+        order = np.argsort(-self._inside.values(tried))
+        return list(tried[order[: _STEEP * q]])
 
     def _explore(self, inside: list[Point]) -> Point:
         """Alternate between limits and points inside, until nothing higher is found."""
@@ -138,8 +138,7 @@ class Search:
         for _ in range(_ROUNDS):
             self._follow(inside)
             self._join(best)
-            starts = [*self._cloud.around(best.alpha), *self._returns(best)]
-            inside = [self._climb(start) for start in starts]
+            inside = self._inside.climb([*self._cloud.around(best.alpha), *self._returns(best)])
             higher = max(inside, key=_value, default=best)
             if higher.value <= best.value + _slack(best):
                 break
@@ -170,10 +169,10 @@ class Search:
         if limit is None or limit.zero.tobytes() in self._limits:
             return None
         start = _regress(
-            np.log(origin.tau2[~limit.zero] + 1e-3 * self._v[~limit.zero]),
+            np.log(origin.tau2 + 1e-3 * self._v)[~limit.zero] - self._offset[~limit.zero],
             self._Z[np.ix_(~limit.zero, limit.kept)],
         )
-        point = self._climb(start, limit)
+        (point,) = self._surface(limit=limit).climb([start])
         self._limits[limit.zero.tobytes()] = point
         return point
 
@@ -186,11 +185,11 @@ class Search:
             zero, kept = point.limit.zero, list(point.limit.kept)
             log_v = np.log(self._v)
             alpha = np.zeros(self._Z.shape[1])
-            finite = np.log(np.maximum(point.tau2, self._v)[~zero])
+            finite = np.log(np.maximum(point.tau2, self._v))[~zero] - self._offset[~zero]
             alpha[kept] = _regress(finite, self._Z[np.ix_(~zero, kept)])
             _, direction = self._cone.signs(zero)
             for ratio in _RETURNS:
-                wanted = math.log(ratio) + log_v[zero]
+                wanted = math.log(ratio) + log_v[zero] - self._offset[zero]
                 far = (wanted - self._Z[zero] @ alpha) / (self._Z[zero] @ direction)
                 yield alpha + max(0.0, float(far.max())) * direction
 
@@ -237,96 +236,6 @@ def _corners(Z: Array) -> Iterator[Mask]:
     for column in rows.T:
         yield which == int(np.argmin(column))
         yield which == int(np.argmax(column))
-
-
-def _climb(
-    y: Array,
-    v: Array,
-    X: Array,
-    Z: Array,
-    method: Method,
-    start: Array,
-    limit: Limit | None = None,
-) -> Point:
-    """Ascend in coordinates in which the scale moderators are orthonormal.
-
-    So neither the units of the moderators nor their means change the path.
-    """
-    zero = None
-    rows: slice | Mask = slice(None)
-    if limit is not None:
-        Z, zero, rows = Z[:, list(limit.kept)], limit.zero, ~limit.zero
-    if not Z.shape[1]:
-        here = evaluate(start, y, v, X, Z, method=method, zero=zero)
-        return Point(start, here.hessian, start, here, tau2(start, Z, zero), limit, True)
-    R = np.linalg.qr(Z[rows], mode="r") / math.sqrt(len(Z[rows]))
-    back = np.linalg.solve(R, np.eye(len(R)))
-    rotated = Z @ back
-    surface = partial(_evaluate_at, y, v, X, rotated, method, zero)
-    ascent: Ascent = ascend(surface, R @ start, rotated[rows], v[rows])
-    return Point(
-        alpha=back @ ascent.alpha,
-        covariance=_covariance(ascent.evaluation.hessian, back),
-        ordinary=back @ ascent.ordinary,
-        evaluation=ascent.evaluation,
-        tau2=tau2(ascent.alpha, rotated, zero),
-        limit=limit,
-        converged=ascent.converged,
-    )
-
-
-def _evaluate_at(
-    y: Array, v: Array, X: Array, Z: Array, method: Method, zero: Mask | None, alpha: Array
-) -> Evaluation:
-    return evaluate(alpha, y, v, X, Z, method=method, zero=zero)
-
-
-def _covariance(hessian: Array, back: Array) -> Array:
-    """The inverse of −H, on the user's coefficients; nan where one has no information."""
-    values, vectors = np.linalg.eigh(-hessian)
-    informed = values > _NO_INFORMATION
-    directions = back @ vectors
-    covariance = directions[:, informed] / values[informed] @ directions[:, informed].T
-    size = np.linalg.norm(directions, axis=1)
-    blind = np.linalg.norm(directions[:, ~informed], axis=1) > 1e-6 * size
-    covariance[blind, :] = covariance[:, blind] = np.nan
-    return np.asarray(covariance)
-
-
-def _starts(y: Array, v: Array, X: Array, Z: Array, method: Method) -> list[Array]:
-    """Starting values: one common τ², regressions of residuals, and a cloud around them."""
-    residuals = estimate_location(y, v + np.mean(v), X).residuals
-    spread = len(y) / max(1, len(y) - X.shape[1]) * float(np.mean(residuals**2 - v))
-    common = max(spread, 0.05 * float(np.median(v)))
-    starts = [_regress(np.full(len(y), np.log(common * c)), Z) for c in (1.0, 0.1, 10.0)]
-    for floor in (0.5, 0.05):
-        excess = np.log(np.maximum(residuals**2 - v, floor * v))
-        starts.append(_regress(excess, Z))
-    if len(y) > _MANY_STUDIES:
-        return starts
-    slopes = _steep(y, v, X, Z, method, residuals)
-    return starts + slopes
-
-
-def _steep(y: Array, v: Array, X: Array, Z: Array, method: Method, residuals: Array) -> list[Array]:
-    """Steep slopes of ln τ² through outlying studies: peaks that climbs from afar walk past."""
-    back = np.linalg.inv(np.linalg.qr(Z, mode="r")) * math.sqrt(len(Z))
-    constant = _regress(np.ones(len(Z)), Z)
-    if not np.allclose(Z @ constant, 1.0):
-        constant = np.zeros_like(constant)
-    pivots = np.argsort(-(residuals**2) / v)[:_OUTLIERS]
-    tried = []
-    oblique = np.random.default_rng(1).normal(
-        size=(_OBLIQUE * (len(back) > 2) * len(back), len(back))
-    )
-    oblique /= np.linalg.norm(oblique, axis=1)[:, None]
-    for direction in (*back.T, *-back.T, *(oblique @ back.T)):
-        for slope in _SLOPES:
-            alpha = slope * direction
-            shifts = np.log(residuals[pivots] ** 2 + 1e-3 * v[pivots]) - Z[pivots] @ alpha
-            tried += [alpha + shift * constant for shift in shifts]
-    values = [log_likelihood(y, v, X, tau2(alpha, Z), method=method) for alpha in tried]
-    return [tried[i] for i in np.argsort(np.negative(values))[: _STEEP * Z.shape[1]]]
 
 
 def _regress(log_tau2: Array, Z: Array) -> Array:
