@@ -2,7 +2,8 @@
 
 `surface` climbs one likelihood surface, `divergence` knows its limits at infinity, and `search`
 finds the highest point of all. `fit` makes a `RemlFit` of it; `heterogeneity` and `tests` read from
-one. A new frequentist method belongs here, in a module of its own that takes a `RemlFit` or a `Design`.
+one. A new frequentist method belongs here, in a module of its own that takes a `RemlFit` or a
+`Design`.
 """
 
 from bayes_lsm.reml.divergence import Divergence
