@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -12,7 +13,7 @@ from bayes_lsm.datasets import list_datasets, load_dataset
 from bayes_lsm.design import Design, build_design
 from bayes_lsm.errors import DataError, SpecificationError
 from bayes_lsm.priors import PresetName, Priors, preset
-from bayes_lsm.reml import RemlFit, fit_reml
+from bayes_lsm.reml import Bounds, RemlFit, Test, fit_reml
 from bayes_lsm.specification import Engine, Link, Method, Specification, find_specification
 
 if TYPE_CHECKING:
@@ -37,7 +38,8 @@ class LocationScaleModel:
         warning.
     study : str, optional
         Column with the names of the studies, for messages and tables.
-    link : {"log"}, default "log"
+    link : {"log", "identity"}, default "log"
+        The scale formula gives the logarithm of τ², or τ² itself (for `fit_reml` only).
     priors : Priors or preset name, default "weakly_informative"
         For `fit_bayes`.
 
@@ -126,13 +128,28 @@ class LocationScaleModel:
         """
         return cls.from_specification(find_specification(name_or_path), data)
 
-    def fit_reml(self, *, method: Method | None = None) -> RemlFit:
+    def fit_reml(
+        self,
+        *,
+        method: Method | None = None,
+        test: Test = "z",
+        fixed: Mapping[str, float] | None = None,
+        bounds: Bounds | None = None,
+        start: Mapping[str, float] | None = None,
+    ) -> RemlFit:
         """Fit by restricted (``"REML"``) or ordinary (``"ML"``) maximum likelihood.
 
         See `bayes_lsm.reml.fit_reml`. The default method is the specification's, ``"REML"`` unless
         a model file says otherwise.
         """
-        return fit_reml(self.design, method=method or self.specification.method)
+        return fit_reml(
+            self.design,
+            method=method or self.specification.method,
+            test=test,
+            fixed=fixed,
+            bounds=bounds,
+            start=start,
+        )
 
     def fit_bayes(
         self,

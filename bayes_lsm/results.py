@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import ndtr, ndtri
+from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from bayes_lsm.design import Design
 
@@ -66,22 +66,37 @@ def stack_parts(location: pd.DataFrame, scale: pd.DataFrame) -> pd.DataFrame:
 
 
 def wald_table(
-    names: Sequence[str], estimate: Array, covariance: Array, *, level: float = 0.95
+    names: Sequence[str],
+    estimate: Array,
+    covariance: Array,
+    *,
+    level: float = 0.95,
+    df: int | None = None,
 ) -> pd.DataFrame:
-    """Estimates with Wald tests: columns estimate, se, zval, pval, ci_lb, ci_ub; one row a term."""
-    se = np.sqrt(np.diag(covariance))
+    """Estimates with Wald tests, one row a term.
+
+    Columns estimate, se, zval, pval, ci_lb, ci_ub; with `df` degrees of freedom tval and df in
+    place of zval.
+    """
+    variances = np.diag(covariance)
+    se = np.sqrt(np.where(variances >= 0, variances, np.nan))
     finite = np.isfinite(estimate)
-    z = np.divide(estimate, se, out=np.full(len(se), np.nan), where=finite)
-    half = ndtri(0.5 + level / 2) * se
+    ratio = np.divide(estimate, se, out=np.full(len(se), np.nan), where=finite)
+    if df is None:
+        pval, quantile = 2 * ndtr(-np.abs(ratio)), float(ndtri(0.5 + level / 2))
+        test = {"zval": ratio}
+    else:
+        pval, quantile = 2 * stdtr(df, -np.abs(ratio)), float(stdtrit(df, 0.5 + level / 2))
+        test = {"tval": ratio, "df": np.full(len(se), df)}
     bounds = np.where(finite, estimate, np.nan)
     return pd.DataFrame(
         {
             "estimate": estimate,
             "se": np.where(finite, se, np.nan),
-            "zval": z,
-            "pval": 2 * ndtr(-np.abs(z)),
-            "ci_lb": bounds - half,
-            "ci_ub": bounds + half,
+            **test,
+            "pval": pval,
+            "ci_lb": bounds - quantile * se,
+            "ci_ub": bounds + quantile * se,
         },
         index=pd.Index(names, name="term"),
     )

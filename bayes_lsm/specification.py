@@ -26,7 +26,7 @@ from bayes_lsm.priors import Priors
 
 Method = Literal["REML", "ML"]
 Engine = Literal["auto", "collapsed", "nuts"]
-Link = Literal["log"]
+Link = Literal["log", "identity"]
 
 
 class Specification(Frozen):
@@ -43,8 +43,8 @@ class Specification(Frozen):
         Column of the effects (``yi``).
     scale : str, default "~ 1"
         Formula of ln τ².
-    link : {"log"}, default "log"
-        The scale formula gives the logarithm of τ².
+    link : {"log", "identity"}, default "log"
+        The scale formula gives the logarithm of τ², or τ² itself (REML and ML only).
     study : str, optional
         Column with the names of the studies, for messages and tables.
     data : str, optional

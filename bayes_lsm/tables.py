@@ -144,7 +144,7 @@ def text_table(table: pd.DataFrame, *, digits: int) -> str:
             lines.append(HEADINGS.get(part, part))
         row = "".join(map(str.rjust, cells.iloc[i], widths))
         lines.append(f"  {left[i]}{row}")
-    return "\n".join(lines)
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def wrap_notes(notes: Sequence[str], *, width: int = 88) -> list[str]:

@@ -14,7 +14,7 @@ import pandas as pd
 from bayes_lsm.bayes.collapsed import can_collapse, sample_collapsed
 from bayes_lsm.bayes.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.graph import resolve_priors
+from bayes_lsm.bayes.graph import require_log_link, resolve_priors
 from bayes_lsm.bayes.sampling import sample_nuts
 from bayes_lsm.bayes.tree import build_datatree
 from bayes_lsm.design import Design
@@ -208,6 +208,7 @@ def fit_bayes(
         that the draws cannot be trusted yet; kept in `BayesFit.problems`.
     """
     _check_settings(engine, draws=draws, chains=chains, tune=tune, target_accept=target_accept)
+    require_log_link(design)
     prior = prior or design.specification.priors
     resolved = resolve_priors(design, prior)
     if seed is None:

@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.design import Design
+from bayes_lsm.errors import FitError
 from bayes_lsm.links import LARGEST_EXPONENT
 from bayes_lsm.priors import HalfNormal, Normal, Prior, PriorBlock, Priors, ResolvedPriors, resolve
 
@@ -39,6 +40,20 @@ def resolve_priors(design: Design, priors: Priors) -> ResolvedPriors:
         location_names=design.location.names,
         scale_names=design.scale.names,
     )
+
+
+def require_log_link(design: Design) -> None:
+    """Refuse a model whose τ² is not exp(z'α).
+
+    Raises
+    ------
+    FitError
+    """
+    if design.specification.link != "log":
+        raise FitError(
+            f"a Bayesian fit needs link='log', got {design.specification.link!r}; the priors are "
+            "those of ln τ²"
+        )
 
 
 def build_pymc_model(design: Design, priors: Priors | None = None) -> pm.Model:
@@ -76,6 +91,7 @@ def build_pymc_model(design: Design, priors: Priors | None = None) -> pm.Model:
     import pymc as pm
     import pytensor.tensor as pt
 
+    require_log_link(design)
     resolved = resolve_priors(design, priors or design.specification.priors)
     coords = {
         "study": design.labels,

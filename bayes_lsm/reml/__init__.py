@@ -7,7 +7,16 @@ one. A new frequentist method belongs here, in a module of its own that takes a 
 """
 
 from bayes_lsm.reml.divergence import Divergence
-from bayes_lsm.reml.fit import RemlFit, fit_reml
+from bayes_lsm.reml.estimate import Bounds
+from bayes_lsm.reml.fit import RemlFit, Test, fit_reml
 from bayes_lsm.reml.tests import LikelihoodRatioTest, likelihood_ratio_test
 
-__all__ = ["Divergence", "LikelihoodRatioTest", "RemlFit", "fit_reml", "likelihood_ratio_test"]
+__all__ = [
+    "Bounds",
+    "Divergence",
+    "LikelihoodRatioTest",
+    "RemlFit",
+    "Test",
+    "fit_reml",
+    "likelihood_ratio_test",
+]

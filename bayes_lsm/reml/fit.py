@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import warnings
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import chdtrc
+from scipy.special import chdtrc, fdtrc
 
 from bayes_lsm.design import Design
-from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning
+from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError
 from bayes_lsm.likelihood.independent import Method, evaluate
-from bayes_lsm.reml.divergence import Cone, Divergence, Limit
+from bayes_lsm.reml.check import Check, check
+from bayes_lsm.reml.divergence import Divergence
+from bayes_lsm.reml.estimate import Bounds, Estimate, estimate_bounded, estimate_log
 from bayes_lsm.reml.heterogeneity import (
     ChiSquareTest,
     Heterogeneity,
@@ -21,12 +26,26 @@ from bayes_lsm.reml.heterogeneity import (
     standard_error_tau2,
     typical_sampling_variance,
 )
+from bayes_lsm.reml.identity import estimate_identity
 from bayes_lsm.reml.search import Search
-from bayes_lsm.reml.surface import Point
 from bayes_lsm.results import model_title, stack_parts, wald_table
 from bayes_lsm.tables import Printable, format_table, text_table, wrap_notes
 
 Array = npt.NDArray[np.float64]
+Test = Literal["z", "t", "knha"]
+
+
+@dataclass(frozen=True)
+class FTest:
+    """A test statistic that is F under its null hypothesis; it unpacks as a tuple."""
+
+    statistic: float
+    df: int
+    df2: int
+    pval: float
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter((self.statistic, self.df, self.df2, self.pval))
 
 
 _FLAT = (
@@ -67,6 +86,12 @@ class RemlFit(Printable):
         that ordinary starting values lead to.
     rival_loglik : float
         Its log-likelihood; nan without one.
+    test : {"z", "t", "knha"}
+    fixed : mapping of str to float
+        Scale coefficients that were not estimated.
+    at_bound : mapping of str to float
+        Scale coefficients that are held by a bound, or with the identity link the studies whose τ²
+        is at its border 0. No standard errors are given there.
     """
 
     design: Design
@@ -82,16 +107,26 @@ class RemlFit(Printable):
     stop: Array
     rival: Array | None = None
     rival_loglik: float = np.nan
+    test: Test = "z"
+    fixed: Mapping[str, float] = field(default_factory=dict)
+    at_bound: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def location(self) -> pd.DataFrame:
         """Location coefficients: estimate, se, zval, pval, ci_lb, ci_ub; one row a term."""
-        return wald_table(self.design.location.names, self.beta, self.vcov_location)
+        return wald_table(
+            self.design.location.names, self.beta, self.vcov_location, df=self._df(len(self.beta))
+        )
 
     @property
     def scale(self) -> pd.DataFrame:
         """Scale coefficients of ln τ²: estimate, se, zval, pval, ci_lb, ci_ub; one row a term."""
-        return wald_table(self.design.scale.names, self.alpha, self.vcov_scale)
+        return wald_table(
+            self.design.scale.names, self.alpha, self.vcov_scale, df=self._df(len(self.alpha))
+        )
+
+    def _df(self, coefficients: int) -> int | None:
+        return None if self.test == "z" else self.design.n_studies - coefficients
 
     def to_dataframe(self) -> pd.DataFrame:
         """Both tables as one, indexed by part and term."""
@@ -99,8 +134,8 @@ class RemlFit(Printable):
 
     @property
     def n_parameters(self) -> int:
-        """p + q."""
-        return len(self.beta) + len(self.alpha)
+        """p + q, less the fixed coefficients."""
+        return len(self.beta) + len(self.alpha) - len(self.fixed)
 
     @property
     def _effective_n(self) -> int:
@@ -129,14 +164,16 @@ class RemlFit(Printable):
         return cochran_q(self.design.y, self.design.v, self.design.X)
 
     @property
-    def qm(self) -> ChiSquareTest:
+    def qm(self) -> ChiSquareTest | FTest:
         """Wald test of all location moderators (of the intercept, when there are none)."""
-        return _omnibus(self.design.location.names, self.beta, self.vcov_location)
+        names, df = self.design.location.names, self._df(len(self.beta))
+        return _omnibus(names, self.beta, self.vcov_location, df)
 
     @property
-    def qs(self) -> ChiSquareTest:
+    def qs(self) -> ChiSquareTest | FTest:
         """Wald test of all scale moderators; nan when one of their coefficients diverges."""
-        return _omnibus(self.design.scale.names, self.alpha, self.vcov_scale)
+        names, df = self.design.scale.names, self._df(len(self.alpha))
+        return _omnibus(names, self.alpha, self.vcov_scale, df)
 
     @property
     def at_stop(self) -> pd.DataFrame:
@@ -174,6 +211,13 @@ class RemlFit(Printable):
             constant=constant,
         )
 
+    def check(self, *, starts: int = 50, seed: int = 0) -> Check:
+        """Whether the optimum is interior, unique among starts and well conditioned.
+
+        See `bayes_lsm.reml.check.check`.
+        """
+        return check(self, starts=starts, seed=seed)
+
     def _r2(self, tau2: float) -> float:
         design = self.design
         if design.X.shape[1] == 1 or "intrcpt" not in design.location.names:
@@ -193,6 +237,22 @@ class RemlFit(Printable):
         """The kind of model, its number of studies, and how it was fitted."""
         return model_title(self.design, self.label)
 
+    @property
+    def _is_identity(self) -> bool:
+        return self.design.specification.link == "identity"
+
+    @property
+    def _is_flat(self) -> bool:
+        """Whether a coefficient that was estimated has no standard error."""
+        if self.divergence is not None or (self.at_bound and self._is_identity):
+            return False
+        known = {**self.fixed, **self.at_bound}
+        names = self.design.scale.names
+        return any(
+            math.isnan(variance) and name not in known
+            for name, variance in zip(names, np.diag(self.vcov_scale), strict=True)
+        )
+
     def comparison(self, *, at_stop: bool = False) -> dict[str, pd.DataFrame]:
         """The columns of this fit in a side-by-side table: estimate and se."""
         shown = ["estimate", "se"]
@@ -207,17 +267,17 @@ class RemlFit(Printable):
         found = []
         if self.divergence:
             found.append(str(self.divergence))
-        elif np.isnan(self.vcov_scale).any():
+        elif self._is_flat:
             found.append(_FLAT)
+        if self.at_bound:
+            held = ", ".join(list(self.at_bound)[:8]) + (" …" if len(self.at_bound) > 8 else "")
+            what = "the studies with τ² = 0" if self._is_identity else "these coefficients"
+            found.append(f"the maximum lies on the border, held by {what}: {held}")
         if self.rival is not None:
-            at = ", ".join(
-                f"{term} {value:.2f}"
-                for term, value in zip(self.design.scale.names, self.rival, strict=True)
-            )
             higher = self.rival_loglik - self.loglik
             found.append(
-                f"the likelihood has another maximum, higher by {higher:.4f}, with the "
-                f"scale coefficients {at}; the data do not choose between the two"
+                f"the likelihood has another maximum, higher by {higher:.4f}, with other scale "
+                "coefficients (.rival); the data do not choose between the two"
             )
         if not self.converged:
             found.append("the optimiser did not converge; do not use these numbers")
@@ -240,17 +300,42 @@ class RemlFit(Printable):
         return "\n\n".join(parts)
 
 
-def fit_reml(design: Design, *, method: Method = "REML") -> RemlFit:
+def fit_reml(
+    design: Design,
+    *,
+    method: Method = "REML",
+    test: Test = "z",
+    fixed: Mapping[str, float] | None = None,
+    bounds: Bounds | None = None,
+    start: Mapping[str, float] | None = None,
+) -> RemlFit:
     """Fit a location-scale model by restricted or ordinary maximum likelihood.
 
     Parameters
     ----------
     design : Design
+        Its specification names the link: ``"log"`` (ln τ² = z'α) or ``"identity"`` (τ² = z'α ≥ 0).
     method : {"REML", "ML"}, default "REML"
+    test : {"z", "t", "knha"}, default "z"
+        Reference distribution of the Wald tests: normal; t with k − p (location) and k − q (scale)
+        degrees of freedom; or that, with the location covariance scaled as by Knapp & Hartung
+        (2003, doi:10.1002/sim.1482).
+    fixed : mapping of scale term to value, optional
+        Scale coefficients that are not estimated.
+    bounds : mapping of scale term to (lower, upper), optional
+        Where scale coefficients must lie; infinite ends are allowed.
+    start : mapping of scale term to value, optional
+        One more starting point, for every scale coefficient that is not fixed.
 
     Returns
     -------
     RemlFit
+
+    Raises
+    ------
+    FitError
+        For an unknown term, bounds that are crossed or exclude the start or a fixed value, and an
+        identity link for which no τ² ≥ 0 is possible.
 
     Warns
     -----
@@ -259,74 +344,103 @@ def fit_reml(design: Design, *, method: Method = "REML") -> RemlFit:
     ConvergenceWarning
         When the optimiser stopped early, or the data do not identify a scale coefficient.
 
+    Examples
+    --------
+    >>> from bayes_lsm import Specification, build_design, load_dataset
+    >>> spec = Specification("yi ~ ablat", "vi", scale="~ ablat")
+    >>> fit = fit_reml(build_design(spec, load_dataset("bcg")), test="knha")
+    >>> fit.location["df"].to_list()
+    [11, 11]
+
     References
     ----------
     Viechtbauer, W., & López-López, J. A. (2022). Location-scale models for meta-analysis.
     Research Synthesis Methods, 13(6), 697-715. doi:10.1002/jrsm.1562
     """
-    search = Search(design.y, design.v, design.X, design.Z, method)
-    best = search.best
-    alpha = _alpha(best, design)
+    fixed, bounds = dict(fixed or {}), dict(bounds or {})
+    _check_settings(design, test, fixed, bounds, start)
+    if design.specification.link == "identity":
+        found = estimate_identity(design, method, fixed=fixed, bounds=bounds, start=start)
+    elif bounds:
+        found = estimate_bounded(design, method, bounds, fixed=fixed, start=start)
+    else:
+        found = estimate_log(design, method, fixed=fixed, start=start)
+    scaling = _knapp_hartung(design, found) if test == "knha" else 1.0
     fit = RemlFit(
         design=design,
         method=method,
-        alpha=alpha,
-        beta=best.beta,
-        vcov_scale=_vcov_scale(best, alpha),
-        vcov_location=best.vcov_location,
-        tau2=best.tau2,
-        loglik=best.value,
-        divergence=_describe(best.limit, design),
-        converged=best.converged,
-        stop=search.stop,
-        rival=None if search.rival is None else _alpha(search.rival, design),
-        rival_loglik=np.nan if search.rival is None else search.rival.value,
+        alpha=found.alpha,
+        beta=found.beta,
+        vcov_scale=found.vcov_scale,
+        vcov_location=found.vcov_location * scaling,
+        tau2=found.tau2,
+        loglik=found.loglik,
+        divergence=found.divergence,
+        converged=found.converged,
+        stop=found.stop,
+        rival=found.rival,
+        rival_loglik=found.rival_loglik,
+        test=test,
+        fixed=fixed,
+        at_bound=dict(found.at_bound or {}),
     )
     _warn(fit)
     return fit
 
 
-def _alpha(point: Point, design: Design) -> Array:
-    """α on the user's terms: ±inf, or nan, for what a limit has taken."""
-    if point.limit is None:
-        return point.alpha
-    alpha = np.full(design.Z.shape[1], np.nan)
-    alpha[list(point.limit.kept)] = point.alpha
-    for j, sign in Cone(design.Z).signs(point.limit.zero)[0].items():
-        alpha[j] = sign
-    return alpha
-
-
-def _vcov_scale(point: Point, alpha: Array) -> Array:
-    if point.limit is None:
-        return point.covariance
-    covariance = np.full((len(alpha), len(alpha)), np.nan)
-    covariance[np.ix_(point.limit.kept, point.limit.kept)] = point.covariance
-    infinite = ~np.isfinite(alpha)
-    covariance[infinite, :] = covariance[:, infinite] = np.nan
-    return covariance
-
-
-def _describe(limit: Limit | None, design: Design) -> Divergence | None:
-    if limit is None:
-        return None
-    signs, direction = Cone(design.Z).signs(limit.zero)
+def _check_settings(
+    design: Design,
+    test: str,
+    fixed: Mapping[str, float],
+    bounds: Bounds,
+    start: Mapping[str, float] | None,
+) -> None:
     names = design.scale.names
-    return Divergence(
-        terms={names[j]: sign for j, sign in signs.items()},
-        direction=dict(zip(names, map(float, direction), strict=True)),
-        studies=tuple(design.labels[i] for i in np.flatnonzero(limit.zero)),
-        everywhere=bool(limit.zero.all()),
-    )
+    if test not in ("z", "t", "knha"):
+        raise FitError(f"test must be 'z', 't' or 'knha', got {test!r}")
+    for what, given in (("fixed value", fixed), ("bound", bounds), ("start", start or {})):
+        for term in given:
+            if term not in names:
+                raise FitError(
+                    f"a {what} is given for {term!r}, but the scale terms are {', '.join(names)}"
+                )
+    for term, value in fixed.items():
+        if not math.isfinite(value):
+            raise FitError(f"the fixed value of {term!r} must be finite, got {value}")
+        if term in bounds:
+            raise FitError(f"{term!r} is both fixed and bounded; choose one")
+    for term, ends in bounds.items():
+        low, high = ends
+        if not low < high:
+            raise FitError(f"the bounds of {term!r} must be (lower, upper), got {ends}")
+        if start is not None and term in start and not low <= start[term] <= high:
+            raise FitError(
+                f"the bounds {ends} of {term!r} exclude its start {start[term]}; change one of them"
+            )
+    missing = [name for name in names if start is not None and name not in {**start, **fixed}]
+    if missing:
+        raise FitError(f"start must give every scale coefficient; missing: {', '.join(missing)}")
 
 
-def _omnibus(names: tuple[str, ...], estimate: Array, covariance: Array) -> ChiSquareTest:
+def _knapp_hartung(design: Design, found: Estimate) -> float:
+    """Weighted residual mean square, by which the location covariance is multiplied."""
+    residuals = design.y - design.X @ found.beta
+    df = design.n_studies - len(found.beta)
+    return float(np.sum(residuals**2 / (design.v + found.tau2)) / df)
+
+
+def _omnibus(
+    names: tuple[str, ...], estimate: Array, covariance: Array, df: int | None
+) -> ChiSquareTest | FTest:
     tested = [j for j, name in enumerate(names) if name != "intrcpt"] or [0]
     b, V = estimate[tested], covariance[np.ix_(tested, tested)]
-    if not (np.isfinite(b).all() and np.isfinite(V).all()):
-        return ChiSquareTest(np.nan, len(tested), np.nan)
-    statistic = float(b @ np.linalg.solve(V, b))
-    return ChiSquareTest(statistic, len(tested), float(chdtrc(len(tested), statistic)))
+    statistic = math.nan
+    if np.isfinite(b).all() and np.isfinite(V).all():
+        statistic = float(b @ np.linalg.solve(V, b))
+    if df is None:
+        return ChiSquareTest(statistic, len(tested), float(chdtrc(len(tested), statistic)))
+    ratio = statistic / len(tested)
+    return FTest(ratio, len(tested), df, float(fdtrc(len(tested), df, ratio)))
 
 
 def _warn(fit: RemlFit) -> None:
@@ -337,7 +451,7 @@ def _warn(fit: RemlFit) -> None:
             DivergentScaleWarning,
             stacklevel=3,
         )
-    elif np.isnan(fit.vcov_scale).any():
+    elif fit._is_flat:
         warnings.warn(
             f"{_FLAT}; simplify the scale formula",
             ConvergenceWarning,

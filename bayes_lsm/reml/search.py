@@ -82,6 +82,7 @@ class Search:
         method: Method,
         *,
         offset: Array | None = None,
+        start: Array | None = None,
     ) -> None:
         self._v, self._Z = v, Z
         self._surface = partial(Surface, y, v, X, Z, method, offset=offset)
@@ -92,6 +93,8 @@ class Search:
         self._returned: set[bytes] = set()
         self._offset = np.zeros(len(y)) if offset is None else offset
         starts = self._starts(y, v, X)
+        if start is not None:
+            starts.insert(0, start)
         inside = self._inside.climb([*starts, *self._cloud.around(starts[0])])
         highest = self._explore(inside)
         home = max(inside[:_ORDINARY], key=_value)

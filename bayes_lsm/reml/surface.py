@@ -91,7 +91,7 @@ class Point:
 
 
 class Surface:
-    """The log-likelihood of ln τ² = offset + Zα, profiled over β.
+    """The log-likelihood of ln τ² (or τ²) = offset + Zα, profiled over β.
 
     Parameters
     ----------
@@ -103,6 +103,8 @@ class Surface:
         Some studies have τ² = 0, and only some columns of Z count.
     offset : ndarray, shape (n,), optional
         What fixed coefficients contribute to ln τ².
+    identity : bool, default False
+        The identity link: τ² itself is offset + Zα.
     """
 
     def __init__(
@@ -115,25 +117,26 @@ class Surface:
         *,
         limit: Limit | None = None,
         offset: Array | None = None,
+        identity: bool = False,
     ) -> None:
         self.limit = limit
         free = np.ones(len(y), dtype=bool)
         if limit is not None:
             Z, free = Z[:, list(limit.kept)], ~limit.zero
-        self._offset = offset
+        self._offset, self._identity = offset, identity
         self._free = free
         if Z.shape[1]:
-            self._forth = np.linalg.qr(Z[free], mode="r") / math.sqrt(free.sum())
-            self.back = np.linalg.solve(self._forth, np.eye(Z.shape[1]))
+            self.forth = np.linalg.qr(Z[free], mode="r") / math.sqrt(free.sum())
+            self.back = np.linalg.solve(self.forth, np.eye(Z.shape[1]))
         else:
-            self._forth = self.back = np.zeros((0, 0))
+            self.forth = self.back = np.zeros((0, 0))
         self._Z = np.ascontiguousarray(Z @ self.back)
         n, p = X.shape
         reml = method == "REML"
-        self._constant = -0.5 * (n - p * reml) * math.log(2 * math.pi)
+        self.constant = -0.5 * (n - p * reml) * math.log(2 * math.pi)
         if reml:
             R = np.linalg.qr(X, mode="r")
-            self._constant += float(np.sum(np.log(np.abs(np.diag(R)))))
+            self.constant += float(np.sum(np.log(np.abs(np.diag(R)))))
         self._arguments = (
             np.ascontiguousarray(y),
             np.ascontiguousarray(v),
@@ -141,7 +144,7 @@ class Surface:
             self._Z,
             np.empty(0) if offset is None else offset,
             np.empty(0, dtype=bool) if limit is None else limit.zero,
-            False,
+            identity,
             reml,
         )
 
@@ -151,10 +154,10 @@ class Surface:
 
         if not len(starts):
             return []
-        rotated = np.ascontiguousarray(np.array(starts) @ self._forth.T)
+        rotated = np.ascontiguousarray(np.array(starts) @ self.forth.T)
         found = ascend_starts(rotated, *self._arguments, _TOLERANCE, _ORDINARY_TOLERANCE)
         values, converged, alpha, hessian, beta, covariance, ordinary = found
-        values = np.where(np.isnan(values), -np.inf, values) + self._constant
+        values = np.where(np.isnan(values), -np.inf, values) + self.constant
         return [
             Point(
                 self,
@@ -173,14 +176,68 @@ class Surface:
         """The log-likelihood at each of some α (m, q); −inf where it cannot be computed."""
         from bayes_lsm.likelihood.kernels import log_likelihoods
 
-        rotated = np.ascontiguousarray(alphas @ self._forth.T)
+        rotated = np.ascontiguousarray(alphas @ self.forth.T)
         values = log_likelihoods(rotated, *self._arguments)
-        return np.asarray(np.where(np.isnan(values), -np.inf, values) + self._constant)
+        return np.asarray(np.where(np.isnan(values), -np.inf, values) + self.constant)
+
+    @property
+    def rotated_Z(self) -> Array:
+        """Z in the surface's coordinates, shape (n, q)."""
+        return self._Z
+
+    def value_and_score(self, rotated: Array) -> tuple[float, Array]:
+        """The log-likelihood and its score at coefficients in the surface's coordinates."""
+        from bayes_lsm.likelihood.kernels import evaluate
+
+        q, p = self._Z.shape[1], self._arguments[2].shape[1]
+        score = np.empty(q)
+        value = evaluate(
+            rotated, *self._arguments, score, np.empty((q, q)), np.empty(p), np.empty((p, p))
+        )
+        return value + self.constant, score
+
+    def climb_along(self, rotated: Array, A: Array, b: Array) -> Point | None:
+        """Climb from a point along A a + b = 0, all in the surface's coordinates.
+
+        None where the climb leads to where the likelihood does not exist.
+        """
+        from bayes_lsm.likelihood.kernels import allocate, ascend
+
+        y, v, X, Z, _, zero, identity, reml = self._arguments
+        offset = np.zeros(len(y)) if self._offset is None else self._offset
+        if len(A):
+            here = rotated - np.linalg.pinv(A) @ (A @ rotated + b)
+            along = np.linalg.svd(A)[2][np.linalg.matrix_rank(A) :].T
+        else:
+            here, along = rotated, np.eye(len(rotated))
+        out = tuple(each[0] for each in allocate(1, X.shape[1], along.shape[1]))
+        value, _, converged = ascend(
+            np.zeros(along.shape[1]),
+            y,
+            v,
+            X,
+            np.ascontiguousarray(Z @ along),
+            offset + Z @ here,
+            zero,
+            identity,
+            reml,
+            _TOLERANCE,
+            _ORDINARY_TOLERANCE,
+            out,
+        )
+        if not math.isfinite(value):
+            return None
+        alpha, hessian, beta, covariance, _ = out
+        there = here + along @ alpha
+        full = hessian if not len(A) else along @ hessian @ along.T
+        return Point(
+            self, there, there, full, value + self.constant, beta, covariance, bool(converged)
+        )
 
     def tau2(self, rotated: Array) -> Array:
         """τ² of each study (n,), at coefficients in the surface's coordinates."""
         if self._offset is None:
             return tau2(rotated, self._Z, None if self.limit is None else ~self._free)
-        log_tau2 = self._offset + self._Z @ rotated
-        values = tau2(np.ones(1), log_tau2[:, None])
+        eta = self._offset + self._Z @ rotated
+        values = eta if self._identity else tau2(np.ones(1), eta[:, None])
         return np.where(self._free, values, 0.0)
