@@ -385,8 +385,7 @@ def allocate(m, p, q):
     )
 
 
-@njit(cache=True, parallel=True)
-def log_likelihoods(alphas, y, v, X, Z, offset, zero, identity, reml):
+def _log_likelihoods(alphas, y, v, X, Z, offset, zero, identity, reml):
     """The log-likelihood without its constants at each α (m, q)."""
     m, q = alphas.shape
     p = X.shape[1]
@@ -410,8 +409,7 @@ def log_likelihoods(alphas, y, v, X, Z, offset, zero, identity, reml):
     return values
 
 
-@njit(cache=True, parallel=True)
-def ascend_starts(starts, y, v, X, Z, offset, zero, identity, reml, tolerance, early):
+def _ascend_starts(starts, y, v, X, Z, offset, zero, identity, reml, tolerance, early):
     """One ascent from each start (m, q).
 
     Returns values (m,), converged (m,), and the arrays of `allocate`.
@@ -425,6 +423,13 @@ def ascend_starts(starts, y, v, X, Z, offset, zero, identity, reml, tolerance, e
             starts[i], y, v, X, Z, offset, zero, identity, reml, tolerance, early, out
         )
     return values, converged, alpha, hessian, beta, covariance, ordinary
+
+
+# A parallel loop costs more to begin than a small problem takes: both kinds are compiled.
+ascend_starts = njit(cache=True)(_ascend_starts)
+ascend_starts_parallel = njit(cache=True, parallel=True)(_ascend_starts)
+log_likelihoods = njit(cache=True)(_log_likelihoods)
+log_likelihoods_parallel = njit(cache=True, parallel=True)(_log_likelihoods)
 
 
 @njit(cache=True, parallel=True)

@@ -87,7 +87,7 @@ class Search:
         self._v, self._Z = v, Z
         self._surface = partial(Surface, y, v, X, Z, method, offset=offset)
         self._inside = self._surface()
-        self._cone, self._cloud = Cone(Z), _Cloud(Z)
+        self._cone, self._cloud = Cone(Z), _Cloud(self._inside, len(y))
         self._tried: set[bytes] = set()
         self._limits: dict[bytes, Point] = {}
         self._returned: set[bytes] = set()
@@ -111,16 +111,16 @@ class Search:
         common = max(spread, 0.05 * float(np.median(v)))
         log_tau2 = [np.full(len(y), np.log(common * c)) for c in (1.0, 0.1, 10.0)]
         log_tau2 += [np.log(np.maximum(residuals**2 - v, floor * v)) for floor in (0.5, 0.05)]
-        starts = [_regress(each - self._offset, self._Z) for each in log_tau2]
+        starts = [self._inside.regress(each) for each in log_tau2]
         return starts if len(y) > _MANY_STUDIES else starts + self._steep(residuals)
 
     def _steep(self, residuals: Array) -> list[Array]:
         """Steep slopes of ln τ² through outlying studies: peaks that climbs from afar walk past."""
         Z, v = self._Z, self._v
         q = Z.shape[1]
-        back = np.linalg.inv(np.linalg.qr(Z, mode="r")) * math.sqrt(len(Z))
-        constant = _regress(np.ones(len(Z)), Z)
-        if not np.allclose(Z @ constant, 1.0):
+        back = self._inside.back
+        constant = self._inside.regress(1.0 + self._offset)
+        if np.abs(Z @ constant - 1.0).max() > 1e-8:
             constant = np.zeros_like(constant)
         pivots = np.argsort(-(residuals**2) / v)[:_OUTLIERS]
         oblique = np.random.default_rng(1).normal(size=(_OBLIQUE * (q > 2) * q, q))
@@ -130,7 +130,7 @@ class Search:
         peaks = np.log(residuals[pivots] ** 2 + 1e-3 * v[pivots]) - self._offset[pivots]
         shifts = peaks - slopes @ Z[pivots].T
         tried = (slopes[:, None] + shifts[..., None] * constant).reshape(-1, q)
-        order = np.argsort(-self._inside.values(tried))
+        order = np.argsort(-self._inside.values(tried), kind="stable")
         return list(tried[order[: _STEEP * q]])
 
     def _explore(self, inside: list[Point]) -> Point:
@@ -151,11 +151,15 @@ class Search:
 
     def _follow(self, points: list[Point]) -> None:
         """Climb the limits that these points are near to, and the limits of those."""
-        points = list(points)
+        points = _distinct(points)
         while points:
             point = points.pop()
+            ratios = point.tau2 / self._v
+            smallest = ratios.min()
             for ratio in _SMALL_RATIOS:
-                found = self._try_limit(point.tau2 >= ratio * self._v, point)
+                if smallest >= ratio:
+                    break
+                found = self._try_limit(ratios >= ratio, point)
                 points += [found] if found else []
 
     def _join(self, best: Point) -> None:
@@ -217,6 +221,13 @@ class Search:
         return max(equal, key=lambda pair: pair[0])[1] if equal else inside
 
 
+def _distinct(points: list[Point]) -> list[Point]:
+    """One point of each maximum; many climbs end at the same."""
+    return list(
+        {(round(point.value, 7), *np.round(point.rotated, 4)): point for point in points}.values()
+    )
+
+
 def _slack(point: Point) -> float:
     return _EQUAL * max(1.0, abs(point.value))
 
@@ -250,17 +261,16 @@ def _regress(log_tau2: Array, Z: Array) -> Array:
 class _Cloud:
     """Random starts around a point, in coordinates in which neither units nor origins matter."""
 
-    def __init__(self, Z: Array) -> None:
-        R = np.linalg.qr(Z, mode="r")
-        R *= np.copysign(1.0, np.diag(R))[:, None] / math.sqrt(len(Z))
-        self._R = R
-        self._size = 0 if len(Z) > _MANY_STUDIES else _CLOUD * Z.shape[1]
+    def __init__(self, inside: Surface, studies: int) -> None:
+        # The signs of a QR decomposition are arbitrary; without them the cloud does not turn.
+        signs = np.copysign(1.0, np.diag(inside.forth))
+        self._forth, self._back = signs[:, None] * inside.forth, inside.back * signs
+        self._size = 0 if studies > _MANY_STUDIES else _CLOUD * len(signs)
         self._random = np.random.default_rng(0)
 
-    def around(self, alpha: Array) -> Iterator[Array]:
+    def around(self, alpha: Array) -> list[Array]:
         """Starts around `alpha` (q,), some near and some far."""
-        far = float(np.linalg.norm((self._R @ alpha)[1:]))
-        for i in range(self._size):
-            radius = (*_RADII, far)[i % (len(_RADII) + 1)]
-            step = radius * self._random.normal(size=len(alpha))
-            yield alpha + np.linalg.solve(self._R, step)
+        far = float(np.linalg.norm((self._forth @ alpha)[1:]))
+        radii = np.resize([*_RADII, far], self._size)[:, None]
+        steps = radii * self._random.normal(size=(self._size, len(alpha)))
+        return list(alpha + steps @ self._back.T)

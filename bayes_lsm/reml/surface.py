@@ -26,6 +26,8 @@ _TOLERANCE = 1e-15
 _ORDINARY_TOLERANCE = 1e-10
 # Information on a combination of ln τ² (SE 10,000) below which there is none.
 _NO_INFORMATION = 1e-8
+# Starts times studies from which on it pays to climb in parallel.
+_MANY = 5_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -150,12 +152,14 @@ class Surface:
 
     def climb(self, starts: Sequence[Array]) -> list[Point]:
         """Climb from each of some α."""
-        from bayes_lsm.likelihood.kernels import ascend_starts
+        from bayes_lsm.likelihood import kernels
 
         if not len(starts):
             return []
         rotated = np.ascontiguousarray(np.array(starts) @ self.forth.T)
-        found = ascend_starts(rotated, *self._arguments, _TOLERANCE, _ORDINARY_TOLERANCE)
+        many = len(starts) * len(self._Z) > _MANY
+        ascend = kernels.ascend_starts_parallel if many else kernels.ascend_starts
+        found = ascend(rotated, *self._arguments, _TOLERANCE, _ORDINARY_TOLERANCE)
         values, converged, alpha, hessian, beta, covariance, ordinary = found
         values = np.where(np.isnan(values), -np.inf, values) + self.constant
         return [
@@ -174,11 +178,18 @@ class Surface:
 
     def values(self, alphas: Array) -> Array:
         """The log-likelihood at each of some α (m, q); −inf where it cannot be computed."""
-        from bayes_lsm.likelihood.kernels import log_likelihoods
+        from bayes_lsm.likelihood import kernels
 
         rotated = np.ascontiguousarray(alphas @ self.forth.T)
-        values = log_likelihoods(rotated, *self._arguments)
+        many = len(alphas) * len(self._Z) > 20 * _MANY
+        evaluate = kernels.log_likelihoods_parallel if many else kernels.log_likelihoods
+        values = evaluate(rotated, *self._arguments)
         return np.asarray(np.where(np.isnan(values), -np.inf, values) + self.constant)
+
+    def regress(self, eta: Array) -> Array:
+        """The α whose linear predictor, offset included, is nearest to `eta` (n,); inside only."""
+        wanted = eta if self._offset is None else eta - self._offset
+        return np.asarray(self.back @ (self._Z.T @ wanted) / len(wanted))
 
     @property
     def rotated_Z(self) -> Array:
