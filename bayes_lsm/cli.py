@@ -17,6 +17,7 @@ from bayes_lsm.datasets import describe_dataset, list_datasets
 from bayes_lsm.errors import BayesLsmError, BayesLsmWarning, FitError
 from bayes_lsm.model import LocationScaleModel
 from bayes_lsm.priors import PresetName
+from bayes_lsm.reml import Test
 from bayes_lsm.specification import Method, find_specification, list_models
 from bayes_lsm.tables import Printable
 from bayes_lsm.writing import check_paths, write
@@ -92,6 +93,10 @@ def fit_command(
     method: Annotated[
         Method | None, Parameter(help="With --engine reml: REML or ordinary ML.")
     ] = None,
+    test: Annotated[
+        Test | None,
+        Parameter(help="With --engine reml: normal, t, or t with the Knapp-Hartung adjustment."),
+    ] = None,
     prior: Preset = None,
     draws: Draws = None,
     seed: Seed = None,
@@ -104,11 +109,12 @@ def fit_command(
     model = LocationScaleModel.from_file(file)
     if engine == "reml":
         _refuse_with_reml(prior=prior, draws=draws, seed=seed)
-        reml = model.fit_reml(method=method)
+        reml = model.fit_reml(method=method, test=test or "z")
         _deliver(reml, outputs, digits=digits, quiet=quiet)
         return OK if reml.converged else NOT_CONVERGED
-    if method is not None:
-        raise FitError("--method is for --engine reml; leave it out with --engine bayes")
+    for name, value in (("method", method), ("test", test)):
+        if value is not None:
+            raise FitError(f"--{name} is for --engine reml; leave it out with --engine bayes")
     bayes = model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=not quiet)
     _deliver(bayes, outputs, digits=digits, quiet=quiet, draws=bayes)
     return OK if bayes.converged else NOT_CONVERGED

@@ -61,8 +61,9 @@ def test_fit_reml_and_ml(run):
     assert code == 0
     assert "Location-Scale Model (k = 37; REML)" in out
     assert "-96.60" in out
-    code, out, _ = run("fit", "preterm_weeks", "--method", "ML")
+    code, out, _ = run("fit", "preterm_weeks", "--method", "ML", "--test", "knha")
     assert "ML)" in out
+    assert "tval" in out
 
 
 def test_a_divergent_fit_is_a_result_and_says_so(run):

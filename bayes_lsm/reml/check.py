@@ -112,7 +112,7 @@ def check(fit: RemlFit, *, starts: int = 50, seed: int = 0) -> Check:
     rng = np.random.default_rng(seed)
     radii = np.resize([0.5, 2.0, 5.0], starts)[:, None]
     begun = here + radii * rng.normal(size=(starts, len(free)))
-    points = surface.climb(begun @ surface.back.T)
+    points = surface.climb(list(begun @ surface.back.T))
     gains = np.array([point.value - fit.loglik for point in points])
     # Climbs along a tail end below its limit, by no more than rounding.
     reached = int((np.abs(gains) < _SAME).sum())
