@@ -1,22 +1,73 @@
 """The frequentist reference: REML and ML, with metafor's conventions.
 
 `surface` climbs one likelihood surface, `divergence` knows its limits at infinity, and `search`
-finds the highest point of all. `fit` makes a `RemlFit` of it; `heterogeneity` and `tests` read from
-one. A new frequentist method belongs here, in a module of its own that takes a `RemlFit` or a
-`Design`.
+finds the highest point of all; `estimate` and `identity` add fixed values, bounds and the other
+link, and `fitting` makes a `RemlFit` of it. All else takes a `RemlFit`: `tests`, `permutation`,
+`bootstrap`, `profile` and `intervals` on its coefficients; `heterogeneity`, `prediction` and
+`contrasts` on what they mean; `residuals`, `influence`, `robust` and `check` on whether to believe
+it. `tau2_estimators` has the classical estimators of one τ². A new method is a new module here.
 """
 
+from bayes_lsm.reml.bootstrap import BootstrapTest, bootstrap_test
+from bayes_lsm.reml.contrasts import tau_contrasts, tau_means, tau_steps
 from bayes_lsm.reml.divergence import Divergence
 from bayes_lsm.reml.estimate import Bounds
-from bayes_lsm.reml.fit import RemlFit, Test, fit_reml
-from bayes_lsm.reml.tests import LikelihoodRatioTest, likelihood_ratio_test
+from bayes_lsm.reml.fit import RemlFit, Test
+from bayes_lsm.reml.fitting import fit_reml
+from bayes_lsm.reml.influence import Influence, LeaveOneOut, influence, leave_one_out
+from bayes_lsm.reml.intervals import confidence_intervals
+from bayes_lsm.reml.permutation import PermutationTest, permutation_test
+from bayes_lsm.reml.prediction import Blups, Prediction, blup, predict, predict_tau
+from bayes_lsm.reml.profile import Profile, profile
+from bayes_lsm.reml.residuals import fitted_values, hat_values, residuals, weights
+from bayes_lsm.reml.robust import RobustFit, robust
+from bayes_lsm.reml.tau2_estimators import estimate_tau2, q_profile_interval
+from bayes_lsm.reml.tests import (
+    LikelihoodRatioTest,
+    ScoreTest,
+    WaldTest,
+    likelihood_ratio_test,
+    score_test,
+    wald_test,
+)
 
 __all__ = [
+    "Blups",
+    "BootstrapTest",
     "Bounds",
     "Divergence",
+    "Influence",
+    "LeaveOneOut",
     "LikelihoodRatioTest",
+    "PermutationTest",
+    "Prediction",
+    "Profile",
     "RemlFit",
+    "RobustFit",
+    "ScoreTest",
     "Test",
+    "WaldTest",
+    "blup",
+    "bootstrap_test",
+    "confidence_intervals",
+    "estimate_tau2",
     "fit_reml",
+    "fitted_values",
+    "hat_values",
+    "influence",
+    "leave_one_out",
     "likelihood_ratio_test",
+    "permutation_test",
+    "predict",
+    "predict_tau",
+    "profile",
+    "q_profile_interval",
+    "residuals",
+    "robust",
+    "score_test",
+    "tau_contrasts",
+    "tau_means",
+    "tau_steps",
+    "wald_test",
+    "weights",
 ]

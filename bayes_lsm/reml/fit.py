@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -14,22 +13,25 @@ import pandas as pd
 from scipy.special import chdtrc, fdtrc
 
 from bayes_lsm.design import Design
-from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError
 from bayes_lsm.likelihood.independent import Method, evaluate
-from bayes_lsm.reml.check import Check, check
 from bayes_lsm.reml.divergence import Divergence
-from bayes_lsm.reml.estimate import Bounds, Estimate, estimate_bounded, estimate_log
 from bayes_lsm.reml.heterogeneity import (
     ChiSquareTest,
     Heterogeneity,
     cochran_q,
-    standard_error_tau2,
-    typical_sampling_variance,
+    heterogeneity,
 )
-from bayes_lsm.reml.identity import estimate_identity
-from bayes_lsm.reml.search import Search
 from bayes_lsm.results import model_title, stack_parts, wald_table
 from bayes_lsm.tables import Printable, format_table, text_table, wrap_notes
+
+if TYPE_CHECKING:
+    from bayes_lsm.reml.check import Check
+    from bayes_lsm.reml.influence import Influence
+    from bayes_lsm.reml.intervals import IntervalMethod
+    from bayes_lsm.reml.permutation import PermutationTest
+    from bayes_lsm.reml.prediction import Blups, Prediction, ScaleUncertainty
+    from bayes_lsm.reml.profile import Profile
+    from bayes_lsm.reml.tests import PartName
 
 Array = npt.NDArray[np.float64]
 Test = Literal["z", "t", "knha"]
@@ -48,7 +50,7 @@ class FTest:
         return iter((self.statistic, self.df, self.df2, self.pval))
 
 
-_FLAT = (
+FLAT = (
     "the data do not identify every scale coefficient: the likelihood is flat around the estimate, "
     "so there no standard errors are given"
 )
@@ -193,39 +195,99 @@ class RemlFit(Printable):
         )
 
     def heterogeneity(self) -> Heterogeneity:
-        """τ², I², H², R² and Cochran's Q."""
-        design = self.design
-        constant = design.scale.names == ("intrcpt",)
-        tau2 = float(np.mean(self.tau2))
-        typical = typical_sampling_variance(design.v, design.X)
-        return Heterogeneity(
-            tau2=tau2,
-            se_tau2=standard_error_tau2(design.v, design.X, tau2, method=self.method)
-            if constant
-            else np.nan,
-            I2=100 * tau2 / (tau2 + typical),
-            H2=tau2 / typical + 1,
-            R2=self._r2(tau2) if constant else np.nan,
-            typical_variance=typical,
-            Q=self.qe,
-            constant=constant,
-        )
+        """τ², I², H², R² and Cochran's Q; see `bayes_lsm.reml.heterogeneity.heterogeneity`."""
+        return heterogeneity(self)
 
     def check(self, *, starts: int = 50, seed: int = 0) -> Check:
         """Whether the optimum is interior, unique among starts and well conditioned.
 
         See `bayes_lsm.reml.check.check`.
         """
+        from bayes_lsm.reml.check import check
+
         return check(self, starts=starts, seed=seed)
 
-    def _r2(self, tau2: float) -> float:
-        design = self.design
-        if design.X.shape[1] == 1 or "intrcpt" not in design.location.names:
-            return np.nan
-        ones = np.ones((design.n_studies, 1))
-        without = Search(design.y, design.v, ones, ones, self.method).best
-        total = float(without.tau2[0])
-        return 100 * max(0.0, 1 - tau2 / total) if total > 0 else 0.0
+    def predict(
+        self,
+        new_data: pd.DataFrame | None = None,
+        *,
+        level: float = 0.95,
+        scale_uncertainty: ScaleUncertainty = "propagated",
+    ) -> Prediction:
+        """Effects, prediction intervals and τ at new moderators, or of the studies themselves.
+
+        See `bayes_lsm.reml.prediction.predict`.
+        """
+        from bayes_lsm.reml.prediction import predict
+
+        return predict(self, new_data, level=level, scale_uncertainty=scale_uncertainty)
+
+    def blup(self, *, level: float = 0.95) -> Blups:
+        """Best linear unbiased predictions of the studies' true effects.
+
+        See `bayes_lsm.reml.prediction.blup`.
+        """
+        from bayes_lsm.reml.prediction import blup
+
+        return blup(self, level=level)
+
+    def profile(
+        self, term: str, *, points: int | Sequence[float] = 41, level: float = 0.95
+    ) -> Profile:
+        """Profile likelihood of a scale coefficient; see `bayes_lsm.reml.profile.profile`."""
+        from bayes_lsm.reml.profile import profile
+
+        return profile(self, term, points=points, level=level)
+
+    def confidence_intervals(
+        self,
+        *,
+        part: PartName = "scale",
+        method: IntervalMethod = "wald",
+        level: float = 0.95,
+        iterations: int = 1000,
+        seed: int | None = None,
+        progress: bool = True,
+    ) -> pd.DataFrame:
+        """Wald, profile, permutation or bootstrap intervals of coefficients.
+
+        See `bayes_lsm.reml.intervals.confidence_intervals`.
+        """
+        from bayes_lsm.reml.intervals import confidence_intervals
+
+        return confidence_intervals(
+            self,
+            part=part,
+            method=method,
+            level=level,
+            iterations=iterations,
+            seed=seed,
+            progress=progress,
+        )
+
+    def permutation_test(
+        self,
+        *,
+        part: PartName = "scale",
+        iterations: int = 1000,
+        seed: int | None = None,
+        progress: bool = True,
+    ) -> PermutationTest:
+        """Reshuffle the moderators of a part; see `bayes_lsm.reml.permutation.permutation_test`."""
+        from bayes_lsm.reml.permutation import permutation_test
+
+        return permutation_test(
+            self, part=part, iterations=iterations, seed=seed, progress=progress
+        )
+
+    def influence(self, *, progress: bool = True) -> Influence:
+        """What each study does to the fit, by refits without it.
+
+        See `bayes_lsm.reml.influence.influence`.
+        """
+        from bayes_lsm.reml.influence import influence
+
+        return influence(self, progress=progress)
 
     @property
     def label(self) -> str:
@@ -242,7 +304,7 @@ class RemlFit(Printable):
         return self.design.specification.link == "identity"
 
     @property
-    def _is_flat(self) -> bool:
+    def is_flat(self) -> bool:
         """Whether a coefficient that was estimated has no standard error."""
         if self.divergence is not None or (self.at_bound and self._is_identity):
             return False
@@ -267,8 +329,8 @@ class RemlFit(Printable):
         found = []
         if self.divergence:
             found.append(str(self.divergence))
-        elif self._is_flat:
-            found.append(_FLAT)
+        elif self.is_flat:
+            found.append(FLAT)
         if self.at_bound:
             held = ", ".join(list(self.at_bound)[:8]) + (" …" if len(self.at_bound) > 8 else "")
             what = "the studies with τ² = 0" if self._is_identity else "these coefficients"
@@ -300,135 +362,6 @@ class RemlFit(Printable):
         return "\n\n".join(parts)
 
 
-def fit_reml(
-    design: Design,
-    *,
-    method: Method = "REML",
-    test: Test = "z",
-    fixed: Mapping[str, float] | None = None,
-    bounds: Bounds | None = None,
-    start: Mapping[str, float] | None = None,
-) -> RemlFit:
-    """Fit a location-scale model by restricted or ordinary maximum likelihood.
-
-    Parameters
-    ----------
-    design : Design
-        Its specification names the link: ``"log"`` (ln τ² = z'α) or ``"identity"`` (τ² = z'α ≥ 0).
-    method : {"REML", "ML"}, default "REML"
-    test : {"z", "t", "knha"}, default "z"
-        Reference distribution of the Wald tests: normal; t with k − p (location) and k − q (scale)
-        degrees of freedom; or that, with the location covariance scaled as by Knapp & Hartung
-        (2003, doi:10.1002/sim.1482).
-    fixed : mapping of scale term to value, optional
-        Scale coefficients that are not estimated.
-    bounds : mapping of scale term to (lower, upper), optional
-        Where scale coefficients must lie; infinite ends are allowed.
-    start : mapping of scale term to value, optional
-        One more starting point, for every scale coefficient that is not fixed.
-
-    Returns
-    -------
-    RemlFit
-
-    Raises
-    ------
-    FitError
-        For an unknown term, bounds that are crossed or exclude the start or a fixed value, and an
-        identity link for which no τ² ≥ 0 is possible.
-
-    Warns
-    -----
-    DivergentScaleWarning
-        When a scale coefficient has no finite estimate.
-    ConvergenceWarning
-        When the optimiser stopped early, or the data do not identify a scale coefficient.
-
-    Examples
-    --------
-    >>> from bayes_lsm import Specification, build_design, load_dataset
-    >>> spec = Specification("yi ~ ablat", "vi", scale="~ ablat")
-    >>> fit = fit_reml(build_design(spec, load_dataset("bcg")), test="knha")
-    >>> fit.location["df"].to_list()
-    [11, 11]
-
-    References
-    ----------
-    Viechtbauer, W., & López-López, J. A. (2022). Location-scale models for meta-analysis.
-    Research Synthesis Methods, 13(6), 697-715. doi:10.1002/jrsm.1562
-    """
-    fixed, bounds = dict(fixed or {}), dict(bounds or {})
-    _check_settings(design, test, fixed, bounds, start)
-    if design.specification.link == "identity":
-        found = estimate_identity(design, method, fixed=fixed, bounds=bounds, start=start)
-    elif bounds:
-        found = estimate_bounded(design, method, bounds, fixed=fixed, start=start)
-    else:
-        found = estimate_log(design, method, fixed=fixed, start=start)
-    scaling = _knapp_hartung(design, found) if test == "knha" else 1.0
-    fit = RemlFit(
-        design=design,
-        method=method,
-        alpha=found.alpha,
-        beta=found.beta,
-        vcov_scale=found.vcov_scale,
-        vcov_location=found.vcov_location * scaling,
-        tau2=found.tau2,
-        loglik=found.loglik,
-        divergence=found.divergence,
-        converged=found.converged,
-        stop=found.stop,
-        rival=found.rival,
-        rival_loglik=found.rival_loglik,
-        test=test,
-        fixed=fixed,
-        at_bound=dict(found.at_bound or {}),
-    )
-    _warn(fit)
-    return fit
-
-
-def _check_settings(
-    design: Design,
-    test: str,
-    fixed: Mapping[str, float],
-    bounds: Bounds,
-    start: Mapping[str, float] | None,
-) -> None:
-    names = design.scale.names
-    if test not in ("z", "t", "knha"):
-        raise FitError(f"test must be 'z', 't' or 'knha', got {test!r}")
-    for what, given in (("fixed value", fixed), ("bound", bounds), ("start", start or {})):
-        for term in given:
-            if term not in names:
-                raise FitError(
-                    f"a {what} is given for {term!r}, but the scale terms are {', '.join(names)}"
-                )
-    for term, value in fixed.items():
-        if not math.isfinite(value):
-            raise FitError(f"the fixed value of {term!r} must be finite, got {value}")
-        if term in bounds:
-            raise FitError(f"{term!r} is both fixed and bounded; choose one")
-    for term, ends in bounds.items():
-        low, high = ends
-        if not low < high:
-            raise FitError(f"the bounds of {term!r} must be (lower, upper), got {ends}")
-        if start is not None and term in start and not low <= start[term] <= high:
-            raise FitError(
-                f"the bounds {ends} of {term!r} exclude its start {start[term]}; change one of them"
-            )
-    missing = [name for name in names if start is not None and name not in {**start, **fixed}]
-    if missing:
-        raise FitError(f"start must give every scale coefficient; missing: {', '.join(missing)}")
-
-
-def _knapp_hartung(design: Design, found: Estimate) -> float:
-    """Weighted residual mean square, by which the location covariance is multiplied."""
-    residuals = design.y - design.X @ found.beta
-    df = design.n_studies - len(found.beta)
-    return float(np.sum(residuals**2 / (design.v + found.tau2)) / df)
-
-
 def _omnibus(
     names: tuple[str, ...], estimate: Array, covariance: Array, df: int | None
 ) -> ChiSquareTest | FTest:
@@ -441,25 +374,3 @@ def _omnibus(
         return ChiSquareTest(statistic, len(tested), float(chdtrc(len(tested), statistic)))
     ratio = statistic / len(tested)
     return FTest(ratio, len(tested), df, float(fdtrc(len(tested), df, ratio)))
-
-
-def _warn(fit: RemlFit) -> None:
-    if fit.divergence is not None:
-        warnings.warn(
-            f"{fit.divergence}. Fit the model with fit_bayes(), where a prior keeps it finite, or "
-            "drop the term from the scale formula.",
-            DivergentScaleWarning,
-            stacklevel=3,
-        )
-    elif fit._is_flat:
-        warnings.warn(
-            f"{_FLAT}; simplify the scale formula",
-            ConvergenceWarning,
-            stacklevel=3,
-        )
-    if not fit.converged:
-        warnings.warn(
-            "the optimiser did not converge; simplify the scale formula or use fit_bayes()",
-            ConvergenceWarning,
-            stacklevel=3,
-        )

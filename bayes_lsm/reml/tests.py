@@ -1,16 +1,257 @@
-"""Tests of scale coefficients that compare two fits."""
+"""Tests of coefficients that need no resampling: Wald, likelihood ratio and Rao's score.
+
+The resampling ones are in `permutation` and `bootstrap`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
-from scipy.special import chdtrc
+from scipy.special import chdtrc, fdtrc
 
 from bayes_lsm.errors import FitError
+from bayes_lsm.likelihood.independent import Method, evaluate
 from bayes_lsm.reml.fit import RemlFit
+from bayes_lsm.reml.search import Search
+from bayes_lsm.results import wald_table
 from bayes_lsm.tables import format_cells, format_table
+
+Array = npt.NDArray[np.float64]
+PartName = Literal["location", "scale"]
+Contrast = Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
+class WaldTest:
+    """A Wald test of one or several linear combinations of coefficients.
+
+    Attributes
+    ----------
+    part : {"location", "scale"}
+    table : DataFrame
+        One row a combination: estimate less its hypothesised value, se, zval (or tval and df),
+        pval, ci_lb, ci_ub.
+    statistic : float
+        z (or t) for one combination; χ² (or F) for several.
+    df : int
+        Number of combinations.
+    df_residual : int or None
+        Of t and F; None for z and χ².
+    pval : float
+    """
+
+    part: PartName
+    table: pd.DataFrame
+    statistic: float
+    df: int
+    df_residual: int | None
+    pval: float
+
+    def __str__(self) -> str:
+        degrees = "" if self.df_residual is None else str(self.df_residual)
+        if self.df == 1:
+            letter = f"t(df = {degrees})" if degrees else "z"
+        else:
+            letter = f"F({self.df}, {degrees})" if degrees else f"χ²(df = {self.df})"
+        verdict = f"{letter} = {self.statistic:.4f}, {format_pval(self.pval)}"
+        return f"Wald test ({self.part}): {verdict}\n\n{format_table(self.table)}"
+
+    def _repr_html_(self) -> str:
+        return str(format_cells(self.table, digits=4).to_html())
+
+
+def wald_test(
+    fit: RemlFit,
+    *,
+    part: PartName = "scale",
+    contrast: Contrast | Sequence[Contrast] | npt.ArrayLike | None = None,
+    terms: str | Sequence[str] | None = None,
+    value: float | npt.ArrayLike = 0.0,
+) -> WaldTest:
+    """Test linear combinations of coefficients, singly and jointly.
+
+    Parameters
+    ----------
+    fit : RemlFit
+        Its `test` decides between z and χ² on the one hand, t and F on the other.
+    part : {"location", "scale"}, default "scale"
+    contrast : mapping of term to weight, list of such, or array, shape (m, q) or (q,), optional
+        The combinations; an array has one weight for each term of the part.
+    terms : str or sequence of str, optional
+        Test these coefficients, in place of `contrast`. With neither given, all moderators of the
+        part are tested, as `RemlFit.qs` and `RemlFit.qm` do.
+    value : float or array, shape (m,), default 0
+        What the combinations are under the null hypothesis, in the units of the coefficients.
+
+    Returns
+    -------
+    WaldTest
+
+    Raises
+    ------
+    FitError
+        For an unknown term, a contrast of the wrong size or whose rows depend on each other, and
+        a contrast that touches a coefficient without a finite estimate or standard error.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> fit = lsm.LocationScaleModel(
+    ...     "yi ~ alloc", scale="~ alloc", variance="vi", data=lsm.load_dataset("bcg")).fit_reml()
+    >>> test = wald_test(fit, contrast={"allocrandom": 1, "allocsystematic": -1})
+    >>> round(test.statistic, 3), round(test.pval, 3)
+    (-0.015, 0.988)
+
+    References
+    ----------
+    Viechtbauer & López-López (2022), doi:10.1002/jrsm.1562, section 2.3.
+    """
+    design_part = getattr(fit.design, _checked_part(part))
+    names = design_part.names
+    estimate, covariance = (
+        (fit.beta, fit.vcov_location) if part == "location" else (fit.alpha, fit.vcov_scale)
+    )
+    weights, labels = _rows(part, names, contrast, terms)
+    m = len(weights)
+    null = np.asarray(value, dtype=float)
+    if null.shape not in ((), (m,)) or not np.isfinite(null).all():
+        raise FitError(f"value must be a finite number or {m} of them, got {value!r}")
+    touched = (weights != 0).any(axis=0)
+    _require_estimated(fit, part, names, estimate, covariance, touched)
+    C = weights[:, touched]
+    difference = C @ estimate[touched] - null
+    V = C @ covariance[np.ix_(touched, touched)] @ C.T
+    df_residual = None if fit.test == "z" else fit.design.n_studies - len(names)
+    table = wald_table(labels, difference, V, df=df_residual).rename_axis("contrast")
+    if m == 1:
+        ratio = table["zval" if df_residual is None else "tval"].iloc[0]
+        return WaldTest(part, table, float(ratio), 1, df_residual, float(table["pval"].iloc[0]))
+    chi2 = float(difference @ np.linalg.solve(V, difference))
+    if df_residual is None:
+        return WaldTest(part, table, chi2, m, None, float(chdtrc(m, chi2)))
+    pval = float(fdtrc(m, df_residual, chi2 / m))
+    return WaldTest(part, table, chi2 / m, m, df_residual, pval)
+
+
+def term_columns(
+    part: str, names: Sequence[str], terms: str | Sequence[str] | None = None
+) -> list[int]:
+    """Columns of some terms of a part; of all its moderators (or the intercept) by default."""
+    if terms is None:
+        return [j for j, name in enumerate(names) if name != "intrcpt"] or [0]
+    wanted = [terms] if isinstance(terms, str) else list(terms)
+    if not wanted:
+        raise FitError(f"no terms are given; the {part} terms are {', '.join(names)}")
+    for term in wanted:
+        if term not in names:
+            raise FitError(
+                f"there is no {part} term {term!r}; the {part} terms are {', '.join(names)}"
+            )
+    if len(set(wanted)) < len(wanted):
+        raise FitError(f"each term can be given once, got {', '.join(wanted)}")
+    return [list(names).index(term) for term in wanted]
+
+
+def require_free_log_link(fit: RemlFit, what: str) -> None:
+    """Refuse fits whose scale part is not an unconstrained model of ln τ²."""
+    if fit.design.specification.link != "log":
+        raise FitError(f"{what} needs a fit with link='log', got link='identity'")
+    if fit.fixed or fit.at_bound:
+        held = ", ".join([*fit.fixed, *fit.at_bound])
+        raise FitError(
+            f"{what} needs a fit in which every scale coefficient is free, got one that holds "
+            f"{held}; refit without fixed values and bounds"
+        )
+
+
+def format_pval(pval: float) -> str:
+    """``p = .0410``, or ``p < .0001``."""
+    return "p < .0001" if pval < 1e-4 else f"p = {pval:.4f}"
+
+
+def _checked_part(part: str) -> str:
+    if part not in ("location", "scale"):
+        raise FitError(f"part must be 'location' or 'scale', got {part!r}")
+    return part
+
+
+def _rows(
+    part: str, names: Sequence[str], contrast: object, terms: str | Sequence[str] | None
+) -> tuple[Array, list[str]]:
+    """Weights (m, q) and what to call each row."""
+    if contrast is not None and terms is not None:
+        raise FitError("give contrast or terms, not both")
+    if contrast is None:
+        columns = term_columns(part, names, terms)
+        return np.eye(len(names))[columns], [names[j] for j in columns]
+    weights = _weights(part, names, contrast)
+    if len(weights) == 0 or np.linalg.matrix_rank(weights) < len(weights):
+        raise FitError(
+            "the rows of a contrast must not be zero or combinations of each other; leave out "
+            "those that are"
+        )
+    return weights, [_label(row, names) for row in weights]
+
+
+def _weights(part: str, names: Sequence[str], contrast: object) -> Array:
+    given = [contrast] if isinstance(contrast, Mapping) else contrast
+    if isinstance(given, Sequence) and given and all(isinstance(row, Mapping) for row in given):
+        weights = np.zeros((len(given), len(names)))
+        for row, mapping in zip(weights, given, strict=True):
+            row[term_columns(part, names, list(mapping))] = [float(w) for w in mapping.values()]
+    else:
+        try:
+            weights = np.atleast_2d(np.array(given, dtype=float))
+        except (TypeError, ValueError):
+            weights = np.empty((0, 0, 0))
+        if weights.ndim != 2 or weights.shape[1] != len(names):
+            raise FitError(
+                f"a contrast must have a weight for each of the {len(names)} {part} terms "
+                f"({', '.join(names)}) in every row, or be a mapping of term to weight; "
+                f"got {contrast!r}"
+            )
+    if not np.isfinite(weights).all():
+        raise FitError(f"the weights of a contrast must be finite, got {contrast!r}")
+    return weights
+
+
+def _label(row: Array, names: Sequence[str]) -> str:
+    """``gb - gc``, ``intrcpt - 10×x``."""
+    text = ""
+    for weight, name in zip(row, names, strict=True):
+        if weight:
+            size = "" if abs(weight) == 1 else f"{abs(weight):g}×"
+            sign = (" - " if weight < 0 else " + ") if text else ("-" if weight < 0 else "")
+            text += f"{sign}{size}{name}"
+    return text
+
+
+def _require_estimated(
+    fit: RemlFit,
+    part: str,
+    names: Sequence[str],
+    estimate: Array,
+    covariance: Array,
+    touched: npt.NDArray[np.bool_],
+) -> None:
+    bad = touched & ~(np.isfinite(estimate) & np.isfinite(np.diag(covariance)))
+    if not bad.any():
+        return
+    listed = ", ".join(name for name, is_bad in zip(names, bad, strict=True) if is_bad)
+    if fit.divergence is not None and part == "scale":
+        raise FitError(
+            f"a Wald test of {listed} does not exist: {fit.divergence}. Leave it out of the test, "
+            "or use likelihood_ratio_test, bootstrap_test or profile"
+        )
+    raise FitError(
+        f"a Wald test of {listed} does not exist: the fit has no standard error for it (fixed, at "
+        "a bound, or not identified by the data); leave it out of the test"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +283,9 @@ class LikelihoodRatioTest:
 def likelihood_ratio_test(full: RemlFit, reduced: RemlFit) -> LikelihoodRatioTest:
     """Compare a fit with one whose model is a special case of it.
 
+    Where a coefficient diverges, the log-likelihood is its supremum, so that the statistic exists
+    all the same. Its χ² distribution is then doubtful: see `bootstrap_test`.
+
     Parameters
     ----------
     full, reduced : RemlFit
@@ -56,7 +300,7 @@ def likelihood_ratio_test(full: RemlFit, reduced: RemlFit) -> LikelihoodRatioTes
     ----------
     Viechtbauer & López-López (2022), doi:10.1002/jrsm.1562, section 2.3.
     """
-    _check_comparable(full, reduced)
+    check_nested(full, reduced)
     df = full.n_parameters - reduced.n_parameters
     statistic = max(0.0, 2 * (full.loglik - reduced.loglik))
     pval = float(chdtrc(df, statistic))
@@ -75,7 +319,8 @@ def likelihood_ratio_test(full: RemlFit, reduced: RemlFit) -> LikelihoodRatioTes
     return LikelihoodRatioTest(statistic, df, pval, pd.DataFrame(rows, index=["Full", "Reduced"]))
 
 
-def _check_comparable(full: RemlFit, reduced: RemlFit) -> None:
+def check_nested(full: RemlFit, reduced: RemlFit) -> None:
+    """Refuse two fits whose likelihoods cannot be compared."""
     if full.method != reduced.method:
         raise FitError(f"cannot compare {full.method} with {reduced.method}; refit by one method")
     if not (
@@ -90,19 +335,155 @@ def _check_comparable(full: RemlFit, reduced: RemlFit) -> None:
         raise FitError(
             "REML likelihoods of different location parts cannot be compared; use method='ML'"
         )
+    links = full.design.specification.link, reduced.design.specification.link
     nested = _inside(reduced.design.X, full.design.X) and _inside(reduced.design.Z, full.design.Z)
-    if full.n_parameters <= reduced.n_parameters or not nested:
+    # One τ² for all studies is the same model under either link.
+    same_link = links[0] == links[1] or reduced.design.Z.shape[1] == 1
+    if full.n_parameters <= reduced.n_parameters or not (nested and same_link):
         raise FitError(
             "the reduced model must be a special case of the full one, with fewer coefficients; "
             "give them in the order (full, reduced) and check that the models are nested"
         )
 
 
-def _inside(A: np.ndarray, B: np.ndarray) -> bool:
+def _inside(A: Array, B: Array) -> bool:
     """Whether the columns of A lie in the span of those of B."""
     Q = np.linalg.qr(B)[0]
     return bool(np.allclose(Q @ (Q.T @ A), A, rtol=1e-8, atol=1e-8 * np.abs(A).max()))
 
 
-def _same_space(A: np.ndarray, B: np.ndarray) -> bool:
+def _same_space(A: Array, B: Array) -> bool:
     return A.shape[1] == B.shape[1] and _inside(A, B)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreTest:
+    """Rao's score test of scale coefficients.
+
+    Attributes
+    ----------
+    terms : tuple of str, length m
+        The coefficients that are 0 under the null hypothesis.
+    statistic : float
+        χ².
+    df : int
+    pval : float
+    score : ndarray, shape (m,)
+        Slope of the log-likelihood in each of them, at the fit without them.
+    information : ndarray, shape (m, m)
+        Expected information on them, less what estimating the other coefficients costs.
+    alpha : ndarray, shape (q,)
+        Scale coefficients of the fit without them, with zeros in their places.
+    """
+
+    terms: tuple[str, ...]
+    statistic: float
+    df: int
+    pval: float
+    score: Array
+    information: Array
+    alpha: Array
+
+    def __str__(self) -> str:
+        return (
+            f"Score test of {', '.join(self.terms)}: χ²(df = {self.df}) = {self.statistic:.4f}, "
+            f"{format_pval(self.pval)}"
+        )
+
+
+def score_test(fit: RemlFit, terms: str | Sequence[str] | None = None) -> ScoreTest:
+    r"""Test scale coefficients by the slope of the likelihood at the fit without them.
+
+    The statistic is U'I⁻¹U with the (REML or ML) score U and the *expected* information
+    I_jk = ½ tr(P V_j P V_k) at the reduced fit (W in place of P for ML). Expected, because it is
+    positive definite wherever the test is made, while the negative Hessian need not be away from
+    its own maximum. The full model is never fitted, so the test exists when its coefficients
+    diverge.
+
+    Parameters
+    ----------
+    fit : RemlFit
+        Of the full model, by either method; only its design and method are used.
+    terms : str or sequence of str, optional
+        Scale terms that are 0 under the null hypothesis; default: all scale moderators.
+
+    Returns
+    -------
+    ScoreTest
+
+    Raises
+    ------
+    FitError
+        For an unknown term; a link other than log, fixed or bounded coefficients; and when τ² is 0
+        in some studies at the reduced fit: on that border the likelihood has no slope to test.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> fit = lsm.LocationScaleModel(
+    ...     "yi ~ ablat", scale="~ ablat", variance="vi", data=lsm.load_dataset("bcg")).fit_reml()
+    >>> round(score_test(fit, "ablat").pval, 3)
+    0.995
+
+    References
+    ----------
+    Rao, C. R. (1948). Large sample tests of statistical hypotheses concerning several parameters.
+    Mathematical Proceedings of the Cambridge Philosophical Society, 44(1), 50-57.
+    doi:10.1017/S0305004100023987
+    """
+    require_free_log_link(fit, "a score test")
+    design, method = fit.design, fit.method
+    y, v, X, Z = design.y, design.v, design.X, design.Z
+    names = design.scale.names
+    tested = term_columns("scale", names, terms)
+    others = [j for j in range(len(names)) if j not in tested]
+    alpha = np.zeros(len(names))
+    if others:
+        best = Search(y, v, X, Z[:, others], method).best
+        if best.limit is not None:
+            raise FitError(
+                f"there is no score test of {', '.join(names[j] for j in tested)}: without these "
+                f"terms τ² is 0 in {int(best.limit.zero.sum())} of {len(y)} studies, where the "
+                "likelihood has no slope; use bootstrap_test"
+            )
+        alpha[others] = best.alpha
+    # Orthogonal columns, the tested ones last: neither units nor origins of moderators lose digits.
+    Q, R = np.linalg.qr(Z[:, [*others, *tested]])
+    m = len(others)
+    rotated = R @ alpha[[*others, *tested]]
+    information = expected_information(rotated, v, X, Q, method=method)
+    slope = evaluate(rotated, y, v, X, Q, method=method).score[m:]
+    efficient = information[m:, m:]
+    if others:
+        cross = information[:m, m:]
+        efficient = efficient - cross.T @ np.linalg.solve(information[:m, :m], cross)
+    statistic = float(slope @ np.linalg.solve(efficient, slope))
+    to_terms = R[m:, m:]
+    return ScoreTest(
+        terms=tuple(names[j] for j in tested),
+        statistic=statistic,
+        df=len(tested),
+        pval=float(chdtrc(len(tested), statistic)),
+        score=to_terms.T @ slope,
+        information=to_terms.T @ efficient @ to_terms,
+        alpha=alpha,
+    )
+
+
+def expected_information(alpha: Array, v: Array, X: Array, Z: Array, *, method: Method) -> Array:
+    """½ tr(P V_j P V_k) at α, shape (q, q); ½ tr(W V_j W V_k) for ML.
+
+    Viechtbauer & López-López (2022), doi:10.1002/jrsm.1562, equations for Fisher scoring; V_j is
+    diag(τ_i² z_ij), and P and W are those of `bayes_lsm.likelihood.independent`.
+    """
+    location = evaluate(alpha, np.zeros_like(v), v, X, Z, method=method).location
+    with np.errstate(over="ignore"):
+        d = np.exp(Z @ alpha)
+    wd = d / (v + d)
+    if method == "ML":
+        return np.asarray(0.5 * Z.T @ (wd[:, None] ** 2 * Z))
+    Q = location.basis
+    h = np.sum(Q**2, axis=1)
+    M = ((Z.T * wd)[:, None, :] * Q.T) @ Q
+    diagonal = Z.T @ ((wd**2 * (1.0 - 2.0 * h))[:, None] * Z)
+    return np.asarray(0.5 * (diagonal + np.einsum("jab,kba->jk", M, M)))

@@ -559,8 +559,8 @@ section_lrt <- function() {
           test <- attempt(anova(best_fit(full, method)$fit, best_fit(reduced, method)$fit))
           found <- test$value
           list(
-            full = c(list(df = one(found$parms.f)), as.list(found$fit.stats.f)),
-            reduced = c(list(df = one(found$parms.r)), as.list(found$fit.stats.r)),
+            full = c(list(df = one(found$parms.f)), lapply(as.list(found$fit.stats.f), unbox)),
+            reduced = c(list(df = one(found$parms.r)), lapply(as.list(found$fit.stats.r), unbox)),
             LRT = one(found$LRT), pval = one(found$pval), QE_full = one(found$QE.f),
             QE_reduced = one(found$QE.r), warnings = test$warnings,
             diverging = best_fit(full, method)$diverging
@@ -948,20 +948,21 @@ section_estimators <- function() {
 # Section: influence, residuals and random effects of constant-heterogeneity models --------------------
 
 without_labels <- function(found) {
-  lapply(found[setdiff(names(found), c("slab", "digits", "transf"))], plain)
+  kept <- found[setdiff(names(found), c("slab", "digits", "transf"))]
+  names(kept) <- sub(".", "_", names(kept), fixed = TRUE)
+  lapply(kept, plain)
 }
 
 influence_of <- function(fit) {
   found <- influence(fit)
   deleted <- rstudent(fit)
-  dfbetas <- found$dfbs
+  # metafor lists the terms in order, but under mangled names.
+  dfbetas <- unclass(found$dfbs)[seq_len(fit$p)]
   list(
     resid = plain(deleted$resid), se = plain(deleted$se), z = plain(deleted$z),
     dffits = plain(found$inf$dffits), cook = plain(found$inf$cook.d), cov_ratio = plain(found$inf$cov.r),
     tau2_deleted = plain(found$inf$tau2.del), QE_deleted = plain(found$inf$QE.del),
-    dfbetas = setNames(lapply(rownames(fit$beta), function(term) {
-      plain(dfbetas[[term]])
-    }), rownames(fit$beta))
+    dfbetas = setNames(lapply(dfbetas, plain), rownames(fit$beta))
   )
 }
 

@@ -1,13 +1,63 @@
 """Likelihood-ratio tests: the number, and what cannot be compared."""
 
+import json
+import warnings
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.stats import chi2
 
+from bayes_lsm.datasets import load_dataset
 from bayes_lsm.errors import DivergentScaleWarning, FitError
 from bayes_lsm.reml import fit_reml, likelihood_ratio_test
 
 from .designs import example, homogeneous_group, make_design
+
+REFERENCE = json.loads(
+    (Path(__file__).parents[1] / "reference" / "frequentist.json").read_text(encoding="utf-8")
+)["lrt"]
+CASES = [
+    (model, name, method)
+    for model, cases in REFERENCE.items()
+    for name in cases
+    for method in ("REML", "ML")
+]
+
+
+@pytest.mark.parametrize(("model", "name", "method"), CASES)
+def test_metafor(model, name, method):
+    case = REFERENCE[model][name]
+    theirs = case[method]
+    data = load_dataset(case["dataset"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DivergentScaleWarning)
+        fits = [
+            fit_reml(make_design(data, location, scale), method=method)
+            for location, scale in (
+                (case["location"], case["scale"]),
+                (case["reduced_location"], case["reduced_scale"]),
+            )
+        ]
+    if method == "REML" and case["location"] != case["reduced_location"]:
+        # metafor warns and goes on.
+        with pytest.raises(FitError, match="method='ML'"):
+            likelihood_ratio_test(*fits)
+        return
+    found = likelihood_ratio_test(*fits)
+    # A rival maximum that is higher by less than 0.05 is told and not reported.
+    rival = 2 * np.nan_to_num(fits[0].rival_loglik - fits[0].loglik)
+    # Both sides have their maxima to 1e-9.
+    assert found.statistic + rival == pytest.approx(theirs["LRT"], abs=1e-6)
+    for row, fit in zip(("full", "reduced"), fits, strict=True):
+        table = found.table.loc[row.capitalize()]
+        assert table["df"] == theirs[row]["df"]
+        missing = np.nan_to_num(fit.rival_loglik - fit.loglik)
+        assert table["logLik"] + missing == pytest.approx(theirs[row]["ll"], abs=1e-6)
+        for ours in ("AIC", "BIC", "AICc"):
+            assert table[ours] - 2 * missing == pytest.approx(theirs[row][ours], abs=2e-6)
+    if not rival:
+        assert found.pval == pytest.approx(theirs["pval"], abs=1e-6)
 
 
 @pytest.fixture

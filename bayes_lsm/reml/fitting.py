@@ -1,0 +1,167 @@
+"""Fitting a design by REML or ML: the settings, the estimate, and the warnings."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+
+from bayes_lsm.design import Design
+from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError
+from bayes_lsm.likelihood.independent import Method
+from bayes_lsm.reml.estimate import Bounds, Estimate, estimate_bounded, estimate_log
+from bayes_lsm.reml.fit import FLAT, RemlFit, Test
+from bayes_lsm.reml.identity import estimate_identity
+
+
+def fit_reml(
+    design: Design,
+    *,
+    method: Method = "REML",
+    test: Test = "z",
+    fixed: Mapping[str, float] | None = None,
+    bounds: Bounds | None = None,
+    start: Mapping[str, float] | None = None,
+) -> RemlFit:
+    """Fit a location-scale model by restricted or ordinary maximum likelihood.
+
+    Parameters
+    ----------
+    design : Design
+        Its specification names the link: ``"log"`` (ln τ² = z'α) or ``"identity"`` (τ² = z'α ≥ 0).
+    method : {"REML", "ML"}, default "REML"
+    test : {"z", "t", "knha"}, default "z"
+        Reference distribution of the Wald tests: normal; t with k − p (location) and k − q (scale)
+        degrees of freedom; or that, with the location covariance scaled as by Knapp & Hartung
+        (2003, doi:10.1002/sim.1482).
+    fixed : mapping of scale term to value, optional
+        Scale coefficients that are not estimated.
+    bounds : mapping of scale term to (lower, upper), optional
+        Where scale coefficients must lie; infinite ends are allowed.
+    start : mapping of scale term to value, optional
+        One more starting point, for every scale coefficient that is not fixed.
+
+    Returns
+    -------
+    RemlFit
+
+    Raises
+    ------
+    FitError
+        For an unknown term, bounds that are crossed or exclude the start or a fixed value, and an
+        identity link for which no τ² ≥ 0 is possible.
+
+    Warns
+    -----
+    DivergentScaleWarning
+        When a scale coefficient has no finite estimate.
+    ConvergenceWarning
+        When the optimiser stopped early, or the data do not identify a scale coefficient.
+
+    Examples
+    --------
+    >>> from bayes_lsm import Specification, build_design, load_dataset
+    >>> spec = Specification("yi ~ ablat", "vi", scale="~ ablat")
+    >>> fit = fit_reml(build_design(spec, load_dataset("bcg")), test="knha")
+    >>> fit.location["df"].to_list()
+    [11, 11]
+
+    References
+    ----------
+    Viechtbauer, W., & López-López, J. A. (2022). Location-scale models for meta-analysis.
+    Research Synthesis Methods, 13(6), 697-715. doi:10.1002/jrsm.1562
+    """
+    fixed, bounds = dict(fixed or {}), dict(bounds or {})
+    _check_settings(design, test, fixed, bounds, start)
+    if design.specification.link == "identity":
+        found = estimate_identity(design, method, fixed=fixed, bounds=bounds, start=start)
+    elif bounds:
+        found = estimate_bounded(design, method, bounds, fixed=fixed, start=start)
+    else:
+        found = estimate_log(design, method, fixed=fixed, start=start)
+    scaling = _knapp_hartung(design, found) if test == "knha" else 1.0
+    fit = RemlFit(
+        design=design,
+        method=method,
+        alpha=found.alpha,
+        beta=found.beta,
+        vcov_scale=found.vcov_scale,
+        vcov_location=found.vcov_location * scaling,
+        tau2=found.tau2,
+        loglik=found.loglik,
+        divergence=found.divergence,
+        converged=found.converged,
+        stop=found.stop,
+        rival=found.rival,
+        rival_loglik=found.rival_loglik,
+        test=test,
+        fixed=fixed,
+        at_bound=dict(found.at_bound or {}),
+    )
+    _warn(fit)
+    return fit
+
+
+def _check_settings(
+    design: Design,
+    test: str,
+    fixed: Mapping[str, float],
+    bounds: Bounds,
+    start: Mapping[str, float] | None,
+) -> None:
+    names = design.scale.names
+    if test not in ("z", "t", "knha"):
+        raise FitError(f"test must be 'z', 't' or 'knha', got {test!r}")
+    for what, given in (("fixed value", fixed), ("bound", bounds), ("start", start or {})):
+        for term in given:
+            if term not in names:
+                raise FitError(
+                    f"a {what} is given for {term!r}, but the scale terms are {', '.join(names)}"
+                )
+    for term, value in fixed.items():
+        if not math.isfinite(value):
+            raise FitError(f"the fixed value of {term!r} must be finite, got {value}")
+        if term in bounds:
+            raise FitError(f"{term!r} is both fixed and bounded; choose one")
+    for term, ends in bounds.items():
+        low, high = ends
+        if not low < high:
+            raise FitError(f"the bounds of {term!r} must be (lower, upper), got {ends}")
+        if start is not None and term in start and not low <= start[term] <= high:
+            raise FitError(
+                f"the bounds {ends} of {term!r} exclude its start {start[term]}; change one of them"
+            )
+    missing = [name for name in names if start is not None and name not in {**start, **fixed}]
+    if missing:
+        raise FitError(f"start must give every scale coefficient; missing: {', '.join(missing)}")
+
+
+def _knapp_hartung(design: Design, found: Estimate) -> float:
+    """Weighted residual mean square, by which the location covariance is multiplied."""
+    residuals = design.y - design.X @ found.beta
+    df = design.n_studies - len(found.beta)
+    return float(np.sum(residuals**2 / (design.v + found.tau2)) / df)
+
+
+def _warn(fit: RemlFit) -> None:
+    if fit.divergence is not None:
+        warnings.warn(
+            f"{fit.divergence}. Fit the model with fit_bayes(), where a prior keeps it finite, or "
+            "drop the term from the scale formula.",
+            DivergentScaleWarning,
+            stacklevel=3,
+        )
+    elif fit.is_flat:
+        warnings.warn(
+            f"{FLAT}; simplify the scale formula",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
+    if not fit.converged:
+        warnings.warn(
+            "the optimiser did not converge; simplify the scale formula or use fit_bayes()",
+            ConvergenceWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,110 @@
+"""Residuals, hat values and weights: metafor's numbers, dense matrices, studies without."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bayes_lsm.datasets import load_dataset
+from bayes_lsm.errors import FitError
+from bayes_lsm.reml import fit_reml
+from bayes_lsm.reml.influence import influence
+from bayes_lsm.reml.residuals import fitted_values, hat_values, residuals, weights
+
+from .designs import example, make_design
+
+REFERENCE = json.loads(
+    (Path(__file__).parents[1] / "reference" / "frequentist.json").read_text(encoding="utf-8")
+)
+CONSTANT = REFERENCE["influence"]
+LOCATION_SCALE = REFERENCE["after_location_scale"]["models"]
+
+# metafor finds τ² by Fisher scoring, and its location-scale optimum by optimisers that stop within
+# about 1e-8 of α; residuals and weights inherit that, relative to the largest. Measured 4e-9
+# with one τ², and 4e-8 for location-scale models.
+METAFOR = 1e-6
+
+
+def near(ours, theirs):
+    theirs = np.array(theirs, dtype=float)
+    np.testing.assert_allclose(ours, theirs, rtol=METAFOR, atol=METAFOR * np.abs(theirs).max())
+
+
+def fitted(case):
+    design = make_design(load_dataset(case["dataset"]), case["location"], case.get("scale", "~ 1"))
+    return fit_reml(design, method=case["method"])
+
+
+@pytest.mark.parametrize("name", CONSTANT)
+def test_one_tau2_as_metafor(name):
+    case = CONSTANT[name]
+    fit = fitted(case)
+    near(fitted_values(fit), case["fitted"])
+    near(hat_values(fit), case["hat"])
+    near(weights(fit), case["weights_percent"])
+    standard = residuals(fit, "standardized").to_dataframe()
+    for column in ("resid", "se", "z"):
+        near(standard[column], case["rstandard"][column])
+
+
+@pytest.mark.parametrize("name", LOCATION_SCALE)
+def test_location_scale_models_as_metafor(name):
+    case = LOCATION_SCALE[name]
+    fit = fitted(case)
+    near(fitted_values(fit), case["fitted_location"])
+    near(hat_values(fit), case["hat"])
+    near(weights(fit), case["weights_percent"])
+    near(residuals(fit).values, case["residuals"]["response"])
+    near(residuals(fit, "pearson").values, case["residuals"]["pearson"])
+    near(residuals(fit, "standardized").values, case["rstandard"]["z"])
+
+
+def test_dense_matrices():
+    fit = fit_reml(make_design(example(), "~ x", "~ x"))
+    X, M = fit.design.X, np.diag(fit.design.v + fit.tau2)
+    W = np.linalg.inv(M)
+    H = X @ np.linalg.inv(X.T @ W @ X) @ X.T @ W
+    rest = np.eye(len(X)) - H
+    # Two routes to the same sums in double precision.
+    np.testing.assert_allclose(hat_values(fit), np.diag(H), rtol=1e-10)
+    np.testing.assert_allclose(residuals(fit).values, rest @ fit.design.y, rtol=1e-8)
+    standard = rest @ fit.design.y / np.sqrt(np.diag(rest @ M @ rest.T))
+    np.testing.assert_allclose(residuals(fit, "standardized").values, standard, rtol=1e-8)
+
+
+def test_deleted_residuals_are_those_of_influence():
+    fit = fit_reml(make_design(example(k=12), "~ x"))
+    found = residuals(fit, "studentized_deleted")
+    there = influence(fit, progress=False)
+    np.testing.assert_array_equal(found.raw, there.deleted_residual)
+    np.testing.assert_array_equal(found.values, there.rstudent)
+
+
+def test_a_study_that_decides_its_own_fitted_value_has_no_standardized_residual():
+    data = example(k=11).assign(g=["c", *"ababababab"])
+    fit = fit_reml(make_design(data, "~ g"))
+    assert hat_values(fit)[0] == pytest.approx(1.0, abs=1e-12)
+    found = residuals(fit, "standardized")
+    assert np.isnan(found.values[0])
+    assert np.isfinite(found.values[1:]).all()
+    assert residuals(fit).values[0] == pytest.approx(0.0, abs=1e-12)
+
+
+def test_tables_have_the_studies_as_rows():
+    data = example(k=8).assign(study=list("stuvwxyz"))
+    fit = fit_reml(make_design(data, study="study"))
+    table = residuals(fit, "pearson").to_dataframe()
+    assert list(table.index) == list("stuvwxyz")
+    assert list(table.columns) == ["resid", "se", "z"]
+    assert list(residuals(fit).to_dataframe().columns) == ["resid"]
+    pd.testing.assert_series_equal(table["z"], table["resid"] / table["se"], check_names=False)
+    assert "z" in str(residuals(fit, "pearson"))
+    assert "<table" in residuals(fit)._repr_html_()
+
+
+def test_an_unknown_kind_is_refused():
+    fit = fit_reml(make_design(example(k=8)))
+    with pytest.raises(FitError, match=r"'raw', 'pearson', .* got 'deviance'"):
+        residuals(fit, "deviance")
