@@ -154,7 +154,8 @@ def _null_space(rows: Array, q: int) -> Array:
     if not len(rows):
         return np.eye(q)
     _, sizes, directions = np.linalg.svd(np.linalg.qr(rows, mode="r"), full_matrices=True)
-    return np.asarray(directions[int((sizes > _ZERO * sizes[0]).sum()) :].T)
+    # Rows are of the order of 1; a block that is all rounding leaves every direction free.
+    return np.asarray(directions[int((sizes > _ZERO * max(1.0, sizes[0])).sum()) :].T)
 
 
 def _can_go(rows: Array) -> Mask:

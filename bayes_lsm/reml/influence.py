@@ -18,6 +18,7 @@ each study keeps its own: with τ²_j(i) = exp(z_j'α̂_(i)), w_j(i) = 1/(v_j + 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,8 +113,11 @@ class LeaveOneOut:
     def notes(self) -> tuple[str, ...]:
         """What a reader of the table has to know."""
         found = [f"without {each.study}: {each.reason}" for each in self.unfittable]
+        others = set(self.diverging) | {each.study for each in self.unfittable}
+        ended = [study for study in self.fit.design.labels if study not in others]
         for studies, what in (
             (self.diverging, "a scale coefficient has no finite estimate"),
+            (ended if self.fit.divergence else (), "every scale coefficient has a finite estimate"),
             (self.unconverged, "the optimiser did not converge"),
         ):
             if studies:
@@ -244,7 +248,10 @@ class Influence:
             "under inf, * marks studies that move the location coefficients by metafor's rules, "
             "and s those that move a scale coefficient by more than one standard error"
         )
-        return (marks, *self.leave_one_out.notes)
+        labels, fitted = self.fit.design.labels, ~np.isnan(self.deleted_residual)
+        open_ = [labels[i] for i in np.flatnonzero(fitted & ~np.isfinite(self.own_tau2))]
+        unknown = f"the other studies do not tell the τ² of {_some(open_)}, so no z is given there"
+        return (marks, *([unknown] if open_ else []), *self.leave_one_out.notes)
 
     def __str__(self) -> str:
         table = self.to_dataframe()
@@ -394,5 +401,5 @@ def _frame(columns: dict[tuple[str, ...], Array], design: Design) -> pd.DataFram
     return table
 
 
-def _some(studies: tuple[str, ...]) -> str:
+def _some(studies: Sequence[str]) -> str:
     return ", ".join(studies[:8]) + (" …" if len(studies) > 8 else "")

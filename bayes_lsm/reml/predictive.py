@@ -8,7 +8,7 @@ C − Cc c'C/s². Given α the effect is Normal(x'β̂(α), x'V_β(α)x + τ²).
     θ_new ~ ∫ Normal( x'β̂(α(η)),  x'V_β(α(η))x + x'J (C − Cc c'C/s²) J'x + τ²(η) ) dNormal(η; η̂, s²)
 
 with J = ∂β̂/∂α' = −(X'WX)⁻¹X' diag(w_i² r_i ∂τ_i²/∂α'): exact along the line α(η), and of first
-order across it. The integral is a trapezoidal sum, which for such smooth functions is exact to rounding.
+order across it. The integral is a trapezoidal sum, exact to rounding for such smooth functions.
 """
 
 from __future__ import annotations

@@ -32,6 +32,8 @@ _FURTHEST = 24
 # not before ln τ² of some study has moved by so much.
 _FLAT = 1e-7
 _FAR = 60.0
+# A log-likelihood so far below the maximum that nothing is to be looked for beyond.
+_HOPELESS = 200.0
 # A dip of the log-likelihood between two peaks that is worth a word.
 _DIP = 0.05
 _MOST_POINTS = 10_000
@@ -229,6 +231,7 @@ class Curve:
         self._known: dict[float, tuple[float, Array]] = {}
         self._highest = float(np.nanmax([fit.loglik, fit.rival_loglik]))
         estimate, variance = fit.alpha[j], fit.vcov_scale[j, j]
+        self._estimate = float(estimate)
         self._centre = float(estimate) if math.isfinite(estimate) else 0.0
         se = math.sqrt(variance) if variance > 0 else math.inf
         self._step = min(0.5 * se, 1.0 / self._spread)
@@ -282,7 +285,9 @@ class Curve:
                 value = self.search(self._centre + side * distance)
                 still = still + 1 if abs(value - last) < _FLAT else 0
                 last = value
-                if (still >= 2 and distance > self._far) or self.maximum - value > 200.0:
+                if still >= 2 and distance > self._far:
+                    break
+                if self.maximum - value > _HOPELESS and not self._runs_to(side):
                     break
 
     def refine(self) -> float:
@@ -299,6 +304,10 @@ class Curve:
             options={"xatol": 1e-6 * (ends[1] - ends[0])},
         )
         return self.maximum
+
+    def _runs_to(self, side: int) -> bool:
+        """Whether the estimate is at the end of this side, or may be."""
+        return math.isnan(self._estimate) or self._estimate == side * math.inf
 
     def bound(self, cutoff: float, side: int) -> float:
         """The outermost crossing of the cut-off on one side; infinite if the end is above it."""

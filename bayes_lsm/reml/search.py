@@ -47,7 +47,7 @@ _JOINED = 6
 # More different rows of Z than this, and only its extreme rows are tried as corners.
 _MANY_ROWS = 12
 # With more studies than this the surface is smooth, and corners are not worth their time.
-_MANY_STUDIES = 10_000
+_MANY_STUDIES = 3_000
 _ROUNDS = 5
 # Random starts for each coefficient, and how far from their centre they lie, in ln τ².
 _CLOUD = 6

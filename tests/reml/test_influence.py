@@ -1,6 +1,7 @@
 """Influence: metafor's numbers with one τ², and refits by hand for location-scale models."""
 
 import json
+import sys
 import warnings
 from pathlib import Path
 
@@ -11,10 +12,12 @@ import pytest
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.errors import BayesLsmWarning, DivergentScaleWarning
 from bayes_lsm.reml import fit_reml
-from bayes_lsm.reml import residuals as engine
 from bayes_lsm.reml.influence import influence, leave_one_out
 
 from .designs import example, homogeneous_group, make_design
+
+# The package exports a function of the module's name.
+engine = sys.modules["bayes_lsm.reml.residuals"]
 
 CASES = json.loads(
     (Path(__file__).parents[1] / "reference" / "frequentist.json").read_text(encoding="utf-8")
@@ -155,6 +158,22 @@ def test_a_divergent_fit():
     np.testing.assert_allclose(found.deleted_residual_se[1::2], expected, rtol=1e-9)
 
 
+def test_a_study_that_alone_makes_a_fit_diverge():
+    # Slides' data: continentOther runs to −∞, but not without some of its studies.
+    data = load_dataset("preterm_iq")
+    formula = "~ continent + I(weeks - 40)"
+    with pytest.warns(DivergentScaleWarning):
+        fit = fit_reml(make_design(data, formula, formula))
+    found = influence(fit, progress=False)
+    rest = fit_reml(make_design(data.drop(index=data.index[2]), formula, formula))
+    assert rest.divergence is None
+    assert found.dfbetas_scale[2, 2] == -np.inf
+    np.testing.assert_allclose(found.leave_one_out.alpha[2], rest.alpha, rtol=1e-5)
+    assert found.fit.design.labels[2] not in found.leave_one_out.diverging
+    text = " ".join(str(found).split())
+    assert "every scale coefficient has a finite estimate without row 2, row 4" in text
+
+
 def test_tau2_that_the_other_studies_leave_open():
     # τ² is 0 for all x but the largest: at a still larger x it would be infinite.
     data = pd.DataFrame(
@@ -173,6 +192,7 @@ def test_tau2_that_the_other_studies_leave_open():
     assert np.isnan(found.rstudent[10])
     assert np.isnan(found.dffits[10])
     assert np.isfinite(found.deleted_residual[10])
+    assert "do not tell the τ² of row 10" in str(found)
 
 
 def test_a_study_that_is_a_level_of_its_own():
