@@ -58,11 +58,12 @@ class Profile:
         `maximum` − χ²/2: values with a lower log-likelihood are outside the interval.
     lower, upper : float
         Ends of the profile-likelihood interval; -inf or inf where the profile does not fall below
-        the cut-off on that side. With several peaks, the interval that holds them all.
+        the cut-off on that side. With several peaks, the interval that holds them all. nan where
+        the supremum lies farther out than was looked.
     level : float
     verdict : str
         ``"peaked"``, or what is the matter: ``"flat towards -inf"``, ``"flat towards +inf"``,
-        ``"several peaks"``, joined by commas.
+        ``"several peaks"``, joined by commas; ``"maximum not reached"`` when an end is nan.
     peaks : ndarray
         Values at which the profile has a maximum of its own; ±inf for one at the end.
     """
@@ -205,6 +206,8 @@ def _given(points: int | Sequence[float]) -> int | Array:
 
 
 def _verdict(lower: float, upper: float, peaks: Array) -> str:
+    if math.isnan(lower) or math.isnan(upper):
+        return "maximum not reached"
     found = ["several peaks"] if len(peaks) > 1 else []
     found += ["flat towards -inf"] if math.isinf(lower) else []
     found += ["flat towards +inf"] if math.isinf(upper) else []
@@ -322,7 +325,8 @@ class Curve:
                 break
             outside = c
         else:
-            return math.nan
+            # No point comes near the supremum: it lies farther out than was looked.
+            return self._estimate if self._estimate == side * math.inf else math.nan
         root = brentq(lambda x: self.climb(x) - cutoff, outside, c, xtol=1e-10, rtol=1e-12)
         return float(root)
 

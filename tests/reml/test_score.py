@@ -66,16 +66,18 @@ def test_expected_information_is_the_mean_of_the_negative_hessian(method):
         np.testing.assert_allclose(mean, expected, rtol=0.35, atol=0.35)
 
 
-def test_the_formula_with_full_matrices():
+@METHODS
+def test_the_formula_with_full_matrices(method):
     design = make_design(example(z=np.arange(30.0) % 7), "~ x", "~ x + z")
-    found = score_test(fit_reml(design), "z")
+    found = score_test(fit_reml(design, method=method), "z")
     W = np.diag(1 / (design.v + np.exp(design.Z @ found.alpha)))
     X = design.X
     P = W - W @ X @ np.linalg.inv(X.T @ W @ X) @ X.T @ W
     d = np.exp(design.Z @ found.alpha)
     V = [np.diag(d * z) for z in design.Z.T]
-    score = np.array([0.5 * (design.y @ P @ A @ P @ design.y - np.trace(P @ A)) for A in V])
-    information = np.array([[0.5 * np.trace(P @ A @ P @ B) for B in V] for A in V])
+    T = P if method == "REML" else W
+    score = np.array([0.5 * (design.y @ P @ A @ P @ design.y - np.trace(T @ A)) for A in V])
+    information = np.array([[0.5 * np.trace(T @ A @ T @ B) for B in V] for A in V])
     # The scores of x and the intercept are 0 up to the accuracy of the maximum.
     assert found.statistic == pytest.approx(score @ np.linalg.solve(information, score), rel=1e-6)
 
