@@ -125,7 +125,7 @@ def test_all_faults_of_a_file_are_reported_at_once_each_with_its_place():
         """
 location = "y ~ x +"
 effect = "yi"
-link = "identity"
+link = "probit"
 draws = 3
 seed = 1.5
 drws = 5
@@ -155,7 +155,7 @@ mean = "0"
         "line 2: location: cannot read the formula '~ x +'",
         "  variance: required, but missing",
         "line 8: scale: the formula \"~ __import__('os')\" uses the call of '__import__'",
-        "line 4: link: input should be 'log', got 'identity'",
+        "line 4: link: input should be 'log' or 'identity', got 'probit'",
         "line 5: draws: input should be greater than or equal to 100, got 3",
         "line 6: seed: ",
         "line 7: drws: unknown key",
