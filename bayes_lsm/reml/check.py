@@ -59,14 +59,20 @@ class Check:
         """All three."""
         return self.interior and self.unique and self.well_conditioned
 
+    @property
+    def _conditioning(self) -> str:
+        if math.isnan(self.condition):
+            return "not asked where the optimum is not interior"
+        verdict = "yes" if self.well_conditioned else "no"
+        return f"{verdict} (condition {self.condition:.3g}, largest slope {self.gradient:.1e})"
+
     def __str__(self) -> str:
         others = ", ".join(f"{m:+.4f}" for m in self.maxima if abs(m) > _SAME)
         lines = [
             f"interior:         {'yes' if self.interior else 'no'}",
             f"unique:           {'yes' if self.unique else 'no'} ({self.reached} of {self.starts} "
             f"climbs end there{f'; others at {others} in the log-likelihood' if others else ''})",
-            f"well conditioned: {'yes' if self.well_conditioned else 'no'} (condition "
-            f"{self.condition:.3g}, largest slope {self.gradient:.1e})",
+            f"well conditioned: {self._conditioning}",
         ]
         if not self.ok:
             advice = "see the fit's notes and profiles, simplify the scale part, or use fit_bayes()"

@@ -174,6 +174,7 @@ def test_check_says_what_is_wrong(continent, continent_reml):
     assert not divergent.unique  # the talk's maximum has a rival
     assert divergent.maxima.max() == pytest.approx(0.0076, abs=1e-3)
     assert "interior:         no" in str(divergent)
+    assert "well conditioned: not asked" in str(divergent)
 
 
 @pytest.mark.parametrize(
