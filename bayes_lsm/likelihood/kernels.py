@@ -16,7 +16,7 @@ import math
 import numpy as np
 from numba import njit, prange
 
-from bayes_lsm.links import LARGEST_EXPONENT
+from bayes_lsm.links import LARGEST_EXPONENT, LARGEST_TAU2
 
 _LONGEST_STEP = 4.0
 _LARGEST_ITERATIONS = 500
@@ -154,11 +154,11 @@ def evaluate(alpha, y, v, X, Z, offset, zero, identity, reml, score, hessian, be
     M = np.zeros((q, p, p))
     for i in range(n):
         total += e[i] * e[i]
-        # First and second derivative of τ² in η.
-        first = 0.0 if masked and zero[i] else 1.0 if identity else d[i]
-        second = 0.0 if identity else d[i]
-        if first == 0.0:
+        # First and second derivative of τ² in η; both are 0 where τ² is held, at 0 or at its cap.
+        if (masked and zero[i]) or (not identity and not 0.0 < d[i] < LARGEST_TAU2):
             continue
+        first = 1.0 if identity else d[i]
+        second = 0.0 if identity else d[i]
         root = math.sqrt(w[i])
         u = root * e[i]  # = Py
         wd = w[i] * first
@@ -302,7 +302,7 @@ def ascend(start, y, v, X, Z, offset, zero, identity, reml, tolerance, early, ou
     )
     if q == 0 or not np.isfinite(value):
         return value, 0, q == 0
-    stopped = False
+    stopped, gain = False, np.inf
     for iteration in range(_LARGEST_ITERATIONS):
         gain = _newton_step(score, hessian, step)
         size = max(1.0, abs(value))
@@ -370,7 +370,8 @@ def ascend(start, y, v, X, Z, offset, zero, identity, reml, tolerance, early, ou
         value = candidate
         score[:], hessian[:] = score_there, hessian_there
         beta[:], covariance[:] = beta_there, covariance_there
-    return value, _LARGEST_ITERATIONS, False
+    # Rounding can keep it stepping on the spot; then there is nothing left to gain.
+    return value, _LARGEST_ITERATIONS, gain < _STUCK * max(1.0, abs(value))
 
 
 @njit(cache=True)
