@@ -12,7 +12,6 @@ Array = npt.NDArray[np.float64]
 
 # exp() of more would overflow once it is squared; a τ² of e^300 is as good as infinite.
 LARGEST_EXPONENT = 300.0
-LARGEST_TAU2 = float(np.exp(LARGEST_EXPONENT))
 
 
 def tau2_from_log(eta: Array) -> Array:

@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.links import LARGEST_TAU2, tau2_from_log
+from bayes_lsm.links import tau2_from_log
 
 Array = npt.NDArray[np.float64]
 Method = Literal["REML", "ML"]
@@ -121,7 +121,6 @@ def evaluate(
     location = estimate_location(y, variance, X)
     Q = location.basis  # P = W^½ (I − QQ') W^½
     u = w * location.residuals  # = Py
-    d = np.where(d < LARGEST_TAU2, d, 0.0)  # at its cap τ² no longer depends on α
     wd = w * d
 
     traces, products = wd, wd**2  # of P V_j (of W V_j for ML), and the diagonal part of P V_j P V_k

@@ -16,7 +16,7 @@ import math
 import numpy as np
 from numba import njit, prange
 
-from bayes_lsm.links import LARGEST_EXPONENT, LARGEST_TAU2
+from bayes_lsm.links import LARGEST_EXPONENT
 
 _LONGEST_STEP = 4.0
 _LARGEST_ITERATIONS = 500
@@ -154,8 +154,8 @@ def evaluate(alpha, y, v, X, Z, offset, zero, identity, reml, score, hessian, be
     M = np.zeros((q, p, p))
     for i in range(n):
         total += e[i] * e[i]
-        # First and second derivative of τ² in η; both are 0 where τ² is held, at 0 or at its cap.
-        if (masked and zero[i]) or (not identity and not 0.0 < d[i] < LARGEST_TAU2):
+        # First and second derivative of τ² in η. At its cap they are kept, so that climbs come back.
+        if masked and zero[i]:
             continue
         first = 1.0 if identity else d[i]
         second = 0.0 if identity else d[i]
