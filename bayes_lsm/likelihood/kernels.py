@@ -154,7 +154,7 @@ def evaluate(alpha, y, v, X, Z, offset, zero, identity, reml, score, hessian, be
     M = np.zeros((q, p, p))
     for i in range(n):
         total += e[i] * e[i]
-        # First and second derivative of τ² in η. At its cap they are kept, so that climbs come back.
+        # First and second derivative of τ² in η; kept at its cap, so that climbs come back.
         if masked and zero[i]:
             continue
         first = 1.0 if identity else d[i]
