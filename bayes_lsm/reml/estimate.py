@@ -11,7 +11,6 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +63,6 @@ class Estimate:
     rival: Array | None = None
     rival_loglik: float = math.nan
     at_bound: Mapping[str, float] | None = None
-    at_bound_kind: Literal["term", "study"] = "term"
 
 
 def estimate_log(

@@ -76,7 +76,6 @@ def estimate_identity(
         converged=best.converged,
         stop=alpha,
         at_bound=held if active.any() else None,
-        at_bound_kind="study",
     )
 
 
