@@ -1,6 +1,6 @@
 """How long a Bayesian fit of each bundled model takes, and what its draws are worth.
 
-Run with ``uv run python tests/benchmarks/bayes.py``; the kernels are compiled before the clock runs.
+Run with ``uv run python tests/benchmarks/bayes.py``; kernels are compiled before the clock runs.
 """
 
 from time import perf_counter
