@@ -202,6 +202,16 @@ def describe_dropped(dropped: Sequence[DroppedRow], total: int) -> str:
     )
 
 
+def dropped_notes(dropped: Sequence[DroppedRow]) -> tuple[str, ...]:
+    """What a reader of any result has to know of rows that were left out."""
+    if not dropped:
+        return ()
+    count = len(dropped)
+    rows = ", ".join(f"{row.label} ({', '.join(row.columns)})" for row in dropped[:8])
+    more = f" and {count - 8} more" if count > 8 else ""
+    return (f"{count} row{'s' if count > 1 else ''} with missing values left out: {rows}{more}",)
+
+
 def moderators(
     data: pd.DataFrame, columns: Iterable[str], labels: Sequence[str]
 ) -> tuple[pd.DataFrame, dict[str, Kind]]:
