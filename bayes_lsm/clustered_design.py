@@ -33,45 +33,42 @@ Index = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, eq=False)
 class ScaleTerm:
-    """One scale term: G groups of rows, and ln τ² of each.
+    """One scale term: s effects in each of G groups of rows, and their ln τ².
 
     Attributes
     ----------
     grouping : Grouping
     groups : tuple of str, length G
-        Their names; of correlated effects (``"outcome | trial"``) one for each pair that occurs.
+    effects : tuple of str, length s
+        The slopes' variables, or the levels with correlated effects; ``("intrcpt",)`` where each
+        group has one effect that all of its rows share.
     index : ndarray of int, shape (n,)
         Which group each row belongs to.
-    slope : ndarray, shape (n,)
-        What the group's effect is multiplied by in each row: 1, or the slope's variable.
-    part : Part
-        The formula's matrix (G, q) and its term names.
-    outer, inner : ndarray of int, shape (G,)
-        Of correlated effects: which cluster each group is in, and which of `levels` it has.
-    levels : tuple of str
-        Of the inner column; empty where the effects are independent.
+    slopes : ndarray, shape (n, s)
+        What the group's effects are multiplied by in each row.
+    names : tuple of str, length q
+        Of the coefficients of ln τ².
+    Z : ndarray, shape (G, s, q)
     correlation : {"none", "compound_symmetric", "unstructured"}
+        Of the effects of a group.
+    part : Part
+        The formula, evaluated.
     """
 
     grouping: Grouping
     groups: tuple[str, ...]
+    effects: tuple[str, ...]
     index: Index
-    slope: Array
+    slopes: Array
+    names: tuple[str, ...]
+    Z: Array
+    correlation: Correlation
     part: Part
-    outer: Index
-    inner: Index
-    levels: tuple[str, ...] = ()
-    correlation: Correlation = "none"
 
     @property
     def name(self) -> str:
         """The grouping as it was written."""
         return self.grouping.text
-
-    @property
-    def Z(self) -> Array:
-        """Scale matrix, shape (G, q)."""
-        return self.part.matrix
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +175,15 @@ def build_clustered_design(
     frame, kinds = frames.moderators(kept, columns, labels)
     location = design.build_part("location", specification.location, frame, kinds, labels)
     terms = tuple(
-        _scale_term(grouping, formula, kept, frame, kinds, labels, specification)
+        _scale_term(
+            grouping,
+            formula,
+            kept,
+            frame,
+            kinds,
+            labels,
+            specification.correlation.get(grouping.text, "unstructured"),
+        )
         for grouping, formula in groupings.items()
     )
     _check_together(terms, len(y), bool((v > 0).all()))
@@ -222,32 +227,43 @@ def _scale_term(
     frame: pd.DataFrame,
     kinds: Mapping[str, Kind],
     labels: Sequence[str],
-    specification: Specification,
+    correlation: Correlation,
 ) -> ScaleTerm:
-    name = grouping.text
-    outer, clusters = _groups(data, grouping.columns, labels)
-    index, groups = outer, clusters
-    if grouping.inner:
-        index, groups = _groups(data, (*grouping.columns, grouping.inner), labels)
+    index, groups = _groups(data, grouping.columns, labels)
     if len(groups) < 2:
         raise DataError(
-            f"the scale term {name!r} has one group ({groups[0]}); a variance between groups needs "
-            "several: leave the term out"
+            f"the scale term {grouping.text!r} has one group ({groups[0]}); a variance between "
+            "groups needs several: leave the term out"
         )
-    first = np.unique(index, return_index=True)[1]
-    _check_constant(name, formula, frame, index, first, groups)
-    group_frame = frame.iloc[first].reset_index(drop=True)
-    part = design.build_part(f"scale ({name})", formula, group_frame, kinds, groups)
-    slope = np.ones(len(data))
-    if grouping.slope:
-        slope = _slope(grouping, data, index, groups, labels)
-    inner: Index = np.zeros(len(groups), dtype=np.intp)
-    levels: tuple[str, ...] = ()
+    unit, units = index, groups  # what ln τ² is given for
+    effects: tuple[str, ...] = ("intrcpt",)
+    slopes = np.ones((len(data), 1))
     if grouping.inner:
-        codes, levels = _groups(data, (grouping.inner,), labels)
-        inner = codes[first]
-    correlation = specification.correlation.get(name, "unstructured") if grouping.inner else "none"
-    return ScaleTerm(grouping, groups, index, slope, part, outer[first], inner, levels, correlation)
+        unit, units = _groups(data, (*grouping.columns, grouping.inner), labels)
+        level, effects = _groups(data, (grouping.inner,), labels)
+        slopes = np.eye(len(effects))[level]
+    elif grouping.slope:
+        slopes, effects = _slopes(grouping, data, index, labels)
+    first = np.unique(unit, return_index=True)[1]
+    _check_constant(grouping.text, formula, frame, unit, first, units)
+    rows = frame.iloc[first].reset_index(drop=True)
+    part = design.build_part(f"scale ({grouping.text})", formula, rows, kinds, units)
+    names, Z = part.names, part.matrix[:, None, :]
+    if grouping.inner:
+        Z = np.zeros((len(groups), len(effects), len(names)))
+        Z[index[first], level[first]] = part.matrix
+    elif len(effects) > 1:
+        names, Z = _for_each_effect(effects, part)
+    return ScaleTerm(grouping, groups, effects, index, slopes, names, Z, correlation, part)
+
+
+def _for_each_effect(effects: Sequence[str], part: Part) -> tuple[tuple[str, ...], Array]:
+    """Coefficients of its own for each of several effects: names (s·q), and Z (G, s, s·q)."""
+    if part.names == ("intrcpt",):
+        names = tuple(effects)
+    else:
+        names = tuple(f"{effect}: {name}" for effect in effects for name in part.names)
+    return names, np.stack([np.kron(np.eye(len(effects)), row) for row in part.matrix])
 
 
 def _groups(
@@ -283,42 +299,30 @@ def _check_constant(
             )
 
 
-def _slope(
-    grouping: Grouping,
-    data: pd.DataFrame,
-    index: Index,
-    groups: Sequence[str],
-    labels: Sequence[str],
-) -> Array:
-    """The one column that a slope's formula makes, row by row."""
+def _slopes(
+    grouping: Grouping, data: pd.DataFrame, index: Index, labels: Sequence[str]
+) -> tuple[Array, tuple[str, ...]]:
+    """The columns (n, s) that a slope's formula makes, and their names."""
     formula = grouping.slope or ""
     frame, kinds = frames.moderators(data, formulas.parse(formula).columns, labels)
     part = design.build_part("slope", formula, frame, kinds, labels)
-    if len(part.names) != 1:
-        raise DataError(
-            f"the grouping {grouping.text!r} has {len(part.names)} variables "
-            f"({', '.join(part.names[:4])}), one is needed; give each a scale term of its own, or "
-            "write 'group | study' for correlated effects of a factor's levels"
-        )
-    values = part.matrix[:, 0]
     first = np.unique(index, return_index=True)[1]
-    if np.array_equal(values, values[first][index]):
-        raise DataError(
-            f"the grouping {grouping.text!r} asks for a slope, but {part.names[0]!r} is constant "
-            "within every group, so that there is no slope to see; use the grouping without it"
-        )
-    return np.asarray(values)
+    for name, values in zip(part.names, part.matrix.T, strict=True):
+        if name != "intrcpt" and np.array_equal(values, values[first][index]):
+            raise DataError(
+                f"the grouping {grouping.text!r} asks for a slope, but {name!r} is constant within "
+                "every group, so that there is no slope to see; leave it out of the grouping, or "
+                "use it in the scale formula"
+            )
+    return part.matrix, part.names
 
 
 def _check_together(terms: Sequence[ScaleTerm], rows: int, known: bool) -> None:
     """Two terms with the same groups and slopes are one."""
     for one, other in itertools.combinations(terms, 2):
-        same_groups = (
-            len(one.groups)
-            == len(other.groups)
-            == len(set(zip(one.index.tolist(), other.index.tolist(), strict=True)))
-        )
-        if same_groups and _proportional(one.slope, other.slope):
+        pairs = _pairs(one, other)
+        same_groups = len(one.groups) == len(other.groups) == pairs
+        if same_groups and _proportional(one.slopes, other.slopes):
             raise DataError(
                 f"the scale terms {one.name!r} and {other.name!r} have the same groups, so that "
                 "their variances cannot be told apart; leave one of them out"
@@ -331,10 +335,16 @@ def _check_together(terms: Sequence[ScaleTerm], rows: int, known: bool) -> None:
 
 
 def _proportional(one: Array, other: Array) -> bool:
+    if one.shape[1] != 1 or other.shape[1] != 1:
+        return False
     return bool(np.array_equal(one**2 * other[0] ** 2, other**2 * one[0] ** 2))
+
+
+def _pairs(one: ScaleTerm, other: ScaleTerm) -> int:
+    """How many combinations of their groups there are."""
+    return len(np.unique(one.index * len(other.groups) + other.index))
 
 
 def _is_crossed(one: ScaleTerm, other: ScaleTerm) -> bool:
     """Whether groups of the one lie in several groups of the other, and the other way round."""
-    pairs = len(set(zip(one.index.tolist(), other.index.tolist(), strict=True)))
-    return pairs > max(len(one.groups), len(other.groups))
+    return _pairs(one, other) > max(len(one.groups), len(other.groups))

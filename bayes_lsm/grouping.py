@@ -2,8 +2,9 @@
 
 The key of a scale term is written like the random effects of a mixed model. ``"district"`` has one
 effect in each district, ``"district/school"`` one in each school of each district,
-``"0 + atterm | study"`` one slope of ``atterm`` in each study, ``"outcome | trial"`` correlated
-effects of the outcomes of each trial, and ``"residual"`` one effect in each row.
+``"0 + atterm | study"`` one slope of ``atterm`` in each study, ``"1 + atterm | study"`` an
+intercept and a slope, correlated, ``"outcome | trial"`` correlated effects of the outcomes of each
+trial, and ``"residual"`` one effect in each row.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from bayes_lsm.errors import SpecificationError
 RESIDUAL = "residual"
 _FORMS = (
     "'study' (a column), 'district/school' (nested columns), '0 + x | study' (a slope), "
-    "'outcome | trial' (correlated effects) or 'residual'"
+    "'1 + x | study' (both), 'outcome | trial' (correlated effects) or 'residual'"
 )
 
 
@@ -32,7 +33,7 @@ class Grouping:
     columns : tuple of str
         Their combinations are the groups; empty for the residual, whose groups are the rows.
     slope : str or None
-        The formula ``"~ 0 + x"`` of the variable whose slope differs between groups.
+        The formula ``"~ 0 + x"`` of what is multiplied by effects that differ between groups.
     inner : str or None
         The column whose levels have correlated effects within each group.
     """
@@ -80,14 +81,8 @@ def read_grouping(text: str) -> Grouping:
         raise SpecificationError(f"the grouping {text!r} names a column twice")
     if not left or left in ("1", "1 + 0", "0 + 1"):
         return Grouping(plain, columns)
-    if re.fullmatch(r"0\s*\+.+|-\s*1\s*\+.+|.+-\s*1", left):
+    if re.search(r"[+:*(]|-\s*1", left):
         return Grouping(plain, columns, slope=f"~ {left}")
-    if re.match(r"1\s*\+", left):
-        slope = re.sub(r"^1\s*\+\s*", "0 + ", left)
-        raise SpecificationError(
-            f"the grouping {text!r} asks for an intercept and a slope at once; give each a term of "
-            f"its own: {right!r} and '{slope} | {right}'"
-        )
     return Grouping(plain, columns, inner=_column(left, text))
 
 

@@ -84,8 +84,8 @@ class Specification(Frozen):
     link : {"log", "identity"}, default "log"
         The scale formula gives the logarithm of τ², or τ² itself (REML and ML only).
     correlation : mapping of str to {"none", "compound_symmetric", "unstructured"}, optional
-        Of the effects within a group, for scale terms such as ``"outcome | trial"``; by default
-        unstructured.
+        Of the effects of a group, for scale terms with several, such as ``"outcome | trial"``; by
+        default unstructured.
     sampling_covariance : SamplingCovariance, optional
         For sampling errors that are not independent.
     study : str, optional
@@ -174,7 +174,8 @@ class Specification(Frozen):
 
     @model_validator(mode="after")
     def _correlations_have_terms(self) -> Self:
-        known = [grouping.text for grouping in self.scale_terms if grouping.inner]
+        several = (grouping for grouping in self.scale_terms if grouping.inner or grouping.slope)
+        known = [grouping.text for grouping in several]
         for key in self.correlation:
             if key not in known:
                 raise ValueError(

@@ -37,8 +37,8 @@ def test_nested_groups_are_found_and_their_formula_is_evaluated_once_a_group(sch
     assert district.groups == ("11", "12", "18")
     assert school.groups == ("11/1", "11/2", "12/1", "12/2", "18/1", "18/2")
     np.testing.assert_array_equal(school.index, [0, 0, 1, 2, 2, 3, 4, 4, 5])
-    np.testing.assert_array_equal(school.Z[:, 1], [76, 89, 94, 76, 80, 81])
-    np.testing.assert_array_equal(district.slope, np.ones(9))
+    np.testing.assert_array_equal(school.Z[:, 0, 1], [76, 89, 94, 76, 80, 81])
+    np.testing.assert_array_equal(district.slopes, np.ones((9, 1)))
     assert not design.notes
 
 
@@ -49,7 +49,7 @@ def test_groups_that_are_crossed_are_said_to_be(schools):
 
 def test_a_slope_multiplies_the_effect_of_its_group(schools):
     (term,) = build(schools, {"0 + x | district": "~ 1"}).terms
-    np.testing.assert_array_equal(term.slope, schools["x"])
+    np.testing.assert_array_equal(term.slopes[:, 0], schools["x"])
     assert term.groups == ("11", "12", "18")
 
 
@@ -57,17 +57,39 @@ def test_individual_data_have_no_sampling_variance(schools):
     design = build(schools, {"district": "~ 1", "residual": "~ x"}, variance=None)
     np.testing.assert_array_equal(design.v, 0)
     np.testing.assert_array_equal(design.terms[1].index, np.arange(9))
-    np.testing.assert_array_equal(design.terms[1].Z[:, 1], schools["x"])
+    np.testing.assert_array_equal(design.terms[1].Z[:, 0, 1], schools["x"])
 
 
 def test_correlated_effects_are_pairs_of_a_cluster_and_a_level(schools):
     scale = {"outcome | district": "~ 0 + outcome"}
     (term,) = build(schools, scale, correlation={"outcome | district": "compound_symmetric"}).terms
-    assert term.levels == ("a", "b")
-    assert term.groups[:2] == ("11/a", "11/b")
-    np.testing.assert_array_equal(term.outer, [0, 0, 1, 1, 2, 2])
-    np.testing.assert_array_equal(term.inner, [0, 1, 1, 0, 0, 1])
+    assert (term.effects, term.groups, term.names) == (
+        ("a", "b"),
+        ("11", "12", "18"),
+        ("outcomea", "outcomeb"),
+    )
+    np.testing.assert_array_equal(term.slopes, np.eye(2)[[0, 1] * 4 + [0]])
+    np.testing.assert_array_equal(term.Z, np.broadcast_to(np.eye(2), (3, 2, 2)))
     assert term.correlation == "compound_symmetric"
+
+
+def test_an_outcome_that_a_cluster_lacks_has_no_rows(schools):
+    data = schools.drop(index=[0, 2])
+    (term,) = build(data, {"outcome | district": "~ 0 + outcome"}).terms
+    index, effect = np.nonzero(term.slopes)
+    assert [term.effects[j] for j in effect] == list(data["outcome"].iloc[index])
+    assert not term.Z[0, list(term.effects).index("a")].any()
+
+
+def test_an_intercept_and_a_slope_have_coefficients_of_their_own(schools):
+    (term,) = build(schools, {"1 + x | district": "~ 1"}).terms
+    assert term.names == term.effects == ("intrcpt", "x")
+    np.testing.assert_array_equal(term.slopes, np.column_stack([np.ones(9), schools["x"]]))
+    np.testing.assert_array_equal(term.Z, np.broadcast_to(np.eye(2), (3, 2, 2)))
+    by_size = schools.assign(size=schools["district"] % 5)
+    (term,) = build(by_size, {"1 + x | district": "~ size"}).terms
+    assert term.names[2:] == ("x: intrcpt", "x: size")
+    np.testing.assert_array_equal(term.Z[1], [[1, 2, 0, 0], [0, 0, 1, 2]])
 
 
 def test_a_correlation_of_sampling_errors_makes_blocks(schools):
@@ -126,7 +148,6 @@ def test_a_matrix_that_is_labelled_must_be_in_the_order_of_the_data(schools):
             {"district": "~ year"},
             "'year' of 'district' must have one value in each group, got 76.0",
         ),
-        ({"0 + outcome | district": "~ 1"}, "2 variables .* one is needed"),
         ({"distrct": "~ 1"}, "did you mean 'district'"),
     ],
 )
