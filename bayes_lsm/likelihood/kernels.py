@@ -50,7 +50,7 @@ def cholesky(A, L):
 
 
 @njit(cache=True, fastmath=_SUMS)
-def _orthonormalise(Q, e, R, c):
+def orthonormalise(Q, e, R, c):
     """Modified Gram–Schmidt on the rows of Q (p, n), in place; Q = R'Q_new, c = Q_new e.
 
     Leaves in `e` the residual. Unlike the normal equations it keeps its digits when sampling
@@ -84,7 +84,7 @@ def _orthonormalise(Q, e, R, c):
 
 
 @njit(cache=True)
-def _solve(R, c, beta, covariance):
+def solve_location(R, c, beta, covariance):
     """β = R⁻¹c and its covariance R⁻¹R⁻ᵀ."""
     p = len(c)
     inverse = np.zeros((p, p))
@@ -145,9 +145,9 @@ def evaluate(alpha, y, v, X, Z, offset, zero, identity, reml, score, hessian, be
             Q[a, i] = root * X[i, a]
     total += math.log(product)
     R, c = np.zeros((p, p)), np.empty(p)
-    if not _orthonormalise(Q, e, R, c):
+    if not orthonormalise(Q, e, R, c):
         return np.nan
-    _solve(R, c, beta, covariance)
+    solve_location(R, c, beta, covariance)
     score[:] = 0.0
     hessian[:] = 0.0
     g = np.zeros((q, p))
@@ -202,7 +202,7 @@ def evaluate(alpha, y, v, X, Z, offset, zero, identity, reml, score, hessian, be
 
 
 @njit(cache=True)
-def _newton_step(score, hessian, step):
+def newton_step(score, hessian, step):
     """Fills the ascent step and returns the gain that its quadratic model predicts.
 
     Where −H is not positive definite its eigenvalues are reflected, so the step climbs.
@@ -242,7 +242,7 @@ def _newton_step(score, hessian, step):
 
 
 @njit(cache=True)
-def _upward(hessian):
+def upward(hessian):
     """The largest eigenvalue of H, and its direction; −1 where all are negative."""
     q = hessian.shape[0]
     if cholesky(-hessian, np.zeros((q, q))):
@@ -304,7 +304,7 @@ def ascend(start, y, v, X, Z, offset, zero, identity, reml, tolerance, early, ou
         return value, 0, q == 0
     stopped, gain = False, np.inf
     for iteration in range(_LARGEST_ITERATIONS):
-        gain = _newton_step(score, hessian, step)
+        gain = newton_step(score, hessian, step)
         size = max(1.0, abs(value))
         if not stopped:
             ordinary[:] = alpha
@@ -339,7 +339,7 @@ def ascend(start, y, v, X, Z, offset, zero, identity, reml, tolerance, early, ou
                 length *= 0.5
         if not climbed:
             # At the level of rounding, on a saddle, or stuck.
-            curvature, direction = _upward(hessian)
+            curvature, direction = upward(hessian)
             for trial in range(6):
                 if curvature < _SADDLE:
                     break
