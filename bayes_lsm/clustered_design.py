@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm import design, formulas, frames
-from bayes_lsm.design import Part
+from bayes_lsm.design import Design, Part
 from bayes_lsm.errors import DataError, DroppedRowsWarning
 from bayes_lsm.frames import DroppedRow, Kind
 from bayes_lsm.grouping import Grouping
@@ -111,6 +111,23 @@ class ClusteredDesign:
         return len(self.y)
 
     @property
+    def kind(self) -> str:
+        """What such a model is called."""
+        several = any(len(term.effects) > 1 for term in self.terms)
+        return f"{'Multivariate' if several else 'Multilevel'} Location-Scale Model"
+
+    @property
+    def size(self) -> str:
+        """How many effects there are."""
+        return f"n = {len(self.y)}"
+
+    @property
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """The names of all coefficients, part by part."""
+        scale = {f"scale ({term.name})": term.names for term in self.terms}
+        return {"location": self.location.names, **scale}
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of any result has to know of the data."""
         crossed = [
@@ -162,7 +179,7 @@ def build_clustered_design(
     if not len(data):
         raise DataError("the data have no rows; give one row for each effect")
     labels = frames.row_labels(data, study)
-    for column in filter(None, (specification.effect, specification.variance)):
+    for column in filter(None, (specification.effect, specification.variance_column)):
         frames.outcome(data, column, labels)
     complete = ~data[needed].isna().to_numpy().any(axis=1)
     kept, labels, dropped = frames.drop_incomplete(data, needed, labels)
@@ -194,6 +211,39 @@ def build_clustered_design(
     )
 
 
+def build_any_design(
+    specification: Specification, data: pd.DataFrame, *, covariance: Any = None
+) -> Design | ClusteredDesign:
+    """The `Design` of a model with one τ² an effect, however it is written; else the clustered one.
+
+    Examples
+    --------
+    >>> from bayes_lsm.datasets import load_dataset
+    >>> spec = Specification("yi ~ 1", "vi", scale={"study": "~ weeks"})
+    >>> type(build_any_design(spec, load_dataset("preterm_iq"))).__name__
+    'Design'
+    """
+    scale = specification.scale
+    independent = specification.sampling_covariance is None and covariance is None
+    if independent and specification.variance and isinstance(scale, str):
+        return design.build_design(specification, data)
+    clustered = build_clustered_design(specification, data, covariance=covariance)
+    if not independent or not _is_one_term_of_effects(clustered):
+        return clustered
+    words = specification.model_copy(update={"scale": clustered.terms[0].part.formula})
+    return design.build_design(words, data)
+
+
+def _is_one_term_of_effects(clustered: ClusteredDesign) -> bool:
+    term = clustered.terms[0]
+    return (
+        len(clustered.terms) == 1
+        and len(term.groups) == len(clustered.y)
+        and term.slopes.shape[1] == 1
+        and bool((term.slopes == 1).all() and (clustered.v > 0).all())
+    )
+
+
 def _groupings(specification: Specification) -> dict[Grouping, str]:
     """The scale terms; one formula alone is that of the rows."""
     if isinstance(specification.scale, str):
@@ -211,7 +261,7 @@ def _needed(specification: Specification, groupings: Mapping[Grouping, str]) -> 
         dict.fromkeys(
             [
                 specification.effect,
-                *([specification.variance] if specification.variance else []),
+                *([specification.variance_column] if specification.variance_column else []),
                 *((errors.cluster, *errors.columns) if errors else ()),
                 *_formula_columns(specification.location, *groupings.values()),
                 *(column for grouping in groupings for column in grouping.needed),
@@ -240,7 +290,7 @@ def _scale_term(
     slopes = np.ones((len(data), 1))
     if grouping.inner:
         unit, units = _groups(data, (*grouping.columns, grouping.inner), labels)
-        level, effects = _groups(data, (grouping.inner,), labels)
+        level, effects = _levels(data, grouping.inner)
         slopes = np.eye(len(effects))[level]
     elif grouping.slope:
         slopes, effects = _slopes(grouping, data, index, labels)
@@ -275,6 +325,12 @@ def _groups(
     codes, keys = pd.factorize(pd.MultiIndex.from_frame(data[list(columns)]))
     names = tuple("/".join(frames.level_text(level) for level in key) for key in keys)
     return codes.astype(np.intp), names
+
+
+def _levels(data: pd.DataFrame, column: str) -> tuple[Index, tuple[str, ...]]:
+    """Which level each row has, and the levels, in the order that a formula gives them."""
+    codes, levels = pd.factorize(data[column], sort=True)
+    return codes.astype(np.intp), tuple(map(frames.level_text, levels))
 
 
 def _check_constant(

@@ -114,6 +114,24 @@ class Design:
         return len(self.y)
 
     @property
+    def kind(self) -> str:
+        """What such a model is called."""
+        if self.scale.names != ("intrcpt",):
+            return "Location-Scale Model"
+        constant = self.location.names == ("intrcpt",)
+        return "Random-Effects Model" if constant else "Mixed-Effects Model"
+
+    @property
+    def size(self) -> str:
+        """How many effects there are."""
+        return f"k = {self.n_studies}"
+
+    @property
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """The names of all coefficients, part by part."""
+        return {"location": self.location.names, "scale": self.scale.names}
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of any result has to know of the data."""
         return (*frames.dropped_notes(self.dropped), *([self.caution] if self.caution else []))

@@ -18,7 +18,7 @@ import pandas as pd
 from bayes_lsm import frames
 from bayes_lsm.errors import DataError
 from bayes_lsm.frames import some
-from bayes_lsm.specification import SamplingCovariance, Specification
+from bayes_lsm.specification import MATRIX, SamplingCovariance, Specification
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -69,11 +69,16 @@ def sampling_errors(
     """
     if covariance is not None:
         return _from_matrix(covariance, labels)
+    if specification.variance == MATRIX:
+        raise DataError(
+            "the model's sampling covariance was given as a matrix, which its words do not hold; "
+            "pass the matrix with the data"
+        )
     words = specification.sampling_covariance
     v = np.zeros(len(data))
-    if specification.variance:
-        v = frames.outcome(data, specification.variance, labels)
-        _require_positive(specification.variance, v, labels)
+    if specification.variance_column:
+        v = frames.outcome(data, specification.variance_column, labels)
+        _require_positive(specification.variance_column, v, labels)
     if words is None:
         return v, ()
     clusters = pd.factorize(data[words.cluster])[0]
@@ -82,7 +87,7 @@ def sampling_errors(
     if words.columns:
         matrices = [_from_columns(words, data, rows, labels) for rows in members]
         v = _diagonal(specification, matrices, members, v, labels)
-    elif specification.variance:
+    elif specification.variance_column:
         matrices = [_equicorrelated(v[rows], float(words.rho or 0.0)) for rows in members]
     else:
         raise DataError(
@@ -160,9 +165,9 @@ def _diagonal(
     for rows, matrix in zip(members, matrices, strict=True):
         v[rows] = np.diag(matrix)
     differs = ~np.isclose(v, named, rtol=1e-6)
-    if specification.variance and differs.any():
+    if specification.variance_column and differs.any():
         raise DataError(
-            f"the sampling variances {specification.variance!r} are not the diagonal of the "
+            f"the sampling variances {specification.variance_column!r} are not the diagonal of the "
             f"covariance columns in {some(labels, differs)}; correct one of them"
         )
     _require_positive("covariance", v, labels)

@@ -28,6 +28,8 @@ from bayes_lsm.priors import Priors
 Method = Literal["REML", "ML"]
 Engine = Literal["auto", "collapsed", "nuts"]
 Link = Literal["log", "identity"]
+# In place of the column of the variances, where their covariance matrix is given with the data.
+MATRIX = "(matrix)"
 Correlation = Literal["none", "compound_symmetric", "unstructured"]
 
 
@@ -191,6 +193,11 @@ class Specification(Frozen):
         if name is not None and not name.strip():
             raise ValueError("must not be empty; give a name, or leave the key out")
         return name
+
+    @property
+    def variance_column(self) -> str | None:
+        """The column of the sampling variances; None where there is none."""
+        return None if self.variance == MATRIX else self.variance
 
     @property
     def scale_terms(self) -> Mapping[Grouping, str]:

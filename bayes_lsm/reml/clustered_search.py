@@ -159,7 +159,9 @@ class ClusteredSearch:
         """Starting values: the residual variance shared out among the terms in several ways."""
         design = self._design
         residuals = design.y - design.X @ np.linalg.lstsq(design.X, design.y, rcond=None)[0]
-        total = float(np.mean(residuals**2)) * len(design.y) / data_df(design)
+        total = (
+            float(np.mean(residuals**2)) * len(design.y) / max(1, len(design.y) - design.X.shape[1])
+        )
         spread = max(total - float(np.mean(design.v)), 0.05 * total)
         count = len(design.terms)
         shares = [np.full(count, 1.0 / count)]
@@ -196,7 +198,7 @@ class ClusteredSearch:
         Q, R = self._bases[t]
         step = radius * random.normal(size=len(R)) * np.sqrt(len(Q) / len(R))
         correlations = _correlations(term.Z.shape[1], term.correlation)
-        return np.r_[np.linalg.solve(R, step), 0.3 * random.normal(size=correlations)]
+        return np.concatenate([np.linalg.solve(R, step), 0.3 * random.normal(size=correlations)])
 
     def _follow(self, spots: Sequence[Spot]) -> None:
         """Climb the limits that these points are near to, and the limits of those."""
@@ -307,11 +309,6 @@ def sampling_covariance(design: ClusteredDesign):  # type: ignore[no-untyped-def
     for block in design.blocks:
         V[np.ix_(block.rows, block.rows)] = block.covariance
     return V.tocsr()
-
-
-def data_df(design: ClusteredDesign) -> int:
-    """n − p, at least 1."""
-    return max(1, len(design.y) - design.X.shape[1])
 
 
 def _has_variance(design: ClusteredDesign, remaining: Sequence[Remaining]) -> bool:
