@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from bayes_lsm.design import Design
+from bayes_lsm.tables import Printable
 
 Array = npt.NDArray[np.float64]
 
@@ -47,6 +49,41 @@ class Fit(Protocol):
 
     def to_dataframe(self) -> pd.DataFrame:
         """Both tables as one, indexed by part and term."""
+
+
+@dataclass(frozen=True, eq=False)
+class ResultTable(Printable):
+    """What a fit answered: a table with a title and the notes that its reader must see.
+
+    Attributes
+    ----------
+    heading : str
+        Its title.
+    table : DataFrame
+    remarks : tuple of str
+        Its notes.
+    level : float
+        Of the intervals.
+    """
+
+    heading: str
+    table: pd.DataFrame
+    remarks: tuple[str, ...]
+    level: float
+
+    @property
+    def title(self) -> str:
+        """What the table is of."""
+        return self.heading
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the table has to know."""
+        return self.remarks
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The table, unrounded."""
+        return self.table.copy()
 
 
 def model_title(design: Design, how: str = "") -> str:

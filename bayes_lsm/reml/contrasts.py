@@ -21,8 +21,7 @@ from scipy.special import chdtrc
 from bayes_lsm.errors import DataError, FitError
 from bayes_lsm.reml.contrast_profile import profile_interval
 from bayes_lsm.reml.linear_scale import Reference, check_level, scale_at
-from bayes_lsm.reml.prediction import ResultTable
-from bayes_lsm.results import model_title
+from bayes_lsm.results import ResultTable, model_title
 
 if TYPE_CHECKING:
     from bayes_lsm.reml.fit import RemlFit
@@ -45,11 +44,9 @@ class ScaleContrasts(ResultTable):
 
     Attributes
     ----------
-    title : str
     table : DataFrame
         Columns estimate, se, ci_lb, ci_ub; for ratios also zval (with t tests tval and df) and
         pval, of the ratio 1. A profile interval comes with the likelihood-ratio test: LRT, pval.
-    notes : tuple of str
     level : float
     measure : {"tau2", "tau", "log_tau2"}
     rows : ndarray, shape (m, q)
