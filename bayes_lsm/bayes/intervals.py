@@ -1,0 +1,93 @@
+"""Intervals of posterior draws and of mixtures: equal-tailed, or of highest density."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from scipy.special import ndtri
+
+from bayes_lsm.bayes.draws import Array
+from bayes_lsm.errors import FitError
+from bayes_lsm.links import tau2_from_log
+
+Interval = Literal["eti", "hdi"]
+
+
+def check_interval(level: float, interval: str) -> None:
+    """A probability between 0 and 1, and a known kind of interval."""
+    if not 0 < level < 1:
+        raise FitError(f"level must be between 0 and 1, got {level}")
+    if interval not in _BOUNDS:
+        raise FitError(f"interval must be 'eti' or 'hdi', got {interval!r}")
+
+
+def bounds(values: Array, *, level: float, interval: Interval) -> tuple[Array, Array]:
+    """Lower and upper bounds (m,) of each column of draws (S, m)."""
+    return _BOUNDS[interval](values, level)
+
+
+def _equal_tailed(values: Array, level: float) -> tuple[Array, Array]:
+    tail = (1 - level) / 2
+    lower, upper = np.quantile(values, [tail, 1 - tail], axis=0)
+    return lower, upper
+
+
+def _highest_density(values: Array, level: float) -> tuple[Array, Array]:
+    """The shortest interval that holds `level` of the draws, column by column."""
+    ordered = np.sort(values, axis=0)
+    inside = int(np.ceil(level * len(ordered)))
+    widths = ordered[inside - 1 :] - ordered[: len(ordered) - inside + 1]
+    first = np.argmin(widths, axis=0)
+    columns = np.arange(ordered.shape[1])
+    return ordered[first, columns], ordered[first + inside - 1, columns]
+
+
+_BOUNDS = {"eti": _equal_tailed, "hdi": _highest_density}
+
+
+def mixture_summary(
+    centre: Array, sd: Array, *, level: float, interval: Interval
+) -> tuple[Array, Array, Array]:
+    """Median and bounds of mixtures of normals, one a row, with one component for each draw.
+
+    Equal-tailed bounds solve the mixture's distribution function. Those of highest density are read
+    off one value for each component, with evenly spaced normal scores in a fixed random order.
+
+    Parameters
+    ----------
+    centre, sd : ndarray, shape (m, S)
+
+    Returns
+    -------
+    tuple of ndarray, shape (m,)
+    """
+    from bayes_lsm.bayes.normal_mixture import quantiles
+
+    tail = (1 - level) / 2
+    wanted = np.array([0.5] if interval == "hdi" else [0.5, tail, 1 - tail])
+    centre, sd = np.ascontiguousarray(centre), np.ascontiguousarray(sd)
+    found = quantiles(ndtri(wanted), wanted, centre, sd)
+    if interval == "eti":
+        return found[:, 0], found[:, 1], found[:, 2]
+    size = centre.shape[1]
+    scores = ndtri((np.random.default_rng(0).permutation(size) + 0.5) / size)
+    return (found[:, 0], *bounds((centre + scores * sd).T, level=level, interval=interval))
+
+
+def tau_summary(
+    eta: Array, *, power: float, level: float, interval: Interval
+) -> tuple[Array, Array, Array]:
+    """Median and bounds of exp(power · η) for each row of draws of η = ln τ² (m, S).
+
+    The median and equal-tailed bounds commute with exp(); bounds of highest density do not.
+    """
+    median = _power(np.median(eta, axis=1), power)
+    if interval == "hdi":
+        return (median, *bounds(_power(eta, power).T, level=level, interval=interval))
+    lower, upper = bounds(eta.T, level=level, interval=interval)
+    return median, _power(lower, power), _power(upper, power)
+
+
+def _power(eta: Array, power: float) -> Array:
+    return np.asarray(tau2_from_log(eta) ** power)
