@@ -100,7 +100,9 @@ def blup(fit: BayesFit, *, level: float = 0.95, interval: Interval = "eti") -> B
     Examples
     --------
     >>> import bayes_lsm as lsm
-    >>> fit = lsm.LocationScaleModel.from_file("bcg").fit_bayes(prior="slides", draws=40_000, seed=1)
+    >>> fit = lsm.LocationScaleModel(
+    ...     "yi ~ ablat", variance="vi", data=lsm.load_dataset("bcg"), priors="slides"
+    ... ).fit_bayes(draws=40_000, seed=1)
     >>> [round(value, 1) for value in blup(fit).table["estimate"].iloc[:3]]
     [-1.0, -1.4, -1.0]
 

@@ -121,9 +121,11 @@ def heterogeneity(
     Examples
     --------
     >>> import bayes_lsm as lsm
-    >>> fit = lsm.LocationScaleModel.from_file("bcg").fit_bayes(prior="slides", draws=40_000, seed=1)
-    >>> heterogeneity(fit).table.loc["tau"].round(1).to_list()
-    [0.3, 0.1, 0.7]
+    >>> fit = lsm.LocationScaleModel(
+    ...     "yi ~ ablat", variance="vi", data=lsm.load_dataset("bcg"), priors="slides"
+    ... ).fit_bayes(draws=40_000, seed=1)
+    >>> heterogeneity(fit).table.loc["I2"].round(-1).to_list()
+    [60.0, 0.0, 90.0]
     """
     check_interval(level, interval)
     design = fit.design

@@ -110,12 +110,12 @@ def predict(
     --------
     >>> import bayes_lsm as lsm
     >>> fit = lsm.LocationScaleModel(
-    ...     "yi ~ ablat", scale="~ ablat", variance="vi", data=lsm.load_dataset("bcg")
-    ... ).fit_bayes(prior="slides", draws=40_000, seed=1)
+    ...     "yi ~ ablat", variance="vi", data=lsm.load_dataset("bcg"), priors="slides"
+    ... ).fit_bayes(draws=40_000, seed=1)
     >>> found = predict(fit, pd.DataFrame({"ablat": [20, 40]}), variance=0.05)
     >>> found.table[["estimate", "pi_lb", "pi_ub", "obs_lb", "obs_ub"]].round(1)
            estimate  pi_lb  pi_ub  obs_lb  obs_ub
-    row 0      -0.4   -1.3    0.6    -1.4     0.7
+    row 0      -0.3   -1.1    0.4    -1.2     0.5
     row 1      -0.9   -1.6   -0.2    -1.7    -0.1
 
     References
@@ -189,11 +189,10 @@ def predict_tau(
     >>> fit = lsm.LocationScaleModel(
     ...     "yi ~ 1", scale="~ alloc", variance="vi", data=lsm.load_dataset("bcg")
     ... ).fit_bayes(prior="slides", draws=40_000, seed=1)
-    >>> found = predict_tau(fit, pd.DataFrame({"alloc": ["random", "systematic"]}))
+    >>> found = predict_tau(fit, pd.DataFrame({"alloc": ["random"]}))
     >>> found.table[["tau", "tau_ci_lb", "tau_ci_ub"]].round(1)
            tau  tau_ci_lb  tau_ci_ub
-    row 0  0.6        0.3        1.2
-    row 1  0.6        0.3        1.3
+    row 0  0.6        0.3        1.4
     """
     check_interval(level, interval)
     points = points_of(fit, new_data)

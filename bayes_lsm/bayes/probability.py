@@ -86,11 +86,13 @@ def probability(
     Examples
     --------
     >>> import bayes_lsm as lsm
-    >>> fit = lsm.LocationScaleModel.from_file("bcg").fit_bayes(prior="slides", draws=40_000, seed=1)
+    >>> fit = lsm.LocationScaleModel(
+    ...     "yi ~ ablat", variance="vi", data=lsm.load_dataset("bcg"), priors="slides"
+    ... ).fit_bayes(draws=40_000, seed=1)
     >>> found = probability(fit, 0, pd.DataFrame({"ablat": [20, 40]}), direction="below")
     >>> found.table[["mean_effect", "new_effect"]].round(1)
            mean_effect  new_effect
-    row 0          1.0         0.8
+    row 0          1.0         0.9
     row 1          1.0         1.0
 
     References
