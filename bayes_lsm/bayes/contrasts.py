@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.intervals import bounds, check_interval, tau_summary
+from bayes_lsm.bayes.intervals import bounds, check_interval, tau_summaries
 from bayes_lsm.bayes.prediction import INTERVALS
 from bayes_lsm.contrasts import POWER, ContrastInterval, Measure, ScaleFunctions
 from bayes_lsm.errors import FitError
@@ -52,12 +52,11 @@ def scale_functions(
     values = rows @ fit.draws.flat_scale.T
     if measure == "log_tau2":
         lower, upper = bounds(values.T, level=level, interval=interval)
-        estimate = np.median(values, axis=1)
+        columns = {"estimate": np.median(values, axis=1), "ci_lb": lower, "ci_ub": upper}
     else:
-        estimate, lower, upper = tau_summary(
-            values, power=POWER[measure], level=level, interval=interval
-        )
-    columns = {"estimate": estimate, "ci_lb": lower, "ci_ub": upper}
+        measures = {"estimate": lambda ratio: ratio ** POWER[measure]}
+        found = tau_summaries(values, measures, level=level, interval=interval)
+        columns = {name.removeprefix("estimate_"): each for name, each in found.items()}
     if compared:
         columns["prob_above"] = np.mean(values > 0, axis=1)
     return ScaleFunctions(pd.DataFrame(columns), INTERVALS[interval])

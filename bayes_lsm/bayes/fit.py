@@ -21,7 +21,6 @@ from bayes_lsm.bayes.sampling import sample_nuts
 from bayes_lsm.bayes.tree import build_datatree
 from bayes_lsm.design import Design
 from bayes_lsm.errors import ConvergenceWarning, FitError
-from bayes_lsm.links import tau2_from_log
 from bayes_lsm.priors import Priors
 from bayes_lsm.results import model_title, stack_parts
 from bayes_lsm.specification import Engine
@@ -120,9 +119,9 @@ class BayesFit(Printable):
     @property
     def tau2(self) -> Array:
         """Posterior median of τ² of each study, shape (k,)."""
-        # The median commutes with exp(), so one study at a time needs one column of draws.
-        medians = [np.median(self.draws.flat_scale @ z) for z in self.design.Z]
-        return tau2_from_log(np.array(medians))
+        from bayes_lsm.bayes.prediction import study_tau2
+
+        return study_tau2(self)
 
     def predict(
         self,

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm.bayes.draws import Array, row_blocks
-from bayes_lsm.bayes.intervals import Interval, bounds, check_interval
+from bayes_lsm.bayes.intervals import Interval, Measure, bounds, check_interval, tau_summaries
 from bayes_lsm.bayes.prediction import by_distinct_rows, how
 from bayes_lsm.likelihood.independent import typical_sampling_variance
 from bayes_lsm.links import tau2_from_log
@@ -79,17 +79,11 @@ class Heterogeneity(ResultTable):
     def by_study(self) -> pd.DataFrame:
         """One row a study: the posterior medians tau2, tau, I2 and H2, each with its ``…_ci_lb``
         and ``…_ci_ub``."""
-        fit, typical = self._fit, self.typical_variance
+        fit, measures = self._fit, _measures(self.typical_variance)
 
         def summarise(rows: Array) -> dict[str, Array]:
-            tau2 = tau2_from_log(rows @ fit.draws.flat_scale.T).T
-            columns = {}
-            for name, values in _measures(tau2, typical).items():
-                columns[name] = np.median(values, axis=0)
-                columns[f"{name}_ci_lb"], columns[f"{name}_ci_ub"] = bounds(
-                    values, level=self.level, interval=self.interval
-                )
-            return columns
+            eta = rows @ fit.draws.flat_scale.T
+            return tau_summaries(eta, measures, level=self.level, interval=self.interval)
 
         index = pd.Index(fit.design.labels, name="study")
         return by_distinct_rows(fit, fit.design.Z, summarise).set_index(index)
@@ -131,11 +125,12 @@ def heterogeneity(
     design = fit.design
     average = _average_tau2(fit)
     typical = typical_sampling_variance(design.v, design.X)
-    values = np.column_stack(list(_measures(average, typical).values()))
+    measures = _measures(typical)
+    values = np.column_stack([measure(average) for measure in measures.values()])
     lower, upper = bounds(values, level=level, interval=interval)
     table = pd.DataFrame(
         {"estimate": np.median(values, axis=0), "ci_lb": lower, "ci_ub": upper},
-        index=list(_measures(average, typical)),
+        index=list(measures),
     )
     constant = design.scale.names == ("intrcpt",)
     about = "" if constant else " of the average study"
@@ -143,12 +138,12 @@ def heterogeneity(
     return Heterogeneity(title, table, fit.notes, level, interval, typical, constant, average, fit)
 
 
-def _measures(tau2: Array, typical: float) -> dict[str, Array]:
+def _measures(typical: float) -> dict[str, Measure]:
     return {
-        "tau2": tau2,
-        "tau": np.sqrt(tau2),
-        "I2": 100 * tau2 / (tau2 + typical),
-        "H2": tau2 / typical + 1,
+        "tau2": np.positive,
+        "tau": np.sqrt,
+        "I2": lambda tau2: 100 * tau2 / (tau2 + typical),
+        "H2": lambda tau2: tau2 / typical + 1,
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -12,6 +13,7 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.links import tau2_from_log
 
 Interval = Literal["eti", "hdi"]
+Measure = Callable[[Array], Array]
 
 
 def check_interval(level: float, interval: str) -> None:
@@ -75,19 +77,25 @@ def mixture_summary(
     return (found[:, 0], *bounds((centre + scores * sd).T, level=level, interval=interval))
 
 
-def tau_summary(
-    eta: Array, *, power: float, level: float, interval: Interval
-) -> tuple[Array, Array, Array]:
-    """Median and bounds of exp(power · η) for each row of draws of η = ln τ² (m, S).
+def tau_summaries(
+    eta: Array, measures: Mapping[str, Measure], *, level: float, interval: Interval
+) -> dict[str, Array]:
+    """Median and bounds of increasing functions of τ², given draws of η = ln τ² (m, S).
 
-    The median and equal-tailed bounds commute with exp(); bounds of highest density do not.
+    The median and equal-tailed bounds commute with such functions; bounds of highest density do
+    not.
+
+    Returns
+    -------
+    dict of str to ndarray, shape (m,)
+        For each measure its name, and that with ``_ci_lb`` and ``_ci_ub``.
     """
-    median = _power(np.median(eta, axis=1), power)
-    if interval == "hdi":
-        return (median, *bounds(_power(eta, power).T, level=level, interval=interval))
-    lower, upper = bounds(eta.T, level=level, interval=interval)
-    return median, _power(lower, power), _power(upper, power)
-
-
-def _power(eta: Array, power: float) -> Array:
-    return np.asarray(tau2_from_log(eta) ** power)
+    tail = (1 - level) / 2
+    middle = tau2_from_log(np.quantile(eta, [0.5, tail, 1 - tail], axis=1))
+    columns: dict[str, Array] = {}
+    for name, measure in measures.items():
+        columns[name], *ends = measure(middle)
+        if interval == "hdi":
+            ends = list(bounds(measure(tau2_from_log(eta)).T, level=level, interval=interval))
+        columns[f"{name}_ci_lb"], columns[f"{name}_ci_ub"] = ends
+    return columns

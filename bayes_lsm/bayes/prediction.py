@@ -22,7 +22,7 @@ from bayes_lsm.bayes.intervals import (
     bounds,
     check_interval,
     mixture_summary,
-    tau_summary,
+    tau_summaries,
 )
 from bayes_lsm.errors import DataError
 from bayes_lsm.links import tau2_from_log
@@ -142,10 +142,8 @@ def predict(
             _, columns["obs_lb"], columns["obs_ub"] = mixture_summary(
                 mean, np.sqrt(tau2 + rows[:, p + q :]), level=level, interval=interval
             )
-        tau = tau_summary(eta, power=0.5, level=level, interval=interval)
-        columns["tau2"] = tau[0] ** 2
-        columns["tau"], columns["tau_ci_lb"], columns["tau_ci_ub"] = tau
-        return columns
+        tau = tau_summaries(eta, {"tau": np.sqrt}, level=level, interval=interval)
+        return {**columns, "tau2": tau["tau"] ** 2, **tau}
 
     rows = np.c_[points.X, points.Z, *([] if sampling is None else [sampling])]
     table = by_distinct_rows(fit, rows, summarise).set_index(points.index)
@@ -201,11 +199,8 @@ def predict_tau(
         eta = rows @ fit.draws.flat_scale.T
         columns = {"estimate": np.median(eta, axis=1), "sd": eta.std(axis=1, ddof=1)}
         columns["ci_lb"], columns["ci_ub"] = bounds(eta.T, level=level, interval=interval)
-        for name, power in (("tau2", 1.0), ("tau", 0.5)):
-            columns[name], columns[f"{name}_ci_lb"], columns[f"{name}_ci_ub"] = tau_summary(
-                eta, power=power, level=level, interval=interval
-            )
-        return columns
+        measures = {"tau2": np.positive, "tau": np.sqrt}
+        return {**columns, **tau_summaries(eta, measures, level=level, interval=interval)}
 
     table = by_distinct_rows(fit, points.Z, summarise).set_index(points.index)
     title = f"ln τ², τ² and τ of a {model_title(fit.design, how(fit, level, interval))}"
@@ -255,6 +250,15 @@ def new_effects(
         spread += sampling
     rng = np.random.default_rng(fit.seed if seed is None else seed)
     return rng.normal(fit.draws.location @ points.X.T, np.sqrt(spread))
+
+
+def study_tau2(fit: BayesFit) -> Array:
+    """Posterior median of τ² of each study, shape (k,)."""
+
+    def summarise(rows: Array) -> dict[str, Array]:
+        return {"tau2": tau2_from_log(np.median(rows @ fit.draws.flat_scale.T, axis=1))}
+
+    return by_distinct_rows(fit, fit.design.Z, summarise)["tau2"].to_numpy()
 
 
 def sampling_variance(variance: float | Sequence[float] | None, rows: int) -> Array | None:
