@@ -18,7 +18,7 @@ import pandas as pd
 from scipy.special import expit
 
 from bayes_lsm.bayes.draws import Array, row_blocks
-from bayes_lsm.bayes.intervals import Interval, check_interval, mixture_summary
+from bayes_lsm.bayes.intervals import Interval, check_interval, mixture_bounds
 from bayes_lsm.bayes.prediction import how
 from bayes_lsm.results import ResultTable, model_title
 
@@ -127,7 +127,7 @@ def _summaries(given: Conditionals, level: float, interval: Interval) -> pd.Data
         prefix = f"{name}_" if name else ""
         columns[name or "estimate"] = centre.mean(axis=1)
         columns[f"{prefix}sd"] = np.sqrt(within + centre.var(axis=1))
-        _, columns[f"{prefix}pi_lb"], columns[f"{prefix}pi_ub"] = mixture_summary(
+        columns[f"{prefix}pi_lb"], columns[f"{prefix}pi_ub"] = mixture_bounds(
             centre, given.sd, level=level, interval=interval
         )
     return pd.DataFrame({**columns, "weight": given.weight.mean(axis=1)})

@@ -48,10 +48,10 @@ def _highest_density(values: Array, level: float) -> tuple[Array, Array]:
 _BOUNDS = {"eti": _equal_tailed, "hdi": _highest_density}
 
 
-def mixture_summary(
+def mixture_bounds(
     centre: Array, sd: Array, *, level: float, interval: Interval
-) -> tuple[Array, Array, Array]:
-    """Median and bounds of mixtures of normals, one a row, with one component for each draw.
+) -> tuple[Array, Array]:
+    """Lower and upper bounds (m,) of mixtures of normals, one a row, a component for each draw.
 
     Equal-tailed bounds solve the mixture's distribution function. Those of highest density are read
     off one value for each component, with evenly spaced normal scores in a fixed random order.
@@ -59,22 +59,16 @@ def mixture_summary(
     Parameters
     ----------
     centre, sd : ndarray, shape (m, S)
-
-    Returns
-    -------
-    tuple of ndarray, shape (m,)
     """
+    if interval == "hdi":
+        size = centre.shape[1]
+        scores = ndtri((np.random.default_rng(0).permutation(size) + 0.5) / size)
+        return bounds((centre + scores * sd).T, level=level, interval=interval)
     from bayes_lsm.bayes.normal_mixture import quantiles
 
-    tail = (1 - level) / 2
-    wanted = np.array([0.5] if interval == "hdi" else [0.5, tail, 1 - tail])
-    centre, sd = np.ascontiguousarray(centre), np.ascontiguousarray(sd)
-    found = quantiles(ndtri(wanted), wanted, centre, sd)
-    if interval == "eti":
-        return found[:, 0], found[:, 1], found[:, 2]
-    size = centre.shape[1]
-    scores = ndtri((np.random.default_rng(0).permutation(size) + 0.5) / size)
-    return (found[:, 0], *bounds((centre + scores * sd).T, level=level, interval=interval))
+    tails = np.array([(1 - level) / 2, (1 + level) / 2])
+    found = quantiles(ndtri(tails), tails, np.ascontiguousarray(centre), np.ascontiguousarray(sd))
+    return found[:, 0], found[:, 1]
 
 
 def tau_summaries(

@@ -21,7 +21,7 @@ from bayes_lsm.bayes.intervals import (
     Interval,
     bounds,
     check_interval,
-    mixture_summary,
+    mixture_bounds,
     tau_summaries,
 )
 from bayes_lsm.errors import DataError
@@ -135,11 +135,11 @@ def predict(
         tau2 = tau2_from_log(eta)
         columns = {"estimate": np.median(mean, axis=1), "sd": mean.std(axis=1, ddof=1)}
         columns["ci_lb"], columns["ci_ub"] = bounds(mean.T, level=level, interval=interval)
-        _, columns["pi_lb"], columns["pi_ub"] = mixture_summary(
+        columns["pi_lb"], columns["pi_ub"] = mixture_bounds(
             mean, np.sqrt(tau2), level=level, interval=interval
         )
         if sampling is not None:
-            _, columns["obs_lb"], columns["obs_ub"] = mixture_summary(
+            columns["obs_lb"], columns["obs_ub"] = mixture_bounds(
                 mean, np.sqrt(tau2 + rows[:, p + q :]), level=level, interval=interval
             )
         tau = tau_summaries(eta, {"tau": np.sqrt}, level=level, interval=interval)
