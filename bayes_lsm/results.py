@@ -16,6 +16,9 @@ from bayes_lsm.tables import Printable
 
 Array = npt.NDArray[np.float64]
 
+# Rows of a result that are printed: nobody reads more, and a notebook would stand still.
+_LONGEST = 1000
+
 
 class Fit(Protocol):
     """A fitted location-scale model."""
@@ -79,11 +82,18 @@ class ResultTable(Printable):
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the table has to know."""
-        return self.remarks
+        rows = len(self.table)
+        if rows <= _LONGEST:
+            return self.remarks
+        cut = f"the first {_LONGEST} of {rows} rows are shown; to_dataframe() has them all"
+        return (cut, *self.remarks)
 
     def to_dataframe(self) -> pd.DataFrame:
         """The table, unrounded."""
         return self.table.copy()
+
+    def _table(self) -> pd.DataFrame:
+        return super()._table().head(_LONGEST)
 
 
 def model_title(design: Design, how: str = "") -> str:
