@@ -35,7 +35,7 @@ from bayes_lsm.priors.families import (
     Uniform,
 )
 from bayes_lsm.priors.presets import independent_normal, preset
-from bayes_lsm.priors.rules import Measure, PresetName
+from bayes_lsm.priors.rules import Measure, PresetName, contrasts
 from bayes_lsm.priors.shrinkage import R2D2, Horseshoe, Shrinkage
 from bayes_lsm.priors.statement import EVERY_OTHER_TERM, Priors
 
@@ -65,6 +65,7 @@ __all__ = [
     "Uniform",
     "around",
     "at_most",
+    "contrasts",
     "from_fold",
     "from_spread",
     "independent_normal",

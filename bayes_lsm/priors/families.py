@@ -119,7 +119,7 @@ class Family(Checked):
         fields = {name: value for name, value in self.to_dict().items() if name != "family"}
         fields.pop("on", None)
         per_sd = " per SD" if fields.pop("moderators", None) else ""
-        values = ", ".join(f"{value:g}" for value in fields.values())
+        values = ", ".join(f"{value:.4g}" for value in fields.values())
         said = f" on {SYMBOLS[self.on]}" if self.on in SYMBOLS else ""
         return f"{type(self).__name__}({values}){said}{per_sd}"
 

@@ -66,10 +66,12 @@ class Rule:
     coordinates: Coordinates
 
 
-def in_words(name: PresetName, measure: Measure | None, uisd: float | None) -> str:
+def in_words(
+    name: PresetName, *, measure: Measure | None, uisd: float | None, published: Prior | None
+) -> str:
     """What a preset says, in a line."""
     unit = uisd or UNIT_INFORMATION_SD.get(measure, math.nan)
-    published = GENERAL.get(measure)
+    published = published or GENERAL.get(measure)
     return _IN_WORDS[name].format(half=unit / 2, quarter=unit / 4, published=published)
 
 

@@ -29,6 +29,7 @@ Array = npt.NDArray[np.float64]
 # f(θ | g) is smooth in ln |θ|: 300 knots and a cubic spline give it to about six digits.
 _KNOTS = 300
 _SMALLEST = 1e-12
+_NODES_AT_ONCE = 16
 
 
 class Shrinkage(Checked):
@@ -53,13 +54,15 @@ class Shrinkage(Checked):
         from scipy.interpolate import CubicSpline  # slow to import
 
         size = np.log(np.maximum(np.abs(np.asarray(theta, dtype=float)), _SMALLEST))
-        lowest, highest = float(size.min()), float(size.max())
-        knots = np.linspace(lowest - 0.1, highest + 0.1, _KNOTS)
+        knots = np.linspace(float(size.min()) - 0.1, float(size.max()) + 0.1, _KNOTS)
         nodes, log_weights = self._common(size.shape[-1])
+        tables = self._log_conditional(knots, nodes)
         total = np.full(size.shape[:-1], -np.inf)
-        for node, log_weight in zip(nodes, log_weights, strict=True):
-            curve = CubicSpline(knots, self._log_conditional(knots, node))
-            total = np.logaddexp(total, log_weight + curve(size).sum(axis=-1))
+        for first in range(0, len(nodes), _NODES_AT_ONCE):
+            some = slice(first, first + _NODES_AT_ONCE)
+            curves = CubicSpline(knots, tables[:, some])
+            joint = log_weights[some] + curves(size).sum(axis=-2)
+            total = np.logaddexp(total, special.logsumexp(joint, axis=-1))
         return total
 
     @abstractmethod
@@ -67,12 +70,12 @@ class Shrinkage(Checked):
         """Values of ln g, and the logarithm of what each weighs in the integral."""
 
     @abstractmethod
-    def _log_conditional(self, log_size: Array, node: float) -> Array:
-        """ln f(θ | g) at ln |θ| and ln g."""
+    def _log_conditional(self, log_size: Array, nodes: Array) -> Array:
+        """ln f(θ | g) at each ln |θ| (rows) and each ln g (columns)."""
 
     def __str__(self) -> str:
         """For a sentence: ``Horseshoe(global_scale=0.1, slab_scale=2)``."""
-        settings = (f"{name}={value:g}" for name, value in self if name != "family")
+        settings = (f"{name}={value:.4g}" for name, value in self if name != "family")
         return f"{type(self).__name__}({', '.join(settings)})"
 
     def to_dict(self) -> dict[str, Any]:
@@ -126,19 +129,19 @@ class Horseshoe(Shrinkage):
         log_density = math.log(2 / math.pi) + relative - np.logaddexp(0.0, 2 * relative)
         return relative + math.log(self.global_scale), log_density + math.log(step)
 
-    def _log_conditional(self, log_size: Array, node: float) -> Array:
-        """∫ N(θ; 0, v) p(λ) dλ by the trapezoidal rule in ln λ."""
-        # Where v ≈ θ² lies the peak of the normal's part; the half-Cauchy falls like e^-|ln λ|.
+    def _log_conditional(self, log_size: Array, nodes: Array) -> Array:
+        """∫ N(θ; 0, v) p(λ) dλ by the trapezoidal rule in ln(t λ), which alone v depends on."""
         step = 0.2
-        log_local = np.arange(-45.0, max(45.0, float(log_size.max()) - node + 30.0), step)
-        log_v = 2 * (node + log_local) - np.logaddexp(
-            0.0, 2 * (node + log_local - math.log(self.slab_scale))
-        )
-        log_weight = math.log(2 * step / math.pi) + log_local - np.logaddexp(0.0, 2 * log_local)
-        constant = log_weight - 0.5 * log_v - 0.5 * math.log(2 * math.pi)
+        # Below, N(θ; 0, v) is nothing; above, the half-Cauchy's e^-|ln λ| is.
+        log_local = np.arange(log_size.min() - 4.0, nodes.max() + 45.0, step)
+        log_v = 2 * log_local - np.logaddexp(0.0, 2 * (log_local - math.log(self.slab_scale)))
         with np.errstate(over="ignore"):
-            exponent = -0.5 * np.exp(2 * log_size[:, None] - log_v)
-        return np.asarray(special.logsumexp(constant + exponent, axis=1))
+            exponent = -0.5 * (np.exp(2 * log_size[:, None] - log_v) + log_v)
+        largest = exponent.max(axis=1, keepdims=True)
+        relative = log_local[:, None] - nodes
+        weights = np.exp(relative - np.logaddexp(0.0, 2 * relative))
+        constant = math.log(2 * step / math.pi) - 0.5 * math.log(2 * math.pi)
+        return np.asarray(constant + largest + np.log(np.exp(exponent - largest) @ weights))
 
 
 class R2D2(Shrinkage):
@@ -189,29 +192,34 @@ class R2D2(Shrinkage):
         nodes = np.arange(-36.0 / self.b, math.log(40.0 + 10.0 * (shape + self.b)), step)
         return nodes, self.b * nodes - np.exp(nodes) - math.lgamma(self.b) + math.log(step)
 
-    def _log_conditional(self, log_size: Array, node: float) -> Array:
+    def _log_conditional(self, log_size: Array, nodes: Array) -> Array:
         """The variance-gamma density: N(0, w) with w ~ Gamma(a, rate r), r = ξ / s²."""
-        log_rate = node - 2 * math.log(self.scale)
+        log_size = log_size[:, None]
+        log_rate = nodes - 2 * math.log(self.scale)
         order = self.concentration - 0.5
         log_z = 0.5 * (math.log(2) + log_rate) + log_size
-        with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            z = np.exp(log_z)
-            log_bessel = np.log(special.kve(order, z)) - z
-        # Where z underflows or K overflows: K_ν(z) ≈ ½ Γ(|ν|) (z/2)^-|ν|, or −ln(z/2) − γ.
-        beyond = (log_z < -690) | (log_bessel == np.inf)
-        if order == 0:
-            small = np.log(np.maximum(math.log(2) - log_z - np.euler_gamma, 1.0))
-        else:
-            size = abs(order)
-            small = math.lgamma(size) - math.log(2) - size * (log_z - math.log(2))
-        log_bessel = np.where(beyond, small, np.where(np.isnan(log_bessel), -np.inf, log_bessel))
         return np.asarray(
             0.5 * math.log(2 / math.pi)
             - math.lgamma(self.concentration)
             + self.concentration * log_rate
             + order * (log_size - 0.5 * (math.log(2) + log_rate))
-            + log_bessel
+            + _log_bessel_k(order, log_z)
         )
+
+
+def _log_bessel_k(order: float, log_z: Array) -> Array:
+    """ln K_ν(z) at ln z, also where z or K are too small or too large for a number."""
+    size = abs(order)
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        z = np.exp(log_z)
+        middle = np.log(special.kve(order, z)) - z
+        large = 0.5 * (math.log(math.pi / 2) - log_z) - z
+    if size == 0:  # −ln(z/2) − γ
+        small = np.log(np.maximum(math.log(2) - log_z - np.euler_gamma, 1.0))
+    else:  # ½ Γ(|ν|) (z/2)^-|ν|
+        small = math.lgamma(size) - math.log(2) - size * (log_z - math.log(2))
+    is_small = (log_z < -690) | (middle == np.inf)
+    return np.where(is_small, small, np.where(log_z > 16, large, middle))
 
 
 AnyShrinkage = Annotated[Horseshoe | R2D2, Field(discriminator="family")]

@@ -57,7 +57,7 @@ class Priors(Checked):
     >>> Priors("slides", scale={"I(weeks - 40)": Normal(0, 1)}).scale["I(weeks - 40)"]
     Normal(mean=0.0, sd=1.0)
     >>> Priors("robma", measure="OR", tau=HalfNormal(0.3)).describe()
-    "preset 'robma' (mean effect ~ Normal(0, 1), ...), average study ~ HalfNormal(0.3) on τ"
+    "preset 'robma' (mean effect ~ Normal(0, 1), ...), but average study ~ HalfNormal(0.3) on τ"
     """
 
     preset: PresetName = "weakly_informative"
@@ -103,14 +103,17 @@ class Priors(Checked):
             for part, priors in given.items()
             for term, prior in priors.items()
         ]
-        if self.tau is not None:
+        if self.tau is not None and self.preset != "informed":
             single.insert(0, f"average study ~ {self.tau}")
         if self.scale_shrinkage is not None:
             single.append(f"scale slopes per SD ~ {self.scale_shrinkage}")
         if all(EVERY_OTHER_TERM in priors for priors in given.values()):
             return ", ".join(single)
-        words = in_words(self.preset, self.measure, self.unit_information_sd)
-        return ", ".join([f"preset {self.preset!r} ({words})", *single])
+        words = in_words(
+            self.preset, measure=self.measure, uisd=self.unit_information_sd, published=self.tau
+        )
+        whole = f"preset {self.preset!r} ({words})"
+        return f"{whole}, but {', '.join(single)}" if single else whole
 
     def to_dict(self) -> dict[str, Any]:
         """As plain tables, for a TOML model file; `Priors(**tables)` reads them back."""
