@@ -176,7 +176,7 @@ def prior_predictive(
     >>> prior = lsm.priors.preset("robma", measure="RR")
     >>> said = model.prior_predictive(prior=prior, seed=1)
     >>> said.table.loc[("tau", "average study")].round(2).to_list()
-    [0.02, 0.16, 0.34, 0.58, 1.12]
+    [0.01, 0.15, 0.33, 0.57, 1.11]
     """
     require_log_link(design)
     if not isinstance(draws, int | np.integer) or draws < 100:

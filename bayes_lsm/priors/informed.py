@@ -7,9 +7,10 @@ Both were fitted to the meta-analyses of the Cochrane Database of Systematic Rev
   3.3, Tables 3, A.3.1 and A.3.2).
 
 The figures were taken from two transcriptions, those of the R packages bayesmeta and rnmamod, and
-kept where both agree. Two cells are left out: (resource use, drug against placebo) for cancer,
-where the two have different signs; and (mental health, not drugs) for areas other than cancer and
-respiratory diseases, where both have a location of -3.85 but all other rows of the table say -2.85.
+kept where both agree and where the mean is, as everywhere else in its table, the sum of what goes
+with the outcome and what goes with the comparison. Three cells are left out: for cancer, drug
+against placebo, resource use (the two differ in the sign) and structural outcomes (-0.13, where the
+sum is 0.14); elsewhere, not drugs, mental health (-3.85, where the sum is -2.85).
 
 References
 ----------
@@ -98,7 +99,7 @@ _RHODES: dict[str, dict[str, tuple[tuple[float | None, ...], tuple[float, ...]]]
     "cancer": {
         "obstetric outcomes": ((-1.57, -1.85, -1.43), (2.45, 2.41, 2.24)),
         "resource use": ((None, -0.27, 0.15), (2.83, 2.79, 2.68)),
-        "structural outcomes": ((-0.13, -0.14, 0.27), (2.61, 2.56, 2.45)),
+        "structural outcomes": ((None, -0.14, 0.27), (2.61, 2.56, 2.45)),
         "general health": ((-0.60, -0.88, -0.46), (2.61, 2.55, 2.40)),
         "signs and symptoms": ((-0.44, -0.71, -0.30), (2.60, 2.57, 2.46)),
         "mental health": ((-0.43, -0.71, -0.29), (2.28, 2.25, 2.08)),
