@@ -23,6 +23,7 @@ from importlib.metadata import version
 from bayes_lsm import priors
 from bayes_lsm.bayes import BayesFit, build_pymc_model, fit_bayes
 from bayes_lsm.compare import Comparison, compare
+from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
 from bayes_lsm.datasets import describe_dataset, list_datasets, load_dataset
 from bayes_lsm.design import Design, build_design
 from bayes_lsm.errors import (
@@ -73,4 +74,7 @@ __all__ = [
     "list_models",
     "load_dataset",
     "priors",
+    "tau_contrasts",
+    "tau_means",
+    "tau_steps",
 ]

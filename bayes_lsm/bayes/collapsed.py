@@ -32,8 +32,9 @@ _CHAINS = 4  # independent draws, but ArviZ's diagnostics want several chains
 
 
 def can_collapse(priors: ResolvedPriors) -> bool:
-    """Whether β can be integrated out: every location prior is normal."""
-    return all(isinstance(prior, Normal) for prior in priors.location.priors)
+    """Whether β can be integrated out (location priors normal) and α has no hyperparameters."""
+    normal = all(isinstance(prior, Normal) for prior in priors.location.priors)
+    return normal and priors.scale.shrinkage is None
 
 
 def sample_collapsed(
@@ -57,8 +58,8 @@ def sample_collapsed(
     """
     if not can_collapse(priors):
         raise FitError(
-            "the collapsed engine needs normal priors on all location coefficients; use "
-            "engine='nuts'"
+            "the collapsed engine needs normal priors on all location coefficients, and no "
+            "shrinkage prior on the scale part; use engine='nuts'"
         )
     rng = np.random.default_rng(seed)
     target = _Target(design, priors)

@@ -43,13 +43,12 @@ def build_datatree(design: Design, priors: ResolvedPriors, draws: Draws, *, seed
     posterior_predictive and observed_data.
 
     ``log_prior`` has one value for each coefficient: the log density of what its prior is stated
-    on (see `PriorBlock.logpdf`). Predictions are of new effects in the same studies.
+    on (see `PriorBlock.logpdf`). Predictions are of new effects in the same studies. With a flat
+    location prior there is neither ``prior`` nor ``prior_predictive``.
     """
     import arviz as az
 
     rng = np.random.default_rng(seed)
-    location = priors.location.sample(_PRIOR_DRAWS, rng)[None]
-    scale = priors.scale.sample(_PRIOR_DRAWS, rng)[None]
     groups: dict[str, dict[str, Any]] = {
         "posterior": {"location": draws.location, "scale": draws.scale},
         "log_likelihood": {"effect": log_likelihood(design, draws.location, draws.scale)},
@@ -58,10 +57,13 @@ def build_datatree(design: Design, priors: ResolvedPriors, draws: Draws, *, seed
             "scale": priors.scale.logpdf(draws.scale),
         },
         "posterior_predictive": {"effect": _predict(design, draws.location, draws.scale, rng)},
-        "prior": {"location": location, "scale": scale},
-        "prior_predictive": {"effect": _predict(design, location, scale, rng)},
         "observed_data": {"effect": design.y},
     }
+    if priors.location.is_proper:  # a flat prior cannot be drawn from
+        location = priors.location.sample(_PRIOR_DRAWS, rng)[None]
+        scale = priors.scale.sample(_PRIOR_DRAWS, rng)[None]
+        groups["prior"] = {"location": location, "scale": scale}
+        groups["prior_predictive"] = {"effect": _predict(design, location, scale, rng)}
     if draws.stats:
         groups["sample_stats"] = dict(draws.stats)
     tree: DataTree = az.from_dict(
