@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm import design, formulas, frames
-from bayes_lsm.design import Design, Part
+from bayes_lsm import formulas, frames
+from bayes_lsm.design import Design, Part, apply_part, build_design, build_part, check_finite
 from bayes_lsm.errors import DataError, DroppedRowsWarning
 from bayes_lsm.frames import DroppedRow, Kind
 from bayes_lsm.grouping import Grouping
@@ -53,6 +53,8 @@ class ScaleTerm:
         Of the effects of a group.
     part : Part
         The formula, evaluated.
+    slope_part : Part or None
+        The formula of the slopes, evaluated.
     """
 
     grouping: Grouping
@@ -64,11 +66,30 @@ class ScaleTerm:
     Z: Array
     correlation: Correlation
     part: Part
+    slope_part: Part | None = None
 
     @property
     def name(self) -> str:
         """The grouping as it was written."""
         return self.grouping.text
+
+
+@dataclass(frozen=True, eq=False)
+class ClusteredNewData:
+    """Moderator values at which a model with several scale terms is asked something.
+
+    Attributes
+    ----------
+    X : ndarray, shape (m, p)
+    slopes, Z : tuple of ndarray, shapes (m, s) and (m, s, q), one for each scale term
+        As those of `ScaleTerm`, for groups that are new.
+    labels : tuple of str, length m
+    """
+
+    X: Array
+    slopes: tuple[Array, ...]
+    Z: tuple[Array, ...]
+    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,6 +160,63 @@ class ClusteredDesign:
         return (*frames.dropped_notes(self.dropped), *crossed, *filter(None, [self.caution]))
 
 
+def apply_to_new_data(design: ClusteredDesign, data: pd.DataFrame) -> ClusteredNewData:
+    """The matrices for other rows, with the transforms and levels of the design's data.
+
+    Parameters
+    ----------
+    design : ClusteredDesign
+    data : DataFrame
+        With every column that the formulas use, and the inner column of correlated effects.
+
+    Raises
+    ------
+    DataError
+        For a missing column or value, or a level that the design's data do not have.
+    """
+    data = frames.require_frame(data)
+    if not len(data):
+        raise DataError("the new data have no rows; give one row for each prediction")
+    words = design.specification
+    texts = [words.location, *(term.part.formula for term in design.terms)]
+    texts += [term.grouping.slope for term in design.terms if term.grouping.slope]
+    columns = list(dict.fromkeys(_formula_columns(*texts)))
+    inner = [term.grouping.inner for term in design.terms if term.grouping.inner]
+    frames.require_columns(data, [*columns, *inner])
+    labels = frames.row_labels(data, words.study if words.study in data.columns else None)
+    frames.require_complete(data, columns, labels)
+    frame, kinds = frames.moderators(data, columns, labels)
+    frames.require_same_kinds(frame, kinds, design.kinds)
+    applied = [_apply_term(term, data, frame, labels) for term in design.terms]
+    slopes, Z = zip(*applied, strict=True) if applied else ((), ())
+    X = apply_part(design.location, frame, labels)
+    return ClusteredNewData(X, tuple(slopes), tuple(Z), labels)
+
+
+def _apply_term(
+    term: ScaleTerm, data: pd.DataFrame, frame: pd.DataFrame, labels: Sequence[str]
+) -> tuple[Array, Array]:
+    """Slopes (m, s) and Z (m, s, q) of one term, for other rows."""
+    matrix = apply_part(term.part, frame, labels)
+    if term.grouping.inner:
+        level = [frames.level_text(value) for value in data[term.grouping.inner]]
+        unknown = [each for each in level if each not in term.effects]
+        if unknown:
+            raise DataError(
+                f"new data: {term.grouping.inner!r} has the level {unknown[0]!r}, which the fitted "
+                f"data do not have; they have {', '.join(term.effects)}"
+            )
+        slopes = np.eye(len(term.effects))[[term.effects.index(each) for each in level]]
+        return slopes, slopes[:, :, None] * matrix[:, None, :]
+    s = len(term.effects)
+    if term.slope_part is None:
+        return np.ones((len(matrix), 1)), matrix[:, None, :]
+    slopes = apply_part(term.slope_part, frame, labels)
+    if s == 1:
+        return slopes, matrix[:, None, :]
+    return slopes, np.stack([np.kron(np.eye(s), row) for row in matrix])
+
+
 def build_clustered_design(
     specification: Specification, data: pd.DataFrame, *, covariance: Any = None
 ) -> ClusteredDesign:
@@ -184,13 +262,15 @@ def build_clustered_design(
     complete = ~data[needed].isna().to_numpy().any(axis=1)
     kept, labels, dropped = frames.drop_incomplete(data, needed, labels)
     y = frames.outcome(kept, specification.effect, labels)
-    design.check_finite(specification.effect, y, labels)
+    check_finite(specification.effect, y, labels)
     if covariance is not None:
         covariance = align(covariance, data, complete)
     v, blocks = sampling_errors(specification, kept, labels, covariance=covariance)
-    columns = list(dict.fromkeys(_formula_columns(specification.location, *groupings.values())))
+    slopes = [grouping.slope for grouping in groupings if grouping.slope]
+    texts = (specification.location, *groupings.values(), *slopes)
+    columns = list(dict.fromkeys(_formula_columns(*texts)))
     frame, kinds = frames.moderators(kept, columns, labels)
-    location = design.build_part("location", specification.location, frame, kinds, labels)
+    location = build_part("location", specification.location, frame, kinds, labels)
     terms = tuple(
         _scale_term(
             grouping,
@@ -226,12 +306,12 @@ def build_any_design(
     scale = specification.scale
     independent = specification.sampling_covariance is None and covariance is None
     if independent and specification.variance and isinstance(scale, str):
-        return design.build_design(specification, data)
+        return build_design(specification, data)
     clustered = build_clustered_design(specification, data, covariance=covariance)
     if not independent or not _is_one_term_of_effects(clustered):
         return clustered
     words = specification.model_copy(update={"scale": clustered.terms[0].part.formula})
-    return design.build_design(words, data)
+    return build_design(words, data)
 
 
 def _is_one_term_of_effects(clustered: ClusteredDesign) -> bool:
@@ -288,23 +368,27 @@ def _scale_term(
     unit, units = index, groups  # what ln τ² is given for
     effects: tuple[str, ...] = ("intrcpt",)
     slopes = np.ones((len(data), 1))
+    slope_part = None
     if grouping.inner:
         unit, units = _groups(data, (*grouping.columns, grouping.inner), labels)
         level, effects = _levels(data, grouping.inner)
         slopes = np.eye(len(effects))[level]
     elif grouping.slope:
-        slopes, effects = _slopes(grouping, data, index, labels)
+        slope_part = _slopes(grouping, frame, kinds, index, labels)
+        slopes, effects = slope_part.matrix, slope_part.names
     first = np.unique(unit, return_index=True)[1]
     _check_constant(grouping.text, formula, frame, unit, first, units)
     rows = frame.iloc[first].reset_index(drop=True)
-    part = design.build_part(f"scale ({grouping.text})", formula, rows, kinds, units)
+    part = build_part(f"scale ({grouping.text})", formula, rows, kinds, units)
     names, Z = part.names, part.matrix[:, None, :]
     if grouping.inner:
         Z = np.zeros((len(groups), len(effects), len(names)))
         Z[index[first], level[first]] = part.matrix
     elif len(effects) > 1:
         names, Z = _for_each_effect(effects, part)
-    return ScaleTerm(grouping, groups, effects, index, slopes, names, Z, correlation, part)
+    return ScaleTerm(
+        grouping, groups, effects, index, slopes, names, Z, correlation, part, slope_part
+    )
 
 
 def _for_each_effect(effects: Sequence[str], part: Part) -> tuple[tuple[str, ...], Array]:
@@ -356,12 +440,14 @@ def _check_constant(
 
 
 def _slopes(
-    grouping: Grouping, data: pd.DataFrame, index: Index, labels: Sequence[str]
-) -> tuple[Array, tuple[str, ...]]:
+    grouping: Grouping,
+    frame: pd.DataFrame,
+    kinds: Mapping[str, Kind],
+    index: Index,
+    labels: Sequence[str],
+) -> Part:
     """The columns (n, s) that a slope's formula makes, and their names."""
-    formula = grouping.slope or ""
-    frame, kinds = frames.moderators(data, formulas.parse(formula).columns, labels)
-    part = design.build_part("slope", formula, frame, kinds, labels)
+    part = build_part("slope", grouping.slope or "", frame, kinds, labels)
     first = np.unique(index, return_index=True)[1]
     for name, values in zip(part.names, part.matrix.T, strict=True):
         if name != "intrcpt" and np.array_equal(values, values[first][index]):
@@ -370,7 +456,7 @@ def _slopes(
                 "every group, so that there is no slope to see; leave it out of the grouping, or "
                 "use it in the scale formula"
             )
-    return part.matrix, part.names
+    return part
 
 
 def _check_together(terms: Sequence[ScaleTerm], rows: int, known: bool) -> None:

@@ -169,13 +169,7 @@ class Design:
         frames.require_columns(data, columns)
         study = self.specification.study
         labels = frames.row_labels(data, study if study in data.columns else None)
-        for column in columns:
-            missing = data[column].isna().to_numpy()
-            if missing.any():
-                raise DataError(
-                    f"new data: column {column!r} has no value in {some(labels, missing)}; "
-                    "give one, or leave the rows out"
-                )
+        frames.require_complete(data, columns, labels)
         frame, kinds = frames.moderators(data, columns, labels)
         frames.require_same_kinds(frame, kinds, self.kinds)
         X, Z = (apply_part(part, frame, labels) for part in (self.location, self.scale))

@@ -236,6 +236,17 @@ def moderators(
     return pd.DataFrame(ready, index=pd.RangeIndex(len(data))), kinds
 
 
+def require_complete(data: pd.DataFrame, columns: Iterable[str], labels: Sequence[str]) -> None:
+    """New data have a value everywhere: there is no prediction without one."""
+    for column in columns:
+        missing = data[column].isna().to_numpy()
+        if missing.any():
+            raise DataError(
+                f"new data: column {column!r} has no value in {some(labels, missing)}; give one, "
+                "or leave the rows out"
+            )
+
+
 def require_same_kinds(
     frame: pd.DataFrame, new: Mapping[str, Kind], fitted: Mapping[str, Kind]
 ) -> None:

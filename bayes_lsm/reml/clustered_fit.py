@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,13 @@ from bayes_lsm.likelihood.independent import Method
 from bayes_lsm.reml.divergence import Cone, Divergence
 from bayes_lsm.results import model_title, wald_table
 from bayes_lsm.tables import Printable, format_table, text_table, wrap_notes
+
+if TYPE_CHECKING:
+    from bayes_lsm.reml.clustered_effects import (
+        LevelEffects,
+        LevelHeterogeneity,
+        LevelPrediction,
+    )
 
 Array = npt.NDArray[np.float64]
 ClusteredTest = Literal["z", "t"]
@@ -220,6 +227,39 @@ class ClusteredFit(Printable):
     def comparison(self, *, at_stop: bool = False) -> dict[str, pd.DataFrame]:
         """The columns of this fit in a side-by-side table: estimate and se."""
         return {"": self.to_dataframe()[["estimate", "se"]]}
+
+    def heterogeneity(self) -> LevelHeterogeneity:
+        """τ² and I² of each scale term.
+
+        See `bayes_lsm.reml.clustered_effects.level_heterogeneity`.
+        """
+        from bayes_lsm.reml.clustered_effects import level_heterogeneity
+
+        return level_heterogeneity(self)
+
+    def predict(
+        self,
+        new_data: pd.DataFrame,
+        *,
+        terms: Sequence[str] | None = None,
+        level: float = 0.95,
+    ) -> LevelPrediction:
+        """The mean effect and a prediction interval in new groups.
+
+        See `bayes_lsm.reml.clustered_effects.predict_levels`.
+        """
+        from bayes_lsm.reml.clustered_effects import predict_levels
+
+        return predict_levels(self, new_data, terms=terms, level=level)
+
+    def blup(self, *, level: float = 0.95) -> LevelEffects:
+        """Predicted effects of the groups of every scale term.
+
+        See `bayes_lsm.reml.clustered_effects.level_effects`.
+        """
+        from bayes_lsm.reml.clustered_effects import level_effects
+
+        return level_effects(self, level=level)
 
     def to_string(self, *, digits: int | None = None) -> str:
         """All of the fit as text."""
