@@ -149,7 +149,7 @@ def arrange(
     X: Array,
     terms: tuple[ScaleTerm, ...],
     *,
-    variance: Array | sparse.sparray | None = None,
+    variance: Array | sparse.csr_array | None = None,
 ) -> Clustered:
     """Sorts rows into cells and blocks, once for a model.
 
@@ -159,7 +159,7 @@ def arrange(
     X : ndarray, shape (n, p)
         Of full column rank.
     terms : tuple of ScaleTerm
-    variance : ndarray, shape (n,) or (n, n), or sparse array, shape (n, n), optional
+    variance : ndarray, shape (n,) or (n, n), or CSR array, shape (n, n), optional
         V: sampling variances, or their matrix; 0 if left out. Its zeros are exploited, so a matrix
         in blocks need not be handed over in blocks.
 
@@ -185,7 +185,7 @@ def arrange(
     multipliers = tuple(term.multipliers for term in terms)
     rows = Rows(y, v, X, np.zeros(n), np.zeros(n), groups.astype(np.int64), multipliers)
     cell = np.arange(n)
-    if V is None:
+    if V is None and rows.vary(single).all():
         rows, cell = collapse(rows, terms, single)
     layout, order = build_layout(rows, terms, single, V)
     starts = coefficient_starts(terms)
@@ -203,16 +203,17 @@ def arrange(
 
 
 def _split(
-    n: int, variance: Array | sparse.sparray | None
+    n: int, variance: Array | sparse.csr_array | None
 ) -> tuple[Array, sparse.csr_array | None]:
     """The diagonal of V, and V itself unless it is diagonal."""
     if variance is None:
         return np.zeros(n), None
-    if not sparse.issparse(variance) and np.ndim(variance) == 1:
-        return np.asarray(variance, dtype=float), None
-    V = sparse.csr_array(variance, dtype=float)
+    if isinstance(variance, np.ndarray) and variance.ndim == 1:
+        return variance.astype(float), None
+    V: sparse.csr_array = sparse.csr_array(variance)
+    V = V.astype(np.float64)
     V.eliminate_zeros()
-    i, j = V.nonzero()
+    i, j = V.tocoo().coords
     return np.asarray(V.diagonal()), None if np.array_equal(i, j) else V
 
 

@@ -19,8 +19,35 @@ import math
 import numpy as np
 from numba import njit
 
-from bayes_lsm.likelihood.clustered_kernels import prepare, whiten
+from bayes_lsm.likelihood.clustered_kernels import dot, prepare, whiten
 from bayes_lsm.likelihood.kernels import solve_location
+
+# Multiplications from which on a matrix product is left to BLAS: waking its threads takes time.
+_LARGE_PRODUCT = 50_000_000
+
+
+@njit(cache=True)
+def _product(A, B):
+    """AB'."""
+    if A.size * B.shape[0] > _LARGE_PRODUCT:
+        return np.dot(A, np.ascontiguousarray(B).T)
+    out = np.empty((A.shape[0], B.shape[0]))
+    for i in range(A.shape[0]):
+        for j in range(B.shape[0]):
+            out[i, j] = dot(A[i], B[j])
+    return out
+
+
+@njit(cache=True)
+def _gram(A):
+    """AA'."""
+    if A.size * A.shape[0] > _LARGE_PRODUCT:
+        return np.dot(A, A.T)
+    out = np.empty((A.shape[0], A.shape[0]))
+    for i in range(A.shape[0]):
+        for j in range(i + 1):
+            out[i, j] = out[j, i] = dot(A[i], A[j])
+    return out
 
 
 @njit(cache=True)
@@ -30,18 +57,17 @@ def _inner_products(layout, white, block):
     begin, end = layout.white_start[block], layout.white_start[block + 1]
     store = slice(layout.store_start[block], layout.store_start[block + 1])
     U = white.U[store].reshape((m, end - begin))
-    return (
-        np.dot(U, U.T),
-        np.dot(U, np.ascontiguousarray(white.X[:, begin:end].T)),
-        np.dot(U, white.y[begin:end]),
-    )
+    t = np.empty(m)
+    for e in range(m):
+        t[e] = dot(U[e], white.y[begin:end])
+    return _gram(U), _product(U, white.X[:, begin:end]), t
 
 
 @njit(cache=True)
 def _jacobian(layout, white, block, local, J):
-    """Fills J (parts, active): ∂ψ_c/∂α of a block."""
+    """Fills J (active, parts): ∂ψ_c/∂α of a block."""
     first = layout.part_start[block]
-    for c in range(J.shape[0]):
+    for c in range(J.shape[1]):
         part = first + c
         pair = layout.part_pair[part]
         psi = white.amount[part]
@@ -51,9 +77,9 @@ def _jacobian(layout, white, block, local, J):
             term = layout.effect_correlation[effect]
             for h in range(layout.correlation_count[term]):
                 j = local[layout.correlation_alpha[term] + h]
-                J[c, j] += white.amount[part] * white.correlated.first[pair, h]
+                J[j, c] += white.amount[part] * white.correlated.first[pair, h]
         for k in range(layout.z_start[part], layout.z_start[part + 1]):
-            J[c, local[layout.z_index[k]]] += psi * layout.z_value[k]
+            J[local[layout.z_index[k]], c] += psi * layout.z_value[k]
 
 
 @njit(cache=True)
@@ -90,9 +116,9 @@ def _bend(layout, white, block, slopes, local, H):
 def _of_parts(layout, white, block, adjusted, products, local, J, score, H, M, g):
     """Score and Hessian of the parts among themselves; g and M of the whole."""
     G, B, t = products
-    p, parts = B.shape[1], J.shape[0]
+    p, parts = B.shape[1], J.shape[1]
     first = layout.part_start[block]
-    N = np.dot(B, B.T) if adjusted else np.zeros_like(G)
+    N = _gram(B) if adjusted else np.zeros_like(G)
     slopes, curves = np.empty(parts), np.empty((parts, parts))
     for c in range(parts):
         r, s = layout.part_a[first + c], layout.part_b[first + c]
@@ -106,18 +132,18 @@ def _of_parts(layout, white, block, adjusted, products, local, J, score, H, M, g
             trace -= t[r] * (t[a] * G[s, b] + t[b] * G[s, a])
             trace -= t[s] * (t[a] * G[r, b] + t[b] * G[r, a])
             curves[c, d] = curves[d, c] = both * trace
-        for j in range(J.shape[1]):
-            if J[c, j] == 0.0:
+        for j in range(J.shape[0]):
+            if J[j, c] == 0.0:
                 continue
-            score[j] += J[c, j] * slopes[c]
+            score[j] += J[j, c] * slopes[c]
             whole = layout.active[layout.active_start[block] + j]
             for a in range(p):
-                g[whole, a] += J[c, j] * k * (t[r] * B[s, a] + t[s] * B[r, a])
+                g[whole, a] += J[j, c] * k * (t[r] * B[s, a] + t[s] * B[r, a])
                 if adjusted:
-                    x, w = J[c, j] * k * B[s, a], J[c, j] * k * B[r, a]
+                    x, w = J[j, c] * k * B[s, a], J[j, c] * k * B[r, a]
                     for b in range(p):
                         M[whole, a, b] += x * B[r, b] + w * B[s, b]
-    H += np.dot(J.T, np.dot(curves, J))
+    H += _product(_product(J, curves), J)
     _bend(layout, white, block, slopes, local, H)
 
 
@@ -149,7 +175,7 @@ def _of_singles(layout, white, block, adjusted, products, local, J, score, H, M,
     if layout.single_start[begin + n] == layout.single_start[begin]:
         return
     m, p = B.shape
-    first, parts, active = layout.part_start[block], J.shape[0], J.shape[1]
+    first, active, parts = layout.part_start[block], J.shape[0], J.shape[1]
     at, size = layout.white_start[block], n + m
     store = slice(layout.store_start[block], layout.store_start[block + 1])
     U, Q = white.U[store].reshape((m, size)), white.Q[store].reshape((m, size))
@@ -214,13 +240,13 @@ def _of_singles(layout, white, block, adjusted, products, local, J, score, H, M,
                     if x != 0.0:
                         for b in range(p):
                             M[whole, a, b] += x * white.X[b, at + i]
-    crossed = np.dot(F, J)
-    H += crossed + crossed.T + np.dot(h, h.T)
+    crossed = _product(F, J)
+    H += crossed + crossed.T + _gram(h)
     flat = T.reshape((active, m * m))
-    H += 0.5 * np.dot(flat, flat.T)
+    H += 0.5 * _gram(flat)
     if adjusted:
         mixed = Y.reshape((active, m * p))
-        H += np.dot(mixed, mixed.T)
+        H += _gram(mixed)
 
 
 @njit(cache=True)
@@ -244,7 +270,7 @@ def evaluate_at(alpha, layout, prior_root, prior_y, adjusted, score, hessian, be
         for j in range(len(active)):
             local[active[j]] = j
         parts = layout.part_start[block + 1] - layout.part_start[block]
-        J = np.zeros((parts, len(active)))
+        J = np.zeros((len(active), parts))
         _jacobian(layout, white, block, local, J)
         of_block, H = np.zeros(len(active)), np.zeros((len(active), len(active)))
         products = _inner_products(layout, white, block)
@@ -255,8 +281,8 @@ def evaluate_at(alpha, layout, prior_root, prior_y, adjusted, score, hessian, be
             score[active[j]] += of_block[j]
             for k in range(len(active)):
                 hessian[active[j], active[k]] += H[j, k]
-    hessian += np.dot(g, g.T)
+    hessian += _gram(g)
     if adjusted:
         flat = M.reshape((q, p * p))
-        hessian += 0.5 * np.dot(flat, flat.T)
+        hessian += 0.5 * _gram(flat)
     return -0.5 * total

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from numba import njit, prange
 
 from bayes_lsm.likelihood.correlations import correlate
-from bayes_lsm.likelihood.kernels import cholesky, orthonormalise, solve_location
+from bayes_lsm.likelihood.kernels import orthonormalise, solve_location
 from bayes_lsm.links import LARGEST_EXPONENT
 
 Array = npt.NDArray[np.float64]
@@ -170,7 +170,8 @@ def prepare(alpha, layout, prior_rows):
 
 
 @njit(cache=True, fastmath=_SUMS)
-def _dot(a, b):
+def dot(a, b):
+    """a'b."""
     s = 0.0
     for i in range(len(a)):
         s += a[i] * b[i]
@@ -181,7 +182,7 @@ def _dot(a, b):
 def _project(Q, x):
     """x minus its part in the space of the orthonormal rows of Q, in place."""
     for r in range(Q.shape[0]):
-        s = _dot(Q[r], x)
+        s = dot(Q[r], x)
         for i in range(len(x)):
             x[i] -= s * Q[r, i]
 
@@ -234,7 +235,7 @@ def _whiten_low_rank(layout, white, block, derivatives):
     Q = white.Q[store].reshape((m, size))
     _spread(layout, white, block, Q)
     for e in range(m):
-        norm = math.sqrt(_dot(Q[e], Q[e]))
+        norm = math.sqrt(dot(Q[e], Q[e]))
         if not norm > 0.0:
             return np.nan
         total += 2.0 * math.log(norm)
@@ -286,10 +287,23 @@ def _assemble(layout, white, block):
 
 
 @njit(cache=True)
+def _cholesky(A, L):
+    """`kernels.cholesky` for matrices that may be large: its inner products run vectorised."""
+    for i in range(len(A)):
+        for j in range(i):
+            L[i, j] = (A[i, j] - dot(L[i, :j], L[j, :j])) / L[j, j]
+        pivot = A[i, i] - dot(L[i, :i], L[i, :i])
+        if not pivot > 0.0:
+            return False
+        L[i, i] = math.sqrt(pivot)
+    return True
+
+
+@njit(cache=True)
 def _substitute(L, x):
     """L⁻¹x, in place."""
     for i in range(len(x)):
-        x[i] = (x[i] - _dot(L[i, :i], x[:i])) / L[i, i]
+        x[i] = (x[i] - dot(L[i, :i], x[:i])) / L[i, i]
 
 
 @njit(cache=True)
@@ -299,7 +313,7 @@ def _whiten_dense(layout, white, block, derivatives):
     n = end - begin
     at = layout.white_start[block]
     L = np.zeros((n, n))
-    if not cholesky(_assemble(layout, white, block), L):
+    if not _cholesky(_assemble(layout, white, block), L):
         return np.nan
     total = 0.0
     for i in range(n):
@@ -347,7 +361,7 @@ def whiten(layout, white, prior_root, prior_y, adjusted, derivatives):
             white.X[a, at + k] = prior_root[k, a]
     if not orthonormalise(white.X, white.y, white.R, white.c):
         return np.nan
-    total += _dot(white.y, white.y)
+    total += dot(white.y, white.y)
     if adjusted:
         for a in range(p):
             total += 2.0 * math.log(white.R[a, a])

@@ -18,6 +18,8 @@ Index = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 _KINDS = {"compound": COMPOUND, "unstructured": UNSTRUCTURED}
+# Each other type or memory order of an array would be compiled for anew.
+_TYPES = {"b": np.bool_, "i": np.int64, "f": np.float64}
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,23 +70,26 @@ def build_layout(
         **_describe_parts(effects, terms, blocks),
         **_describe_singles(rows, terms, single, dense[block]),
     }
-    layout = Layout(
-        y=rows.y,
-        v=rows.v,
-        X=np.ascontiguousarray(rows.X),
-        spare=rows.spare,
-        squares=rows.squares,
-        row_start=row_start,
-        white_start=_starts(white),
-        store_start=_starts(white * in_block),
-        dense=dense,
-        V_start=V_start,
-        V_values=V_values,
-        entry_row=effects.entry_row - row_start[effects.block[effects.entry_effect]],
-        **pieces,
+    pieces |= {
+        "y": rows.y,
+        "v": rows.v,
+        "X": rows.X,
+        "spare": rows.spare,
+        "squares": rows.squares,
+        "row_start": row_start,
+        "white_start": _starts(white),
+        "store_start": _starts(white * in_block),
+        "dense": dense,
+        "V_start": V_start,
+        "V_values": V_values,
+        "entry_row": effects.entry_row - row_start[effects.block[effects.entry_effect]],
         **_list_active(pieces, row_start, blocks),
-    )
-    return layout, order
+    }
+    arrays: dict[str, Any] = {
+        name: np.array(each, dtype=_TYPES[each.dtype.kind], order="C")
+        for name, each in pieces.items()
+    }
+    return Layout(**arrays), order
 
 
 def _starts(counts: Index) -> Index:
@@ -95,17 +100,16 @@ def _choose_dense(
     rows: Rows, block: Index, blocks: int, single: list[bool], V: sparse.csr_array | None
 ) -> Mask:
     """Blocks whose V is not diagonal, with rows of no variance of their own, or of many effects."""
-    own = rows.v > 0.0
     effects = np.zeros(blocks)
     for t, multipliers in enumerate(rows.multipliers):
-        in_use = np.any(multipliers != 0.0, axis=1)
         if single[t]:
-            own = own | in_use
             continue
+        in_use = np.any(multipliers != 0.0, axis=1)
         pairs = np.unique(np.stack([block[in_use], rows.groups[in_use, t]]), axis=1)
         effects += multipliers.shape[1] * np.bincount(pairs[0], minlength=blocks)
-    dense = np.bincount(block, ~own, minlength=blocks) > 0
-    dense |= effects > np.bincount(block, minlength=blocks)
+    dense = np.bincount(block, ~rows.vary(single), minlength=blocks) > 0
+    collapsed = np.bincount(block, rows.spare, minlength=blocks) > 0
+    dense |= (effects > np.bincount(block, minlength=blocks)) & ~collapsed
     if V is not None:
         i, j = V.nonzero()
         dense[block[i[i != j]]] = True
@@ -125,8 +129,8 @@ def _find_effects(
         groups, first = np.unique(rows.groups[i, t], return_index=True)
         s = term.table.shape[1]
         slope = np.tile(np.arange(s), len(groups))
-        of_group = np.repeat(np.stack([groups, block[i[first]]]), s, axis=1)
-        labels.append(np.stack([np.full(len(slope), t), of_group[0], slope, of_group[1]]))
+        labelled = np.repeat(np.stack([groups, block[i[first]]]), s, axis=1)
+        labels.append(np.stack([np.full(len(slope), t), labelled[0], slope, labelled[1]]))
         effect = offset + s * np.searchsorted(groups, rows.groups[i, t]) + k
         entries.append(np.stack([effect, i]))
         values.append(multipliers[i, k])
@@ -137,7 +141,8 @@ def _find_effects(
     effect = np.argsort(order)[effect]
     by_effect = np.lexsort([row, effect])
     value = np.concatenate(values)[by_effect]
-    return _Effects(*label[:, order], effect[by_effect], row[by_effect], value)
+    of_term, of_group, of_slope, of_block = label[:, order]
+    return _Effects(of_term, of_group, of_slope, of_block, effect[by_effect], row[by_effect], value)
 
 
 def _list_parts(effects: _Effects, correlated: Mask, pair_start: Index) -> _Parts:

@@ -56,15 +56,15 @@ class ScaleTerm:
     @property
     def correlations(self) -> int:
         """How many κ it has."""
-        s = self.table.shape[1]
-        return {"none": 0, "compound": int(s > 1), "unstructured": s * (s - 1) // 2}[
-            self.correlation
-        ]
+        s = int(self.table.shape[1])
+        if self.correlation == "none":
+            return 0
+        return s * (s - 1) // 2 if self.correlation == "unstructured" else int(s > 1)
 
     @property
     def size(self) -> int:
         """How many coefficients of α it has."""
-        return self.table.shape[2] + self.correlations
+        return int(self.table.shape[2]) + self.correlations
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +78,13 @@ class Rows:
     squares: Array
     groups: Index  # (n, terms)
     multipliers: tuple[Array, ...]  # of each term, (n, s)
+
+    def vary(self, single: list[bool]) -> npt.NDArray[np.bool_]:
+        """Which rows have a variance of their own, so that they may be part of a low-rank block."""
+        own = self.v > 0.0
+        for t in np.flatnonzero(single):
+            own = own | (self.multipliers[t][:, 0] != 0.0)
+        return own
 
     def take(self, order: Index) -> Rows:
         return Rows(
@@ -101,8 +108,8 @@ def collapse(rows: Rows, terms: tuple[ScaleTerm, ...], single: list[bool]) -> tu
     """Rows alike in all but y, as one: exact, by rotation.
 
     c rows with the same moderators, variance, groups and slopes become √c ȳ with √c x and √c a,
-    and c − 1 contrasts that know only of the variance: their sum of squares says all. Returns the
-    cells and each row's cell.
+    and c − 1 contrasts that know only of the variance: their sum of squares says all. It
+    takes a variance of its own for every row. Returns the cells and each row's cell.
     """
     keys = [rows.v[:, None], rows.X]
     for t, term in enumerate(terms):
@@ -128,7 +135,7 @@ def collapse(rows: Rows, terms: tuple[ScaleTerm, ...], single: list[bool]) -> tu
         root * mean,
         cells.v,
         root[:, None] * cells.X,
-        count - 1.0,
+        np.asarray(count - 1, dtype=np.float64),
         np.where(count > 1, squares, 0.0),
         cells.groups,
         multipliers,
