@@ -17,6 +17,7 @@ from scipy.special import gammaln, logsumexp
 Array = npt.NDArray[np.float64]
 
 _DF = 5.0
+_SMALLEST_SCALE = 0.03  # of a component, in any direction
 _SMALLEST_WEIGHT = 0.02
 # With a share w of the prior, no weight exceeds max p(y | α) / (w · p(y)).
 _SMALLEST_WIDE_WEIGHT = 0.05
@@ -86,11 +87,14 @@ class Mixture:
 
 
 def fit_mixture(start: Mixture, points: Array, weights: Array, *, iterations: int = 12) -> Mixture:
-    """Expectation–maximisation from `start`, for points (m, q) with weights (m,) that sum to 1."""
+    """Expectation–maximisation from `start`, for points (m, q) with weights (m,) that sum to 1.
+
+    No component becomes narrower than 0.03 in any direction.
+    """
     mixture, q = start, points.shape[1]
     centre = weights @ points
     overall = np.cov(points.T, aweights=weights, ddof=0).reshape(q, q)
-    ridge = 1e-4 * np.diag(np.maximum(np.diag(overall), 1e-12))
+    ridge = _SMALLEST_SCALE**2 * np.eye(q)
     for _ in range(iterations):
         density, distance = mixture.component_logpdf(points)
         share = density + np.log(mixture.weights)
