@@ -32,6 +32,8 @@ _GOOD_EFFICIENCY = 0.7
 _COMPONENTS = 6
 _LARGEST_SAMPLE = 60_000
 _LARGE_WEIGHT = 0.01  # of the total
+_TRIED = 250  # points, of which the best are climbed from
+_NEGLIGIBLE_HILL = 25.0  # below the highest, in logs
 _STEP = 0.01  # of a difference, in φ
 _CHAINS = 4  # independent draws, but ArviZ's diagnostics want several chains
 
@@ -182,27 +184,45 @@ def _adapt(target: _Target, rng: np.random.Generator) -> tuple[Mixture, float]:
 
 
 def _first_mixture(target: _Target, rng: np.random.Generator) -> Mixture:
-    """The prior, and a narrow and a wide t around each mode that is found from four starts."""
-    tried = target.prior.sample(500, rng)
-    order = np.argsort(-target(tried))
+    """The prior, and a narrow and a wide t around each mode that is found from a few starts."""
     means: list[Array] = []
     factors: list[Array] = []
-    for start in (*target.guesses, *tried[order[:2]]):
-        mode, covariance = _climb(target, start)
-        apart = [
-            np.linalg.norm(np.linalg.solve(f, mode - m))
-            for m, f in zip(means, factors, strict=True)
-        ]
-        if min(apart, default=math.inf) > 0.5:
-            means += [mode, mode]
-            factor = np.linalg.cholesky(covariance)
-            factors += [factor, 2.5 * factor]
-    weights = np.r_[0.2, np.full(len(means), 0.8 / len(means))]
-    return Mixture(weights, np.array(means), np.array(factors), target.prior)
+    heights: list[float] = []
+    for start in _starts(target, rng):
+        mode, factor, value = _climb(target, start)
+        known = zip(means, factors, strict=True)
+        if any(_near(mode, m, f) and _near(mode, m, factor) for m, f in known):
+            continue
+        means.append(mode)
+        factors.append(factor)
+        # The mass of a normal hill, up to a constant.
+        heights.append(value + float(np.log(np.diag(factor)).sum()))
+    # What lies lower holds nothing, unless in a breadth that only the prior can cover.
+    kept = np.array(heights) > np.max(heights) - _NEGLIGIBLE_HILL
+    mode, hill = np.array(means)[kept], np.array(factors)[kept]
+    weights = np.r_[0.2, np.full(2 * len(mode), 0.4 / len(mode))]
+    return Mixture(weights, np.r_[mode, mode], np.r_[hill, 2.5 * hill], target.prior)
 
 
-def _climb(target: _Target, start: Array) -> tuple[Array, Array]:
-    """Newton ascent with differences for derivatives: the mode and the covariance there."""
+def _starts(target: _Target, rng: np.random.Generator) -> list[Array]:
+    """The prior's middle, the guess from the residuals, and the best points about either."""
+    middle, guess = target.guesses
+    about_guess = guess + 4.0 * rng.standard_normal((_TRIED, len(guess)))
+    starts = [middle, guess]
+    for tried in (target.prior.sample(_TRIED, rng), about_guess):
+        starts += list(tried[np.argsort(-target(tried))[:2]])
+    return starts
+
+
+def _near(x: Array, mean: Array, factor: Array) -> bool:
+    return bool(np.linalg.norm(np.linalg.solve(factor, x - mean)) < 0.5)
+
+
+def _climb(target: _Target, start: Array) -> tuple[Array, Array, float]:
+    """Newton ascent with differences for derivatives.
+
+    The mode, a lower Cholesky factor of the covariance there, and the log density.
+    """
     here, value = start, float(target(start[None])[0])
     unit = target.prior_factor
     covariance = unit @ unit.T
@@ -216,13 +236,13 @@ def _climb(target: _Target, start: Array) -> tuple[Array, Array]:
         axes = unit @ vectors
         covariance = (axes / curvature) @ axes.T
         step = covariance @ gradient
-        lengths = 0.5 ** np.arange(8)
+        lengths = 0.5 ** np.arange(16)
         values = target(here + lengths[:, None] * step)
         furthest = int(np.argmax(values))
         if not values[furthest] > value + 1e-3:
             break
         here, value = here + lengths[furthest] * step, float(values[furthest])
-    return here, covariance
+    return here, np.linalg.cholesky(covariance), value
 
 
 def _derivatives(
