@@ -26,9 +26,12 @@ from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Normal, Prior, PriorBlock, ResolvedPriors
 
-_ROUND = 2000  # points of one adaptation round
+_ROUND = 2000  # points of one adaptation round, at least
+_POINTS_PER_COVARIANCE = 100  # and covariance entry
 _MOST_ROUNDS = 8
 _GOOD_EFFICIENCY = 0.7
+_FAIR_EFFICIENCY = 0.4  # good enough when it no longer rises
+_SMALLEST_GAIN = 0.03
 _COMPONENTS = 6
 _LARGEST_SAMPLE = 60_000
 _LARGE_WEIGHT = 0.01  # of the total
@@ -167,14 +170,17 @@ def _normal_prior(block: PriorBlock) -> tuple[Array, Array]:
 def _adapt(target: _Target, rng: np.random.Generator) -> tuple[Mixture, float]:
     """A mixture near the posterior, and the share of its points that are effective."""
     mixture = _first_mixture(target, rng)
+    q = mixture.means.shape[1]
+    size = max(_ROUND, _POINTS_PER_COVARIANCE * (q + 1) * (q + 2))
     best, best_efficiency = mixture, 0.0
     for step in range(_MOST_ROUNDS):
-        points = mixture.sample(_ROUND, rng)
+        points = mixture.sample(size, rng)
         log_weights = target(points) - mixture.logpdf(points)
         efficiency = _efficiency(log_weights)
+        gained = efficiency > best_efficiency + _SMALLEST_GAIN
         if efficiency > best_efficiency:
             best, best_efficiency = mixture, efficiency
-        if efficiency > _GOOD_EFFICIENCY:
+        if efficiency > _GOOD_EFFICIENCY or (efficiency > _FAIR_EFFICIENCY and not gained):
             break
         weights = _tempered(log_weights)
         if step == 0:
