@@ -67,7 +67,9 @@ class Calibration(Printable):
         """What is ranked: (part, term) of every coefficient, and the log-likelihood."""
         names = [("location", name) for name in self.design.location.names]
         names += [("scale", name) for name in self.design.scale.names]
-        return pd.MultiIndex.from_tuples([*names, ("Joint", "log-likelihood")], names=["part", "term"])
+        return pd.MultiIndex.from_tuples(
+            [*names, ("Joint", "log-likelihood")], names=["part", "term"]
+        )
 
     @cached_property
     def pvalues(self) -> pd.Series:
@@ -225,9 +227,8 @@ def calibrate(
     Examples
     --------
     >>> import bayes_lsm as lsm
-    >>> from bayes_lsm.bayes.calibration import calibrate
     >>> model = lsm.LocationScaleModel.from_file("bcg")
-    >>> checked = calibrate(model.design, simulations=50, draws=400, seed=1, progress=False)
+    >>> checked = lsm.calibrate(model.design, simulations=20, draws=200, seed=1, progress=False)
     >>> checked.calibrated
     True
     >>> checked.ecdf_difference().shape  # 100 points; 4 coefficients, log-likelihood, 2 bounds

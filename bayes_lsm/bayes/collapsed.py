@@ -125,9 +125,7 @@ class _Target:
     def _prior_logpdf(self, phi: Array) -> Array:
         theta = phi @ self._to_theta.T
         pairs = enumerate(self._priors)
-        return np.asarray(
-            sum(prior.logpdf(theta[:, j]) for j, prior in pairs) + self._log_jacobian
-        )
+        return np.asarray(sum(prior.logpdf(theta[:, j]) for j, prior in pairs) + self._log_jacobian)
 
     def _prior_sample(self, size: int, rng: np.random.Generator) -> Array:
         theta = np.column_stack([prior.sample(size, rng) for prior in self._priors])

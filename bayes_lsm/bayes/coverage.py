@@ -144,10 +144,9 @@ def coverage(
     Examples
     --------
     >>> import bayes_lsm as lsm
-    >>> from bayes_lsm.bayes.coverage import coverage
     >>> model = lsm.LocationScaleModel.from_file("preterm_random_effects")
-    >>> found = coverage(model.design, location={"intrcpt": 11}, scale={"intrcpt": 2},
-    ...                  simulations=50, draws=400, seed=1, progress=False)
+    >>> found = lsm.coverage(model.design, location={"intrcpt": 11}, scale={"intrcpt": 2},
+    ...                  simulations=20, draws=200, seed=1, progress=False)
     >>> bool(found.to_dataframe()["cover95"].min() > 0.8)
     True
 

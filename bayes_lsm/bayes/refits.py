@@ -97,9 +97,7 @@ def make_sampler(
         return engine
     if engine == "collapsed":
         resolved = resolve_priors(design, prior)
-        return lambda simulated, seed: sample_collapsed(
-            simulated, resolved, draws=draws, seed=seed
-        )
+        return lambda simulated, seed: sample_collapsed(simulated, resolved, draws=draws, seed=seed)
     if engine == "nuts":
         return _compiled_nuts(design, prior, draws=draws, cores=cores)
     raise FitError(
@@ -160,9 +158,7 @@ def refit(
         ]
         rows.append(_read(simulated, truth[number], draws, largest_rank))
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    return Refits(
-        truth=truth, **columns, largest_rank=largest_rank, problems=tuple(problems)
-    )
+    return Refits(truth=truth, **columns, largest_rank=largest_rank, problems=tuple(problems))
 
 
 def _read(design: Design, truth: Array, draws: Draws, largest_rank: int) -> dict[str, Any]:
