@@ -21,7 +21,7 @@ Bayesian fit needs them.
 from importlib.metadata import version
 
 from bayes_lsm import priors
-from bayes_lsm.bayes import BayesFit, build_pymc_model, fit_bayes
+from bayes_lsm.bayes import BayesFit, build_pymc_model, calibrate, coverage, fit_bayes
 from bayes_lsm.compare import Comparison, compare
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
 from bayes_lsm.datasets import describe_dataset, list_datasets, load_dataset
@@ -65,7 +65,9 @@ __all__ = [
     "SpecificationError",
     "build_design",
     "build_pymc_model",
+    "calibrate",
     "compare",
+    "coverage",
     "describe_dataset",
     "fit_bayes",
     "fit_reml",

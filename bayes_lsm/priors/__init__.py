@@ -11,33 +11,36 @@ moderator), or τ or τ² of it, so `resolve` turns `Priors` and the design's ar
 `PriorBlock` per part: ``contrasts @ coefficients = theta`` with an independent prior on each
 ``theta[j]``; only under a shrinkage prior slopes share one.
 
-`families` has the distributions, `shrinkage` the joint priors of many scale slopes, `rules` what
-the presets say and `informed` the published figures among it, `statement` the `Priors`, `presets`
-their names, `blocks` what the engines use, `elicitation` priors in words.
+`family` says what a distribution is, `families` and `variances` have them, `shrinkage` the joint
+priors of many scale slopes, `rules` what the presets say and `informed` the published figures among
+it, `statement` the `Priors`, `presets` their names, `blocks` what the engines use, `elicitation`
+priors in words.
 """
 
 from bayes_lsm.priors.blocks import PriorBlock, ResolvedPriors, resolve
 from bayes_lsm.priors.elicitation import around, at_most, from_fold, from_spread, spread_to_tau
 from bayes_lsm.priors.families import (
     Cauchy,
-    Family,
     Flat,
-    HalfCauchy,
-    HalfNormal,
-    HalfStudentT,
-    InverseGamma,
     Laplace,
     Logistic,
-    LogNormal,
     Normal,
     Prior,
     StudentT,
     Uniform,
 )
+from bayes_lsm.priors.family import Family
 from bayes_lsm.priors.presets import independent_normal, preset
 from bayes_lsm.priors.rules import Measure, PresetName, contrasts
 from bayes_lsm.priors.shrinkage import R2D2, Horseshoe, Shrinkage
 from bayes_lsm.priors.statement import EVERY_OTHER_TERM, Priors
+from bayes_lsm.priors.variances import (
+    HalfCauchy,
+    HalfNormal,
+    HalfStudentT,
+    InverseGamma,
+    LogNormal,
+)
 
 __all__ = [
     "EVERY_OTHER_TERM",

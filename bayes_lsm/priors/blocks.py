@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.errors import PriorError
-from bayes_lsm.priors.families import SYMBOLS, Family, Flat, Prior
+from bayes_lsm.priors.families import Flat, Prior
+from bayes_lsm.priors.family import SYMBOLS, Family
 from bayes_lsm.priors.rules import Rule, contrasts, rules
 from bayes_lsm.priors.shrinkage import Shrinkage
 from bayes_lsm.priors.statement import EVERY_OTHER_TERM, Priors

@@ -13,8 +13,9 @@ from typing import get_args
 from scipy.special import ndtri
 
 from bayes_lsm.errors import PriorError
-from bayes_lsm.priors.families import HalfNormal, LogNormal, Normal
+from bayes_lsm.priors.families import Normal
 from bayes_lsm.priors.rules import RATIO_MEASURES, Measure
+from bayes_lsm.priors.variances import HalfNormal, LogNormal
 
 
 def spread_to_tau(spread: float, *, measure: Measure, share: float = 0.95) -> float:

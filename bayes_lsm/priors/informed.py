@@ -30,7 +30,8 @@ from collections.abc import Iterable
 from typing import Literal
 
 from bayes_lsm.errors import PriorError
-from bayes_lsm.priors.families import LogNormal, StudentT
+from bayes_lsm.priors.families import StudentT
+from bayes_lsm.priors.variances import LogNormal
 
 Area = Literal["other", "respiratory", "cancer"]
 

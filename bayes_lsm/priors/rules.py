@@ -22,8 +22,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.priors.families import HalfNormal, Normal, Prior
+from bayes_lsm.priors.families import Normal, Prior
 from bayes_lsm.priors.informed import GENERAL
+from bayes_lsm.priors.variances import HalfNormal
 
 Array = npt.NDArray[np.float64]
 PresetName = Literal["weakly_informative", "slides", "robma", "blsmeta", "informed"]

@@ -22,7 +22,7 @@ import numpy.typing as npt
 from pydantic import Field
 from scipy import special
 
-from bayes_lsm.priors.families import Checked
+from bayes_lsm.priors.family import Checked
 
 Array = npt.NDArray[np.float64]
 

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, Field
 
 from bayes_lsm.frozen import Fault, FrozenDict, key_text
-from bayes_lsm.priors.families import SYMBOLS, AnyFamily, Checked, Family, Prior
+from bayes_lsm.priors.families import AnyFamily, Prior
+from bayes_lsm.priors.family import SYMBOLS, Checked, Family
 from bayes_lsm.priors.informed import GENERAL
 from bayes_lsm.priors.rules import UNIT_INFORMATION_SD, Measure, PresetName, in_words
 from bayes_lsm.priors.shrinkage import AnyShrinkage, Shrinkage
