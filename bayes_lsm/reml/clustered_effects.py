@@ -264,7 +264,9 @@ def _effects(fit: ClusteredFit) -> tuple[sparse.csr_array, sparse.csr_array]:
         R = np.nan_to_num(each.correlation)
         blocks = tau[:, :, None] * R * tau[:, None, :]
         covariances.append(
-            sparse.block_diag(list(blocks)) if s > 1 else sparse.diags_array(each.tau2.ravel())
+            sparse.block_diag([sparse.coo_array(each) for each in blocks])
+            if s > 1
+            else sparse.diags_array(each.tau2.ravel())
         )
     return sparse.csr_array(sparse.hstack(loadings)), sparse.csr_array(
         sparse.block_diag(covariances)

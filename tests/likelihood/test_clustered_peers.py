@@ -115,7 +115,7 @@ def test_metafor_crossed_groups_with_a_variance_of_zero(method):
     np.testing.assert_allclose(np.exp(found.alpha), there["sigma2"], rtol=1e-3, atol=1e-6)
 
 
-# Individual scores ---------------------------------------------------------------------------------
+# Individual scores
 
 
 @pytest.fixture(scope="module")
