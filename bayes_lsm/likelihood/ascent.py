@@ -34,6 +34,8 @@ _SADDLE = 1e-6
 # its next step leads there up to this squared distance (in standard errors), and the value it
 # expects is the summit's up to this.
 _ARRIVING = 1e-3
+# So many datasets are fitted with the same scratch memory.
+_CHUNK = 16
 _COMPILED = {"cache": True, "error_model": "numpy"}
 
 
@@ -69,6 +71,7 @@ class _Steps(NamedTuple):
     score_there: Any
     hessian_there: Any
     step: Any
+    information: Any
     L: Any
 
 
@@ -80,6 +83,7 @@ def _steps(q):
         np.empty(q),
         np.empty((q, q)),
         np.empty(q),
+        np.empty((q, q)),
         np.zeros((q, q)),
     )
 
@@ -99,14 +103,18 @@ def allocate(m, p, q):
 
 
 @njit(**_COMPILED)
-def _newton_step(score, hessian, step, L):
+def _newton_step(hessian, steps):
     """Fills the ascent step; returns the gain that its quadratic model predicts, and whether it is
     an ordinary one.
 
     Where −H is not positive definite its eigenvalues are reflected, so the step climbs.
     """
+    score, step, information, L = steps.score, steps.step, steps.information, steps.L
     q = score.shape[0]
-    if cholesky(-hessian, L):
+    for j in range(q):
+        for k in range(q):
+            information[j, k] = -hessian[j, k]
+    if cholesky(information, L):
         smallest = L[0, 0]
         for j in range(q):
             smallest = min(smallest, L[j, j])
@@ -124,7 +132,7 @@ def _newton_step(score, hessian, step, L):
                     s -= L[k, j] * step[k]
                 step[j] = s / L[j, j]
             return gain, True
-    values, vectors = np.linalg.eigh(-hessian)
+    values, vectors = np.linalg.eigh(information)
     gain = 0.0
     for k in range(q):
         step[k] = 0.0
@@ -140,29 +148,37 @@ def _newton_step(score, hessian, step, L):
 
 
 @njit(**SUMS)
-def _allowed(alpha, step, problem):
+def _allowed(alpha, step, problem, change):
     """How much of a step may be taken at once, at most 1.
 
     It changes no study's ln τ² by more than `_LONGEST_STEP`, unless its τ² is negligible before and
-    after.
+    after. `change` (n,) is scratch memory.
     """
     Z = problem.Z
     q, n = Z.shape
+    for i in range(n):
+        change[i] = 0.0
+    for j in range(q):
+        z = Z[j]
+        for i in range(n):
+            change[i] += step[j] * z[i]
+    long = 0
+    for i in range(n):
+        long += abs(change[i]) > _LONGEST_STEP
+    if not long:
+        return 1.0
     masked, shifted = problem.zero.shape[0] > 0, problem.offset.shape[0] > 0
     most = 1.0
     for i in range(n):
-        change = 0.0
-        for j in range(q):
-            change += Z[j, i] * step[j]
-        if abs(change) <= _LONGEST_STEP * most or (masked and problem.zero[i]):
+        if abs(change[i]) <= _LONGEST_STEP * most or (masked and problem.zero[i]):
             continue
         eta = problem.offset[i] if shifted else 0.0
         for j in range(q):
             eta += Z[j, i] * alpha[j]
         room = math.log(_NEGLIGIBLE * problem.v[i]) - eta  # positive: τ² is negligible now
-        if room > 0.0 and change <= 0.0:
+        if room > 0.0 and change[i] <= 0.0:
             continue
-        most = max(most, abs(change) / (max(room, 0.0) + _LONGEST_STEP))
+        most = max(most, abs(change[i]) / (max(room, 0.0) + _LONGEST_STEP))
     return 1.0 / most
 
 
@@ -170,7 +186,7 @@ def _allowed(alpha, step, problem):
 def _step_up(alpha, value, problem, work, steps):
     """Shorten the step until it climbs enough; returns the value there, nan where it never does."""
     q = alpha.shape[0]
-    length = 1.0 if problem.identity else _allowed(alpha, steps.step, problem)
+    length = 1.0 if problem.identity else _allowed(alpha, steps.step, problem, work.e)
     slope = 0.0
     for j in range(q):
         slope += steps.score[j] * steps.step[j]
@@ -189,7 +205,7 @@ def _step_up(alpha, value, problem, work, steps):
 def _leave_saddle(alpha, value, hessian, problem, work, steps):
     """Step along upward curvature; returns the value there, nan where nothing is higher."""
     q = alpha.shape[0]
-    if cholesky(-hessian, steps.L):
+    if cholesky(steps.information, steps.L):
         return np.nan
     values, vectors = np.linalg.eigh(hessian)
     curvature = values[-1]
@@ -244,7 +260,7 @@ def ascend(start, problem, work, steps, tolerance, early, out, i, known, count):
     converged, stopped = q == 0, False
     if q > 0 and np.isfinite(value):
         for _ in range(_LARGEST_ITERATIONS):
-            gain, plain = _newton_step(steps.score, hessian, steps.step, steps.L)
+            gain, plain = _newton_step(hessian, steps)
             size = max(1.0, abs(value))
             # Rounding can keep it stepping on the spot; then there is nothing left to gain.
             converged = gain < _STUCK * size
@@ -304,9 +320,7 @@ def climb(starts, problem, tolerance, early, known, distinct):
     leads_to = np.empty(m, np.intp)
     for i in range(m):
         seen = count if distinct else 0
-        arrived = ascend(
-            starts[i], problem, work, steps, tolerance, early, out, count, out, seen
-        )
+        arrived = ascend(starts[i], problem, work, steps, tolerance, early, out, count, out, seen)
         leads_to[i] = count if arrived < 0 else arrived
         count += arrived < 0
     reached = Summits(
@@ -363,12 +377,13 @@ def climb_sets(starts, Y, problem, location_orders, scale_orders, tolerance):
     _, v, X, Z, offset, zero, identity, reml = problem
     m = max(starts.shape[0], Y.shape[0], location_orders.shape[0], scale_orders.shape[0])
     value, converged, alpha, ordinary, hessian, beta, covariance = allocate(m, p, q)
-    for i in prange(m):
+    for chunk in prange((m + _CHUNK - 1) // _CHUNK):
         out = Summits(value, converged, alpha, ordinary, hessian, beta, covariance)
-        X_i, Z_i = _reorder(X, location_orders, i), _reorder(Z, scale_orders, i)
-        this = Problem(_row(Y, i), v, X_i, Z_i, offset, zero, identity, reml)
-        start = _row(starts, i)
-        ascend(start, this, workspace(n, p, q), _steps(q), tolerance, tolerance, out, i, out, 0)
+        work, steps = workspace(n, p, q), _steps(q)
+        for i in range(_CHUNK * np.int64(chunk), min(_CHUNK * np.int64(chunk + 1), m)):
+            X_i, Z_i = _reorder(X, location_orders, i), _reorder(Z, scale_orders, i)
+            this = Problem(_row(Y, i), v, X_i, Z_i, offset, zero, identity, reml)
+            ascend(_row(starts, i), this, work, steps, tolerance, tolerance, out, i, out, 0)
     return Summits(value, converged, alpha, ordinary, hessian, beta, covariance)
 
 
@@ -419,7 +434,7 @@ def first_starts(problem, given, slopes, constant, pivots, kept):
                 for j in range(q):
                     tried[k * s + t, j] = slopes[t, j] + shift * constant[j]
                 value = evaluate_value(tried[k * s + t], problem, work)
-                values[k * s + t] = value if value == value else -np.inf
+                values[k * s + t] = -np.inf if np.isnan(value) else value
         best = np.argsort(-values)[:kept]
         for k in best:
             starts[row] = tried[k]

@@ -64,10 +64,13 @@ class Work(NamedTuple):
     root, slope, e : ndarray, shape (n,)
         (v + τ²)^−½, dτ²/dη, and the residuals divided by their standard deviations.
     Q : ndarray, shape (p, n)
-        The orthonormal basis of W^½X, W^½X = Q'R.
+        An orthogonal basis of W^½X; the lengths of its rows are the diagonal of R.
     R : ndarray, shape (p, p)
+        |R| is the root of |X'WX|.
     c : ndarray, shape (p,)
-        QW^½y = Rβ̂.
+        Rβ̂.
+    shrink : ndarray, shape (p,)
+        1 / the lengths of the rows of Q.
     block : ndarray, shape (6, _BLOCK)
     g, M : ndarray, shapes (q, p) and (q, p, p)
     """
@@ -78,6 +81,7 @@ class Work(NamedTuple):
     Q: Any
     R: Any
     c: Any
+    shrink: Any
     block: Any
     g: Any
     M: Any
@@ -92,6 +96,7 @@ def workspace(n, p, q):
         np.empty(n),
         np.empty((p, n)),
         np.zeros((p, p)),
+        np.empty(p),
         np.empty(p),
         np.empty((6, min(n, _BLOCK))),
         np.empty((q, p)),
@@ -134,7 +139,7 @@ def exponentials(x, out):
         for term in _TAYLOR[1:]:
             s = s * r + term
         bits = (np.float64(shifted).view(np.int64) + 1023) << 52
-        out[i] = s * np.int64(bits).view(np.float64) if x[i] == x[i] else np.nan
+        out[i] = s * np.int64(bits).view(np.float64) if not np.isnan(x[i]) else np.nan
 
 
 @njit(**SUMS)
@@ -171,17 +176,16 @@ def _variances(alpha, v, Z, offset, zero, identity, lo, variance, slope):
     if identity:
         for i in range(size):
             slope[i] = 1.0
+            variance[i] += v[i]
     else:
         exponentials(variance, slope)
         for i in range(size):
-            variance[i] = slope[i]
+            variance[i] = slope[i] + v[i]
     if zero.shape[0]:
         masked = zero[lo : lo + size]
         for i in range(size):
             if masked[i]:
-                slope[i] = variance[i] = 0.0
-    for i in range(size):
-        variance[i] += v[i]
+                slope[i], variance[i] = 0.0, v[i]
 
 
 @njit(**SUMS)
@@ -202,32 +206,61 @@ def _log_product(variance):
 
 
 @njit(**SUMS)
-def _orthonormalise(Q, e, R, c):
-    """Modified Gram–Schmidt on the rows of Q (p, n), in place; Q = R'Q_new, c = Q_new e.
+def _orthogonalise(Q, e, R, c, shrink):
+    """Modified Gram–Schmidt on the rows of Q (p, n), in place, but for their lengths.
 
-    Leaves in `e` the residual. Unlike the normal equations it keeps its digits when sampling
-    variances differ by many powers of ten. False where a row depends on those before it.
+    With D the diagonal of R, the old Q is R'D⁻¹Q, and c = D⁻¹Qe. Leaves in `e` the residual. Unlike
+    the normal equations it keeps its digits when sampling variances differ by many powers of ten.
+    False where a row depends on those before it.
     """
     p, n = Q.shape
     for a in range(p):
         q = Q[a]
-        norm = math.sqrt(_product_of_two(q, q))
-        if not norm > 0.0:
+        square = _product_of_two(q, q)
+        if not square > 0.0:
             return False
-        R[a, a] = norm
-        for i in range(n):
-            q[i] /= norm
+        R[a, a] = math.sqrt(square)
+        shrink[a] = 1.0 / R[a, a]
         for b in range(a + 1, p):
             other = Q[b]
             s = _product_of_two(q, other)
-            R[a, b] = s
+            R[a, b] = s * shrink[a]
+            s *= shrink[a] * shrink[a]
             for i in range(n):
                 other[i] -= s * q[i]
         s = _product_of_two(q, e)
-        c[a] = s
+        c[a] = s * shrink[a]
+        s *= shrink[a] * shrink[a]
         for i in range(n):
             e[i] -= s * q[i]
     return True
+
+
+@njit(**SUMS)
+def _whiten_block(alpha, problem, work, lo, hi):
+    """Fills root, slope, e and Q for the studies lo … hi; returns their Σ ln(v + τ²)."""
+    p = problem.X.shape[0]
+    root, y, e = work.root[lo:hi], problem.y[lo:hi], work.e[lo:hi]
+    _variances(
+        alpha,
+        problem.v,
+        problem.Z,
+        problem.offset,
+        problem.zero,
+        problem.identity,
+        lo,
+        root,
+        work.slope[lo:hi],
+    )
+    total = _log_product(root)
+    for i in range(hi - lo):
+        root[i] = math.sqrt(1.0 / root[i])
+        e[i] = root[i] * y[i]
+    for a in range(p):
+        x, q = problem.X[a, lo:hi], work.Q[a, lo:hi]
+        for i in range(hi - lo):
+            q[i] = root[i] * x[i]
+    return total
 
 
 @njit(**SUMS)
@@ -240,28 +273,8 @@ def evaluate_value(alpha, problem, work):
     p, n = problem.X.shape
     total = 0.0
     for lo in range(0, n, _BLOCK):
-        hi = min(lo + _BLOCK, n)
-        root, y, e = work.root[lo:hi], problem.y[lo:hi], work.e[lo:hi]
-        _variances(
-            alpha,
-            problem.v,
-            problem.Z,
-            problem.offset,
-            problem.zero,
-            problem.identity,
-            lo,
-            root,
-            work.slope[lo:hi],
-        )
-        total += _log_product(root)
-        for i in range(hi - lo):
-            root[i] = math.sqrt(1.0 / root[i])
-            e[i] = root[i] * y[i]
-        for a in range(p):
-            x, q = problem.X[a, lo:hi], work.Q[a, lo:hi]
-            for i in range(hi - lo):
-                q[i] = root[i] * x[i]
-    if not total == total or not _orthonormalise(work.Q, work.e, work.R, work.c):
+        total += _whiten_block(alpha, problem, work, lo, min(lo + _BLOCK, n))
+    if np.isnan(total) or not _orthogonalise(work.Q, work.e, work.R, work.c, work.shrink):
         return np.nan
     total += _product_of_two(work.e, work.e)
     if problem.reml:
@@ -301,7 +314,7 @@ def evaluate(alpha, problem, work, score, hessian):
 def _add_block(problem, work, lo, hi, score, hessian):
     """What the studies lo … hi add to score, Hessian, g = Q diag(√w d u) Z' and M = Q diag(wd z)Q'.
 
-    d and d″ are the first and second derivative of τ² in η.
+    There the rows of Q have length 1. d is the derivative of τ² in η.
     """
     p, q, size = problem.X.shape[0], problem.Z.shape[0], hi - lo
     root, slope, e = work.root[lo:hi], work.slope[lo:hi], work.e[lo:hi]
@@ -311,9 +324,9 @@ def _add_block(problem, work, lo, hi, score, hessian):
     h[:] = 0.0
     if problem.reml:
         for a in range(p):
-            basis = work.Q[a, lo:hi]
+            basis, shrink = work.Q[a, lo:hi], work.shrink[a]
             for i in range(size):
-                h[i] += basis[i] * basis[i]
+                h[i] += (shrink * basis[i]) ** 2
     for i in range(size):
         d, w = slope[i], root[i] * root[i]
         u = root[i] * e[i]  # = Py
@@ -321,23 +334,22 @@ def _add_block(problem, work, lo, hi, score, hessian):
         wd[i] = w * d
         pull[i] = d * u * root[i]
         first[i] = 0.5 * d * excess
-        second[i] = (
-            curved * first[i] + 0.5 * wd[i] * wd[i] * (1.0 - 2.0 * h[i]) - wd[i] * d * u * u
-        )
+        second[i] = curved * first[i] + 0.5 * wd[i] * wd[i] * (1.0 - 2.0 * h[i]) - wd[i] * d * u * u
     for j in range(q):
         z = problem.Z[j, lo:hi]
         score[j] += _product_of_two(first, z)
         for k in range(j + 1):
             hessian[j, k] += _product_of_three(second, z, problem.Z[k, lo:hi])
         for a in range(p):
-            work.g[j, a] += _product_of_three(pull, z, work.Q[a, lo:hi])
+            work.g[j, a] += work.shrink[a] * _product_of_three(pull, z, work.Q[a, lo:hi])
     if not problem.reml:
         return
     for a in range(p):
         for b in range(a + 1):
             one, other = work.Q[a, lo:hi], work.Q[b, lo:hi]
+            shrink = work.shrink[a] * work.shrink[b]
             for i in range(size):
-                wdqq[i] = wd[i] * one[i] * other[i]
+                wdqq[i] = shrink * wd[i] * one[i] * other[i]
             for j in range(q):
                 work.M[j, a, b] += _product_of_two(wdqq, problem.Z[j, lo:hi])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +24,8 @@ def climb_highest(
     problem: Problem,
     *,
     effects: Array | None = None,
-    location_orders: Orders | None = None,
-    scale_orders: Orders | None = None,
+    orders: Orders | None = None,
+    part: Literal["location", "scale"] = "scale",
 ) -> Summits:
     """The highest summit of each of m datasets that one of some starts leads to.
 
@@ -36,8 +36,9 @@ def climb_highest(
     problem : Problem
     effects : ndarray, shape (m, n), optional
         In place of the problem's.
-    location_orders, scale_orders : ndarray of int, shape (m, n), optional
-        Which study's row of X, or of Z, is to be where.
+    orders : ndarray of int, shape (m, n), optional
+        Which study's row of Z (or of X, for the location `part`) is to be where.
+    part : {"location", "scale"}, default "scale"
 
     Returns
     -------
@@ -53,8 +54,8 @@ def climb_highest(
             np.atleast_2d(start),
             problem.y[None] if effects is None else effects,
             problem,
-            none if location_orders is None else location_orders,
-            none if scale_orders is None else scale_orders,
+            orders if orders is not None and part == "location" else none,
+            orders if orders is not None and part == "scale" else none,
             TOLERANCE,
         )
         found.value[np.isnan(found.value)] = -np.inf

@@ -87,7 +87,8 @@ class Face:
 
     @cached_property
     def _loadings(self) -> Array:
-        return self.coordinates.columns[:, self.free] / max(1, self.free.sum())
+        free = self.coordinates.columns[:, self.free]
+        return np.asarray(free / max(1, free.shape[1]))
 
     @cached_property
     def _lift(self) -> Array:

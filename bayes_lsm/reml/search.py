@@ -200,8 +200,7 @@ class Search:
             for face, point in self._limits.items()
             if point.value >= inside.value - slack
             and (
-                vanished[face.limit.zero].all()
-                or (anywhere and point.value > inside.value + slack)
+                vanished[face.limit.zero].all() or (anywhere and point.value > inside.value + slack)
             )
         ]
         highest = max((value for value, _, _ in found), default=inside.value)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -206,10 +206,7 @@ class Surface:
         return reached, leads_to
 
     def _nothing(self) -> Summits:
-        from bayes_lsm.likelihood.ascent import allocate
-
-        found: Summits = allocate(0, len(self.problem.X), len(self.problem.Z))
-        return found
+        return _no_summits(len(self.problem.X), len(self.problem.Z))
 
     def points(self, found: Summits, begin: int = 0) -> list[Point]:
         """Summits as points, those from number `begin` on."""
@@ -228,9 +225,7 @@ class Surface:
             for i in range(begin, len(values))
         ]
 
-    def first_starts(
-        self, given: Array, slopes: Array, *, pivots: int, kept: int
-    ) -> Array:
+    def first_starts(self, given: Array, slopes: Array, *, pivots: int, kept: int) -> Array:
         """Where a search begins, in the surface's coordinates; see `ascent.first_starts`."""
         from bayes_lsm.likelihood.ascent import first_starts
 
@@ -274,7 +269,7 @@ class Surface:
             problem,
             _TOLERANCE,
             _ORDINARY_TOLERANCE,
-            ascent.allocate(0, len(problem.X), q),
+            _no_summits(len(problem.X), q),
             False,
         )
         if not math.isfinite(found.value[0]):
@@ -299,3 +294,11 @@ class Surface:
             eta = self.problem.offset + eta
         values = eta if self.problem.identity else tau2_from_log(eta)
         return values if self.limit is None else np.where(self.limit.zero, 0.0, values)
+
+
+@lru_cache(maxsize=64)
+def _no_summits(p: int, q: int) -> Summits:
+    from bayes_lsm.likelihood.ascent import allocate
+
+    found: Summits = allocate(0, p, q)
+    return found
