@@ -296,8 +296,6 @@ class _Inverter:
         else:
             offset = c * design.Z[:, j]
         start = common_start(y, design.v, design.X, Z) - Z.T @ offset / len(y)
-        permuted = "scale_orders" if self._part == "scale" else "location_orders"
-        summits = climb_highest(
-            [start], problem._replace(y=y, offset=offset), **{permuted: self._orders}
-        )
+        shifted = problem._replace(y=y, offset=offset)
+        summits = climb_highest([start], shifted, orders=self._orders, part=self._part)
         return PermutedFits.of(summits, self._surface.back)

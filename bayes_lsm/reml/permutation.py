@@ -410,15 +410,14 @@ class Shuffler:
         surface = Surface(design.y, design.v, design.X, design.Z, fit.method)
         self.back, Z = surface.back, surface.rotated_Z
         self._problem = surface.problem
-        self._in_scale = part == "scale"
+        self._part = part
         start = common_start(design.y, design.v, design.X, Z)
         steps = _STEEP * np.eye(len(start))[1 if starts == "several" else len(start) :]
         self._starts = [start, *(start + sign * step for step in steps for sign in (-1, 1))]
 
     def refit(self, orders: Orders) -> PermutedFits:
         """Fit each reordering (m, n)."""
-        permuted = "scale_orders" if self._in_scale else "location_orders"
-        best = climb_highest(self._starts, self._problem, **{permuted: orders})
+        best = climb_highest(self._starts, self._problem, orders=orders, part=self._part)
         return PermutedFits.of(best, self.back)
 
     def leads_to(self, fit: RemlFit, alpha: Array) -> bool:

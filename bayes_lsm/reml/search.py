@@ -51,8 +51,11 @@ _RADII = (1.0, 3.0, 8.0)
 _OUTLIERS = 6
 _SLOPES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _STEEP = 3
+# With more than one slope there is more room for peaks: that many times the random starts and the
+# steep ones.
+_MORE = 2
 # With more than one slope, that many oblique directions for each coefficient.
-_OBLIQUE = 4
+_OBLIQUE = 12
 
 
 class Search:
@@ -87,13 +90,14 @@ class Search:
         self._limits: dict[Face, Point] = {}
         self._returned: set[Face] = set()
         small = n <= MANY_STUDIES
-        self._steps = random_steps(_ROUNDS + 1, _CLOUD * q * small, q)
+        many = q * small * (_MORE if q > 2 else 1)
+        self._steps = random_steps(_ROUNDS + 1, _CLOUD * many, q)
         given = np.zeros((0, q)) if start is None else (self._inside.forth @ start)[None]
         starts = self._inside.first_starts(
             given,
             steep_slopes(q, _SLOPES, _OBLIQUE),
             pivots=_OUTLIERS,
-            kept=_STEEP * q * small,
+            kept=_STEEP * many,
         )
         cloud = self._cloud(starts[0], 0)
         self._reached, leads_to = self._inside.climb_distinct(np.concatenate([starts, cloud]))
