@@ -423,16 +423,18 @@ def first_starts(problem, given, slopes, constant, pivots, kept):
         s = slopes.shape[0]
         furthest = np.argsort(-squares / v)[:pivots]
         tried, values = np.empty((furthest.shape[0] * s, q)), np.empty(furthest.shape[0] * s)
-        work = workspace(n, p, q)
+        work, level = workspace(n, p, q), np.any(constant != 0.0)
         for k in range(furthest.shape[0]):
             i = furthest[k]
             peak = math.log(squares[i] + 1e-3 * v[i]) - offset[i]
             for t in range(s):
-                shift = peak
+                reach = 0.0
                 for j in range(q):
-                    shift -= slopes[t, j] * Z[j, i]
+                    reach += slopes[t, j] * Z[j, i]
+                # Without a level to shift it by, a slope passes through the pivot when stretched.
+                stretch = 1.0 if level or k == 0 or abs(reach) < 1e-9 else peak / reach
                 for j in range(q):
-                    tried[k * s + t, j] = slopes[t, j] + shift * constant[j]
+                    tried[k * s + t, j] = stretch * slopes[t, j] + (peak - reach) * constant[j]
                 value = evaluate_value(tried[k * s + t], problem, work)
                 values[k * s + t] = -np.inf if np.isnan(value) else value
         best = np.argsort(-values)[:kept]
