@@ -104,7 +104,8 @@ class Search:
         points = self._inside.points(self._reached)
         home = max((points[i] for i in leads_to[:_ORDINARY]), key=_value)
         highest = self._explore(points)
-        best, near = self._at_limit(highest, anywhere=True), self._at_limit(home)
+        best = self._at_limit(highest, self._limits, anywhere=True)
+        near = self._at_limit(home, self._limits_of(home))
         self.stop = home.ordinary_alpha
         self.best, self.rival = best, None
         if _slack(best) < best.value - near.value < _UNDECIDED:
@@ -167,11 +168,26 @@ class Search:
         """The highest point of a limit, unless it is known already."""
         if face in self._limits:
             return None
+        self._limits[face] = self._climb_from(origin, face)
+        return self._limits[face]
+
+    def _climb_from(self, origin: Point, face: Face) -> Point:
         wanted = np.log(origin.tau2 + 1e-3 * self._v) - self._offset
         start = face.regress(wanted[face.free])
         (point,) = self._inside.at(face).climb_rotated(start[None])
-        self._limits[face] = point
         return point
+
+    def _limits_of(self, inside: Point) -> dict[Face, Point]:
+        """The limits that this point is on its way to, climbed from there.
+
+        One limit can have several summits, and what is known of it may be another of them.
+        """
+        vanished = inside.tau2 < _VANISHED * self._v
+        return {
+            face: self._climb_from(inside, face)
+            for face in self._limits
+            if vanished[face.limit.zero].all()
+        }
 
     def _returns(self, best: Point) -> list[Array]:
         """Starts inside near the limits that are worth it, at several distances; once for each."""
@@ -190,7 +206,9 @@ class Search:
                 found.append((alpha + max(0.0, far) * face.direction)[None])
         return found
 
-    def _at_limit(self, inside: Point, *, anywhere: bool = False) -> Point:
+    def _at_limit(
+        self, inside: Point, limits: dict[Face, Point], *, anywhere: bool = False
+    ) -> Point:
         """The limit that a point inside is on its way to, or else the point itself.
 
         A higher limit elsewhere counts too where `anywhere` says so. Equal values alone prove
@@ -201,7 +219,7 @@ class Search:
         slack = _slack(inside)
         found = [
             (point.value, int(face.limit.zero.sum()), point)
-            for face, point in self._limits.items()
+            for face, point in limits.items()
             if point.value >= inside.value - slack
             and (
                 vanished[face.limit.zero].all() or (anywhere and point.value > inside.value + slack)
