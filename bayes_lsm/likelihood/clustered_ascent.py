@@ -12,7 +12,7 @@ from numba import njit, prange
 
 from bayes_lsm.likelihood.clustered_derivatives import evaluate_at
 from bayes_lsm.likelihood.clustered_kernels import value_at
-from bayes_lsm.likelihood.kernels import newton_step, upward
+from bayes_lsm.likelihood.newton import newton_step, upward
 
 _LONGEST_STEP = 4.0
 # Of Fisher's z of a correlation, where 1 is a great deal.
