@@ -7,7 +7,7 @@ from the prior, in the other it is held fixed. An engine is any function from a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
