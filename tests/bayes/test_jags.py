@@ -48,7 +48,7 @@ def test_terms_are_the_same_in_the_same_order(case):
         assert [name.replace(" ", "") for name in ours] == [t.replace(" ", "") for t in terms]
 
 
-@pytest.mark.parametrize(("case", "part", "j"), coefficients())
+@pytest.mark.parametrize(("case", "part", "j"), list(coefficients()))
 def test_collapsed_engine_agrees_with_jags(case, part, j):
     """Within four combined Monte Carlo errors, each of its own statistic."""
     theirs = CASES[case][part]["summary"][j]
