@@ -6,10 +6,11 @@ is fitted to the posterior of α in a few rounds; the last round is weighted, th
 smoothed, and draws of equal weight are taken. The weights say how good the result is: their
 Pareto k, and how many independent draws they are worth.
 
-All of it happens in coordinates φ = Rθ, where θ is what the priors are stated on. With G = ∂ln τ²/∂θ
-and w the widths of the priors, R'R = diag(w)⁻² + G'G/2: the precision of the priors plus the most
-that the effects could say of ln τ². So nothing in the posterior is much narrower than 1, even where
-a moderator (a year) is far from zero and its coefficient all but collinear with the intercept.
+All of it happens in coordinates φ = Rθ, where θ is what the priors are stated on. With w the widths
+of the priors and G the derivatives of ln τ² to θ, R'R = diag(w)⁻² + G'G/2: the precision of the
+priors plus the most that the effects could say of ln τ². So nothing in the posterior is much
+narrower than 1, even where a moderator (a year) is far from zero and its coefficient all but
+collinear with the intercept.
 """
 
 from __future__ import annotations

@@ -14,10 +14,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit, prange
 
 from bayes_lsm.likelihood.kernels import cholesky
 from bayes_lsm.links import LARGEST_EXPONENT
+
+Array = npt.NDArray[np.float64]
 
 _BLOCK = 512  # rows of one thread's turn
 _MUCH_WORK = 100_000_000  # multiplications: some 50 ms
@@ -77,7 +80,9 @@ def _marginal_blocks(alphas, r, v, X, Z, precision, constant, values):
         _marginal_rows(alphas[rows], r, v, X, Z, precision, constant, values[rows])
 
 
-def log_marginal(alphas, y, v, X, Z, mean, precision):
+def log_marginal(
+    alphas: Array, y: Array, v: Array, X: Array, Z: Array, mean: Array, precision: Array
+) -> Array:
     """ln p(y | α) for each row of alphas (m, q), given β ~ N(mean, precision⁻¹)."""
     n, p = X.shape
     _, log_det = np.linalg.slogdet(precision)
