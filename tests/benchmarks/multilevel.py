@@ -35,7 +35,9 @@ seconds <- function(expression) system.time(suppressWarnings(expression))[["elap
 out <- list()
 for (name in c("konstantopoulos2011", "assink2016", "simulated")) {
   data <- read.csv(file.path(arguments[1], paste0(name, ".csv")))
-  out[[name]] <- seconds(rma.mv(yi, vi, mods = ~ x, random = ~ 1 | outer / inner, data = data, sparse = TRUE))
+  out[[name]] <- seconds(rma.mv(
+    yi, vi, mods = ~ x, random = ~ 1 | outer / inner, data = data, sparse = TRUE
+  ))
 }
 scores <- read.csv(file.path(arguments[1], "scores.csv"))
 scores$study <- factor(scores$study)
@@ -46,7 +48,8 @@ one_stage <- function(...) {
 }
 out[["one residual variance"]] <- seconds(one_stage())
 if (arguments[2] == "patient") {
-  out[["74 residual variances"]] <- seconds(one_stage(weights = varIdent(form = ~ 1 | study * group)))
+  arms <- varIdent(form = ~ 1 | study * group)
+  out[["74 residual variances"]] <- seconds(one_stage(weights = arms))
 }
 cat(toJSON(out, auto_unbox = TRUE, digits = I(10)))
 """
