@@ -2,7 +2,8 @@ r"""ML, REML and β-integrated criteria of several scale terms and a covariance 
 
     y ~ Normal( Xβ, Σ ),   Σ = V + Σ_l A_l diag(exp(Z_l α_l)) A_l'
 
-where a term may also have several effects a group, correlated (see `ScaleTerm`). With A = X'Σ⁻¹X + Λ, r = y − Xβ̂,
+where a term may also have several effects a group, correlated (see `ScaleTerm`). With
+A = X'Σ⁻¹X + Λ and r = y − Xβ̂,
 
     ℓ_ML   = −½ [ n ln 2π + ln|Σ| + r'Σ⁻¹r ]
     ℓ_REML = −½ [ (n − p) ln 2π + ln|Σ| + r'Σ⁻¹r + ln|X'Σ⁻¹X| − ln|X'X| ]
