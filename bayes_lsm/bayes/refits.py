@@ -1,0 +1,234 @@
+"""Refits without some of the studies: exact, all from one set of points where that is good enough.
+
+The posterior without a fold of studies is that of α given the rows that are left, with β integrated
+out. One proposal near the full posterior, which also holds the prior, gives points; their weights
+for each fold are exact, because ln p(y_left | α) is (see `likelihood.deletion`). So nothing is
+approximated but an integral over q dimensions, and its Monte Carlo error is known. Where a fold's
+weights are too uneven, because its studies move the posterior far, that fold gets a proposal of its
+own, adapted to the rows that are left: a refit in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import log_ndtr, logsumexp
+
+from bayes_lsm.bayes.collapsed import Points, propose, require_collapsible
+from bayes_lsm.bayes.diagnostics import LARGEST_PARETO_K, SMALLEST_ESS
+from bayes_lsm.bayes.pareto import smooth_weights
+from bayes_lsm.bayes.subsets import Array, Indices, Numbers, Studies, take_rows
+from bayes_lsm.bayes.tracking import track
+from bayes_lsm.priors import ResolvedPriors
+
+# Small beside the standard error of a study's share, which is of order 1.
+LARGEST_MCSE = 0.05
+_MOST_POINTS = 20_000
+_FEWEST_POINTS = 2000
+_ENTRIES = 4_000_000  # 32 MB for each array of points × rows
+_FEW = 20
+# The shape of the tail means something only where a weight is this large a share of the total.
+_LARGE_WEIGHT = 0.01
+
+Sums = tuple[Array, Array, Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What the studies that are left say of those left out.
+
+    Attributes
+    ----------
+    elpd : ndarray, shape (U,)
+        ln p(y_study | y_left) of each study.
+    lpd : ndarray, shape (U,)
+        The same density given all effects, its own included.
+    mcse : ndarray, shape (U,)
+        Monte Carlo error of `elpd`.
+    pit : ndarray, shape (n,)
+        P(new effect ≤ y_i | y_left) of each row.
+    pareto_k, ess : ndarray, shape (U,)
+        Of the weights behind `elpd`.
+    refitted : ndarray of bool, shape (U,)
+        Whether the study's fold was given a proposal of its own.
+    """
+
+    elpd: Array
+    lpd: Array
+    mcse: Array
+    pit: Array
+    pareto_k: Array
+    ess: Array
+    refitted: npt.NDArray[np.bool_]
+
+    @property
+    def doubtful(self) -> npt.NDArray[np.bool_]:
+        """Studies whose elpd cannot be trusted (U,)."""
+        # Written so that nan counts as doubtful.
+        good = (self.mcse <= LARGEST_MCSE) & (self.ess >= SMALLEST_ESS)
+        return np.asarray(~(good & (self.pareto_k <= LARGEST_PARETO_K)))
+
+
+def leave_out_folds(
+    design: Numbers,
+    priors: ResolvedPriors,
+    studies: Studies,
+    folds: Sequence[Indices],
+    *,
+    seed: int,
+    progress: bool = True,
+) -> Predictions:
+    """Predict the studies of each fold from the rest.
+
+    Parameters
+    ----------
+    design : Design
+    priors : ResolvedPriors
+        Those of the whole data: a refit has the same prior, also where a preset took its units
+        from the data.
+    studies : Studies
+    folds : sequence of ndarray of int
+        Studies that are left out together; each study in one fold.
+    seed : int
+    progress : bool, default True
+        Show a progress bar on standard error when it takes more than a second or two.
+
+    Raises
+    ------
+    FitError
+        When β cannot be integrated out.
+    """
+    from bayes_lsm.likelihood.deletion import row_sums
+
+    require_collapsible(priors, "use psis_loo(), which needs no refits")
+    n = len(design.y)
+    seeds = np.random.SeedSequence(seed).generate_state(len(folds) + 1)
+    size = int(np.clip(_ENTRIES // n, _FEWEST_POINTS, _MOST_POINTS))
+    shared = propose(design, priors, points=size, seed=int(seeds[0]))
+    sums = row_sums(shared.alphas, *_arrays(design), shared.mean, shared.precision)
+    found = _empty(len(studies.names), n)
+    for batch in _batches(studies, folds, _ENTRIES // size, progress=progress):
+        _predict(found, design, shared, sums, -1.0, studies, batch)
+        _describe(found, design, shared, sums, studies, np.concatenate(batch))
+    uneven = found.doubtful
+    again = [f for f, fold in enumerate(folds) if uneven[fold].any()]
+    for f in track(again, "Refitting", progress=progress and len(again) > _FEW):
+        out = np.concatenate([studies.rows[unit] for unit in folds[f]])
+        left = take_rows(design, np.setdiff1d(np.arange(n), out))
+        own = propose(left, priors, points=_MOST_POINTS, seed=int(seeds[f + 1]))
+        own_sums = row_sums(own.alphas, *_arrays(left), own.mean, own.precision)
+        _predict(found, design, own, own_sums, 0.0, studies, [folds[f]])
+        found.refitted[folds[f]] = True
+    return found
+
+
+def _empty(units: int, n: int) -> Predictions:
+    columns = np.full((5, units), np.nan)
+    elpd, lpd, mcse, pareto_k, ess = columns
+    refitted = np.zeros(units, dtype=bool)
+    return Predictions(elpd, lpd, mcse, np.full(n, np.nan), pareto_k, ess, refitted)
+
+
+def _batches(
+    studies: Studies, folds: Sequence[Indices], most_rows: int, *, progress: bool
+) -> Iterator[list[Indices]]:
+    """Folds in groups of so many rows that their arrays fit into memory."""
+    sizes = [sum(len(studies.rows[unit]) for unit in fold) for fold in folds]
+    which = np.cumsum(sizes) // max(1, most_rows)
+    groups = [
+        [folds[f] for f in np.flatnonzero(which == group)] for group in np.unique(which)
+    ]
+    yield from track(groups, "Leaving studies out", progress=progress and len(groups) > _FEW)
+
+
+def _predict(
+    found: Predictions,
+    design: Numbers,
+    points: Points,
+    sums: Sums,
+    sign: float,
+    studies: Studies,
+    folds: Sequence[Indices],
+) -> None:
+    """Fill in what the rows that are left say of the studies of these folds."""
+    left, unit, z, rows = _leave_out(design, points, sums, sign, studies, folds)
+    log_weights = left + points.log_ratio[:, None]
+    below = np.exp(log_ndtr(np.nan_to_num(z)))
+    row = position = 0
+    for f, fold in enumerate(folds):
+        weights = _normalised(log_weights[:, f])
+        ess = 1.0 / np.sum(weights**2)
+        large = weights.max() > _LARGE_WEIGHT
+        k = smooth_weights(log_weights[:, f])[1] if large else 0.0
+        for u in fold:
+            found.elpd[u], found.mcse[u] = _log_mean(weights, unit[:, position])
+            found.pareto_k[u], found.ess[u] = k, ess
+            position += 1
+            last = row + len(studies.rows[u])
+            found.pit[rows[row:last]] = weights @ below[:, row:last]
+            row = last
+
+
+def _describe(
+    found: Predictions,
+    design: Numbers,
+    points: Points,
+    sums: Sums,
+    studies: Studies,
+    units: Indices,
+) -> None:
+    """Fill in the density of each study given all studies."""
+    folds = list(units[:, None])
+    left, unit, _, _ = _leave_out(design, points, sums, 0.0, studies, folds)
+    weights = _normalised(left[:, 0] + points.log_ratio)
+    for position, u in enumerate(units):
+        found.lpd[u], _ = _log_mean(weights, unit[:, position])
+
+
+def _leave_out(
+    design: Numbers,
+    points: Points,
+    sums: Sums,
+    sign: float,
+    studies: Studies,
+    folds: Sequence[Indices],
+) -> tuple[Array, Array, Array, Indices]:
+    """See `likelihood.deletion.leave_out`; and the rows, in the order of the folds."""
+    from bayes_lsm.likelihood.deletion import leave_out
+
+    members = [studies.rows[unit] for fold in folds for unit in fold]
+    rows = np.concatenate(members)
+    left, unit, z = leave_out(
+        points.alphas,
+        *sums,
+        sign,
+        np.cumsum([0, *map(len, members)]),
+        np.cumsum([0, *map(len, folds)]),
+        *_arrays(take_rows(design, rows)),
+        points.mean,
+        -float(np.linalg.slogdet(points.precision)[1]),
+    )
+    return left, unit, z, rows
+
+
+def _normalised(log_weights: Array) -> Array:
+    finite = np.where(np.isnan(log_weights), -np.inf, log_weights)
+    return np.asarray(np.exp(finite - logsumexp(finite)))
+
+
+def _log_mean(weights: Array, log_density: Array) -> tuple[float, float]:
+    """ln of the weighted mean of a density, and its Monte Carlo error (delta method)."""
+    log_density = np.where(np.isnan(log_density), -np.inf, log_density)
+    top = log_density.max()
+    density = np.exp(log_density - top)
+    mean = float(weights @ density)
+    error = float(np.sqrt(np.sum((weights * (density / mean - 1.0)) ** 2)))
+    return float(top + np.log(mean)), error
+
+
+def _arrays(numbers: Numbers) -> tuple[Array, Array, Array, Array]:
+    y, v, X, Z = map(np.ascontiguousarray, (numbers.y, numbers.v, numbers.X, numbers.Z))
+    return y, v, X, Z
