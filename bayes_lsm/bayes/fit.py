@@ -28,7 +28,13 @@ from bayes_lsm.tables import Printable
 if TYPE_CHECKING:
     from xarray import DataTree
 
+    from bayes_lsm.bayes.checks import PredictiveCheck
+    from bayes_lsm.bayes.elpd import Elpd
+    from bayes_lsm.bayes.evidence import BayesFactor
+    from bayes_lsm.bayes.savage_dickey import SavageDickey
+
 Interval = Literal["eti", "hdi"]
+PartName = Literal["location", "scale"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,6 +126,51 @@ class BayesFit(Printable):
         # The median commutes with exp(), so one study at a time needs one column of draws.
         medians = [np.median(self.draws.flat_scale @ z) for z in self.design.Z]
         return tau2_from_log(np.array(medians))
+
+    @cached_property
+    def log_evidence(self) -> float:
+        """Log marginal likelihood ln p(y); see `bayes_lsm.bayes.evidence.evidence`."""
+        from bayes_lsm.bayes.evidence import evidence
+
+        return evidence(self).log
+
+    def bayes_factor(self, other: BayesFit) -> BayesFactor:
+        """Bayes factor for this fit against another; see `bayes_lsm.bayes.bayes_factor`."""
+        from bayes_lsm.bayes.evidence import bayes_factor
+
+        return bayes_factor(self, other)
+
+    def savage_dickey(
+        self, term: str, value: float = 0.0, *, part: PartName = "scale"
+    ) -> SavageDickey:
+        """Bayes factor for a coefficient's being `value`; see `bayes_lsm.bayes.savage_dickey`."""
+        from bayes_lsm.bayes.savage_dickey import savage_dickey
+
+        return savage_dickey(self, term, value, part=part)
+
+    def loo(self, *, seed: int | None = None, progress: bool = True) -> Elpd:
+        """Leave each study out in turn by exact refits; see `bayes_lsm.bayes.loo.loo`."""
+        from bayes_lsm.bayes.loo import loo
+
+        return loo(self, seed=seed, progress=progress)
+
+    def psis_loo(self, *, progress: bool = True) -> Elpd:
+        """The same by importance sampling; see `bayes_lsm.bayes.loo.psis_loo`."""
+        from bayes_lsm.bayes.loo import psis_loo
+
+        return psis_loo(self, progress=progress)
+
+    def kfold(self, k: int = 10, *, seed: int | None = None, progress: bool = True) -> Elpd:
+        """Leave folds of studies out by exact refits; see `bayes_lsm.bayes.loo.kfold`."""
+        from bayes_lsm.bayes.loo import kfold
+
+        return kfold(self, k, seed=seed, progress=progress)
+
+    def waic(self) -> Elpd:
+        """The widely applicable information criterion; see `bayes_lsm.bayes.loo.waic`."""
+        from bayes_lsm.bayes.loo import waic
+
+        return waic(self)
 
     def to_netcdf(self, path: str | Path) -> Path:
         """Save `posterior`; ``arviz.from_netcdf`` reads it back."""

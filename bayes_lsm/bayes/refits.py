@@ -26,9 +26,14 @@ from bayes_lsm.priors import ResolvedPriors
 
 # Small beside the standard error of a study's share, which is of order 1.
 LARGEST_MCSE = 0.05
+# With a smaller share of effective points a region that the proposal covers thinly may hide behind
+# a Monte Carlo error that looks small; about half are effective for the whole data.
+_LEAST_EFFICIENCY = 0.2
 _MOST_POINTS = 20_000
 _FEWEST_POINTS = 2000
 _ENTRIES = 4_000_000  # 32 MB for each array of points × rows
+_REFIT_POINTS = (20_000, 200_000)
+_REFIT_ENTRIES = 20_000_000
 _FEW = 20
 # The shape of the tail means something only where a weight is this large a share of the total.
 _LARGE_WEIGHT = 0.01
@@ -113,16 +118,35 @@ def leave_out_folds(
     for batch in _batches(studies, folds, _ENTRIES // size, progress=progress):
         _predict(found, design, shared, sums, -1.0, studies, batch)
         _describe(found, design, shared, sums, studies, np.concatenate(batch))
-    uneven = found.doubtful
+    uneven = found.doubtful | (found.ess < _LEAST_EFFICIENCY * size)
     again = [f for f, fold in enumerate(folds) if uneven[fold].any()]
     for f in track(again, "Refitting", progress=progress and len(again) > _FEW):
-        out = np.concatenate([studies.rows[unit] for unit in folds[f]])
-        left = take_rows(design, np.setdiff1d(np.arange(n), out))
-        own = propose(left, priors, points=_MOST_POINTS, seed=int(seeds[f + 1]))
-        own_sums = row_sums(own.alphas, *_arrays(left), own.mean, own.precision)
-        _predict(found, design, own, own_sums, 0.0, studies, [folds[f]])
-        found.refitted[folds[f]] = True
+        _refit(found, design, priors, studies, folds[f], seed=int(seeds[f + 1]))
     return found
+
+
+def _refit(
+    found: Predictions,
+    design: Numbers,
+    priors: ResolvedPriors,
+    studies: Studies,
+    fold: Indices,
+    *,
+    seed: int,
+) -> None:
+    """Fill in a fold from a proposal of its own, with more points where the first do not do."""
+    from bayes_lsm.likelihood.deletion import row_sums
+
+    out = np.concatenate([studies.rows[unit] for unit in fold])
+    left = take_rows(design, np.setdiff1d(np.arange(len(design.y)), out))
+    for size in _REFIT_POINTS:
+        size = int(np.clip(_REFIT_ENTRIES // len(out), _FEWEST_POINTS, size))
+        own = propose(left, priors, points=size, seed=seed)
+        sums = row_sums(own.alphas, *_arrays(left), own.mean, own.precision)
+        _predict(found, design, own, sums, 0.0, studies, [fold])
+        if not found.doubtful[fold].any():
+            break
+    found.refitted[fold] = True
 
 
 def _empty(units: int, n: int) -> Predictions:
@@ -138,9 +162,7 @@ def _batches(
     """Folds in groups of so many rows that their arrays fit into memory."""
     sizes = [sum(len(studies.rows[unit]) for unit in fold) for fold in folds]
     which = np.cumsum(sizes) // max(1, most_rows)
-    groups = [
-        [folds[f] for f in np.flatnonzero(which == group)] for group in np.unique(which)
-    ]
+    groups = [[folds[f] for f in np.flatnonzero(which == group)] for group in np.unique(which)]
     yield from track(groups, "Leaving studies out", progress=progress and len(groups) > _FEW)
 
 

@@ -101,6 +101,4 @@ def group_studies(design: Design) -> Studies:
     order = np.argsort(first)
     starts = np.argsort(which, kind="stable")
     members = np.split(starts, np.cumsum(np.bincount(which))[:-1])
-    return Studies(
-        tuple(design.labels[first[u]] for u in order), tuple(members[u] for u in order)
-    )
+    return Studies(tuple(design.labels[first[u]] for u in order), tuple(members[u] for u in order))
