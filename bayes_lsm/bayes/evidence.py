@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Grades = Literal["kass_raftery", "jeffreys"]
 
 _EVIDENCE_DRAWS = 8000
-# Upper limits of 2 ln BF and log10 BF, and the words for what lies below them.
+# Upper limits of |ln BF|, and the words for what lies below them.
 _GRADES: dict[Grades, tuple[str, tuple[tuple[float, str], ...]]] = {
     "kass_raftery": (
         "Kass & Raftery 1995",
@@ -162,9 +162,7 @@ class BayesFactor(Printable):
         """The Bayes factor, its error, and what it is called."""
         favoured = self.models[0] if self.log_bf >= 0 else self.models[1]
         source = _GRADES[self.grades][0]
-        return (
-            f"{describe_bf(abs(self.log_bf), self.se)} for {favoured}: {self.grade} ({source})"
-        )
+        return f"{describe_bf(abs(self.log_bf), self.se)} for {favoured}: {self.grade} ({source})"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -248,7 +246,7 @@ def bayes_factor(
         grades,
         tuple(f"{name}: {problem}" for name, _, each in named for problem in each.problems),
         (
-            *(f"{name}: {_formulas(fit)}; priors: {fit.priors.describe()}" for name, fit, _ in named),
+            *(f"{name}: {_words(fit)}" for name, fit, _ in named),
             *first.design.notes,
         ),
     )
@@ -285,9 +283,9 @@ def describe_bf(log_bf: float, se: float) -> str:
     return f"Bayes factor {math.exp(log_bf):.3g} (± {100 * se:.2g}%)"
 
 
-def _formulas(fit: BayesFit) -> str:
+def _words(fit: BayesFit) -> str:
     words = fit.design.specification
-    return f"location {words.location}, scale {words.scale}"
+    return f"location {words.location}, scale {words.scale}; priors: {fit.priors.describe()}"
 
 
 def _require_same_effects(first: BayesFit, second: BayesFit) -> None:

@@ -28,7 +28,6 @@ from bayes_lsm.tables import Printable
 if TYPE_CHECKING:
     from xarray import DataTree
 
-    from bayes_lsm.bayes.checks import PredictiveCheck
     from bayes_lsm.bayes.elpd import Elpd
     from bayes_lsm.bayes.evidence import BayesFactor
     from bayes_lsm.bayes.savage_dickey import SavageDickey

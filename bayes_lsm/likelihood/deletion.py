@@ -1,4 +1,4 @@
-r"""The likelihood with β integrated out and rows left out, for many α and many sets of rows at once.
+r"""The likelihood with β integrated out and rows left out, for many α and sets of rows at once.
 
 With the notation of `integrated`, what a set of rows does to a fit given α is the sums
 
