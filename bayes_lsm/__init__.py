@@ -21,7 +21,7 @@ Bayesian fit needs them.
 from importlib.metadata import version
 
 from bayes_lsm import priors
-from bayes_lsm.bayes import BayesFit, build_pymc_model, fit_bayes
+from bayes_lsm.bayes import BayesFit, bayes_factor, build_pymc_model, compare_elpd, fit_bayes
 from bayes_lsm.compare import Comparison, compare
 from bayes_lsm.datasets import describe_dataset, list_datasets, load_dataset
 from bayes_lsm.design import Design, build_design
@@ -60,9 +60,11 @@ __all__ = [
     "RemlFit",
     "Specification",
     "SpecificationError",
+    "bayes_factor",
     "build_design",
     "build_pymc_model",
     "compare",
+    "compare_elpd",
     "describe_dataset",
     "fit_bayes",
     "fit_reml",

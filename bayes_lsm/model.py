@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import pandas as pd
 
-from bayes_lsm.bayes import BayesFit, build_pymc_model, fit_bayes
+from bayes_lsm.bayes import (
+    BayesFit,
+    ModelAverage,
+    ModelPrior,
+    average_models,
+    build_pymc_model,
+    fit_bayes,
+)
 from bayes_lsm.datasets import list_datasets, load_dataset
 from bayes_lsm.design import Design, build_design
 from bayes_lsm.errors import DataError, SpecificationError
@@ -178,6 +185,33 @@ class LocationScaleModel:
             chains=chains,
             tune=tune,
             target_accept=target_accept,
+            progress=progress,
+        )
+
+    def average(
+        self,
+        *,
+        prior: Priors | PresetName | None = None,
+        model_prior: ModelPrior | Mapping[str, float] = "uniform",
+        keep: Sequence[str] = (),
+        draws: int = 4000,
+        seed: int | None = None,
+        most_models: int = 1000,
+        progress: bool = True,
+    ) -> ModelAverage:
+        """Average over the models that leave out terms of this one.
+
+        See `bayes_lsm.bayes.average_models`.
+        """
+        words = self.specification
+        return average_models(
+            self.design,
+            prior=words.priors if prior is None else _as_priors(prior),
+            model_prior=model_prior,
+            keep=keep,
+            draws=draws,
+            seed=words.seed if seed is None else seed,
+            most_models=most_models,
             progress=progress,
         )
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm.bayes.collapsed import require_collapsible, sample_collapsed
-from bayes_lsm.bayes.diagnostics import find_problems
+from bayes_lsm.bayes.diagnostics import LARGEST_PARETO_K
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.errors import FitError
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 Grades = Literal["kass_raftery", "jeffreys"]
 
 _EVIDENCE_DRAWS = 8000
+_LARGEST_SE = 0.1
 # Upper limits of |ln BF|, and the words for what lies below them.
 _GRADES: dict[Grades, tuple[str, tuple[tuple[float, str], ...]]] = {
     "kass_raftery": (
@@ -108,8 +109,14 @@ def read_evidence(draws: Draws) -> Evidence:
     importance = draws.importance
     if importance is None:
         raise FitError("draws of NUTS have no marginal likelihood; use engine='collapsed'")
-    problems = tuple(find_problems(draws, pd.DataFrame()))
-    return Evidence(importance.log_evidence, importance.log_evidence_se, problems)
+    log, se, k = importance.log_evidence, importance.log_evidence_se, importance.pareto_k
+    problems = []
+    # Written so that nan counts as wrong.
+    if not k <= LARGEST_PARETO_K:
+        problems.append(f"a few points dominate the marginal likelihood (Pareto k {k:.2f})")
+    if not se <= _LARGEST_SE:
+        problems.append(f"the log marginal likelihood has a Monte Carlo error of {se:.2f}")
+    return Evidence(log, se, tuple(f"{problem}; use tighter priors" for problem in problems))
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +29,7 @@ from bayes_lsm.tables import Printable
 if TYPE_CHECKING:
     from xarray import DataTree
 
+    from bayes_lsm.bayes.checks import PredictiveCheck
     from bayes_lsm.bayes.elpd import Elpd
     from bayes_lsm.bayes.evidence import BayesFactor
     from bayes_lsm.bayes.savage_dickey import SavageDickey
@@ -170,6 +172,18 @@ class BayesFit(Printable):
         from bayes_lsm.bayes.loo import waic
 
         return waic(self)
+
+    def posterior_predictive_check(
+        self,
+        *,
+        quantities: Mapping[str, Callable[[Array], float]] | None = None,
+        draws: int = 2000,
+        seed: int | None = None,
+    ) -> PredictiveCheck:
+        """Could the model have made such data? See `bayes_lsm.bayes.checks`."""
+        from bayes_lsm.bayes.checks import posterior_predictive_check
+
+        return posterior_predictive_check(self, quantities=quantities, draws=draws, seed=seed)
 
     def to_netcdf(self, path: str | Path) -> Path:
         """Save `posterior`; ``arviz.from_netcdf`` reads it back."""

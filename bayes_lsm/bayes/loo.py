@@ -165,7 +165,7 @@ def psis_loo(fit: BayesFit, *, progress: bool = True) -> Elpd:
     studies = _studies(fit)
     found = _psis(fit, studies, progress=progress)
     high = np.flatnonzero(~(found.pareto_k <= LARGEST_PARETO_K))
-    problems = ()
+    problems: tuple[str, ...] = ()
     if len(high):
         problems = (
             f"Pareto k is above {LARGEST_PARETO_K} for {_some(studies, high)}, whose elpd cannot "
@@ -223,7 +223,7 @@ def waic(fit: BayesFit) -> Elpd:
         lpd[u] = logsumexp(density) - np.log(len(density))
         penalty[u] = np.var(density, ddof=1)
     high = np.flatnonzero(penalty > _LARGEST_WAIC_PENALTY)
-    problems = ()
+    problems: tuple[str, ...] = ()
     if len(high):
         problems = (
             f"the penalty is above {_LARGEST_WAIC_PENALTY} for {_some(studies, high)}, where WAIC "
@@ -265,7 +265,7 @@ def _exact(
     note: str,
 ) -> Elpd:
     doubtful = np.flatnonzero(found.doubtful)
-    problems = ()
+    problems: tuple[str, ...] = ()
     if len(doubtful):
         problems = (
             f"the log density of {_some(studies, doubtful)} has too large a Monte Carlo error even "

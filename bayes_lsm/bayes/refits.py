@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -158,11 +159,12 @@ def _empty(units: int, n: int) -> Predictions:
 
 def _batches(
     studies: Studies, folds: Sequence[Indices], most_rows: int, *, progress: bool
-) -> Iterator[list[Indices]]:
+) -> Iterator[Sequence[Indices]]:
     """Folds in groups of so many rows that their arrays fit into memory."""
     sizes = [sum(len(studies.rows[unit]) for unit in fold) for fold in folds]
     which = np.cumsum(sizes) // max(1, most_rows)
-    groups = [[folds[f] for f in np.flatnonzero(which == group)] for group in np.unique(which)]
+    edges = [0, *(np.flatnonzero(np.diff(which)) + 1), len(folds)]
+    groups = [folds[first:last] for first, last in pairwise(edges)]
     yield from track(groups, "Leaving studies out", progress=progress and len(groups) > _FEW)
 
 

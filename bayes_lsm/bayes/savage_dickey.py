@@ -240,7 +240,7 @@ def _scale(
 def _thinned(fit: BayesFit) -> tuple[Array, float]:
     """Draws of α (m, q), and how many independent ones they are worth."""
     draws = fit.draws.flat_scale
-    worth = fit.convergence[[c for c in fit.convergence if c.startswith("ess")]].min(axis=None)
+    worth = fit.convergence.filter(like="ess").to_numpy().min()
     step = -(-len(draws) // _MOST_DRAWS)
     return np.ascontiguousarray(draws[::step]), float(min(worth, len(draws) / step))
 
