@@ -137,8 +137,8 @@ def posterior_predictive_check(
         Ready quantities: Q (Cochran's, about the location part), the share of effects with
         \\|y\\| > 1.96 √v, the smallest and the largest effect, the largest \\|z\\| and the skewness
         of the standardised residuals z, the correlation of z with the standard error (small
-        studies), and for each scale moderator that of \\|z\\| with it (heterogeneity that the scale
-        part misses).
+        studies), and for each moderator of either part that of \\|z\\| with it (heterogeneity that
+        the scale part misses).
 
     Raises
     ------
@@ -212,9 +212,10 @@ def _ready(fit: BayesFit) -> dict[str, Quantity]:
     }
     if np.ptp(design.v) > 0:
         found["cor(z, standard error)"] = lambda r: _correlate(r.z, np.sqrt(r.numbers.v))
-    for name, column in zip(design.scale.names, design.Z.T, strict=True):
-        if np.ptp(column) > 0:
-            found[f"cor(|z|, {name})"] = _dispersion(column)
+    for part in (design.location, design.scale):
+        for name, column in zip(part.names, part.matrix.T, strict=True):
+            if np.ptp(column) > 0:
+                found[f"cor(|z|, {name})"] = _dispersion(column)
     return found
 
 

@@ -7,18 +7,21 @@ is so for every prior of this package that is stated on one coefficient at a tim
 the average study included: without a moderator the average study is what it was.
 
 The posterior density comes without any smoothing: for a location coefficient as the mean of its
-exact normal density given α, over the draws; for a scale coefficient by importance-weighted
-marginal density estimation, which needs the posterior up to a constant only. Neither uses the
-marginal likelihood, so this is an independent check on a Bayes factor.
+exact normal density given α, over the draws; for a scale coefficient as the mean of its density
+given the other scale coefficients, by quadrature in one dimension; for several scale coefficients
+one after another, each given that those before it are zero. None of this uses the marginal
+likelihood, so it is an independent check on a Bayes factor.
 
 Dickey (1971), Annals of Mathematical Statistics 42, 204-223, doi:10.1214/aoms/1177693507;
-Verdinelli & Wasserman (1995), JASA 90, 614-618, doi:10.1080/01621459.1995.10476554; Chen (1994),
-JASA 89, 818-824, doi:10.1080/01621459.1994.10476815.
+Verdinelli & Wasserman (1995), JASA 90, 614-618, doi:10.1080/01621459.1995.10476554; the mean of
+conditional densities: Gelfand & Smith (1990), JASA 85, 398-409,
+doi:10.1080/01621459.1990.10476213.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
@@ -30,7 +33,7 @@ from bayes_lsm.bayes.collapsed import normal_prior, require_collapsible
 from bayes_lsm.bayes.evidence import Evidence, describe_bf, evidence, grade, read_evidence
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.submodels import find_terms, sample_submodel
-from bayes_lsm.bayes.subsets import Array
+from bayes_lsm.bayes.subsets import Array, Indices, Numbers, restrict, take_columns
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import PriorBlock, ResolvedPriors
 from bayes_lsm.tables import Printable
@@ -43,7 +46,13 @@ PartName = Literal["location", "scale"]
 _MOST_DRAWS = 20_000
 _PRIOR_DRAWS = 200_000
 _CHECK_DRAWS = 8000
-_FAR = 5.0  # median absolute deviations
+# Nodes of the quadrature: to find where the density is, and then as many as it takes until every
+# second one gives the same integral.
+_COARSE, _FINE = 50, (65, 257, 1025, 4097)
+_SAME = 1e-4
+_NEGLIGIBLE = 11.0  # below the highest log density
+_WORK = 1.5e7  # densities of single effects in one quadrature
+_FEWEST_DRAWS = 200
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,9 +200,8 @@ def _columns(fit: BayesFit, part: PartName, term: str) -> list[int]:
     raise FitError(f"there is no {part} term {term!r}; the {part} coefficients are {known}")
 
 
-def _arrays(fit: BayesFit, priors: ResolvedPriors) -> tuple[Array, ...]:
-    design = fit.design
-    arrays = (design.y, design.v, design.X, design.Z, *normal_prior(priors.location))
+def _arrays(numbers: Numbers, priors: ResolvedPriors) -> tuple[Array, ...]:
+    arrays = (numbers.y, numbers.v, numbers.X, numbers.Z, *normal_prior(priors.location))
     return tuple(np.ascontiguousarray(array, dtype=float) for array in arrays)
 
 
@@ -203,8 +211,8 @@ def _location(
     """Log posterior and log prior density at the value, and the error of the first."""
     from bayes_lsm.likelihood.deletion import location_moments
 
-    arrays = _arrays(fit, priors)
-    alphas, worth = _thinned(fit)
+    arrays = _arrays(fit.design, priors)
+    alphas, worth = _thinned(fit.draws.flat_scale, _worth(fit), _MOST_DRAWS)
     means, covariances = location_moments(alphas, *arrays)
     inside = np.ix_(np.arange(len(alphas)), columns, columns)
     density = _normal_logpdf(value - means[:, columns], covariances[inside])
@@ -218,31 +226,103 @@ def _location(
 def _scale(
     fit: BayesFit, priors: ResolvedPriors, columns: list[int], value: float
 ) -> tuple[float, float, float]:
-    """As `_location`: with w any density of ψ given the other coefficients φ,
+    """As `_location`, one coefficient after another."""
+    if value != 0 and len(columns) > 1:
+        raise FitError(
+            f"several scale coefficients can be tested for 0 only, got {value}; name one of them"
+        )
+    design = fit.design
+    location = list(range(design.X.shape[1]))
+    scale = list(range(design.Z.shape[1]))
+    numbers: Numbers = design
+    draws, worth = fit.draws.flat_scale, _worth(fit)
+    log_posterior = log_prior = variance = 0.0
+    for step, column in enumerate(columns):
+        if step:
+            scale.remove(columns[step - 1])
+            drawn = sample_submodel(
+                design, priors, location, scale, draws=_CHECK_DRAWS, seed=fit.seed
+            )
+            draws, worth = drawn.flat_scale, drawn.importance.ess if drawn.importance else 0.0
+            numbers = take_columns(design, location, scale)
+        block = restrict(priors.scale, scale)
+        arrays = _arrays(numbers, priors)
+        j = scale.index(column)
+        most = int(
+            np.clip(_WORK / (len(design.y) * (_COARSE + _FINE[0])), _FEWEST_DRAWS, len(draws))
+        )
+        density, se = _log_mean(
+            *_conditional(*_thinned(draws, worth, most), j, value, block, arrays)
+        )
+        log_posterior += density
+        log_prior += _scale_prior(block, j, value, fit.seed)
+        variance += se**2
+    return log_posterior, log_prior, math.sqrt(variance)
 
-    p(ψ0 | y) = E[ w(ψ | φ) p(y | ψ0, φ) p(ψ0, φ) / (p(y | ψ, φ) p(ψ, φ)) | y ]
+
+def _conditional(
+    alphas: Array,
+    worth: float,
+    j: int,
+    value: float,
+    block: PriorBlock,
+    arrays: tuple[Array, ...],
+) -> tuple[Array, float]:
+    """Log density (m,) of coefficient j at the value, given the others of each draw; and `worth`.
+
+    The trapezoidal rule, on nodes that a first, coarse look finds to hold all but e^−11: of a
+    smooth density that vanishes at both ends its error falls faster than any power of the step.
     """
     from bayes_lsm.likelihood.integrated import log_marginal
 
-    arrays = _arrays(fit, priors)
-    alphas, worth = _thinned(fit)
-    moved = alphas.copy()
-    moved[:, columns] = value
-    there, here = (
-        log_marginal(each, *arrays) + priors.scale.logpdf(each).sum(axis=1)
-        for each in (moved, alphas)
-    )
-    density = _conditional_logpdf(alphas, columns) + there - here
-    log_posterior, se = _log_mean(density, worth)
-    return log_posterior, _scale_prior(priors.scale, columns, value, fit.seed), se
+    def log_density(rows: Indices, nodes: Array) -> Array:
+        moved = np.repeat(alphas[rows], nodes.shape[1], axis=0)
+        moved[:, j] = nodes.ravel()
+        values = log_marginal(moved, *arrays) + block.logpdf(moved).sum(axis=1)
+        return np.asarray(np.nan_to_num(values, nan=-np.inf).reshape(nodes.shape))
+
+    rows = np.arange(len(alphas))
+    lower, upper = _bracket(log_density, alphas[:, j])
+    total = np.empty(len(rows))
+    here = log_density(rows, np.full((len(rows), 1), value))[:, 0]
+    for size in _FINE:
+        width = (upper - lower)[rows, None]
+        nodes = lower[rows, None] + width * np.linspace(0, 1, size)
+        found = log_density(rows, nodes)
+        total[rows] = logsumexp(found, axis=1) + np.log(width[:, 0] / (size - 1))
+        half = logsumexp(found[:, ::2], axis=1) + np.log(2 * width[:, 0] / (size - 1))
+        rows = rows[np.abs(total[rows] - half) > _SAME]
+        if not len(rows):
+            break
+    return here - total, worth
 
 
-def _thinned(fit: BayesFit) -> tuple[Array, float]:
-    """Draws of α (m, q), and how many independent ones they are worth."""
-    draws = fit.draws.flat_scale
-    worth = fit.convergence.filter(like="ess").to_numpy().min()
-    step = -(-len(draws) // _MOST_DRAWS)
-    return np.ascontiguousarray(draws[::step]), float(min(worth, len(draws) / step))
+def _bracket(log_density: Callable[[Indices, Array], Array], own: Array) -> tuple[Array, Array]:
+    """Where the conditional densities of the coefficient are, whose draws are `own` (m,)."""
+    spread = np.ptp(own)
+    away = spread * np.array([1.0, 1 / 3])
+    common = np.r_[
+        own.min() - away, np.quantile(own, np.linspace(0, 1, _COARSE - 4)), own.max() + away
+    ]
+    rows = np.arange(len(own))
+    nodes = np.sort(np.c_[np.broadcast_to(common, (len(own), len(common))), own], axis=1)
+    found = log_density(rows, nodes)
+    inside = found > found.max(axis=1, keepdims=True) - _NEGLIGIBLE
+    last = nodes.shape[1] - 1
+    low = np.maximum(np.argmax(inside, axis=1) - 1, 0)
+    high = np.minimum(last - np.argmax(inside[:, ::-1], axis=1) + 1, last)
+    return nodes[rows, low], nodes[rows, high]
+
+
+def _worth(fit: BayesFit) -> float:
+    """How many independent draws the fit's are worth."""
+    return float(fit.convergence.filter(like="ess").to_numpy().min())
+
+
+def _thinned(draws: Array, worth: float, most: int) -> tuple[Array, float]:
+    """At most so many draws, and what they are worth."""
+    thin = draws[:: -(-len(draws) // most)]
+    return np.ascontiguousarray(thin), min(worth, float(len(thin)))
 
 
 def _log_mean(log_density: Array, worth: float) -> tuple[float, float]:
@@ -259,44 +339,19 @@ def _normal_logpdf(away: Array, covariance: Array) -> Array:
     return np.asarray(-0.5 * (square + log_det))
 
 
-def _conditional_logpdf(alphas: Array, columns: list[int]) -> Array:
-    """Log density of ψ given φ if both were normal with the moments of most draws.
+def _scale_prior(block: PriorBlock, j: int, value: float, seed: int) -> float:
+    """Log prior density of coefficient j at the value.
 
-    Draws far out are left out of the moments, not of the average: the density has to be small
-    there, where it is divided by a small one.
+    θ = C·coefficients are independent. Where θ_j hangs on other coefficients too (the intercept on
+    the slopes, at the average study), the density is averaged over draws of those.
     """
-    rest = [j for j in range(alphas.shape[1]) if j not in columns]
-    centred = alphas - np.median(alphas, axis=0)
-    distance = np.abs(centred) / np.median(np.abs(centred), axis=0)
-    most = (distance < _FAR).all(axis=1)
-    centred = centred - centred[most].mean(axis=0)
-    psi, phi = centred[:, columns], centred[:, rest]
-    if rest:
-        psi = psi - phi @ np.linalg.lstsq(phi[most], psi[most], rcond=None)[0]
-    covariance = np.atleast_2d(np.cov(psi[most].T))
-    return _normal_logpdf(psi, np.broadcast_to(covariance, (len(psi), *covariance.shape)))
-
-
-def _scale_prior(block: PriorBlock, columns: list[int], value: float, seed: int) -> float:
-    """Log prior density of some coefficients at the value.
-
-    θ = C·coefficients are independent. Where these θ hang on other coefficients too (the intercept
-    on the slopes, at the average study), the density is averaged over draws of those.
-    """
-    C = block.contrasts
-    rest = [j for j in range(len(C)) if j not in columns]
-    own, across = C[np.ix_(columns, columns)], C[np.ix_(columns, rest)]
-    theta = np.full((1, len(columns)), value) @ own.T
-    if across.any():
-        if C[np.ix_(rest, columns)].any():
-            raise FitError(
-                "the prior density of this coefficient has no simple form; name the intercept, all "
-                "levels of a factor, or a slope"
-            )
+    others = np.delete(block.contrasts[j], j)
+    theta = np.array([value * block.contrasts[j, j]])
+    if others.any():
         drawn = block.sample(_PRIOR_DRAWS, np.random.default_rng(seed))
-        theta = theta + drawn[:, rest] @ across.T
-    density = sum(block.priors[j].logpdf(theta[:, i]) for i, j in enumerate(columns))
-    return float(logsumexp(density) - math.log(len(theta)) + np.linalg.slogdet(own)[1])
+        theta = theta + np.delete(drawn, j, axis=1) @ others
+    density = logsumexp(block.priors[j].logpdf(theta)) - math.log(len(theta))
+    return float(density + math.log(abs(block.contrasts[j, j])))
 
 
 def _restricted(
