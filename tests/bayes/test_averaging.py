@@ -37,7 +37,7 @@ def test_terms_are_whole_factors_and_the_level_is_not_optional():
     assert [term.columns for term in terms] == [(0,), (1, 2), (3,), (4, 5)]
     assert [term.optional for term in terms] == [False, True, True, True]
     assert [term.optional for term in _terms("0 + continent + weeks")] == [False, True]
-    assert [term.optional for term in _terms("0 + weeks + size1")] == [True, True]
+    assert [term.optional for term in _terms("0 + weeks + n1")] == [True, True]
 
 
 def _names(formula, kept=()):
@@ -52,10 +52,10 @@ def test_an_interaction_brings_its_main_effects():
         {"intrcpt", "weeks"},
         {"intrcpt", "continent", "weeks"},
     ]
-    assert {frozenset(each) for each in _names("0 + weeks + size1")} == {
+    assert {frozenset(each) for each in _names("0 + weeks + n1")} == {
         frozenset({"weeks"}),
-        frozenset({"size1"}),
-        frozenset({"weeks", "size1"}),
+        frozenset({"n1"}),
+        frozenset({"weeks", "n1"}),
     }
 
 

@@ -9,7 +9,7 @@ from arviz_stats.base import array_stats
 from scipy.stats import genpareto, multivariate_normal, multivariate_t
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.collapsed import _derivatives, normal_prior, _Target, sample_collapsed
+from bayes_lsm.bayes.collapsed import _derivatives, _Target, normal_prior, sample_collapsed
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.mixture import Fixed, Mixture, fit_mixture
 from bayes_lsm.bayes.pareto import fit_pareto, smooth_weights
