@@ -10,12 +10,13 @@ K-fold, WAIC), by the exact refits of `refits`; `checks` (posterior predictive);
 some of its terms left out (`submodels`), `averaging`.
 """
 
-from bayes_lsm.bayes.averaging import ModelAverage, ModelPrior, average_models
+from bayes_lsm.bayes.averaging import ModelAverage, average_models
 from bayes_lsm.bayes.checks import PredictiveCheck, posterior_predictive_check
 from bayes_lsm.bayes.elpd import Elpd, ElpdComparison, compare_elpd
 from bayes_lsm.bayes.evidence import BayesFactor, bayes_factor
 from bayes_lsm.bayes.fit import BayesFit, fit_bayes
 from bayes_lsm.bayes.graph import build_pymc_model
+from bayes_lsm.bayes.model_prior import ModelPrior
 from bayes_lsm.bayes.savage_dickey import SavageDickey, savage_dickey
 
 __all__ = [

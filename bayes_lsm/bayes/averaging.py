@@ -16,7 +16,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from bayes_lsm.bayes.collapsed import require_collapsible
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.evidence import Evidence, read_evidence
 from bayes_lsm.bayes.graph import require_log_link, resolve_priors
+from bayes_lsm.bayes.model_prior import ModelPrior, log_model_prior
 from bayes_lsm.bayes.submodels import (
     SubModel,
     Term,
@@ -44,7 +45,6 @@ from bayes_lsm.priors import Priors
 from bayes_lsm.results import model_title, stack_parts
 from bayes_lsm.tables import Printable
 
-ModelPrior = Literal["uniform", "beta_binomial"]
 Mask = npt.NDArray[np.bool_]
 
 _SHOWN_MODELS = 5
@@ -329,7 +329,7 @@ def average_models(
     require_collapsible(priors, "models can be averaged with such priors only")
     terms = {"location": find_terms(design.location), "scale": find_terms(design.scale)}
     models = _enumerate(terms, keep, most_models)
-    log_prior = _log_model_prior(model_prior, models, terms)
+    log_prior = log_model_prior(model_prior, models, terms)
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     seeds = np.random.SeedSequence(seed).generate_state(len(models) + 1)
@@ -393,52 +393,6 @@ def _too_many(count: str, most: int) -> str:
 def _of_part(part: str, names: Sequence[str]) -> list[str]:
     start = f"{part}["
     return [name[len(start) : -1] for name in names if name.startswith(start) and name[-1] == "]"]
-
-
-def _log_model_prior(
-    model_prior: ModelPrior | Mapping[str, float],
-    models: Sequence[SubModel],
-    terms: Mapping[str, Sequence[Term]],
-) -> Array:
-    if isinstance(model_prior, Mapping):
-        log_prior = _by_inclusion(model_prior, models, terms)
-    else:
-        if model_prior not in get_args(ModelPrior):
-            allowed = " or ".join(map(repr, get_args(ModelPrior)))
-            raise FitError(
-                f"model_prior must be {allowed}, or a mapping of terms to inclusion "
-                f"probabilities, got {model_prior!r}"
-            )
-        sizes = np.array([len(model.location_terms) + len(model.scale_terms) for model in models])
-        alike = np.array([np.sum(sizes == size) for size in sizes], dtype=float)
-        # One share for each number of terms, divided among the models that have it.
-        log_prior = {"uniform": np.zeros(len(models)), "beta_binomial": -np.log(alike)}[model_prior]
-    return np.asarray(log_prior - logsumexp(log_prior))
-
-
-def _by_inclusion(
-    given: Mapping[str, float],
-    models: Sequence[SubModel],
-    terms: Mapping[str, Sequence[Term]],
-) -> Array:
-    log_prior = np.zeros(len(models))
-    known = [f"{part}[{term.name}]" for part in terms for term in terms[part] if term.optional]
-    for name, probability in given.items():
-        if name not in known:
-            raise FitError(
-                f"model_prior names {name!r}; the terms that can be left out are "
-                f"{', '.join(map(repr, known))}"
-            )
-        if not 0 < probability < 1:
-            raise FitError(
-                f"the inclusion probability of {name} must be between 0 and 1, got {probability}; "
-                "name a term that is always there in keep"
-            )
-        part = name.split("[", 1)[0]
-        term = name[len(part) + 1 : -1]
-        has = np.array([term in getattr(model, f"{part}_terms") for model in models])
-        log_prior += np.where(has, math.log(probability), math.log1p(-probability))
-    return log_prior
 
 
 def _probabilities(log_prior: Array, evidences: Sequence[Evidence]) -> Array:

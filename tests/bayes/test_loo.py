@@ -195,11 +195,12 @@ def test_psis_agrees_with_arviz():
 
 def test_waic_is_that_of_its_definition_and_near_loo():
     fit = _bcg().fit_bayes(draws=8000, seed=3)
-    found = fit.waic()
+    with pytest.warns(lsm.ConvergenceWarning, match=r"penalty is above 0\.4 for row 6, .*loo\(\)"):
+        found = fit.waic()
     density = log_likelihood(fit.design, fit.draws.flat_location, fit.draws.flat_scale)
     lpd = logsumexp(density, axis=0) - math.log(8000)
     np.testing.assert_allclose(found.pointwise, lpd - density.var(axis=0, ddof=1), rtol=1e-10)
-    # They differ in higher cumulants of the log density: a few hundredths with such small penalties.
+    # They differ in higher cumulants of the log density: some hundredths a study.
     assert found.elpd == pytest.approx(fit.loo().elpd, abs=0.3)
 
 
@@ -213,7 +214,7 @@ def test_an_uneven_fold_is_refitted(continent, monkeypatch):
     priors = resolve_priors(continent.design, lsm.priors.preset("weakly_informative"))
     points = propose(continent.design, priors, points=1000, seed=1)
     assert points.alphas.shape == (1000, 4)
-    fit = continent.fit_bayes(draws=400, seed=1, prior="weakly_informative", engine="collapsed")
+    fit = continent.fit_bayes(draws=2000, seed=1, prior="weakly_informative")
     plain = fit.loo()
     monkeypatch.setattr("bayes_lsm.bayes.refits._LEAST_EFFICIENCY", 2.0)  # none is even enough
     refitted = fit.loo()
@@ -258,15 +259,15 @@ def test_models_are_compared_study_by_study(continent_bayes):
     assert table.loc["latitude", "se_diff"] == 0
     with pytest.raises(lsm.FitError, match="at least two results, got 1"):
         lsm.compare_elpd({"a": one})
-    with pytest.raises(lsm.FitError, match="'a' is loo and 'b' is waic"):
-        lsm.compare_elpd({"a": one, "b": _bcg("yi ~ 1").fit_bayes(seed=1).waic()})
+    with pytest.raises(lsm.FitError, match="'a' is loo and 'b' is kfold"):
+        lsm.compare_elpd({"a": one, "b": _bcg("yi ~ 1").fit_bayes(seed=1).kfold(5)})
     with pytest.raises(lsm.FitError, match="predict different effects"):
         lsm.compare_elpd({"a": one, "b": continent_bayes.loo()})
 
 
 @pytest.mark.parametrize("k", [1, 14, 2.5, True])
 def test_wrong_numbers_of_folds_are_refused(k):
-    fit = _bcg("yi ~ 1").fit_bayes(draws=400, seed=1, engine="collapsed")
+    fit = _bcg("yi ~ 1").fit_bayes(draws=2000, seed=1)
     with pytest.raises(lsm.FitError, match="k must be a whole number of folds from 2 to 13"):
         fit.kfold(k)
 
