@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.bayes.draws import Draws
+from bayes_lsm.bayes.subsets import Numbers
 from bayes_lsm.design import Design
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.priors import ResolvedPriors
@@ -21,7 +22,7 @@ Array = npt.NDArray[np.float64]
 _PRIOR_DRAWS = 1000
 
 
-def log_likelihood(design: Design, location: Array, scale: Array) -> Array:
+def log_likelihood(design: Numbers, location: Array, scale: Array) -> Array:
     """Log density of each effect given the coefficients.
 
     Parameters
