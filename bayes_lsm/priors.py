@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, Field
 
+from bayes_lsm.degrees_of_freedom import DegreesOfFreedom, Df
 from bayes_lsm.errors import PriorError
 from bayes_lsm.frozen import Fault, Frozen, FrozenDict, key_text
 
@@ -121,6 +122,9 @@ class Priors(_Checked):
         Term names as the tables print them (``"I(weeks - 40)"``). These priors are on the raw
         coefficient: per unit of the moderator, the scale part on log τ² (a `HalfNormal` on τ where
         all moderators are zero). The key ``"*"`` stands for every term that is not named.
+    df : DegreesOfFreedom or float, optional
+        Of Student-t study effects only: the prior of their degrees of freedom ν, or the number that
+        ν is fixed at. Default: ``DegreesOfFreedom(2, 0.1)``, Gamma(2, 0.1) from 1 up.
 
     Examples
     --------
@@ -131,6 +135,7 @@ class Priors(_Checked):
     preset: PresetName = "weakly_informative"
     location: _ByTerm = Field(default_factory=FrozenDict)
     scale: _ByTerm = Field(default_factory=FrozenDict)
+    df: Df | None = None
 
     @classmethod
     def _faults_between(cls, fields: Mapping[str, Any]) -> list[Fault]:
@@ -159,6 +164,7 @@ class Priors(_Checked):
             preset=self.preset,
             location={**self.location, **(location or {})},
             scale={**self.scale, **(scale or {})},
+            df=self.df,
         )
 
     def describe(self) -> str:

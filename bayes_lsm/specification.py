@@ -27,6 +27,7 @@ from bayes_lsm.priors import Priors
 Method = Literal["REML", "ML"]
 Engine = Literal["auto", "collapsed", "nuts"]
 Link = Literal["log", "identity"]
+StudyEffects = Literal["normal", "student_t"]
 
 
 class Specification(Frozen):
@@ -45,6 +46,10 @@ class Specification(Frozen):
         Formula of ln τ².
     link : {"log", "identity"}, default "log"
         The scale formula gives the logarithm of τ², or τ² itself (REML and ML only).
+    study_effects : {"normal", "student_t"}, default "normal"
+        The distribution of the true effects around their mean (Bayesian fits only for the second).
+        With ``"student_t"``, τ is the scale of a t distribution whose degrees of freedom are
+        estimated or fixed (``priors.df``); its SD is τ √(ν / (ν − 2)).
     study : str, optional
         Column with the names of the studies, for messages and tables.
     data : str, optional
@@ -76,6 +81,7 @@ class Specification(Frozen):
     effect: str = ""
     scale: str = "~ 1"
     link: Link = "log"
+    study_effects: StudyEffects = "normal"
     study: str | None = None
     data: str | None = None
     method: Method = "REML"
