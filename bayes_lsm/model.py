@@ -14,7 +14,14 @@ from bayes_lsm.design import Design, build_design
 from bayes_lsm.errors import DataError, SpecificationError
 from bayes_lsm.priors import PresetName, Priors, preset
 from bayes_lsm.reml import Bounds, RemlFit, Test, fit_reml
-from bayes_lsm.specification import Engine, Link, Method, Specification, find_specification
+from bayes_lsm.specification import (
+    Engine,
+    Link,
+    Method,
+    Specification,
+    StudyEffects,
+    find_specification,
+)
 
 if TYPE_CHECKING:
     import pymc as pm
@@ -40,6 +47,9 @@ class LocationScaleModel:
         Column with the names of the studies, for messages and tables.
     link : {"log", "identity"}, default "log"
         The scale formula gives the logarithm of τ², or τ² itself (for `fit_reml` only).
+    study_effects : {"normal", "student_t"}, default "normal"
+        The distribution of the true effects around their mean; ``"student_t"`` is robust against
+        outlying studies (for `fit_bayes` only). τ is then the scale of the t.
     priors : Priors or preset name, default "weakly_informative"
         For `fit_bayes`.
 
@@ -84,6 +94,7 @@ class LocationScaleModel:
         data: pd.DataFrame,
         study: str | None = None,
         link: Link = "log",
+        study_effects: StudyEffects = "normal",
         priors: Priors | PresetName = "weakly_informative",
     ) -> None:
         specification = Specification(
@@ -92,6 +103,7 @@ class LocationScaleModel:
             variance=variance,
             study=study,
             link=link,
+            study_effects=study_effects,
             priors=_as_priors(priors),
         )
         self._bind(specification, data)

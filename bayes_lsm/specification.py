@@ -131,6 +131,20 @@ class Specification(Frozen):
             raise ValueError("must not be empty; give a name, or leave the key out")
         return name
 
+    @model_validator(mode="after")
+    def _study_effects_fit_the_rest(self) -> Self:
+        fault = None
+        if self.study_effects == "normal" and self.priors.df is not None:
+            text = "is for Student-t study effects; leave it out, or set study_effects='student_t'"
+            fault = Fault("priors.df", text)
+        elif self.study_effects != "normal" and self.link != "log":
+            fault = Fault("study_effects", f"{self.study_effects!r} needs link='log'")
+        if fault:
+            error = SpecificationError(str(fault))
+            error.faults = (fault,)
+            raise error
+        return self
+
     def to_dict(self) -> dict[str, Any]:
         """As plain tables, without what is left at its default."""
         fields = self.model_dump(exclude={"priors"}, exclude_defaults=True)

@@ -49,12 +49,15 @@ class Draws:
         What the sampler says of each draw (``diverging``, ``energy``, …).
     importance : Importance or None
         Of the collapsed engine.
+    df : ndarray, shape (chains, draws), or None
+        Degrees of freedom of Student-t study effects; all alike where they are fixed.
     """
 
     location: Array
     scale: Array
     stats: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     importance: Importance | None = None
+    df: Array | None = None
 
     @property
     def flat_location(self) -> Array:

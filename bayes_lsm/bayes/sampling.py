@@ -73,6 +73,7 @@ def sample_nuts(
         np.asarray(posterior["location"]),
         np.asarray(posterior["scale"]),
         {name: np.asarray(stats[name]) for name in _KEPT_STATISTICS if name in stats},
+        df=np.asarray(posterior["df"]) if "df" in posterior else None,
     )
 
 

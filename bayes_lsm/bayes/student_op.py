@@ -1,6 +1,6 @@
 """The quadrature of `likelihood.student` inside PyTensor graphs, with its gradient.
 
-Import this module inside the functions that need it: it loads PyTensor.
+Import this module inside the functions that need it: it loads PyMC.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pymc as pm
 import pytensor.tensor as pt
 from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply
@@ -67,10 +68,7 @@ def log_density(effect: Any, mean: Any, v: Any, log_tau2: Any, df: Any) -> Any:
     return StudentTerms()(effect - mean, v, log_tau2, df)[0]
 
 
-def draw_effects(
-    mean: Any, v: Any, log_tau2: Any, df: Any, rng: np.random.Generator, size: Any = None
-) -> Any:
-    """New effects: a t for the study and a normal for its sampling error."""
-    shape = size if size is not None else np.broadcast_shapes(*map(np.shape, (mean, v, log_tau2)))
-    study = rng.standard_t(df, shape) * np.exp(log_tau2 / 2)
-    return mean + study + rng.normal(0.0, np.sqrt(v), shape)
+def new_effect(mean: Any, v: Any, log_tau2: Any, df: Any, size: Any) -> Any:
+    """A t for the study and a normal for its sampling error, as PyMC draws them."""
+    study = pm.StudentT.dist(nu=df, mu=0.0, sigma=pt.exp(log_tau2 / 2), size=size)
+    return mean + study + pm.Normal.dist(0.0, pt.sqrt(v), size=size)
