@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Protocol
 
 import numpy as np
 
@@ -62,6 +63,26 @@ def sample_collapsed(
         )
     rng = np.random.default_rng(seed)
     target = _Target(design, priors)
+    theta, importance = draw_weighted(target, draws, rng)
+    alphas = target.coefficients(theta)
+    location = target.draw_location(alphas, rng)
+    shape = chain_shape(draws)
+    return Draws(location.reshape(shape), alphas.reshape(shape), importance=importance)
+
+
+class Target(Protocol):
+    """A log density of points (m, d), the prior's share of it, and draws from that prior."""
+
+    prior: Fixed
+
+    def __call__(self, theta: Array) -> Array:
+        """Log density (m,), up to the marginal likelihood."""
+
+
+def draw_weighted(
+    target: Target, draws: int, rng: np.random.Generator
+) -> tuple[Array, Importance]:
+    """Draws (draws, d) of equal weight from a target, and how good they are."""
     mixture, efficiency = _adapt(target, rng)
     mixture = mixture.widened()
     size = min(math.ceil(1.5 * draws / max(efficiency, 0.01)), max(_LARGEST_SAMPLE, draws))
@@ -70,14 +91,12 @@ def sample_collapsed(
     smoothed, k = smooth_weights(log_weights)
     weights = np.exp(smoothed)
     chosen = _resample(weights, draws, rng)
-    alphas = target.coefficients(theta[chosen])
-    location = target.draw_location(alphas, rng)
-    shape = (_CHAINS, draws // _CHAINS, -1) if draws % _CHAINS == 0 else (1, draws, -1)
-    return Draws(
-        location.reshape(shape),
-        alphas.reshape(shape),
-        importance=_importance(log_weights, weights, k, draws),
-    )
+    return theta[chosen], _importance(log_weights, weights, k, draws)
+
+
+def chain_shape(draws: int) -> tuple[int, int, int]:
+    """Independent draws as chains: (chains, draws a chain, -1)."""
+    return (_CHAINS, draws // _CHAINS, -1) if draws % _CHAINS == 0 else (1, draws, -1)
 
 
 class _Target:
@@ -126,7 +145,7 @@ def _normal_prior(block: PriorBlock) -> tuple[Array, Array]:
     return np.linalg.solve(block.contrasts, means), scaled.T @ scaled
 
 
-def _adapt(target: _Target, rng: np.random.Generator) -> tuple[Mixture, float]:
+def _adapt(target: Target, rng: np.random.Generator) -> tuple[Mixture, float]:
     """A mixture near the posterior, and the share of its points that are effective."""
     mixture = _first_mixture(target, rng)
     best, best_efficiency = mixture, 0.0
@@ -146,7 +165,7 @@ def _adapt(target: _Target, rng: np.random.Generator) -> tuple[Mixture, float]:
     return best, best_efficiency
 
 
-def _first_mixture(target: _Target, rng: np.random.Generator) -> Mixture:
+def _first_mixture(target: Target, rng: np.random.Generator) -> Mixture:
     """The prior, and a narrow and a wide t around each mode that is found from three starts."""
     tried = target.prior.sample(500, rng)
     values = target(tried)
@@ -169,7 +188,7 @@ def _first_mixture(target: _Target, rng: np.random.Generator) -> Mixture:
     return Mixture(weights, np.array(means), np.array(factors), target.prior)
 
 
-def _climb(target: _Target, start: Array, width: Array) -> tuple[Array, Array]:
+def _climb(target: Target, start: Array, width: Array) -> tuple[Array, Array]:
     """Newton ascent with differences for derivatives: the mode and the covariance there."""
     here, value = start, float(target(start[None])[0])
     covariance = np.diag(width**2)
