@@ -13,7 +13,7 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.results import Fit, model_title
 from bayes_lsm.tables import Printable
 
-_SYMBOLS = {"location": "beta", "scale": "alpha"}
+_SYMBOLS = {"location": "beta", "scale": "alpha", "study_effects": "nu"}
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 from pydantic import BeforeValidator, Field
-from scipy.special import gammainccinv, gammaincc, gammaln, xlogy
+from scipy.special import gammaincc, gammainccinv, gammaln, xlogy
 
 from bayes_lsm.errors import PriorError
 from bayes_lsm.frozen import Frozen

@@ -23,7 +23,8 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import AfterValidator, Field
 
-from bayes_lsm.degrees_of_freedom import DegreesOfFreedom, Df
+from bayes_lsm.degrees_of_freedom import DegreesOfFreedom as DegreesOfFreedom
+from bayes_lsm.degrees_of_freedom import Df
 from bayes_lsm.errors import PriorError
 from bayes_lsm.frozen import Fault, Frozen, FrozenDict, key_text
 

@@ -57,6 +57,8 @@ def model_title(design: Design, how: str = "") -> str:
         kind = "Random-Effects Model"
     else:
         kind = "Mixed-Effects Model"
+    if design.specification.study_effects == "student_t":
+        kind = f"{kind} with Student-t Study Effects"
     return f"{kind} (k = {design.n_studies}{f'; {how}' if how else ''})"
 
 

@@ -17,7 +17,12 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-HEADINGS = {"location": "Location", "scale": "Scale (ln τ²)"}
+HEADINGS = {
+    "location": "Location",
+    "scale": "Scale (ln τ²)",
+    "study_effects": "Study effects (Student t)",
+    "studies": "Studies",
+}
 
 _LATEX = {
     "\\": r"\textbackslash{}",

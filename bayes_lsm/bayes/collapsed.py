@@ -79,9 +79,7 @@ class Target(Protocol):
         """Log density (m,), up to the marginal likelihood."""
 
 
-def draw_weighted(
-    target: Target, draws: int, rng: np.random.Generator
-) -> tuple[Array, Importance]:
+def draw_weighted(target: Target, draws: int, rng: np.random.Generator) -> tuple[Array, Importance]:
     """Draws (draws, d) of equal weight from a target, and how good they are."""
     mixture, efficiency = _adapt(target, rng)
     mixture = mixture.widened()

@@ -15,7 +15,6 @@ import pandas as pd
 
 from bayes_lsm.bayes.draws import Array, Draws, Importance
 from bayes_lsm.design import Design
-from bayes_lsm.results import stack_parts
 
 LARGEST_R_HAT = 1.01
 SMALLEST_ESS = 400
@@ -30,14 +29,16 @@ def convergence(design: Design, draws: Draws) -> pd.DataFrame:
     """
     if draws.importance is not None:
         ess = draws.importance.ess
-        return stack_parts(
-            _independent(design.location.names, draws.flat_location, ess),
-            _independent(design.scale.names, draws.flat_scale, ess),
-        )
-    return stack_parts(
-        _convergence(design.location.names, draws.location),
-        _convergence(design.scale.names, draws.scale),
-    )
+        tables = {
+            part: _independent(names, values.reshape(-1, len(names)), ess)
+            for part, (names, values) in draws.parts(design).items()
+        }
+    else:
+        tables = {
+            part: _convergence(names, values)
+            for part, (names, values) in draws.parts(design).items()
+        }
+    return pd.concat(tables, names=["part", "term"])
 
 
 def _independent(names: Sequence[str], values: Array, ess: float) -> pd.DataFrame:

@@ -71,8 +71,9 @@ def build_pymc_model(design: Design, priors: Priors | None = None) -> pm.Model:
     -------
     pymc.Model
         With ``location`` (dim ``location_term``, length p), ``scale`` (dim ``scale_term``, length
-        q; coefficients of ln τ²), with Student-t study effects ``df``, and the observed ``effect`` (dim ``study``, length k). The data
-        ``y``, ``v``, ``X`` and ``Z`` can be replaced by ``pm.set_data``.
+        q; coefficients of ln τ²), with Student-t study effects ``df``, and the observed
+        ``effect`` (dim ``study``, length k). The data ``y``, ``v``, ``X`` and ``Z`` can be replaced
+        by ``pm.set_data``.
 
     Raises
     ------

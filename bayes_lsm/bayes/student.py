@@ -1,6 +1,6 @@
-"""Student-t study effects in PyMC: what takes the place of the normal likelihood.
+"""Student-t study effects: what takes the place of the normal likelihood.
 
-The study effects are integrated out by quadrature (`likelihood.student`), so the model has the same
+The study effects are integrated out by quadrature (`likelihood.student`), so a model has the same
 unknowns as with normal effects, and the degrees of freedom ``df`` where they are not fixed.
 """
 
@@ -35,6 +35,12 @@ def df_prior(design: Design, priors: Priors) -> DegreesOfFreedom | float | None:
     return None
 
 
+def describe(df: DegreesOfFreedom | float) -> str:
+    """In a line, for the notes below a table: the study effects, and what τ is."""
+    known = f"ν ~ {df}" if isinstance(df, DegreesOfFreedom) else f"ν = {df:g}, fixed"
+    return f"Student-t study effects, {known}; τ is their scale, their SD is τ √(ν/(ν − 2))"
+
+
 def observe_student(
     mean: Any, v: Any, log_tau2: Any, prior: DegreesOfFreedom | float, observed: Any
 ) -> None:
@@ -64,9 +70,39 @@ def observe_student(
     )
 
 
+def student_log_likelihood(design: Design, location: Array, scale: Array, df: Array) -> Array:
+    """Log density of each effect, (..., k), given β (..., p), α (..., q) and ν, of a shape that
+    stretches to (...)."""
+    from bayes_lsm.likelihood.student import LOG_DENSITY, batched
+
+    leading = location.shape[:-1]
+    rows = batched(
+        LOG_DENSITY,
+        location.reshape(-1, location.shape[-1]),
+        scale.reshape(-1, scale.shape[-1]),
+        np.broadcast_to(df, leading).reshape(-1).astype(float),
+        *arrays(design),
+    )
+    return np.asarray(rows).reshape(*leading, -1)
+
+
+def arrays(design: Design) -> tuple[Array, Array, Array, Array]:
+    """y, v, X and Z as the compiled code wants them."""
+    y, v, X, Z = (
+        np.ascontiguousarray(each, dtype=float) for each in (design.y, design.v, design.X, design.Z)
+    )
+    return y, v, X, Z
+
+
+def sample_df(prior: DegreesOfFreedom | float, size: int, rng: np.random.Generator) -> Array:
+    """Draws of ν, shape (size,), or (1,) where it is fixed."""
+    return prior.sample(size, rng) if isinstance(prior, DegreesOfFreedom) else np.full(1, prior)
+
+
 def sample_effects(
     mean: Array, v: Array, tau2: Array, df: Array, rng: np.random.Generator
 ) -> Array:
-    """New effects of studies with given means and τ², each (..., k), and ν (...,)."""
+    """New effects of studies with given means and τ², each (..., k), and ν, which stretches to
+    (...)."""
     study = np.sqrt(tau2) * rng.standard_t(df[..., None], mean.shape)
     return np.asarray(rng.normal(mean + study, np.sqrt(v)))

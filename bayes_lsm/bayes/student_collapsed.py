@@ -12,6 +12,7 @@ import numpy as np
 from bayes_lsm.bayes.collapsed import chain_shape, draw_weighted
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.mixture import Fixed
+from bayes_lsm.bayes.student import arrays
 from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.design import Design
 from bayes_lsm.priors import ResolvedPriors
@@ -53,7 +54,7 @@ def sample_student(
         location.reshape(shape),
         scale.reshape(shape),
         importance=importance,
-        df=drawn.reshape(shape[:2]),
+        df=drawn.reshape(shape[:2]) if isinstance(df, DegreesOfFreedom) else np.full((1, 1), df),
     )
 
 
@@ -67,10 +68,7 @@ class _JointTarget:
         self._priors = (*priors.location.priors, *priors.scale.priors)
         self._n_location = len(priors.location.priors)
         self._inverses = [np.linalg.inv(b.contrasts) for b in (priors.location, priors.scale)]
-        self._data = tuple(
-            np.ascontiguousarray(array, dtype=float)
-            for array in (design.y, design.v, design.X, design.Z)
-        )
+        self._data = arrays(design)
         self.prior = Fixed(self._prior_logpdf, self._prior_sample)
 
     def _prior_logpdf(self, points: Array) -> Array:
@@ -97,8 +95,8 @@ class _JointTarget:
             df = np.full(len(points), self._df)
         return np.ascontiguousarray(location), np.ascontiguousarray(scale), df
 
-    def __call__(self, points: Array) -> Array:
+    def __call__(self, theta: Array) -> Array:
         from bayes_lsm.likelihood.student import log_likelihood
 
-        values = log_likelihood(*self.split(points), *self._data)
-        return np.asarray(values + self._prior_logpdf(points))
+        values = log_likelihood(*self.split(theta), *self._data)
+        return np.asarray(values + self._prior_logpdf(theta))

@@ -51,7 +51,7 @@ class StudentTerms(Op):  # type: ignore[misc]
         return [g * by_r, DisconnectedType()(), g * by_log_tau2, pt.sum(g * by_df)]
 
 
-@register_funcify_default_op_cache_key(StudentTerms)
+@register_funcify_default_op_cache_key(StudentTerms)  # type: ignore[untyped-decorator]
 def _compiled(op: StudentTerms, node: Apply, **_: Any) -> tuple[Any, int]:
     terms = student.terms
 

@@ -161,3 +161,18 @@ def log_likelihood(betas, alphas, dfs, y, v, X, Z):
     for i in prange(len(dfs)):
         values[i] = terms(y - X @ betas[i], v, Z @ alphas[i], dfs[i])[0].sum()
     return values
+
+
+@njit(cache=True, parallel=True)
+def averaged(betas, alphas, dfs, y, v, X, Z):
+    """Means of all rows of `terms` over the draws, (5, k)."""
+    means = np.zeros((5, len(y)))
+    for i in prange(len(y)):
+        one = np.empty(5)
+        for j in range(len(dfs)):
+            constant, trigger = _constants(dfs[j])
+            r = y[i] - np.dot(X[i], betas[j])
+            _one(r, v[i], np.dot(Z[i], alphas[j]), dfs[j], constant, trigger, one)
+            for row in range(5):
+                means[row, i] += one[row] / len(dfs)
+    return means

@@ -50,8 +50,8 @@ def fit_reml(
     Raises
     ------
     FitError
-        For Student-t study effects, an unknown term, bounds that are crossed or exclude the start or a fixed value, and an
-        identity link for which no τ² ≥ 0 is possible.
+        For Student-t study effects, an unknown term, bounds that are crossed or exclude the start
+        or a fixed value, and an identity link for which no τ² ≥ 0 is possible.
 
     Warns
     -----
