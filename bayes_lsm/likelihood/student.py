@@ -55,7 +55,7 @@ def digamma(x):
 def _one(r, v, log_tau2, df, constant, trigger, out):
     """Fills out (5,) for one study; `constant` and `trigger` depend on `df` alone."""
     half = 0.5 * df
-    tau2 = math.exp(min(log_tau2, LARGEST_EXPONENT))
+    tau2 = math.exp(min(max(log_tau2, -LARGEST_EXPONENT), LARGEST_EXPONENT))
     square = 0.5 * r * r
     half_log_v = 0.5 * math.log(v)
     step = 1.0 / math.sqrt(1.0 / _LONGEST_STEP**2 + (df + 1.0) / (2.0 * _STEP**2))
