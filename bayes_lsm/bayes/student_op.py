@@ -32,7 +32,7 @@ class StudentTerms(Op):  # type: ignore[misc]
         r, v, log_tau2, df = (pt.as_tensor(each, dtype="float64") for each in inputs)
         return Apply(self, [r, v, log_tau2, df], [pt.vector() for _ in range(4)])
 
-    def infer_shape(self, graph: Any, node: Apply, shapes: Any) -> list[Any]:
+    def infer_shape(self, node: Apply, shapes: Any) -> list[Any]:
         return [shapes[0]] * 4
 
     def perform(self, node: Apply, inputs: Any, storage: Any) -> None:

@@ -57,7 +57,7 @@ def test_weight_and_true_effect_are_posterior_means(df):
     for r in (0.1, 1.0, 4.0):
         found = _one(r, v, tau2, df)
 
-        def mixture(lam):
+        def mixture(lam, r=r):
             return norm.pdf(r, scale=np.sqrt(v + tau2 / lam)) * gamma.pdf(lam, df / 2, scale=2 / df)
 
         top, bottom = (
