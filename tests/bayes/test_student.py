@@ -329,7 +329,6 @@ def test_integrating_the_study_effects_out_agrees_with_sampling_them(outlier):
     deviations = np.asarray(latent.posterior["deviation"])
     tau = np.exp(np.asarray(latent.posterior["scale"]) / 2)
     true = (np.asarray(latent.posterior["location"]) + tau * deviations).reshape(-1, 13)
-    # A fortieth of a posterior SD: the error of 1600 effective draws, fewer than there are.
-    np.testing.assert_allclose(
-        fast.study_weights().true_effect, true.mean(axis=0), atol=4 * true.std() / 40 / 4
-    )
+    # Four Monte Carlo errors at 1600 effective draws, fewer than either has.
+    off = fast.study_weights().true_effect - true.mean(axis=0)
+    assert (np.abs(off) < 4 * true.std(axis=0) / 40).all()
