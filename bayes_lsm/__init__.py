@@ -21,8 +21,9 @@ Bayesian fit needs them.
 from importlib.metadata import version
 
 from bayes_lsm import priors
-from bayes_lsm.bayes import BayesFit, build_pymc_model, fit_bayes
+from bayes_lsm.bayes import BayesFit, build_pymc_model, calibrate, coverage, fit_bayes
 from bayes_lsm.compare import Comparison, compare
+from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
 from bayes_lsm.datasets import describe_dataset, list_datasets, load_dataset
 from bayes_lsm.design import Design, build_design
 from bayes_lsm.errors import (
@@ -62,7 +63,9 @@ __all__ = [
     "SpecificationError",
     "build_design",
     "build_pymc_model",
+    "calibrate",
     "compare",
+    "coverage",
     "describe_dataset",
     "fit_bayes",
     "fit_reml",
@@ -71,4 +74,7 @@ __all__ = [
     "list_models",
     "load_dataset",
     "priors",
+    "tau_contrasts",
+    "tau_means",
+    "tau_steps",
 ]

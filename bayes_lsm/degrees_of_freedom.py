@@ -1,8 +1,8 @@
 """What is believed about ν, the degrees of freedom of Student-t study effects.
 
-The default, Gamma(2, 0.1) from 1 up, is the prior of Juárez & Steel (2010,
-doi:10.1198/jbes.2009.07145): little weight on tails so heavy that the mean does not exist, and a
-long right tail towards the normal. `DegreesOfFreedom(1, 1/29)` is that of Kruschke (2013,
+The default is the Gamma(2, 0.1) of Juárez & Steel (2010, doi:10.1198/jbes.2009.07145), cut off
+below 1, where not even the mean exists: little weight on the heaviest tails, and a long right tail
+towards the normal. `DegreesOfFreedom(1, 1/29)` is that of Kruschke (2013,
 doi:10.1037/a0029146), an exponential distribution with mean 29 that begins at 1.
 """
 
@@ -67,6 +67,10 @@ class DegreesOfFreedom(Frozen):
         """Independent draws, shape (size,)."""
         upper = rng.uniform(0.0, self._above, size)
         return np.maximum(gammainccinv(self.shape, upper) / self.rate, self.lower)
+
+    def to_dict(self) -> dict[str, float]:
+        """As a plain table for a model file, without what is left at its default."""
+        return self.model_dump(exclude_defaults=True)
 
     def __str__(self) -> str:
         return f"Gamma({self.shape:g}, {self.rate:g}) from {self.lower:g} up"

@@ -18,7 +18,10 @@ from bayes_lsm.errors import BayesLsmError, SpecificationError
 
 @dataclass_transform(kw_only_default=False, field_specifiers=(Field,))
 class Frozen(BaseModel):
-    """An immutable record whose fields can be given by position or by keyword."""
+    """An immutable record whose fields can be given by position or by keyword.
+
+    Fields marked ``kw_only`` can be given by keyword only.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True
@@ -27,7 +30,8 @@ class Frozen(BaseModel):
 
     # `self` by position only: a model file may have a key of that name.
     def __init__(self, /, *args: Any, **fields: Any) -> None:
-        names = list(type(self).model_fields)
+        fields_of = type(self).model_fields
+        names = [name for name, field in fields_of.items() if not field.kw_only]
         if len(args) > len(names):
             raise TypeError(f"{type(self).__name__} takes {len(names)} values, got {len(args)}")
         repeated = set(names[: len(args)]) & set(fields)

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Self
 
 import pandas as pd
 
-from bayes_lsm.bayes import BayesFit, build_pymc_model, fit_bayes
+from bayes_lsm.bayes import (
+    BayesFit,
+    PriorPredictive,
+    build_pymc_model,
+    fit_bayes,
+    prior_predictive,
+)
 from bayes_lsm.datasets import list_datasets, load_dataset
 from bayes_lsm.design import Design, build_design
 from bayes_lsm.errors import DataError, SpecificationError
@@ -183,7 +189,7 @@ class LocationScaleModel:
         words = self.specification
         return fit_bayes(
             self.design,
-            prior=words.priors if prior is None else _as_priors(prior),
+            prior=self._priors(prior),
             engine=engine or words.engine,
             draws=words.draws if draws is None else draws,
             seed=words.seed if seed is None else seed,
@@ -193,12 +199,32 @@ class LocationScaleModel:
             progress=progress,
         )
 
+    def prior_predictive(
+        self,
+        *,
+        prior: Priors | PresetName | None = None,
+        draws: int = 10_000,
+        seed: int | None = None,
+    ) -> PriorPredictive:
+        """What the priors say of τ, ratios of τ and new effects, before the data do.
+
+        See `bayes_lsm.bayes.prior_predictive`.
+        """
+        return prior_predictive(self.design, prior=self._priors(prior), draws=draws, seed=seed)
+
     def to_pymc(self, *, prior: Priors | PresetName | None = None) -> pm.Model:
         """The model as a plain `pymc.Model`, to sample or to extend.
 
         See `bayes_lsm.bayes.build_pymc_model` for the names of its variables.
         """
-        return build_pymc_model(self.design, None if prior is None else _as_priors(prior))
+        return build_pymc_model(self.design, self._priors(prior))
+
+    def _priors(self, given: Priors | PresetName | None) -> Priors:
+        """The specification's, or those given; a preset by name is of the same measure."""
+        own = self.specification.priors
+        if isinstance(given, str):
+            return preset(given, measure=own.measure, unit_information_sd=own.unit_information_sd)
+        return given or own
 
     def __repr__(self) -> str:
         words = self.specification

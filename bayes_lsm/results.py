@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -11,8 +12,12 @@ import pandas as pd
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from bayes_lsm.design import Design
+from bayes_lsm.tables import Printable
 
 Array = npt.NDArray[np.float64]
+
+# Rows of a result that are printed: nobody reads more, and a notebook would stand still.
+_LONGEST = 1000
 
 
 class Fit(Protocol):
@@ -47,6 +52,48 @@ class Fit(Protocol):
 
     def to_dataframe(self) -> pd.DataFrame:
         """Both tables as one, indexed by part and term."""
+
+
+@dataclass(frozen=True, eq=False)
+class ResultTable(Printable):
+    """What a fit answered: a table with a title and the notes that its reader must see.
+
+    Attributes
+    ----------
+    heading : str
+        Its title.
+    table : DataFrame
+    remarks : tuple of str
+        Its notes.
+    level : float
+        Of the intervals.
+    """
+
+    heading: str
+    table: pd.DataFrame
+    remarks: tuple[str, ...]
+    level: float
+
+    @property
+    def title(self) -> str:
+        """What the table is of."""
+        return self.heading
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the table has to know."""
+        rows = len(self.table)
+        if rows <= _LONGEST:
+            return self.remarks
+        cut = f"the first {_LONGEST} of {rows} rows are shown; to_dataframe() has them all"
+        return (cut, *self.remarks)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The table, unrounded."""
+        return self.table.copy()
+
+    def _table(self) -> pd.DataFrame:
+        return super()._table().head(_LONGEST)
 
 
 def model_title(design: Design, how: str = "") -> str:

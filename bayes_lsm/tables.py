@@ -1,8 +1,9 @@
 """How tables of coefficients look: as text, as HTML and as LaTeX.
 
 A table here is a data frame whose index begins with the part (``location``, ``scale``) and ends
-with the term, and whose columns are statistics, or fits and their statistics. `Printable` is what
-every fit and comparison inherits, so that all are printed and published in the same way.
+with the term, or just names the rows, and whose columns are statistics, or fits and their
+statistics. `Printable` is what every fit, comparison and result inherits, so that all are printed
+and published in the same way.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
+
+# Below this a number is as good as 0; above that its fixed digits cannot be read.
+_NOISE, _LARGEST = 1e-12, 1e8
 
 HEADINGS = {
     "location": "Location",
@@ -89,7 +93,11 @@ class Printable(ABC):
 
 
 def format_cells(table: pd.DataFrame, *, digits: int) -> pd.DataFrame:
-    """Each number as text: fixed digits, small p-values as ``<.01``, ``.`` for a missing one."""
+    """Each number as text: fixed digits, small p-values as ``<.01``, ``.`` for a missing one.
+
+    A number that those digits would show as 0, and a very large one, get a power of ten: a τ of
+    2e-09 is not 0.
+    """
     columns = [
         [_format(str(_last(label)), value, digits) for value in table.iloc[:, j]]
         for j, label in enumerate(table.columns)
@@ -109,7 +117,10 @@ def _format(column: str, value: object, digits: int) -> str:
         return f"<{smallest:.{digits}f}".replace("0.", ".", 1)
     if isinstance(value, int | np.integer) or column.startswith("ess"):
         return f"{value:.0f}"
-    return f"{value:.{digits}f}"
+    size = abs(float(value))
+    if _NOISE < size < smallest / 2 or _LARGEST < size < np.inf:
+        return f"{value:.0e}" if size < 1 else f"{value:.2e}"
+    return f"{0.0 if size <= _NOISE else value:.{digits}f}"
 
 
 def _last(label: object) -> object:
@@ -127,7 +138,8 @@ def text_table(table: pd.DataFrame, *, digits: int) -> str:
     cells = format_cells(table, digits=digits)
     keys = [_key(key) for key in cells.index]
     stubs = [max(len(key[i]) for key in keys) for i in range(1, len(keys[0]))]
-    left = ["  ".join(map(str.ljust, key[1:], stubs)) for key in keys]
+    indent = "  " if any(key[0] for key in keys) else ""
+    left = [indent + "  ".join(map(str.ljust, key[1:], stubs)) for key in keys]
     stub = len(left[0])
     groups = _groups(table.columns)
     widths = [
@@ -140,15 +152,15 @@ def text_table(table: pd.DataFrame, *, digits: int) -> str:
         "  " + name.center(sum(widths[j] for j in members) - 2) for name, members in groups
     )
     below = "".join(str(_last(c)).rjust(w) for c, w in zip(table.columns, widths, strict=True))
-    lines = [" " * (stub + 2) + above] if any(name for name, _ in groups) else []
-    lines += [" " * (stub + 2) + below]
-    part = None
+    lines = [" " * stub + above] if any(name for name, _ in groups) else []
+    lines += [" " * stub + below]
+    part = ""
     for i, key in enumerate(keys):
         if key[0] != part:
             part = key[0]
             lines.append(HEADINGS.get(part, part))
         row = "".join(map(str.rjust, cells.iloc[i], widths))
-        lines.append(f"  {left[i]}{row}")
+        lines.append(left[i] + row)
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -174,10 +186,13 @@ def html_table(result: Printable, *, digits: int) -> str:
             **{f"c{j}": cells.iloc[:, j].map(html.escape).to_list() for j in range(cells.shape[1])},
         }
     )
+    parts = "part" if any(key[0] for key in keys) else None
+    if parts is None:
+        frame = frame.drop(columns="part")
     keyed = [f"key{i}" for i in range(1, len(keys[0]))]
     labels = {f"c{j}": html.escape(str(_last(c))) for j, c in enumerate(table.columns)}
     shown = (
-        gt.GT(frame, groupname_col="part", id=f"t{zlib.crc32(frame.to_csv().encode()):08x}")
+        gt.GT(frame, groupname_col=parts, id=f"t{zlib.crc32(frame.to_csv().encode()):08x}")
         .tab_header(title=gt.html(html.escape(result.title)))
         .cols_label(**dict.fromkeys(keyed, ""), **labels)
         .cols_align("left", columns=keyed)
@@ -212,7 +227,9 @@ def latex_table(result: Printable, *, digits: int) -> str:
         lines += [" & " * stubs + " & ".join(names) + r" \\", " ".join(rules)]
     heads = [_tex(str(_last(label))) for label in table.columns]
     lines += [" & " * stubs + " & ".join(heads) + r" \\"]
-    part = None
+    part = ""
+    if not keys[0][0]:
+        lines.append(r"\midrule")
     for key, row in zip(keys, cells.to_numpy(), strict=True):
         if key[0] != part:
             part = key[0]
@@ -244,11 +261,15 @@ def _tex_symbol(text: str) -> str:
 def _tex_number(text: str) -> str:
     if text.endswith("inf"):
         return r"$-\infty$" if text.startswith("-") else r"$\infty$"
+    number, power, exponent = text.partition("e")
+    if power:
+        return rf"${number} \times 10^{{{int(exponent)}}}$"
     return text.replace("-", "$-$", 1) if text.startswith("-") else _tex(text)
 
 
 def _key(key: object) -> tuple[str, ...]:
-    return tuple(map(str, key)) if isinstance(key, tuple) else (str(key),)
+    """Part and names of a row; the part is empty where the index has one level only."""
+    return tuple(map(str, key)) if isinstance(key, tuple) else ("", str(key))
 
 
 def _groups(columns: pd.Index) -> list[tuple[str, list[int]]]:

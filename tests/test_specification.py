@@ -3,6 +3,7 @@
 import pickle
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,24 @@ from hypothesis import strategies as st
 
 from bayes_lsm.errors import FormulaError, SpecificationError
 from bayes_lsm.frozen import FrozenDict
-from bayes_lsm.priors import HalfNormal, Normal, Priors
+from bayes_lsm.priors import (
+    R2D2,
+    Cauchy,
+    Flat,
+    HalfCauchy,
+    HalfNormal,
+    HalfStudentT,
+    Horseshoe,
+    InverseGamma,
+    Laplace,
+    Logistic,
+    LogNormal,
+    Normal,
+    PresetName,
+    Priors,
+    StudentT,
+    Uniform,
+)
 from bayes_lsm.specification import Specification, find_specification, list_models
 
 BASE = 'location = "yi ~ x"\nvariance = "vi"\n'
@@ -79,6 +97,24 @@ _normal = st.builds(
     st.floats(min_value=1e-300, max_value=1e300),
 )
 _half = st.builds(HalfNormal, st.floats(min_value=1e-300, max_value=1e300))
+_number = st.floats(-1e3, 1e3)
+_positive = st.floats(1e-3, 1e3)
+_per = st.sampled_from(["raw", "standardised"])
+_on_line = {"on": st.sampled_from(["coefficient", "log_tau2", "log_tau"]), "moderators": _per}
+_on_variance = {"on": st.sampled_from(["tau", "tau2"]), "moderators": _per}
+_BY_LOC = (Cauchy, Laplace, Logistic)
+_any_scale = st.one_of(
+    _normal,
+    _half,
+    st.builds(StudentT, df=_positive, loc=_number, scale=_positive, **_on_line),
+    *(st.builds(each, loc=_number, scale=_positive, **_on_line) for each in _BY_LOC),
+    st.builds(HalfStudentT, df=_positive, scale=_positive, **_on_variance),
+    st.builds(HalfCauchy, scale=_positive, **_on_variance),
+    st.builds(LogNormal, mean_log=_number, sd_log=_positive, **_on_variance),
+    st.builds(InverseGamma, shape=_positive, scale=_positive, **_on_variance),
+    st.builds(Uniform, lower=st.just(0.0), upper=_positive, **_on_variance),
+)
+_shrinkage = st.builds(Horseshoe, global_scale=_positive) | st.builds(R2D2, b=_positive)
 
 
 @settings(max_examples=150, deadline=None)
@@ -99,9 +135,13 @@ _half = st.builds(HalfNormal, st.floats(min_value=1e-300, max_value=1e300))
         description=_text,
         priors=st.builds(
             Priors,
-            preset=st.sampled_from(["weakly_informative", "slides"]),
-            location=st.dictionaries(_text, _normal, max_size=2),
-            scale=st.dictionaries(_text, _normal | _half, max_size=2),
+            preset=st.sampled_from(get_args(PresetName)),
+            location=st.dictionaries(_text, _normal | st.builds(Flat), max_size=2),
+            scale=st.dictionaries(_text.filter(lambda term: term != "*"), _any_scale, max_size=2),
+            measure=st.sampled_from(["OR", "SMD"]),
+            unit_information_sd=st.none() | _positive,
+            tau=st.none() | _any_scale,
+            scale_shrinkage=st.none() | _shrinkage,
         ),
     )
 )
@@ -162,7 +202,8 @@ mean = "0"
         "did you mean 'draws' instead of 'drws'?",
         "line 11: priors.preset: ",
         'line 15: priors.scale."I(x - 1)".sd: input should be greater than 0, got -1',
-        "line 17: priors.scale.z: family must be one of 'normal', 'half_normal', got 'gamma'",
+        "line 17: priors.scale.z: family must be one of 'normal', 'student_t', ",
+        "'inverse_gamma', got 'gamma'",
         "priors.location.z: the location prior of 'z' is half-normal",
         "line 25: priors.scale.normal.mean: input should be a valid number, got '0'",
     ]:

@@ -3,9 +3,11 @@
 Given α, β has an exact normal posterior, so what is left to explore has q dimensions, and thousands
 of values of α can be tried in milliseconds. A mixture of the prior and of Student-t distributions
 is fitted to the posterior of α in a few rounds; the last round is weighted, the weights are
-smoothed, and draws of equal weight are taken. All of it happens in the coordinates θ that the
-priors are stated on. The weights say how good the result is: their Pareto k, and how many
-independent draws they are worth.
+smoothed, and draws of equal weight are taken. The weights say how good the result is: their
+Pareto k, and how many independent draws they are worth.
+
+All of it happens in the coordinates φ of `coordinates`. Of ln τ² of one study the effects can say
+±√2 at best, so with G = ∂ln τ²/∂θ the information is G'G/2.
 """
 
 from __future__ import annotations
@@ -16,25 +18,33 @@ from typing import Protocol
 
 import numpy as np
 
+from bayes_lsm.bayes.coordinates import Coordinates, log_tau2_of_residuals
 from bayes_lsm.bayes.draws import Array, Draws, Importance
-from bayes_lsm.bayes.mixture import Fixed, Mixture, fit_mixture
+from bayes_lsm.bayes.mixture import Mixture, fit_mixture
 from bayes_lsm.bayes.pareto import smooth_weights
 from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Normal, PriorBlock, ResolvedPriors
 
-_ROUND = 2000  # points of one adaptation round
+_ROUND = 2000  # points of one adaptation round, at least
+_POINTS_PER_COVARIANCE = 100  # and covariance entry
 _MOST_ROUNDS = 8
 _GOOD_EFFICIENCY = 0.7
+_FAIR_EFFICIENCY = 0.4  # good enough when it no longer rises
+_SMALLEST_GAIN = 0.03
 _COMPONENTS = 6
 _LARGEST_SAMPLE = 60_000
 _LARGE_WEIGHT = 0.01  # of the total
+_TRIED = 250  # points, of which the best are climbed from
+_NEGLIGIBLE_HILL = 25.0  # below the highest, in logs
+_STEP = 0.01  # of a difference, in φ
 _CHAINS = 4  # independent draws, but ArviZ's diagnostics want several chains
 
 
 def can_collapse(priors: ResolvedPriors) -> bool:
-    """Whether β can be integrated out: every location prior is normal."""
-    return all(isinstance(prior, Normal) for prior in priors.location.priors)
+    """Whether β can be integrated out (location priors normal) and α has no hyperparameters."""
+    normal = all(isinstance(prior, Normal) for prior in priors.location.priors)
+    return normal and priors.scale.shrinkage is None
 
 
 def sample_collapsed(
@@ -58,25 +68,33 @@ def sample_collapsed(
     """
     if not can_collapse(priors):
         raise FitError(
-            "the collapsed engine needs normal priors on all location coefficients; use "
-            "engine='nuts'"
+            "the collapsed engine needs normal priors on all location coefficients, and no "
+            "shrinkage prior on the scale part; use engine='nuts'"
         )
     rng = np.random.default_rng(seed)
     target = _Target(design, priors)
-    theta, importance = draw_weighted(target, draws, rng)
-    alphas = target.coefficients(theta)
+    phi, importance = draw_weighted(target, draws, rng)
+    alphas = target.coefficients(phi)
     location = target.draw_location(alphas, rng)
     shape = chain_shape(draws)
     return Draws(location.reshape(shape), alphas.reshape(shape), importance=importance)
 
 
 class Target(Protocol):
-    """A log density of points (m, d), the prior's share of it, and draws from that prior."""
+    """A posterior density to draw from, in coordinates φ with d dimensions.
 
-    prior: Fixed
+    Attributes
+    ----------
+    coordinates : Coordinates
+    guesses : ndarray, shape (2, d)
+        The priors' middle, and where the residuals point.
+    """
 
-    def __call__(self, theta: Array) -> Array:
-        """Log density (m,), up to the marginal likelihood."""
+    coordinates: Coordinates
+    guesses: Array
+
+    def __call__(self, phi: Array) -> Array:
+        """Log density (m,) of points (m, d), up to the marginal likelihood; never nan."""
 
 
 def draw_weighted(target: Target, draws: int, rng: np.random.Generator) -> tuple[Array, Importance]:
@@ -84,12 +102,12 @@ def draw_weighted(target: Target, draws: int, rng: np.random.Generator) -> tuple
     mixture, efficiency = _adapt(target, rng)
     mixture = mixture.widened()
     size = min(math.ceil(1.5 * draws / max(efficiency, 0.01)), max(_LARGEST_SAMPLE, draws))
-    theta = mixture.sample(size, rng)
-    log_weights = target(theta) - mixture.logpdf(theta)
+    phi = mixture.sample(size, rng)
+    log_weights = target(phi) - mixture.logpdf(phi)
     smoothed, k = smooth_weights(log_weights)
     weights = np.exp(smoothed)
     chosen = _resample(weights, draws, rng)
-    return theta[chosen], _importance(log_weights, weights, k, draws)
+    return phi[chosen], _importance(log_weights, weights, k, draws)
 
 
 def chain_shape(draws: int) -> tuple[int, int, int]:
@@ -98,34 +116,31 @@ def chain_shape(draws: int) -> tuple[int, int, int]:
 
 
 class _Target:
-    """The log posterior density of θ, up to the marginal likelihood."""
+    """The log posterior density of φ, up to the marginal likelihood."""
 
     def __init__(self, design: Design, priors: ResolvedPriors) -> None:
-        self._block = priors.scale
         self._inverse = np.linalg.inv(priors.scale.contrasts)
         mean, precision = _normal_prior(priors.location)
         self._data = tuple(
             np.ascontiguousarray(array, dtype=float)
             for array in (design.y, design.v, design.X, design.Z, mean, precision)
         )
-        self.prior = Fixed(self._prior_logpdf, self._prior_sample)
+        G = design.Z @ self._inverse
+        self.coordinates = Coordinates(priors.scale.priors, G / math.sqrt(2))
+        _, log_tau2 = log_tau2_of_residuals(design.y, design.v, design.X)
+        away = log_tau2 - G @ self.coordinates.theta_middle
+        self.guesses = np.array([self.coordinates.middle, self.coordinates.towards(G.T @ away / 2)])
 
-    def _prior_logpdf(self, theta: Array) -> Array:
-        pairs = enumerate(self._block.priors)
-        return np.asarray(sum(prior.logpdf(theta[:, j]) for j, prior in pairs))
+    def coefficients(self, phi: Array) -> Array:
+        """α (m, q) from φ (m, q)."""
+        return np.ascontiguousarray(self.coordinates.theta(phi) @ self._inverse.T)
 
-    def _prior_sample(self, size: int, rng: np.random.Generator) -> Array:
-        return np.column_stack([prior.sample(size, rng) for prior in self._block.priors])
-
-    def coefficients(self, theta: Array) -> Array:
-        """α (m, q) from θ (m, q)."""
-        return np.ascontiguousarray(theta @ self._inverse.T)
-
-    def __call__(self, theta: Array) -> Array:
+    def __call__(self, phi: Array) -> Array:
         from bayes_lsm.likelihood.integrated import log_marginal
 
-        values = log_marginal(self.coefficients(theta), *self._data)
-        return np.asarray(values + self._prior_logpdf(theta))
+        values = log_marginal(self.coefficients(phi), *self._data)
+        values = values + self.coordinates.prior.logpdf(phi)
+        return np.where(np.isnan(values), -np.inf, values)
 
     def draw_location(self, alphas: Array, rng: np.random.Generator) -> Array:
         """One β (m, p) given each α (m, q)."""
@@ -146,15 +161,17 @@ def _normal_prior(block: PriorBlock) -> tuple[Array, Array]:
 def _adapt(target: Target, rng: np.random.Generator) -> tuple[Mixture, float]:
     """A mixture near the posterior, and the share of its points that are effective."""
     mixture = _first_mixture(target, rng)
+    q = mixture.means.shape[1]
+    size = max(_ROUND, _POINTS_PER_COVARIANCE * (q + 1) * (q + 2))
     best, best_efficiency = mixture, 0.0
     for step in range(_MOST_ROUNDS):
-        points = mixture.sample(_ROUND, rng)
+        points = mixture.sample(size, rng)
         log_weights = target(points) - mixture.logpdf(points)
-        log_weights = np.where(np.isnan(log_weights), -np.inf, log_weights)
         efficiency = _efficiency(log_weights)
+        gained = efficiency > best_efficiency + _SMALLEST_GAIN
         if efficiency > best_efficiency:
             best, best_efficiency = mixture, efficiency
-        if efficiency > _GOOD_EFFICIENCY:
+        if efficiency > _GOOD_EFFICIENCY or (efficiency > _FAIR_EFFICIENCY and not gained):
             break
         weights = _tempered(log_weights)
         if step == 0:
@@ -164,46 +181,66 @@ def _adapt(target: Target, rng: np.random.Generator) -> tuple[Mixture, float]:
 
 
 def _first_mixture(target: Target, rng: np.random.Generator) -> Mixture:
-    """The prior, and a narrow and a wide t around each mode that is found from three starts."""
-    tried = target.prior.sample(500, rng)
-    values = target(tried)
-    width = np.subtract(*np.quantile(tried, [0.84, 0.16], axis=0)) / 2
-    order = np.argsort(-np.nan_to_num(values, nan=-np.inf))
-    starts = [tried[order[0]], tried[order[1]], np.median(tried, axis=0)]
+    """The prior, and a narrow and a wide t around each mode that is found from a few starts."""
     means: list[Array] = []
     factors: list[Array] = []
-    for start in starts:
-        mode, covariance = _climb(target, start, width)
-        apart = [
-            np.linalg.norm(np.linalg.solve(f, mode - m))
-            for m, f in zip(means, factors, strict=True)
-        ]
-        if min(apart, default=math.inf) > 0.5:
-            means += [mode, mode]
-            factor = np.linalg.cholesky(covariance)
-            factors += [factor, 2.5 * factor]
-    weights = np.r_[0.2, np.full(len(means), 0.8 / len(means))]
-    return Mixture(weights, np.array(means), np.array(factors), target.prior)
+    heights: list[float] = []
+    for start in _starts(target, rng):
+        mode, factor, value = _climb(target, start)
+        known = zip(means, factors, strict=True)
+        if any(_near(mode, m, f) and _near(mode, m, factor) for m, f in known):
+            continue
+        means.append(mode)
+        factors.append(factor)
+        # The mass of a normal hill, up to a constant.
+        heights.append(value + float(np.log(np.diag(factor)).sum()))
+    # What lies lower holds nothing, unless in a breadth that only the prior can cover.
+    kept = np.array(heights) > np.max(heights) - _NEGLIGIBLE_HILL
+    mode, hill = np.array(means)[kept], np.array(factors)[kept]
+    prior = target.coordinates.prior
+    weights = np.r_[0.2, np.full(2 * len(mode), 0.4 / len(mode))]
+    return Mixture(weights, np.r_[mode, mode], np.r_[hill, 2.5 * hill], prior)
 
 
-def _climb(target: Target, start: Array, width: Array) -> tuple[Array, Array]:
-    """Newton ascent with differences for derivatives: the mode and the covariance there."""
+def _starts(target: Target, rng: np.random.Generator) -> list[Array]:
+    """The prior's middle, the guess from the residuals, and the best points about either."""
+    middle, guess = target.guesses
+    about_guess = guess + 4.0 * rng.standard_normal((_TRIED, len(guess)))
+    starts = [middle, guess]
+    for tried in (target.coordinates.prior.sample(_TRIED, rng), about_guess):
+        starts += list(tried[np.argsort(-target(tried))[:2]])
+    return starts
+
+
+def _near(x: Array, mean: Array, factor: Array) -> bool:
+    return bool(np.linalg.norm(np.linalg.solve(factor, x - mean)) < 0.5)
+
+
+def _climb(target: Target, start: Array) -> tuple[Array, Array, float]:
+    """Newton ascent with differences for derivatives.
+
+    The mode, a lower Cholesky factor of the covariance there, and the log density.
+    """
     here, value = start, float(target(start[None])[0])
-    covariance = np.diag(width**2)
+    unit = target.coordinates.prior_factor
+    covariance = unit @ unit.T
     for _ in range(40):
-        gradient, hessian = _derivatives(target, here, value, 1e-3 * width)
+        gradient, hessian = _derivatives(target, here, value, np.full(len(here), _STEP))
+        if not (np.isfinite(gradient).all() and np.isfinite(hessian).all()):
+            break
         # In units of the prior's width; where the posterior is flatter than the prior, the prior.
-        curvature, vectors = np.linalg.eigh(-hessian * np.outer(width, width))
+        curvature, vectors = np.linalg.eigh(-unit.T @ hessian @ unit)
         curvature = np.maximum(np.abs(curvature), 0.2)
-        covariance = (vectors / curvature @ vectors.T) * np.outer(width, width)
+        axes = unit @ vectors
+        covariance = (axes / curvature) @ axes.T
         step = covariance @ gradient
-        lengths = 0.5 ** np.arange(8)
+        lengths = 0.5 ** np.arange(16)
         values = target(here + lengths[:, None] * step)
-        furthest = int(np.nanargmax(values)) if not np.isnan(values).all() else 0
+        furthest = int(np.argmax(values))
         if not values[furthest] > value + 1e-3:
             break
         here, value = here + lengths[furthest] * step, float(values[furthest])
-    return here, covariance
+    return here, np.linalg.cholesky(covariance), value
 
 
 def _derivatives(

@@ -43,7 +43,7 @@ def convergence(design: Design, draws: Draws) -> pd.DataFrame:
 
 def _independent(names: Sequence[str], values: Array, ess: float) -> pd.DataFrame:
     # The rank of the median among so many draws has standard deviation ½ / √ess.
-    half = 0.5 / np.sqrt(ess)
+    half = 0.5 / np.sqrt(max(ess, 1.0))
     lower, upper = np.quantile(values, [0.5 - half, 0.5 + half], axis=0)
     return pd.DataFrame(
         {"ess": ess, "mcse_median": (upper - lower) / 2}, index=pd.Index(names, name="term")

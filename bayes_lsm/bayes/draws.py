@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -86,3 +86,13 @@ class Draws:
         if self.df is not None and self.df.size > 1:
             found["study_effects"] = (("df",), self.df[..., None])
         return found
+
+
+# Numbers (rows × draws) that are worked on at a time: 8 MB an array, whatever the number of rows.
+_BLOCK = 1_000_000
+
+
+def row_blocks(rows: int, draws: int) -> Iterator[slice]:
+    """Rows few enough that an array of rows × draws stays small."""
+    step = max(1, _BLOCK // draws)
+    return (slice(start, min(start + step, rows)) for start in range(0, rows, step))

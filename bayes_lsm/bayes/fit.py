@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -15,13 +16,13 @@ from bayes_lsm.bayes.collapsed import can_collapse, sample_collapsed
 from bayes_lsm.bayes.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.graph import require_log_link, resolve_priors
+from bayes_lsm.bayes.intervals import Interval, bounds, check_interval
 from bayes_lsm.bayes.sampling import sample_nuts
 from bayes_lsm.bayes.student import describe, df_prior
-from bayes_lsm.bayes.student_collapsed import sample_student
+from bayes_lsm.bayes.student_collapsed import can_sample_student, sample_student
 from bayes_lsm.bayes.tree import build_datatree
 from bayes_lsm.design import Design
 from bayes_lsm.errors import ConvergenceWarning, FitError
-from bayes_lsm.links import tau2_from_log
 from bayes_lsm.priors import Priors
 from bayes_lsm.results import model_title
 from bayes_lsm.specification import Engine
@@ -30,9 +31,12 @@ from bayes_lsm.tables import Printable
 if TYPE_CHECKING:
     from xarray import DataTree
 
+    from bayes_lsm.bayes.effects import Blups
+    from bayes_lsm.bayes.heterogeneity import Heterogeneity
+    from bayes_lsm.bayes.prediction import Prediction
+    from bayes_lsm.bayes.probability import Direction, Probability
     from bayes_lsm.bayes.weights import StudyWeights
-
-Interval = Literal["eti", "hdi"]
+    from bayes_lsm.contrasts import ContrastInterval, Measure, ScaleFunctions
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,15 +99,13 @@ class BayesFit(Printable):
             r_hat, of the collapsed engine ess. `mad` is the median absolute deviation from the
             median, which does not hang on the tails.
         """
-        if not 0 < level < 1:
-            raise FitError(f"level must be between 0 and 1, got {level}")
-        bounds = {"eti": _equal_tailed, "hdi": _highest_density}
-        if interval not in bounds:
-            raise FitError(f"interval must be 'eti' or 'hdi', got {interval!r}")
+        check_interval(level, interval)
         tables = {}
         for part, (names, draws) in self.draws.parts(self.design).items():
             values = draws.reshape(-1, len(names))
-            tables[part] = _summarise(names, values, *bounds[interval](values, level))
+            tables[part] = _summarise(
+                names, values, *bounds(values, level=level, interval=interval)
+            )
         return pd.concat(tables, names=["part", "term"]).join(self.convergence)
 
     @property
@@ -125,11 +127,89 @@ class BayesFit(Printable):
         """Posterior median of τ² of each study, shape (k,).
 
         With Student-t study effects τ is the scale of the t; their SD, τ √(ν / (ν − 2)), is in
-        `study_weights`.
+        `study_weights` and `heterogeneity`.
         """
-        # The median commutes with exp(), so one study at a time needs one column of draws.
-        medians = [np.median(self.draws.flat_scale @ z) for z in self.design.Z]
-        return tau2_from_log(np.array(medians))
+        from bayes_lsm.bayes.prediction import study_tau2
+
+        return study_tau2(self)
+
+    def predict(
+        self,
+        new_data: pd.DataFrame | None = None,
+        *,
+        variance: float | Sequence[float] | None = None,
+        level: float = 0.95,
+        interval: Interval = "eti",
+    ) -> Prediction:
+        """Effects, prediction intervals and τ at new moderators, or of the studies themselves.
+
+        See `bayes_lsm.bayes.prediction.predict`.
+        """
+        from bayes_lsm.bayes.prediction import predict
+
+        return predict(self, new_data, variance=variance, level=level, interval=interval)
+
+    def new_effects(
+        self,
+        new_data: pd.DataFrame | None = None,
+        *,
+        variance: float | Sequence[float] | None = None,
+        seed: int | None = None,
+    ) -> Array:
+        """Draws of the effect of a new study; see `bayes_lsm.bayes.prediction.new_effects`."""
+        from bayes_lsm.bayes.prediction import new_effects
+
+        return new_effects(self, new_data, variance=variance, seed=seed)
+
+    def probability(
+        self,
+        beyond: float,
+        new_data: pd.DataFrame | None = None,
+        *,
+        direction: Direction = "above",
+    ) -> Probability:
+        """P(an effect lies beyond a threshold); see `bayes_lsm.bayes.probability.probability`."""
+        from bayes_lsm.bayes.probability import probability
+
+        return probability(self, beyond, new_data, direction=direction)
+
+    def blup(self, *, level: float = 0.95, interval: Interval = "eti") -> Blups:
+        """The studies' own true effects; see `bayes_lsm.bayes.effects.blup`."""
+        from bayes_lsm.bayes.effects import blup
+
+        return blup(self, level=level, interval=interval)
+
+    def true_effects(self, *, seed: int | None = None) -> Array:
+        """Draws of the studies' own true effects; see `bayes_lsm.bayes.effects.true_effects`."""
+        from bayes_lsm.bayes.effects import true_effects
+
+        return true_effects(self, seed=seed)
+
+    def heterogeneity(self, *, level: float = 0.95, interval: Interval = "eti") -> Heterogeneity:
+        """τ², τ, I² and H²; see `bayes_lsm.bayes.heterogeneity.heterogeneity`."""
+        from bayes_lsm.bayes.heterogeneity import heterogeneity
+
+        return heterogeneity(self, level=level, interval=interval)
+
+    def scale_functions(
+        self,
+        rows: Array,
+        labels: Sequence[str],
+        *,
+        measure: Measure = "log_tau2",
+        method: ContrastInterval | None = None,
+        level: float = 0.95,
+        compared: bool = True,
+    ) -> ScaleFunctions:
+        """Linear functions of the scale coefficients, for `bayes_lsm.contrasts`.
+
+        See `bayes_lsm.bayes.contrasts.scale_functions`.
+        """
+        from bayes_lsm.bayes.contrasts import scale_functions
+
+        return scale_functions(
+            self, rows, measure=measure, method=method, level=level, compared=compared
+        )
 
     def study_weights(self) -> StudyWeights:
         """How far Student-t study effects discount each study.
@@ -239,7 +319,7 @@ def fit_bayes(
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     drawn = None
-    direct = df is not None or can_collapse(resolved)
+    direct = can_collapse(resolved) if df is None else can_sample_student(resolved)
     if engine == "collapsed" or (engine == "auto" and direct):
         if df is None:
             drawn = sample_collapsed(design, resolved, draws=draws, seed=seed)
@@ -290,19 +370,3 @@ def _summarise(names: tuple[str, ...], values: Array, lower: Array, upper: Array
         },
         index=pd.Index(names, name="term"),
     )
-
-
-def _equal_tailed(values: Array, level: float) -> tuple[Array, Array]:
-    tail = (1 - level) / 2
-    lower, upper = np.quantile(values, [tail, 1 - tail], axis=0)
-    return lower, upper
-
-
-def _highest_density(values: Array, level: float) -> tuple[Array, Array]:
-    """The shortest interval that holds `level` of the draws, column by column."""
-    ordered = np.sort(values, axis=0)
-    inside = int(np.ceil(level * len(ordered)))
-    widths = ordered[inside - 1 :] - ordered[: len(ordered) - inside + 1]
-    first = np.argmin(widths, axis=0)
-    columns = np.arange(ordered.shape[1])
-    return ordered[first, columns], ordered[first + inside - 1, columns]

@@ -7,22 +7,23 @@ Study effects are integrated out, so a model has as many unknowns as coefficient
 ``location`` and ``scale`` are always there, on the user's scale. Where every prior is stated on its
 raw coefficient they are the free variables. Otherwise the free variables are what the priors are
 stated on, one vector for each family (``location_theta``, ``scale_theta``, ``scale_tau``), and the
-coefficients follow from them. To teach the builder another family, add it to `_FAMILIES`.
+coefficients follow from them. To teach the builder another family, add it to `families`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.bayes import families
 from bayes_lsm.bayes.student import df_prior, observe_student
 from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.links import LARGEST_EXPONENT
-from bayes_lsm.priors import HalfNormal, Normal, Prior, PriorBlock, Priors, ResolvedPriors, resolve
+from bayes_lsm.priors import Normal, PriorBlock, Priors, ResolvedPriors, resolve
 
 if TYPE_CHECKING:
     import pymc as pm
@@ -122,43 +123,12 @@ def _coefficients(part: str, names: Sequence[str], block: PriorBlock, columns: A
     import pymc as pm
 
     dims = f"{part}_term"
-    if block.is_raw and all(isinstance(prior, Normal) for prior in block.priors):
-        return _normal(part, block.priors, dims, transform=_decorrelation(columns))
-    theta: list[Any] = [None] * len(names)
-    for family, build in _FAMILIES.items():
-        members = [j for j, prior in enumerate(block.priors) if isinstance(prior, family)]
-        if members:
-            suffix, variable = build
-            name = f"{part}_{suffix}"
-            pm.modelcontext(None).add_coord(f"{name}_term", [names[j] for j in members])
-            drawn = variable(name, [block.priors[j] for j in members], f"{name}_term")
-            for position, j in enumerate(members):
-                theta[j] = drawn[position]
+    if families.is_raw_normal(block):
+        normals = [prior for prior in block.priors if isinstance(prior, Normal)]
+        return families.variable(part, normals, dims, transform=_decorrelation(columns))
     inverse = np.linalg.inv(block.contrasts)
-    return pm.Deterministic(part, pm.math.dot(inverse, pm.math.stack(theta)), dims=dims)
-
-
-def _normal(name: str, priors: Sequence[Any], dims: str, transform: Any = None) -> Any:
-    import pymc as pm
-
-    mean = np.array([prior.mean for prior in priors])
-    sd = np.array([prior.sd for prior in priors])
-    options = {} if transform is None else {"transform": transform}
-    return pm.Normal(name, mean, sd, dims=dims, **options)
-
-
-def _half_normal(name: str, priors: Sequence[Any], dims: str) -> Any:
-    """τ is half-normal; θ is ln τ²."""
-    import pymc as pm
-
-    tau = pm.HalfNormal(name, np.array([prior.sd for prior in priors]), dims=dims)
-    return 2.0 * pm.math.log(tau)
-
-
-_FAMILIES: dict[type[Prior], tuple[str, Callable[..., Any]]] = {
-    Normal: ("theta", _normal),
-    HalfNormal: ("tau", _half_normal),
-}
+    theta = families.theta(part, names, block)
+    return pm.Deterministic(part, pm.math.dot(inverse, theta), dims=dims)
 
 
 def _decorrelation(columns: Array) -> Any:

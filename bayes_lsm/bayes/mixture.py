@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaln, logsumexp
+from scipy.special import gammaln
 
 Array = npt.NDArray[np.float64]
 
 _DF = 5.0
+_SMALLEST_SCALE = 0.03  # of a component, in any direction
 _SMALLEST_WEIGHT = 0.02
 # With a share w of the prior, no weight exceeds max p(y | α) / (w · p(y)).
 _SMALLEST_WIDE_WEIGHT = 0.05
@@ -61,7 +62,7 @@ class Mixture:
 
     def logpdf(self, x: Array) -> Array:
         """Log density (m,) at points (m, q)."""
-        return np.asarray(logsumexp(self.component_logpdf(x)[0] + np.log(self.weights), axis=1))
+        return _log_sum_exp(self.component_logpdf(x)[0] + np.log(self.weights))[:, 0]
 
     def widened(self) -> Mixture:
         """A quarter of each t given to a twin of three times its width, for the shoulders."""
@@ -86,15 +87,18 @@ class Mixture:
 
 
 def fit_mixture(start: Mixture, points: Array, weights: Array, *, iterations: int = 12) -> Mixture:
-    """Expectation–maximisation from `start`, for points (m, q) with weights (m,) that sum to 1."""
+    """Expectation–maximisation from `start`, for points (m, q) with weights (m,) that sum to 1.
+
+    No component becomes narrower than 0.03 in any direction.
+    """
     mixture, q = start, points.shape[1]
     centre = weights @ points
     overall = np.cov(points.T, aweights=weights, ddof=0).reshape(q, q)
-    ridge = 1e-4 * np.diag(np.maximum(np.diag(overall), 1e-12))
+    ridge = _SMALLEST_SCALE**2 * np.eye(q)
     for _ in range(iterations):
         density, distance = mixture.component_logpdf(points)
         share = density + np.log(mixture.weights)
-        share = np.exp(share - logsumexp(share, axis=1, keepdims=True)) * weights[:, None]
+        share = np.exp(share - _log_sum_exp(share)) * weights[:, None]
         sizes = share.sum(axis=0)
         pull = share[:, 1:] * (_DF + q) / (_DF + distance)
         total = pull.sum(axis=0) + 1e-300
@@ -112,3 +116,9 @@ def fit_mixture(start: Mixture, points: Array, weights: Array, *, iterations: in
         floored[[0, -1]] = np.maximum(sizes[[0, -1]], _SMALLEST_WIDE_WEIGHT)
         mixture = Mixture(floored / floored.sum(), means, factors, start.fixed)
     return mixture
+
+
+def _log_sum_exp(logs: Array) -> Array:
+    """ln Σ exp over the rows of (m, K), shape (m, 1); scipy's costs as much as an EM iteration."""
+    top = logs.max(axis=1, keepdims=True)
+    return np.asarray(top + np.log(np.exp(logs - top).sum(axis=1, keepdims=True)))

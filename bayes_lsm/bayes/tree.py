@@ -56,16 +56,14 @@ def build_datatree(
     posterior_predictive and observed_data.
 
     ``log_prior`` has one value for each coefficient: the log density of what its prior is stated
-    on (see `PriorBlock.logpdf`). Predictions are of new effects in the same studies. With
-    Student-t study effects, `df` is the prior of ν or its fixed value; then the groups posterior,
-    log_prior and prior have ``df`` too, or the group constant_data where it is fixed.
+    on (see `PriorBlock.logpdf`). Predictions are of new effects in the same studies. With a flat
+    location prior there is neither ``prior`` nor ``prior_predictive``. With Student-t study
+    effects, `df` is the prior of ν or its fixed value; then the groups posterior, log_prior and
+    prior have ``df`` too, or the group constant_data where it is fixed.
     """
     import arviz as az
 
     rng = np.random.default_rng(seed)
-    location = priors.location.sample(_PRIOR_DRAWS, rng)[None]
-    scale = priors.scale.sample(_PRIOR_DRAWS, rng)[None]
-    prior_df = None if df is None else sample_df(df, _PRIOR_DRAWS, rng)[None]
     groups: dict[str, dict[str, Any]] = {
         "posterior": {"location": draws.location, "scale": draws.scale},
         "log_likelihood": {"effect": log_likelihood(design, draws.location, draws.scale, draws.df)},
@@ -76,14 +74,19 @@ def build_datatree(
         "posterior_predictive": {
             "effect": _predict(design, draws.location, draws.scale, draws.df, rng)
         },
-        "prior": {"location": location, "scale": scale},
-        "prior_predictive": {"effect": _predict(design, location, scale, prior_df, rng)},
         "observed_data": {"effect": design.y},
     }
+    if priors.location.is_proper:  # a flat prior cannot be drawn from
+        location = priors.location.sample(_PRIOR_DRAWS, rng)[None]
+        scale = priors.scale.sample(_PRIOR_DRAWS, rng)[None]
+        prior_df = None if df is None else sample_df(df, _PRIOR_DRAWS, rng)[None]
+        groups["prior"] = {"location": location, "scale": scale}
+        groups["prior_predictive"] = {"effect": _predict(design, location, scale, prior_df, rng)}
+        if isinstance(df, DegreesOfFreedom):
+            groups["prior"]["df"] = prior_df
     if isinstance(df, DegreesOfFreedom) and draws.df is not None:
         groups["posterior"]["df"] = draws.df
         groups["log_prior"]["df"] = df.logpdf(draws.df)
-        groups["prior"]["df"] = prior_df
     elif df is not None:
         groups["constant_data"] = {"df": np.asarray(df)}
     if draws.stats:

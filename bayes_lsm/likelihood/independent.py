@@ -73,6 +73,14 @@ def estimate_location(y: Array, variance: Array, X: Array) -> Location:
     return Location(beta, inverse @ inverse.T, y - X @ beta, log_det, Q)
 
 
+def typical_sampling_variance(v: Array, X: Array) -> float:
+    """ṽ = (k − p) / tr(P) with P = W − WX(X'WX)⁻¹X'W and W = diag(1/v)."""
+    w = 1.0 / v
+    C = estimate_location(np.zeros_like(v), v, X).covariance
+    h = np.einsum("ij,jk,ik->i", X, C, X)
+    return float((len(v) - X.shape[1]) / np.sum(w - w**2 * h))
+
+
 def tau2(alpha: Array, Z: Array, zero: npt.NDArray[np.bool_] | None = None) -> Array:
     """τ² of each study (n,); exactly 0 where `zero` (n,) says so."""
     values = tau2_from_log(Z @ alpha)

@@ -14,10 +14,16 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import numpy.typing as npt
 from numba import njit, prange
 
 from bayes_lsm.likelihood.kernels import cholesky
 from bayes_lsm.links import LARGEST_EXPONENT
+
+Array = npt.NDArray[np.float64]
+
+_BLOCK = 512  # rows of one thread's turn
+_MUCH_WORK = 100_000_000  # multiplications: some 50 ms
 
 
 @njit(cache=True)
@@ -58,31 +64,46 @@ def _condition(alpha, r, v, X, Z, precision, L, b):
     return total
 
 
+@njit(cache=True)
+def _marginal_rows(alphas, r, v, X, Z, precision, constant, values):
+    p = X.shape[1]
+    factor, b = np.zeros((p, p)), np.empty(p)
+    for i in range(len(alphas)):
+        values[i] = -0.5 * (constant + _condition(alphas[i], r, v, X, Z, precision, factor, b))
+
+
 @njit(cache=True, parallel=True)
-def log_marginal(alphas, y, v, X, Z, mean, precision):
+def _marginal_blocks(alphas, r, v, X, Z, precision, constant, values):
+    blocks = len(alphas) // _BLOCK + 1
+    for block in prange(blocks):
+        rows = slice(block * _BLOCK, (block + 1) * _BLOCK)
+        _marginal_rows(alphas[rows], r, v, X, Z, precision, constant, values[rows])
+
+
+def log_marginal(
+    alphas: Array, y: Array, v: Array, X: Array, Z: Array, mean: Array, precision: Array
+) -> Array:
     """ln p(y | α) for each row of alphas (m, q), given β ~ N(mean, precision⁻¹)."""
     n, p = X.shape
-    r = y - X @ mean
-    L = np.zeros((p, p))
-    cholesky(precision, L)
-    constant = n * math.log(2 * math.pi)
-    for a in range(p):
-        constant -= 2.0 * math.log(L[a, a])
+    _, log_det = np.linalg.slogdet(precision)
+    constant = n * math.log(2 * math.pi) - log_det
     values = np.empty(len(alphas))
-    for i in prange(len(alphas)):
-        factor, b = np.zeros((p, p)), np.empty(p)
-        values[i] = -0.5 * (constant + _condition(alphas[i], r, v, X, Z, precision, factor, b))
+    # A second thread helps only where there is much to do: on a busy machine the first one waits
+    # for it, and that is longer than the work of a few thousand rows.
+    work = len(alphas) * n * (p * p + Z.shape[1] + 10)
+    run = _marginal_blocks if work > _MUCH_WORK else _marginal_rows
+    run(alphas, y - X @ mean, v, X, Z, precision, constant, values)
     return values
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True)
 def draw_location(alphas, noise, y, v, X, Z, mean, precision):
     """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
     p = X.shape[1]
     r = y - X @ mean
     drawn = np.empty((len(alphas), p))
-    for i in prange(len(alphas)):
-        L, b = np.zeros((p, p)), np.empty(p)
+    L, b = np.zeros((p, p)), np.empty(p)
+    for i in range(len(alphas)):
         _condition(alphas[i], r, v, X, Z, precision, L, b)
         for a in range(p - 1, -1, -1):  # L' β = L⁻¹b + noise
             s = b[a] + noise[i, a]

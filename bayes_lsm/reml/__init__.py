@@ -8,8 +8,8 @@ link, and `fitting` makes a `RemlFit` of it. All else takes a `RemlFit`: `tests`
 it. `tau2_estimators` has the classical estimators of one τ². A new method is a new module here.
 """
 
+from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
 from bayes_lsm.reml.bootstrap import BootstrapTest, bootstrap_test
-from bayes_lsm.reml.contrasts import tau_contrasts, tau_means, tau_steps
 from bayes_lsm.reml.divergence import Divergence
 from bayes_lsm.reml.estimate import Bounds
 from bayes_lsm.reml.fit import RemlFit, Test

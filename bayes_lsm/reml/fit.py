@@ -25,6 +25,7 @@ from bayes_lsm.results import model_title, stack_parts, wald_table
 from bayes_lsm.tables import Printable, format_table, text_table, wrap_notes
 
 if TYPE_CHECKING:
+    from bayes_lsm.contrasts import ContrastInterval, Measure, ScaleFunctions
     from bayes_lsm.reml.check import Check
     from bayes_lsm.reml.influence import Influence
     from bayes_lsm.reml.intervals import IntervalMethod
@@ -230,6 +231,26 @@ class RemlFit(Printable):
         from bayes_lsm.reml.prediction import blup
 
         return blup(self, level=level)
+
+    def scale_functions(
+        self,
+        rows: Array,
+        labels: Sequence[str],
+        *,
+        measure: Measure = "log_tau2",
+        method: ContrastInterval | None = None,
+        level: float = 0.95,
+        compared: bool = True,
+    ) -> ScaleFunctions:
+        """Linear functions of the scale coefficients, for `bayes_lsm.contrasts`.
+
+        See `bayes_lsm.reml.contrasts.scale_functions`.
+        """
+        from bayes_lsm.reml.contrasts import scale_functions
+
+        return scale_functions(
+            self, rows, labels, measure=measure, method=method, level=level, compared=compared
+        )
 
     def profile(
         self, term: str, *, points: int | Sequence[float] = 41, level: float = 0.95

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import chdtrc
 
-from bayes_lsm.likelihood.independent import estimate_location
+from bayes_lsm.likelihood.independent import estimate_location, typical_sampling_variance
 from bayes_lsm.tables import format_table
 
 if TYPE_CHECKING:
@@ -241,14 +241,6 @@ def cochran_q(y: Array, v: Array, X: Array) -> ChiSquareTest:
     df = len(y) - X.shape[1]
     statistic = float(np.sum(residuals**2 / v))
     return ChiSquareTest(statistic, df, float(chdtrc(df, statistic)))
-
-
-def typical_sampling_variance(v: Array, X: Array) -> float:
-    """ṽ = (k − p) / tr(P) with P = W − WX(X'WX)⁻¹X'W and W = diag(1/v)."""
-    w = 1.0 / v
-    C = estimate_location(np.zeros_like(v), v, X).covariance
-    h = np.einsum("ij,jk,ik->i", X, C, X)
-    return float((len(v) - X.shape[1]) / np.sum(w - w**2 * h))
 
 
 def standard_error_tau2(v: Array, X: Array, tau2: float, *, method: Literal["REML", "ML"]) -> float:

@@ -20,8 +20,7 @@ from bayes_lsm.reml.linear_scale import (
     scale_at,
 )
 from bayes_lsm.reml.predictive import predictive_interval
-from bayes_lsm.results import model_title
-from bayes_lsm.tables import format_cells, format_table, wrap_notes
+from bayes_lsm.results import ResultTable, model_title
 
 if TYPE_CHECKING:
     from bayes_lsm.reml.fit import RemlFit
@@ -35,53 +34,14 @@ _VAGUE = 2.0
 
 
 @dataclass(frozen=True, eq=False)
-class ResultTable:
-    """A table with a title and the notes that its reader must see.
-
-    Attributes
-    ----------
-    title : str
-    table : DataFrame
-    notes : tuple of str
-    level : float
-        Of the intervals.
-    """
-
-    title: str
-    table: pd.DataFrame
-    notes: tuple[str, ...]
-    level: float
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """The table, unrounded."""
-        return self.table.copy()
-
-    def to_string(self, *, digits: int = 4) -> str:
-        """The table as text, with a missing number as ``.``, and the notes below it."""
-        parts = [self.title, "", format_table(self.table, digits=digits), ""]
-        return "\n".join([*parts, *wrap_notes(self.notes)]).rstrip()
-
-    def __str__(self) -> str:
-        return self.to_string()
-
-    def _repr_html_(self) -> str:
-        import html
-
-        notes = "".join(f"<p>Note: {html.escape(note)}</p>" for note in self.notes)
-        table = format_cells(self.table, digits=4).rename_axis(None).to_html()
-        return f"<p><b>{html.escape(self.title)}</b></p>{table}{notes}"
-
-
-@dataclass(frozen=True, eq=False)
 class Prediction(ResultTable):
     """Predictions at some values of the moderators: see `predict` and `predict_tau`.
 
     Attributes
     ----------
-    title : str
     table : DataFrame
         One row for each row of the new data.
-    notes : tuple of str
+    remarks : tuple of str
         Where there is no heterogeneity, where a number is missing, and why.
     level : float
         Of the intervals.

@@ -20,11 +20,11 @@ import pandas as pd
 from bayes_lsm.columns import check_columns
 from bayes_lsm.design import Design
 from bayes_lsm.errors import BayesLsmError, BayesLsmWarning, FitError
-from bayes_lsm.likelihood.independent import estimate_location
+from bayes_lsm.likelihood.independent import estimate_location, typical_sampling_variance
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.reml.fit import RemlFit
 from bayes_lsm.reml.fitting import fit_reml
-from bayes_lsm.reml.heterogeneity import cochran_q, typical_sampling_variance
+from bayes_lsm.reml.heterogeneity import cochran_q
 from bayes_lsm.reml.surface import Surface
 from bayes_lsm.tables import format_cells, format_table
 

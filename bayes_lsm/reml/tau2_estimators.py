@@ -25,13 +25,12 @@ from scipy.special import chdtri
 
 from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.independent import estimate_location
+from bayes_lsm.likelihood.independent import estimate_location, typical_sampling_variance
 from bayes_lsm.reml.fit import RemlFit
 from bayes_lsm.reml.heterogeneity import (
     Heterogeneity,
     cochran_q,
     standard_error_tau2,
-    typical_sampling_variance,
 )
 from bayes_lsm.reml.search import Search
 from bayes_lsm.results import model_title, wald_table

@@ -1,0 +1,187 @@
+"""Bias, error and interval coverage of Bayesian estimates where the true coefficients are known.
+
+Calibration averages over the prior, where a Bayesian is right by construction. Held at one truth,
+the same posteriors have the properties that a frequentist asks about: they are pulled towards the
+prior, and their intervals hold the truth more or less often than they say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+
+from bayes_lsm.bayes.draws import Array
+from bayes_lsm.bayes.refits import (
+    LEVELS,
+    Refits,
+    Sampler,
+    check_whole,
+    chosen_seed,
+    make_sampler,
+    refit,
+)
+from bayes_lsm.design import Design
+from bayes_lsm.errors import FitError
+from bayes_lsm.priors import Priors
+from bayes_lsm.results import stack_parts
+from bayes_lsm.tables import Printable
+
+
+@dataclass(frozen=True, eq=False)
+class Coverage(Printable):
+    """How posteriors fare on effects simulated from stated coefficients.
+
+    Attributes
+    ----------
+    design : Design
+    prior : Priors
+    refits : Refits
+        Posterior summaries and problems of every fit.
+    engine : str
+    seed : int
+        What to pass to `coverage` for the same result.
+    """
+
+    design: Design
+    prior: Priors
+    refits: Refits
+    engine: str
+    seed: int
+
+    _digits: ClassVar[int] = 3
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a coefficient.
+
+        Columns truth, bias of the posterior mean with its Monte Carlo error bias_se, bias_median
+        of the posterior median, rmse of the mean, sd (the average posterior SD), and cover50,
+        cover80, cover95: the share of equal-tailed intervals that hold the truth.
+        """
+        refits = self.refits
+        error = refits.mean - refits.truth
+        table = pd.DataFrame(
+            {
+                "truth": refits.truth[0],
+                "bias": error.mean(axis=0),
+                "bias_se": error.std(axis=0, ddof=1) / np.sqrt(len(error)),
+                "bias_median": (refits.median - refits.truth).mean(axis=0),
+                "rmse": np.sqrt(np.mean(error**2, axis=0)),
+                "sd": refits.sd.mean(axis=0),
+                **{
+                    f"cover{100 * level:.0f}": share
+                    for level, share in zip(LEVELS, refits.covered, strict=True)
+                },
+            }
+        )
+        location, scale = self.design.location.names, self.design.scale.names
+        return stack_parts(
+            table[: len(location)].set_index(pd.Index(location, name="term")),
+            table[len(location) :].set_index(pd.Index(scale, name="term")),
+        )
+
+    @property
+    def title(self) -> str:
+        """Engine, number of studies and of simulations."""
+        return (
+            f"Coverage and Bias (k = {self.design.n_studies}; {self.engine}; "
+            f"{len(self.refits.truth)} simulations)"
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the table has to know."""
+        m = len(self.refits.truth)
+        errors = ", ".join(f"{np.sqrt(level * (1 - level) / m):.3f}" for level in LEVELS)
+        return (
+            "effects are simulated from the true coefficients, with the moderators and sampling "
+            f"variances of the design; Monte Carlo SEs of the shares covered are {errors}",
+            f"seed {self.seed}; priors, resolved once: {self.prior.describe()}",
+            *self.refits.describe_problems(),
+        )
+
+
+def coverage(
+    design: Design,
+    prior: Priors | None = None,
+    *,
+    location: Mapping[str, float],
+    scale: Mapping[str, float],
+    simulations: int = 1000,
+    engine: Literal["collapsed", "nuts"] | Sampler = "collapsed",
+    draws: int = 1000,
+    seed: int | None = None,
+    progress: bool = True,
+) -> Coverage:
+    """Bias of posterior means and coverage of posterior intervals at stated coefficients.
+
+    Parameters
+    ----------
+    design : Design
+        ``model.design``; k studies.
+    prior : Priors, optional
+        Default: those of the design's specification, worked out once from its own effects.
+    location, scale : mapping of term name to float
+        The true value of every coefficient; the scale part on ln τ².
+    simulations : int, default 1000
+    engine : {"collapsed", "nuts"} or function, default "collapsed"
+        As for `calibrate`.
+    draws : int, default 1000
+        Posterior draws of each fit.
+    seed : int, optional
+        The same seed gives the same result. Without one, a seed is drawn and kept.
+    progress : bool, default True
+        Show a progress bar on standard error.
+
+    Raises
+    ------
+    FitError
+        When a true coefficient is missing, unknown or not finite, and for settings out of range.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> model = lsm.LocationScaleModel.from_file("preterm_random_effects")
+    >>> found = lsm.coverage(model.design, location={"intrcpt": 11}, scale={"intrcpt": 2},
+    ...                  simulations=20, draws=200, seed=1, progress=False)
+    >>> bool(found.to_dataframe()["cover95"].min() > 0.8)
+    True
+
+    References
+    ----------
+    Morris, T. P., White, I. R., & Crowther, M. J. (2019). Using simulation studies to evaluate
+    statistical methods. Statistics in Medicine, 38(11), 2074-2102. doi:10.1002/sim.8086
+    """
+    check_whole("simulations", simulations, least=20)
+    prior = prior or design.specification.priors
+    truth = np.r_[
+        _coefficients("location", location, design.location.names),
+        _coefficients("scale", scale, design.scale.names),
+    ]
+    sample = make_sampler(design, prior, engine=engine, draws=draws)
+    seed = chosen_seed(seed)
+    refits = refit(
+        design,
+        np.tile(truth, (simulations, 1)),
+        sample,
+        largest_rank=min(100, draws),
+        rng=np.random.default_rng(seed),
+        progress=progress,
+    )
+    name = engine if isinstance(engine, str) else getattr(engine, "__name__", "own engine")
+    return Coverage(design, prior, refits, name, seed)
+
+
+def _coefficients(part: str, given: Mapping[str, float], names: tuple[str, ...]) -> Array:
+    if set(given) != set(names):
+        raise FitError(
+            f"the true {part} coefficients must be given for {', '.join(map(repr, names))}; got "
+            f"{', '.join(map(repr, given)) or 'none'}"
+        )
+    values = np.array([given[name] for name in names], dtype=float)
+    if not np.isfinite(values).all():
+        raise FitError(f"the true {part} coefficients must be finite, got {dict(given)}")
+    return values

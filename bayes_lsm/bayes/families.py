@@ -1,0 +1,143 @@
+"""The PyMC twins of the priors: what a block of priors says, as variables of a model.
+
+The free variables are what the priors are stated on, one vector for each family
+(``location_theta``, ``scale_theta``, ``scale_tau``, ``scale_student_t``, …), so that each of them
+is a distribution that its name says. θ follows from them as `Family.power` and `Family.on_variance`
+say. Under a shrinkage prior the free variables are its hyperparameters and standard normals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bayes_lsm.priors import R2D2, Family, Horseshoe, Normal, PriorBlock, Shrinkage
+
+
+@dataclass(frozen=True)
+class Twin:
+    """How a family is written in PyMC.
+
+    Attributes
+    ----------
+    suffix : str
+        Of the variable's name, after the part's.
+    distribution : str
+        In `pymc`.
+    parameters : dict of str to str
+        PyMC's name of a parameter, and the family's.
+    """
+
+    suffix: str
+    distribution: str
+    parameters: dict[str, str]
+
+
+TWINS = {
+    "normal": Twin("theta", "Normal", {"mu": "mean", "sigma": "sd"}),
+    "student_t": Twin("student_t", "StudentT", {"nu": "df", "mu": "loc", "sigma": "scale"}),
+    "cauchy": Twin("cauchy", "Cauchy", {"alpha": "loc", "beta": "scale"}),
+    "laplace": Twin("laplace", "Laplace", {"mu": "loc", "b": "scale"}),
+    "logistic": Twin("logistic", "Logistic", {"mu": "loc", "s": "scale"}),
+    "uniform": Twin("uniform", "Uniform", {"lower": "lower", "upper": "upper"}),
+    "flat": Twin("flat", "Flat", {}),
+    "half_normal": Twin("tau", "HalfNormal", {"sigma": "sd"}),
+    "half_student_t": Twin("half_student_t", "HalfStudentT", {"nu": "df", "sigma": "scale"}),
+    "half_cauchy": Twin("half_cauchy", "HalfCauchy", {"beta": "scale"}),
+    "log_normal": Twin("log_normal", "LogNormal", {"mu": "mean_log", "sigma": "sd_log"}),
+    "inverse_gamma": Twin("inverse_gamma", "InverseGamma", {"alpha": "shape", "beta": "scale"}),
+}
+
+
+def is_raw_normal(block: PriorBlock) -> bool:
+    """Whether the coefficients themselves can be one vector of normals."""
+    normals = [prior for prior in block.priors if isinstance(prior, Normal)]
+    return (
+        block.is_raw
+        and len(normals) == len(block.priors)
+        and all(prior.power == 1 for prior in normals)
+    )
+
+
+def variable(name: str, priors: Sequence[Family], dims: str, **options: Any) -> Any:
+    """One vector whose elements have priors of one family, on what those are stated on."""
+    import pymc as pm
+
+    twin = TWINS[priors[0].model_dump()["family"]]
+    values = {
+        theirs: np.array([getattr(prior, ours) for prior in priors])
+        for theirs, ours in twin.parameters.items()
+    }
+    return getattr(pm, twin.distribution)(name, **values, dims=dims, **options)
+
+
+def theta(part: str, names: Sequence[str], block: PriorBlock) -> Any:
+    """What the priors of a part are distributions of, as one vector of the current model.
+
+    Parameters
+    ----------
+    part : {"location", "scale"}
+    names : sequence of str
+        Of the coefficients.
+    block : PriorBlock
+
+    Returns
+    -------
+    tensor, shape (p,)
+        ``block.contrasts @ coefficients``.
+    """
+    import pymc as pm
+    import pytensor.tensor as pt
+
+    found: list[Any] = [None] * len(names)
+    families = [prior for prior in block.priors if isinstance(prior, Family)]
+    for family in dict.fromkeys(type(prior) for prior in families):
+        members = [j for j, prior in enumerate(block.priors) if type(prior) is family]
+        priors = [prior for prior in families if type(prior) is family]
+        name = f"{part}_{TWINS[family.model_fields['family'].default].suffix}"
+        pm.modelcontext(None).add_coord(f"{name}_term", [names[j] for j in members])
+        drawn = variable(name, priors, f"{name}_term")
+        for position, (j, prior) in enumerate(zip(members, priors, strict=True)):
+            value = drawn[position]
+            found[j] = prior.power * (pt.log(value) if prior.on_variance else value)
+    if block.shrinkage is not None:
+        slopes = _shrunk(part, [names[j] for j in block.shrunk], block.shrinkage)
+        for position, j in enumerate(block.shrunk):
+            found[j] = slopes[position]
+    return pt.stack(found)
+
+
+def _shrunk(part: str, names: Sequence[str], shrinkage: Shrinkage) -> Any:
+    import pymc as pm
+
+    dims = f"{part}_shrunk_term"
+    pm.modelcontext(None).add_coord(dims, names)
+    sd = _SHRUNK_SD[type(shrinkage)](part, shrinkage, dims)
+    return sd * pm.Normal(f"{part}_shrunk", 0.0, 1.0, dims=dims)
+
+
+def _horseshoe_sd(part: str, prior: Horseshoe, dims: str) -> Any:
+    import pymc as pm
+    import pytensor.tensor as pt
+
+    common = pm.HalfCauchy(f"{part}_global", prior.global_scale)
+    local = common * pm.HalfCauchy(f"{part}_local", 1.0, dims=dims)
+    return local / pt.sqrt(1.0 + (local / prior.slab_scale) ** 2)
+
+
+def _r2d2_sd(part: str, prior: R2D2, dims: str) -> Any:
+    import pymc as pm
+    import pytensor.tensor as pt
+
+    xi = pm.Gamma(f"{part}_global", prior.b, 1.0)
+    gamma = pm.Gamma(f"{part}_local", prior.concentration, 1.0, dims=dims)
+    return prior.scale * pt.sqrt(gamma / xi)
+
+
+_SHRUNK_SD: dict[type[Shrinkage], Callable[..., Any]] = {
+    Horseshoe: _horseshoe_sd,
+    R2D2: _r2d2_sd,
+}

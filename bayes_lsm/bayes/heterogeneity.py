@@ -1,0 +1,157 @@
+"""Posteriors of τ², τ, I² and H².
+
+As in `bayes_lsm.reml.heterogeneity` I² and H² compare τ² with the typical sampling variance
+ṽ = (k − p) / tr(P), P with weights 1/v (Higgins & Thompson 2002, doi:10.1002/sim.1186):
+I² = τ²/(τ² + ṽ), H² = (τ² + ṽ)/ṽ. The average study's τ² is the mean of the studies' τ², taken in
+each draw. R² is left to REML: it compares two fits, and draws of two posteriors do not pair up.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bayes_lsm.bayes.draws import Array, row_blocks
+from bayes_lsm.bayes.intervals import Interval, Measure, bounds, check_interval, tau_summaries
+from bayes_lsm.bayes.prediction import by_distinct_rows, how
+from bayes_lsm.likelihood.independent import typical_sampling_variance
+from bayes_lsm.links import tau2_from_log
+from bayes_lsm.results import ResultTable, model_title
+
+if TYPE_CHECKING:
+    from bayes_lsm.bayes.fit import BayesFit
+
+
+@dataclass(frozen=True, eq=False)
+class Heterogeneity(ResultTable):
+    """Heterogeneity of a Bayesian fit: see `heterogeneity`.
+
+    Attributes
+    ----------
+    table : DataFrame
+        Rows tau2, tau, I2 (per cent), H2, of the average study; columns estimate (posterior
+        median), ci_lb, ci_ub.
+    level : float
+        Of the intervals.
+    interval : {"eti", "hdi"}
+    typical_variance : float
+        ṽ, the typical sampling variance.
+    constant : bool
+        Whether the scale part is intercept-only, so that all studies have one τ².
+    average_tau2 : ndarray, shape (S,)
+        Posterior draws of the average study's τ².
+    """
+
+    interval: Interval
+    typical_variance: float
+    constant: bool
+    average_tau2: Array
+    _fit: BayesFit
+
+    @property
+    def tau2(self) -> float:
+        """Posterior median of the average study's τ²."""
+        return self._estimate("tau2")
+
+    @property
+    def tau(self) -> float:
+        """Posterior median of the root of the average study's τ²."""
+        return self._estimate("tau")
+
+    @property
+    def I2(self) -> float:
+        """Posterior median of I², in per cent."""
+        return self._estimate("I2")
+
+    @property
+    def H2(self) -> float:
+        """Posterior median of H²."""
+        return self._estimate("H2")
+
+    def _estimate(self, name: str) -> float:
+        return float(self.table["estimate"][name])
+
+    @cached_property
+    def by_study(self) -> pd.DataFrame:
+        """One row a study: the posterior medians tau2, tau, I2 and H2, each with its ``…_ci_lb``
+        and ``…_ci_ub``."""
+        fit, measures = self._fit, _measures(self.typical_variance)
+
+        def summarise(rows: Array) -> dict[str, Array]:
+            eta = rows @ fit.draws.flat_scale.T
+            return tau_summaries(eta, measures, level=self.level, interval=self.interval)
+
+        index = pd.Index(fit.design.labels, name="study")
+        return by_distinct_rows(fit, fit.design.Z, summarise).set_index(index)
+
+
+def heterogeneity(
+    fit: BayesFit, *, level: float = 0.95, interval: Interval = "eti"
+) -> Heterogeneity:
+    """τ², τ, I² and H² with intervals, of the average study and of each.
+
+    Parameters
+    ----------
+    fit : BayesFit
+    level : float, default 0.95
+        Of the intervals.
+    interval : {"eti", "hdi"}, default "eti"
+        Equal-tailed, or of highest density, each on its own scale.
+
+    Returns
+    -------
+    Heterogeneity
+        Its `table` has rows tau2, tau, I2, H2; `Heterogeneity.by_study` has those of each study.
+
+    Raises
+    ------
+    FitError
+        For a level outside (0, 1) or an unknown interval.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> fit = lsm.LocationScaleModel(
+    ...     "yi ~ ablat", variance="vi", data=lsm.load_dataset("bcg"), priors="slides"
+    ... ).fit_bayes(draws=40_000, seed=1)
+    >>> heterogeneity(fit).table.loc["I2"].round(-1).to_list()
+    [60.0, 0.0, 90.0]
+    """
+    check_interval(level, interval)
+    design = fit.design
+    average = _average_tau2(fit)
+    typical = typical_sampling_variance(design.v, design.X)
+    measures = _measures(typical)
+    values = np.column_stack([measure(average) for measure in measures.values()])
+    lower, upper = bounds(values, level=level, interval=interval)
+    table = pd.DataFrame(
+        {"estimate": np.median(values, axis=0), "ci_lb": lower, "ci_ub": upper},
+        index=list(measures),
+    )
+    constant = design.scale.names == ("intrcpt",)
+    about = "" if constant else " of the average study"
+    title = f"Heterogeneity{about} in a {model_title(design, how(fit, level, interval))}"
+    return Heterogeneity(title, table, fit.notes, level, interval, typical, constant, average, fit)
+
+
+def _measures(typical: float) -> dict[str, Measure]:
+    return {
+        "tau2": np.positive,
+        "tau": np.sqrt,
+        "I2": lambda tau2: 100 * tau2 / (tau2 + typical),
+        "H2": lambda tau2: tau2 / typical + 1,
+    }
+
+
+def _average_tau2(fit: BayesFit) -> Array:
+    """The mean of the studies' τ² in each draw, shape (S,)."""
+    alphas = fit.draws.flat_scale
+    distinct, counts = np.unique(fit.design.Z, axis=0, return_counts=True)
+    total = np.zeros(len(alphas))
+    for block in row_blocks(len(distinct), len(alphas)):
+        total += counts[block] @ tau2_from_log(distinct[block] @ alphas.T)
+    return total / counts.sum()

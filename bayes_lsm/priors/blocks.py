@@ -1,0 +1,187 @@
+"""From what is said to what is used: priors bound to the data of a design."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bayes_lsm.errors import PriorError
+from bayes_lsm.priors.families import Flat, Prior
+from bayes_lsm.priors.family import SYMBOLS, Family
+from bayes_lsm.priors.rules import Rule, contrasts, rules
+from bayes_lsm.priors.shrinkage import Shrinkage
+from bayes_lsm.priors.statement import EVERY_OTHER_TERM, Priors
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PriorBlock:
+    """The priors of one part of a model, ready for use.
+
+    Attributes
+    ----------
+    contrasts : ndarray, shape (p, p)
+        Row j is the linear function θ_j of the coefficients that ``priors[j]`` is a distribution
+        of. The identity when every prior is on its raw coefficient.
+    priors : tuple of Prior or Shrinkage, length p
+        A shrinkage prior is that of all θ_j together at whose places it stands.
+    """
+
+    contrasts: Array
+    priors: tuple[Prior | Shrinkage, ...]
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether every prior is stated on its raw coefficient."""
+        return bool(np.array_equal(self.contrasts, np.eye(len(self.priors))))
+
+    @property
+    def is_proper(self) -> bool:
+        """Whether every prior integrates to one, so that it can be drawn from."""
+        return not any(isinstance(prior, Flat) for prior in self.priors)
+
+    @property
+    def shrinkage(self) -> Shrinkage | None:
+        """The joint prior of slopes, if there is one."""
+        found = (prior for prior in self.priors if isinstance(prior, Shrinkage))
+        return next(found, None)
+
+    @property
+    def shrunk(self) -> list[int]:
+        """Which θ_j share the joint prior."""
+        return [j for j, prior in enumerate(self.priors) if isinstance(prior, Shrinkage)]
+
+    def logpdf(self, coefficients: Array) -> Array:
+        """Log prior density of each θ_j, shape (..., p), for coefficients of shape (..., p).
+
+        The sum over the last axis is the log density of θ; that of the coefficients differs from
+        it by the constant log |det contrasts|. The slopes under a shrinkage prior have one joint
+        log density, its hyperparameters integrated out, of which each is given an equal part.
+        """
+        theta = np.asarray(coefficients) @ self.contrasts.T
+        values = np.empty_like(theta)
+        for j, prior in enumerate(self.priors):
+            if isinstance(prior, Family):
+                values[..., j] = prior.logpdf(theta[..., j])
+        if self.shrinkage is not None:
+            joint = self.shrinkage.joint_logpdf(theta[..., self.shrunk])
+            values[..., self.shrunk] = joint[..., None] / len(self.shrunk)
+        return values
+
+    def sample(self, size: int, rng: np.random.Generator) -> Array:
+        """Independent draws of the coefficients, shape (size, p).
+
+        Raises
+        ------
+        PriorError
+            When a prior is flat.
+        """
+        theta = np.empty((size, len(self.priors)))
+        for j, prior in enumerate(self.priors):
+            if isinstance(prior, Family):
+                theta[:, j] = prior.sample(size, rng)
+        if self.shrinkage is not None:
+            theta[:, self.shrunk] = self.shrinkage.joint_sample(size, len(self.shrunk), rng)
+        return np.linalg.solve(self.contrasts, theta.T).T
+
+
+@dataclass(frozen=True)
+class ResolvedPriors:
+    """The priors of a model's location and scale coefficients, bound to its data."""
+
+    location: PriorBlock
+    scale: PriorBlock
+
+
+def resolve(
+    priors: Priors,
+    *,
+    y: Array,
+    v: Array,
+    X: Array,
+    Z: Array,
+    location_names: Iterable[str],
+    scale_names: Iterable[str],
+) -> ResolvedPriors:
+    """Bind priors to data: work out each coefficient's prior and what it is stated on.
+
+    Raises
+    ------
+    PriorError
+        When a prior names a term that the model does not have, or a slope gets a prior of τ.
+    """
+    location_rule, scale_rule = rules(
+        priors.preset, measure=priors.measure, uisd=priors.unit_information_sd, y=y, v=v
+    )
+    location = _Binding("location", X, tuple(location_names), location_rule)
+    scale = _Binding("scale", Z, tuple(scale_names), scale_rule)
+    return ResolvedPriors(
+        location.block(priors.location),
+        scale.block(priors.scale, tau=priors.tau, shrinkage=priors.scale_shrinkage),
+    )
+
+
+@dataclass(frozen=True)
+class _Binding:
+    """One part of a model whose coefficients are to be given their priors."""
+
+    part: str
+    columns: Array
+    names: tuple[str, ...]
+    rule: Rule
+
+    def block(
+        self,
+        given: dict[str, Prior],
+        *,
+        tau: Prior | None = None,
+        shrinkage: Shrinkage | None = None,
+    ) -> PriorBlock:
+        """Each coefficient's prior, by the order of precedence that `Priors` documents."""
+        for term in given:
+            if term != EVERY_OTHER_TERM and term not in self.names:
+                raise PriorError(
+                    f"a {self.part} prior is given for {term!r}, but the {self.part} terms are "
+                    f"{', '.join(map(repr, self.names))}{_did_you_mean(term, self.names)}"
+                )
+        standardised, levels = contrasts(self.columns, "standardised")
+        of_rule, _ = contrasts(self.columns, self.rule.coordinates)
+        rows: list[Array] = []
+        chosen: list[Prior | Shrinkage] = []
+        for j, name in enumerate(self.names):
+            by_term = given.get(name)
+            if by_term is None and not (tau is not None and j in levels):
+                by_term = given.get(EVERY_OTHER_TERM)
+            if by_term is not None:
+                raw = by_term.moderators == "raw"
+                rows.append(np.eye(len(self.names))[j] if raw else standardised[j])
+                chosen.append(self._checked(by_term, name, is_level=j in levels))
+            elif tau is not None and j in levels:
+                rows.append(standardised[j])
+                chosen.append(tau)
+            elif shrinkage is not None and j not in levels:
+                rows.append(standardised[j])
+                chosen.append(shrinkage)
+            else:
+                rows.append(of_rule[j])
+                chosen.append(self.rule.level if j in levels else self.rule.slope)
+        return PriorBlock(np.array(rows), tuple(chosen))
+
+    def _checked(self, prior: Prior, name: str, *, is_level: bool) -> Prior:
+        if prior.on_variance and not is_level:
+            raise PriorError(
+                f"the {self.part} prior of {name!r} is {prior.words} on {SYMBOLS[prior.on]}, but "
+                "this coefficient is a slope, not a log τ²; use a normal prior, or put it on the "
+                "intercept"
+            )
+        return prior
+
+
+def _did_you_mean(word: str, allowed: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(allowed), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""

@@ -1,0 +1,331 @@
+"""Distributions of any coefficient, and the union of all families; see `family`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import Field
+from scipy import special
+
+from bayes_lsm.errors import PriorError
+from bayes_lsm.frozen import Fault
+from bayes_lsm.priors.family import (
+    LOG_2PI,
+    Array,
+    Family,
+    OnLine,
+    OnTheLine,
+    OnVariance,
+    log_t_constant,
+)
+from bayes_lsm.priors.variances import (
+    HalfCauchy,
+    HalfNormal,
+    HalfStudentT,
+    InverseGamma,
+    LogNormal,
+)
+
+
+class Normal(OnTheLine):
+    """Normal prior on a coefficient (of the scale part: on ln τ², or with `on` on ln τ).
+
+    Parameters
+    ----------
+    mean : float, default 0
+    sd : float, default 1
+        Must be positive.
+    on : {"coefficient", "log_tau2", "log_tau"}, default "coefficient"
+    moderators : {"raw", "standardised"}, default "raw"
+
+    Examples
+    --------
+    >>> Normal(0, 7)
+    Normal(mean=0.0, sd=7.0)
+    >>> Normal(0, 0.5, on="log_tau", moderators="standardised")
+    Normal(mean=0.0, sd=0.5, on='log_tau', moderators='standardised')
+    """
+
+    mean: float = Field(default=0.0, strict=True)
+    sd: float = Field(default=1.0, gt=0, strict=True)
+    family: Literal["normal"] = Field(default="normal", kw_only=True)
+
+    words: ClassVar[str] = "normal"
+
+    def _logpdf(self, x: Array) -> Array:
+        z = (x - self.mean) / self.sd
+        return np.asarray(-0.5 * z**2 - math.log(self.sd) - 0.5 * LOG_2PI)
+
+    def _cdf(self, x: Array) -> Array:
+        return np.asarray(special.ndtr((x - self.mean) / self.sd))
+
+    def _quantile(self, p: Array) -> Array:
+        return np.asarray(self.mean + self.sd * special.ndtri(p))
+
+    def _sample(self, size: int, rng: np.random.Generator) -> Array:
+        return rng.normal(self.mean, self.sd, size)
+
+
+class StudentT(OnTheLine):
+    """Student t prior on a coefficient: its tails let single large values through.
+
+    Parameters
+    ----------
+    df : float
+        Degrees of freedom; must be positive.
+    loc : float, default 0
+    scale : float, default 1
+        Must be positive.
+    on : {"coefficient", "log_tau2", "log_tau"}, default "coefficient"
+    moderators : {"raw", "standardised"}, default "raw"
+
+    Examples
+    --------
+    >>> StudentT(5, -3.44, 2.59, on="log_tau2")
+    StudentT(df=5.0, loc=-3.44, scale=2.59, on='log_tau2')
+    """
+
+    df: float = Field(gt=0, strict=True)
+    loc: float = Field(default=0.0, strict=True)
+    scale: float = Field(default=1.0, gt=0, strict=True)
+    family: Literal["student_t"] = Field(default="student_t", kw_only=True)
+
+    words: ClassVar[str] = "Student t"
+
+    def _logpdf(self, x: Array) -> Array:
+        z = (x - self.loc) / self.scale
+        tail = -0.5 * (self.df + 1) * np.log1p(z**2 / self.df)
+        return np.asarray(tail + log_t_constant(self.df) - math.log(self.scale))
+
+    def _cdf(self, x: Array) -> Array:
+        return np.asarray(special.stdtr(self.df, (x - self.loc) / self.scale))
+
+    def _quantile(self, p: Array) -> Array:
+        return np.asarray(self.loc + self.scale * special.stdtrit(self.df, p))
+
+    def _sample(self, size: int, rng: np.random.Generator) -> Array:
+        return self.loc + self.scale * rng.standard_t(self.df, size)
+
+
+class Cauchy(OnTheLine):
+    """Cauchy prior on a coefficient.
+
+    Parameters
+    ----------
+    loc : float, default 0
+    scale : float, default 1
+        Must be positive.
+    on : {"coefficient", "log_tau2", "log_tau"}, default "coefficient"
+    moderators : {"raw", "standardised"}, default "raw"
+
+    Examples
+    --------
+    >>> Cauchy(0, 0.7)
+    Cauchy(loc=0.0, scale=0.7)
+    """
+
+    loc: float = Field(default=0.0, strict=True)
+    scale: float = Field(default=1.0, gt=0, strict=True)
+    family: Literal["cauchy"] = Field(default="cauchy", kw_only=True)
+
+    words: ClassVar[str] = "Cauchy"
+
+    def _logpdf(self, x: Array) -> Array:
+        z = (x - self.loc) / self.scale
+        return np.asarray(-np.log1p(z**2) - math.log(math.pi * self.scale))
+
+    def _cdf(self, x: Array) -> Array:
+        return np.asarray(0.5 + np.arctan((x - self.loc) / self.scale) / math.pi)
+
+    def _quantile(self, p: Array) -> Array:
+        return np.asarray(self.loc + self.scale * np.tan(math.pi * (p - 0.5)))
+
+    def _sample(self, size: int, rng: np.random.Generator) -> Array:
+        return self.loc + self.scale * rng.standard_cauchy(size)
+
+
+class Laplace(OnTheLine):
+    """Laplace (double exponential) prior on a coefficient.
+
+    Parameters
+    ----------
+    loc : float, default 0
+    scale : float, default 1
+        Mean absolute deviation; must be positive.
+    on : {"coefficient", "log_tau2", "log_tau"}, default "coefficient"
+    moderators : {"raw", "standardised"}, default "raw"
+
+    Examples
+    --------
+    >>> Laplace(0, 1)
+    Laplace(loc=0.0, scale=1.0)
+    """
+
+    loc: float = Field(default=0.0, strict=True)
+    scale: float = Field(default=1.0, gt=0, strict=True)
+    family: Literal["laplace"] = Field(default="laplace", kw_only=True)
+
+    words: ClassVar[str] = "Laplace"
+
+    def _logpdf(self, x: Array) -> Array:
+        return np.asarray(-np.abs((x - self.loc) / self.scale) - math.log(2 * self.scale))
+
+    def _cdf(self, x: Array) -> Array:
+        z = (x - self.loc) / self.scale
+        tail = 0.5 * np.exp(-np.abs(z))
+        return np.where(z < 0, tail, 1 - tail)
+
+    def _quantile(self, p: Array) -> Array:
+        z = -np.sign(p - 0.5) * np.log(2 * np.minimum(p, 1 - p))
+        return np.asarray(self.loc + self.scale * z)
+
+    def _sample(self, size: int, rng: np.random.Generator) -> Array:
+        return rng.laplace(self.loc, self.scale, size)
+
+
+class Logistic(OnTheLine):
+    """Logistic prior on a coefficient.
+
+    Parameters
+    ----------
+    loc : float, default 0
+    scale : float, default 1
+        Must be positive; the standard deviation is 1.81 times as large.
+    on : {"coefficient", "log_tau2", "log_tau"}, default "coefficient"
+    moderators : {"raw", "standardised"}, default "raw"
+
+    Examples
+    --------
+    >>> Logistic(0, 1)
+    Logistic(loc=0.0, scale=1.0)
+    """
+
+    loc: float = Field(default=0.0, strict=True)
+    scale: float = Field(default=1.0, gt=0, strict=True)
+    family: Literal["logistic"] = Field(default="logistic", kw_only=True)
+
+    words: ClassVar[str] = "logistic"
+
+    def _logpdf(self, x: Array) -> Array:
+        size = np.abs((x - self.loc) / self.scale)
+        return np.asarray(-size - 2 * np.log1p(np.exp(-size)) - math.log(self.scale))
+
+    def _cdf(self, x: Array) -> Array:
+        return np.asarray(special.expit((x - self.loc) / self.scale))
+
+    def _quantile(self, p: Array) -> Array:
+        return np.asarray(self.loc + self.scale * special.logit(p))
+
+    def _sample(self, size: int, rng: np.random.Generator) -> Array:
+        return rng.logistic(self.loc, self.scale, size)
+
+
+class Flat(OnTheLine):
+    """No prior: a constant density on a location coefficient.
+
+    It is improper: there is nothing to draw from it, and no marginal likelihood. A scale
+    coefficient cannot have it. As τ² → 0 the likelihood tends to that of a common effect and not to
+    zero, so the posterior would be improper as well.
+
+    Examples
+    --------
+    >>> Flat()
+    Flat()
+    """
+
+    family: Literal["flat"] = Field(default="flat", kw_only=True)
+
+    words: ClassVar[str] = "flat"
+
+    def _logpdf(self, x: Array) -> Array:
+        return np.zeros_like(x)
+
+    def _cdf(self, x: Array) -> Array:
+        raise self._no_distribution()
+
+    def _quantile(self, p: Array) -> Array:
+        raise self._no_distribution()
+
+    def _sample(self, size: int, rng: np.random.Generator) -> Array:
+        raise self._no_distribution()
+
+    def _no_distribution(self) -> PriorError:
+        return PriorError(
+            "a flat prior is no distribution: it has no quantiles and cannot be drawn from; use a "
+            "wide normal prior"
+        )
+
+
+class Uniform(Family):
+    """Uniform prior between two values, on a coefficient or on τ, τ² or ln τ.
+
+    Parameters
+    ----------
+    lower, upper : float
+        With ``lower < upper``; not negative on τ and τ².
+    on : {"coefficient", "log_tau2", "log_tau", "tau", "tau2"}, default "coefficient"
+    moderators : {"raw", "standardised"}, default "raw"
+
+    Examples
+    --------
+    >>> Uniform(0, 2, on="tau")
+    Uniform(lower=0.0, upper=2.0, on='tau')
+    """
+
+    on: OnLine | OnVariance = Field(default="coefficient", kw_only=True)
+    lower: float = Field(strict=True)
+    upper: float = Field(strict=True)
+    family: Literal["uniform"] = Field(default="uniform", kw_only=True)
+
+    words: ClassVar[str] = "uniform"
+
+    @classmethod
+    def _faults_between(cls, fields: Mapping[str, Any]) -> list[Fault]:
+        lower, upper = fields.get("lower"), fields.get("upper")
+        if not isinstance(lower, int | float) or not isinstance(upper, int | float):
+            return []
+        if not lower < upper:
+            text = f"must be above lower = {lower:g}, got {upper:g}; swap or correct them"
+            return [Fault("upper", text)]
+        if fields.get("on") in ("tau", "tau2") and lower < 0:
+            text = f"must not be negative on {fields['on']}, got {lower:g}; use 0"
+            return [Fault("lower", text)]
+        return []
+
+    def _logpdf(self, x: Array) -> Array:
+        value = np.exp(x) if self.on_variance else x
+        inside = (value >= self.lower) & (value <= self.upper)
+        jacobian = x if self.on_variance else 0.0
+        return np.where(inside, jacobian - math.log(self.upper - self.lower), -np.inf)
+
+    def _cdf(self, x: Array) -> Array:
+        value = np.exp(x) if self.on_variance else x
+        return np.clip((value - self.lower) / (self.upper - self.lower), 0.0, 1.0)
+
+    def _quantile(self, p: Array) -> Array:
+        value = self.lower + p * (self.upper - self.lower)
+        return np.log(value) if self.on_variance else value
+
+    def _sample(self, size: int, rng: np.random.Generator) -> Array:
+        value = rng.uniform(self.lower, self.upper, size)
+        return np.log(value) if self.on_variance else value
+
+
+Prior = (
+    Normal
+    | StudentT
+    | Cauchy
+    | Laplace
+    | Logistic
+    | Uniform
+    | Flat
+    | HalfNormal
+    | HalfStudentT
+    | HalfCauchy
+    | LogNormal
+    | InverseGamma
+)
+AnyFamily = Annotated[Prior, Field(discriminator="family")]

@@ -1,0 +1,228 @@
+"""Calibration: the bands by other routes, engines that are right, and engines that are wrong."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import binom, kstest
+
+import bayes_lsm as lsm
+from bayes_lsm.bayes.calibration import calibrate
+from bayes_lsm.bayes.collapsed import sample_collapsed
+from bayes_lsm.bayes.coverage import coverage
+from bayes_lsm.bayes.draws import Draws
+from bayes_lsm.bayes.graph import resolve_priors
+from bayes_lsm.bayes.uniformity import rank_ecdf, simultaneous_band, uniformity_pvalue
+from bayes_lsm.priors import Normal, Priors
+
+# What a meta-analyst might believe: τ within a factor of about e² of 1, slopes that double it.
+MODERATE = Priors(location={"*": Normal(0, 2)}, scale={"*": Normal(0, 1)})
+
+
+def _model(k, scale):
+    """Few studies, three groups of them, and a moderator."""
+    rng = np.random.default_rng(k)
+    data = pd.DataFrame(
+        {
+            "yi": rng.normal(size=k),
+            "vi": rng.uniform(0.05, 1.0, k),
+            "g": np.resize(list("abc"), k),
+            "x": rng.normal(size=k),
+        }
+    )
+    return lsm.LocationScaleModel("yi ~ x", scale=scale, variance="vi", data=data)
+
+
+@pytest.fixture(scope="module")
+def small():
+    return _model(12, "~ x").design
+
+
+def test_band_holds_uniform_ranks_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    size, largest, sets = 200, 50, 2000
+    lower, upper = simultaneous_band(size, largest, level=0.9)
+    ranks = rng.integers(0, largest + 1, (sets, size))
+    ecdfs = np.array([rank_ecdf(each, largest) for each in ranks])
+    inside = ((ecdfs >= lower) & (ecdfs <= upper)).all(axis=1).mean()
+    # Four binomial errors of 2000 sets and of the 20,000 that the band itself is made from.
+    assert inside == pytest.approx(0.9, abs=4 * np.sqrt(0.09 * (1 / sets + 1 / 20_000)))
+    pvalues = [uniformity_pvalue(each, largest) for each in ranks[:500]]
+    assert kstest(pvalues, "uniform").pvalue > 0.001
+    # Inside the band of level 1 − p, outside of a narrower one: the p-value is that of the band.
+    crossed = ((ecdfs[:500] < lower) | (ecdfs[:500] > upper)).any(axis=1)
+    assert (crossed == (np.array(pvalues) < 0.1)).mean() > 0.995
+
+
+def test_band_is_wider_than_the_pointwise_and_narrower_than_bonferroni():
+    size, largest = 500, 60
+    lower, upper = simultaneous_band(size, largest)
+    share = (np.arange(largest) + 1) / (largest + 1)
+    pointwise = binom.ppf([[0.025], [0.975]], size, share) / size
+    bonferroni = binom.ppf([[0.025 / largest], [1 - 0.025 / largest]], size, share) / size
+    assert (lower <= pointwise[0]).all()
+    assert (upper >= pointwise[1]).all()
+    assert (lower >= bonferroni[0]).all()
+    assert (upper <= bonferroni[1]).all()
+
+
+def test_right_engine_stays_inside(small):
+    checked = calibrate(small, MODERATE, simulations=100, draws=400, seed=1, progress=False)
+    assert checked.calibrated
+    table = checked.to_dataframe()
+    assert set(table["ranks"]) == {"uniform"}
+    # Four binomial errors at 100 simulations.
+    for level in (50, 80, 95):
+        share = level / 100
+        error = 4 * np.sqrt(share * (1 - share) / 100)
+        assert table[f"cover{level}"].dropna().between(share - error, share + error).all()
+    bias = table["bias"].dropna()
+    assert (np.abs(bias) < 4 * table["bias_se"].dropna()).all()
+    assert "calibrated" in str(checked)
+
+
+def test_same_seed_same_ranks(small):
+    first, again = (
+        calibrate(small, MODERATE, simulations=20, draws=100, seed=1, progress=False)
+        for _ in range(2)
+    )
+    np.testing.assert_array_equal(first.refits.ranks, again.refits.ranks)
+
+
+def _altered(design, change):
+    """The collapsed engine, with its draws changed before they are handed over."""
+    resolved = resolve_priors(design, MODERATE)
+
+    def engine(simulated, seed):
+        drawn = sample_collapsed(simulated, resolved, draws=400, seed=seed)
+        return replace(drawn, scale=change(drawn.scale))
+
+    return engine
+
+
+@pytest.mark.parametrize(
+    ("change", "shape"),
+    [
+        (lambda a: a.mean(axis=(0, 1)) + 0.5 * (a - a.mean(axis=(0, 1))), "too narrow"),
+        (lambda a: a.mean(axis=(0, 1)) + 1.8 * (a - a.mean(axis=(0, 1))), "too wide"),
+        (lambda a: a + 0.7 * a.std(axis=(0, 1)), "too high"),
+    ],
+)
+def test_wrong_engine_falls_out(small, change, shape):
+    engine = _altered(small, change)
+    checked = calibrate(small, MODERATE, simulations=100, engine=engine, seed=2, progress=False)
+    assert not checked.calibrated
+    assert (checked.to_dataframe().loc["scale", "ranks"] == shape).any()
+    assert (checked.to_dataframe().loc["location", "ranks"] == "uniform").all()
+    difference = checked.ecdf_difference()
+    band = difference["band"]
+    of_scale = difference["scale"]
+    outside = of_scale.lt(band["lower"], axis=0) | of_scale.gt(band["upper"], axis=0)
+    assert outside.to_numpy().any()
+    assert "NOT calibrated" in str(checked)
+
+
+def test_engine_that_ignores_the_data_is_seen_by_the_likelihood_alone(small):
+    resolved = resolve_priors(small, MODERATE)
+
+    def prior_only(_, seed):
+        rng = np.random.default_rng(seed)
+        parts = (part.sample(400, rng) for part in (resolved.location, resolved.scale))
+        return Draws(*(part.reshape(4, 100, -1) for part in parts))
+
+    with_problems = calibrate(
+        small, MODERATE, simulations=100, engine=prior_only, seed=3, progress=False
+    )
+    pvalues = with_problems.pvalues
+    assert pvalues["Joint"].item() < 1e-3
+    assert pvalues.drop("Joint", level="part").min() > 1e-3
+
+
+def test_fits_that_warn_are_counted(small, monkeypatch):
+    monkeypatch.setattr("bayes_lsm.bayes.diagnostics.SMALLEST_ESS", 1e9)
+    checked = calibrate(small, MODERATE, simulations=20, draws=100, seed=1, progress=False)
+    assert checked.refits.failed == 20
+    assert any("20 of 20 fits warned" in note for note in checked.notes)
+
+
+def test_priors_that_follow_the_effects_are_resolved_once(small):
+    """Their scale must not move with the simulated effects, or no engine could be calibrated."""
+    checked = calibrate(small, simulations=60, draws=200, seed=4, progress=False)
+    unit = resolve_priors(small, Priors()).location.priors[0].sd
+    level = checked.refits.truth[:, :2] @ resolve_priors(small, Priors()).location.contrasts[0]
+    assert level.std() == pytest.approx(unit, rel=0.5)
+    assert checked.pvalues.min() > 1e-3
+
+
+def test_coverage_at_a_known_truth(small):
+    truth = {"intrcpt": 0.3, "x": 0.2}, {"intrcpt": -1.0, "x": 0.5}
+    found = coverage(
+        small,
+        MODERATE,
+        location=truth[0],
+        scale=truth[1],
+        simulations=100,
+        draws=400,
+        seed=5,
+        progress=False,
+    )
+    table = found.to_dataframe()
+    np.testing.assert_array_equal(table["truth"], [0.3, 0.2, -1.0, 0.5])
+    # The truth is in the middle of the priors: intervals hold it at least as often as they say.
+    assert (table["cover95"] > 0.95 - 4 * np.sqrt(0.05 * 0.95 / 100)).all()
+    # Definitions: mean squared error = variance + bias².
+    n = 100
+    variance = table["bias_se"] ** 2 * n * (n - 1) / n
+    np.testing.assert_allclose(table["rmse"] ** 2, variance + table["bias"] ** 2, rtol=1e-10)
+    assert "k = 12" in found.title
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"simulations": 5}, "simulations must be a whole number of at least 20, got 5"),
+        ({"draws": 10}, "draws must be a whole number of at least 100, got 10"),
+        ({"ranked": 1}, "ranked must be"),
+        ({"engine": "gibbs"}, "engine must be 'collapsed', 'nuts' or a function"),
+    ],
+)
+def test_wrong_settings_are_refused(small, settings, message):
+    with pytest.raises(lsm.FitError, match=message):
+        calibrate(small, MODERATE, progress=False, **settings)
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        ({"intrcpt": 0.0}, "must be given for 'intrcpt', 'x'; got 'intrcpt'"),
+        ({"intrcpt": 0.0, "x": np.inf}, "must be finite"),
+    ],
+)
+def test_wrong_truth_is_refused(small, scale, message):
+    with pytest.raises(lsm.FitError, match=message):
+        coverage(small, location={"intrcpt": 0, "x": 0}, scale=scale, progress=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("k", "scale"), [(15, "~ g"), (40, "~ g + x")])
+def test_collapsed_engine_is_calibrated(k, scale):
+    """A thousand simulations; groups of five studies and of thirteen."""
+    checked = calibrate(_model(k, scale).design, MODERATE, simulations=1000, seed=6, progress=False)
+    assert checked.calibrated
+    assert checked.refits.failed == 0
+
+
+@pytest.mark.slow
+def test_nuts_is_calibrated():
+    """Two hundred simulations, compiled once."""
+    checked = calibrate(
+        _model(15, "~ g").design,
+        MODERATE,
+        simulations=200,
+        engine="nuts",
+        draws=2000,
+        seed=7,
+        progress=False,
+    )
+    assert checked.calibrated
