@@ -39,8 +39,8 @@ from bayes_lsm.errors import (
     SpecificationError,
 )
 from bayes_lsm.model import LocationScaleModel
-from bayes_lsm.reml import RemlFit, fit_reml, likelihood_ratio_test
-from bayes_lsm.specification import Specification, list_models
+from bayes_lsm.reml import ClusteredFit, RemlFit, fit_reml, likelihood_ratio_test
+from bayes_lsm.specification import SamplingCovariance, Specification, list_models
 
 __version__ = version("bayes_lsm")
 
@@ -48,6 +48,7 @@ __all__ = [
     "BayesFit",
     "BayesLsmError",
     "BayesLsmWarning",
+    "ClusteredFit",
     "Comparison",
     "ConvergenceWarning",
     "DataError",
@@ -59,6 +60,7 @@ __all__ = [
     "LocationScaleModel",
     "PriorError",
     "RemlFit",
+    "SamplingCovariance",
     "Specification",
     "SpecificationError",
     "build_design",

@@ -8,12 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
-from bayes_lsm.results import Fit, model_title
+from bayes_lsm.results import AnyDesign, Fit, model_title
 from bayes_lsm.tables import Printable
 
-_SYMBOLS = {"location": "beta", "scale": "alpha", "study_effects": "nu"}
+_SYMBOLS = {
+    "location": "beta",
+    "scale": "alpha",
+    "correlation": "rho",
+    "study_effects": "nu",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +26,7 @@ class Comparison(Printable):
 
     Attributes
     ----------
-    design : Design
+    design : Design or ClusteredDesign
         The model that was fitted.
     table : DataFrame
         Indexed by part, symbol (beta0, …, alpha0, …) and term; the columns are a fit and its
@@ -31,7 +35,7 @@ class Comparison(Printable):
         What the reader has to know about each fit.
     """
 
-    design: Design
+    design: AnyDesign
     table: pd.DataFrame
     fit_notes: tuple[str, ...]
 
@@ -112,11 +116,13 @@ def compare(*fits: Fit, names: Sequence[str] | None = None, at_stop: bool = Fals
 
 
 def _with_symbols(index: pd.Index) -> pd.MultiIndex:
+    """Number the coefficients of each kind through, whatever scale term they belong to."""
     counts = dict.fromkeys(_SYMBOLS, 0)
     rows = []
     for part, term in index:
-        rows.append((part, f"{_SYMBOLS[part]}{counts[part]}", term))
-        counts[part] += 1
+        kind = part.partition(" ")[0]
+        rows.append((part, f"{_SYMBOLS[kind]}{counts[kind]}", term))
+        counts[kind] += 1
     return pd.MultiIndex.from_tuples(rows, names=["part", "symbol", "term"])
 
 
@@ -135,15 +141,16 @@ def _labels(fits: Sequence[Fit], names: Sequence[str] | None) -> list[str]:
 def _check_same_model(fits: Sequence[Fit]) -> None:
     first = fits[0].design
     for other in (fit.design for fit in fits[1:]):
-        for part in ("location", "scale"):
-            terms = [getattr(design, part).names for design in (first, other)]
+        for part in {**first.parts, **other.parts}:
+            terms = [design.parts.get(part, ()) for design in (first, other)]
             if terms[0] != terms[1]:
+                shown = [", ".join(names) or "none" for names in terms]
                 raise FitError(
-                    f"the fits differ in their {part} terms: {', '.join(terms[0])} against "
-                    f"{', '.join(terms[1])}; compare fits of one model"
+                    f"the fits differ in their {part} terms: {shown[0]} against {shown[1]}; "
+                    "compare fits of one model"
                 )
         if not (np.array_equal(first.y, other.y) and np.array_equal(first.v, other.v)):
             raise FitError(
-                f"the fits are of different effects ({first.n_studies} and {other.n_studies} "
-                "studies); compare fits of one model and one set of data"
+                f"the fits are of different effects ({first.size} and {other.size}); compare fits "
+                "of one model and one set of data"
             )

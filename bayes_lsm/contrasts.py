@@ -55,6 +55,10 @@ class ScaleFunctions:
 class ScaleFit(Fit, Protocol):
     """A fit that knows its scale coefficients, however it was made."""
 
+    @property
+    def design(self) -> Design:
+        """The numbers that were fitted."""
+
     def scale_functions(
         self,
         rows: Array,

@@ -21,7 +21,7 @@ from formulaic.parser.types import Term
 
 from bayes_lsm import formulas, frames
 from bayes_lsm.columns import check_columns
-from bayes_lsm.errors import DataError, DroppedRowsWarning, FormulaError
+from bayes_lsm.errors import DataError, DroppedRowsWarning, FormulaError, SpecificationError
 from bayes_lsm.frames import DroppedRow, Kind, level_text, some
 from bayes_lsm.specification import Specification
 from bayes_lsm.term_names import term_names
@@ -114,17 +114,31 @@ class Design:
         return len(self.y)
 
     @property
+    def kind(self) -> str:
+        """What such a model is called."""
+        if self.scale.names != ("intrcpt",):
+            name = "Location-Scale Model"
+        elif self.location.names == ("intrcpt",):
+            name = "Random-Effects Model"
+        else:
+            name = "Mixed-Effects Model"
+        robust = self.specification.study_effects == "student_t"
+        return f"{name} with Student-t Study Effects" if robust else name
+
+    @property
+    def size(self) -> str:
+        """How many effects there are."""
+        return f"k = {self.n_studies}"
+
+    @property
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """The names of all coefficients, part by part."""
+        return {"location": self.location.names, "scale": self.scale.names}
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of any result has to know of the data."""
-        found = []
-        if self.dropped:
-            count = len(self.dropped)
-            rows = ", ".join(f"{row.label} ({', '.join(row.columns)})" for row in self.dropped[:8])
-            more = f" and {len(self.dropped) - 8} more" if len(self.dropped) > 8 else ""
-            found.append(
-                f"{count} row{'s' if count > 1 else ''} with missing values left out: {rows}{more}"
-            )
-        return (*found, *([self.caution] if self.caution else []))
+        return (*frames.dropped_notes(self.dropped), *([self.caution] if self.caution else []))
 
     def for_new_data(self, data: pd.DataFrame) -> NewData:
         """The matrices for other rows, with the transforms and levels of these data.
@@ -159,16 +173,10 @@ class Design:
         frames.require_columns(data, columns)
         study = self.specification.study
         labels = frames.row_labels(data, study if study in data.columns else None)
-        for column in columns:
-            missing = data[column].isna().to_numpy()
-            if missing.any():
-                raise DataError(
-                    f"new data: column {column!r} has no value in {some(labels, missing)}; "
-                    "give one, or leave the rows out"
-                )
+        frames.require_complete(data, columns, labels)
         frame, kinds = frames.moderators(data, columns, labels)
         frames.require_same_kinds(frame, kinds, self.kinds)
-        X, Z = (_apply(part, frame, labels) for part in (self.location, self.scale))
+        X, Z = (apply_part(part, frame, labels) for part in (self.location, self.scale))
         return NewData(X, Z, labels)
 
 
@@ -207,21 +215,22 @@ def build_design(specification: Specification, data: pd.DataFrame) -> Design:
     """
     caution = str(frames.require_frame(data).attrs.get("caution", ""))
     study, total = specification.study, len(data)
+    variance, scale_formula = _one_scale(specification)
     columns = _formula_columns(specification)
-    needed = list(dict.fromkeys([specification.effect, specification.variance, *columns]))
+    needed = list(dict.fromkeys([specification.effect, variance, *columns]))
     frames.require_columns(data, needed + ([study] if study else []))
     if not total:
         raise DataError("the data have no rows; give one row for each effect")
     labels = frames.row_labels(data, study)
-    for column in (specification.effect, specification.variance):
+    for column in (specification.effect, variance):
         frames.outcome(data, column, labels)
     data, labels, dropped = frames.drop_incomplete(data, needed, labels)
     y = frames.outcome(data, specification.effect, labels)
-    v = frames.outcome(data, specification.variance, labels)
+    v = frames.outcome(data, variance, labels)
     _check_outcome(specification, y, v, labels)
     frame, kinds = frames.moderators(data, columns, labels)
-    location = _build_part("location", specification.location, frame, kinds, labels)
-    scale = _build_part("scale", specification.scale, frame, kinds, labels)
+    location = build_part("location", specification.location, frame, kinds, labels)
+    scale = build_part("scale", scale_formula, frame, kinds, labels)
     _check_size(len(y), location, scale)
     _check_single_studies(scale, frame, labels)
     if dropped:
@@ -229,19 +238,36 @@ def build_design(specification: Specification, data: pd.DataFrame) -> Design:
     return Design(specification, y, v, location, scale, labels, dropped, caution, kinds)
 
 
+def _one_scale(specification: Specification) -> tuple[str, str]:
+    """The column of the variances and the one scale formula."""
+    variance, scale = specification.variance, specification.scale
+    if variance is None or not isinstance(scale, str) or specification.sampling_covariance:
+        raise SpecificationError(
+            "several scale terms or dependent sampling errors make a clustered design; build it "
+            "with build_clustered_design, or use LocationScaleModel"
+        )
+    return variance, scale
+
+
 def _formula_columns(specification: Specification) -> list[str]:
-    parts = (formulas.parse(specification.location), formulas.parse(specification.scale))
+    texts = (specification.location, _one_scale(specification)[1])
+    parts = map(formulas.parse, texts)
     return list(dict.fromkeys(column for part in parts for column in part.columns))
 
 
+def check_finite(column: str, values: Array, labels: Sequence[str]) -> None:
+    """Refuse an infinite effect or variance."""
+    infinite = ~np.isfinite(values)
+    if infinite.any():
+        raise DataError(
+            f"column {column!r} must be finite, got {values[infinite][0]:g} in "
+            f"{some(labels, infinite)}; correct it or drop the row"
+        )
+
+
 def _check_outcome(specification: Specification, y: Array, v: Array, labels: Sequence[str]) -> None:
-    for column, values in ((specification.effect, y), (specification.variance, v)):
-        infinite = ~np.isfinite(values)
-        if infinite.any():
-            raise DataError(
-                f"column {column!r} must be finite, got {values[infinite][0]:g} in "
-                f"{some(labels, infinite)}; correct it or drop the row"
-            )
+    for column, values in ((specification.effect, y), (str(specification.variance), v)):
+        check_finite(column, values, labels)
     if (v <= 0).any():
         raise DataError(
             f"sampling variance {specification.variance!r} must be > 0, got {v[v <= 0][0]:g} in "
@@ -249,7 +275,7 @@ def _check_outcome(specification: Specification, y: Array, v: Array, labels: Seq
         )
 
 
-def _build_part(
+def build_part(
     part: str,
     formula: str,
     frame: pd.DataFrame,
@@ -363,7 +389,7 @@ def _require_finite(part: str, values: Array, names: Sequence[str], labels: Sequ
         )
 
 
-def _apply(part: Part, frame: pd.DataFrame, labels: Sequence[str]) -> Array:
+def apply_part(part: Part, frame: pd.DataFrame, labels: Sequence[str]) -> Array:
     parsed = formulas.parse(part.formula)
     frame = frame[list(parsed.columns)].copy()
     for factor, state in part.spec.factor_contrasts.items():

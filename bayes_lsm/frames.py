@@ -202,6 +202,16 @@ def describe_dropped(dropped: Sequence[DroppedRow], total: int) -> str:
     )
 
 
+def dropped_notes(dropped: Sequence[DroppedRow]) -> tuple[str, ...]:
+    """What a reader of any result has to know of rows that were left out."""
+    if not dropped:
+        return ()
+    count = len(dropped)
+    rows = ", ".join(f"{row.label} ({', '.join(row.columns)})" for row in dropped[:8])
+    more = f" and {count - 8} more" if count > 8 else ""
+    return (f"{count} row{'s' if count > 1 else ''} with missing values left out: {rows}{more}",)
+
+
 def moderators(
     data: pd.DataFrame, columns: Iterable[str], labels: Sequence[str]
 ) -> tuple[pd.DataFrame, dict[str, Kind]]:
@@ -224,6 +234,17 @@ def moderators(
         else:
             ready[column] = values.astype("str")
     return pd.DataFrame(ready, index=pd.RangeIndex(len(data))), kinds
+
+
+def require_complete(data: pd.DataFrame, columns: Iterable[str], labels: Sequence[str]) -> None:
+    """New data have a value everywhere: there is no prediction without one."""
+    for column in columns:
+        missing = data[column].isna().to_numpy()
+        if missing.any():
+            raise DataError(
+                f"new data: column {column!r} has no value in {some(labels, missing)}; give one, "
+                "or leave the rows out"
+            )
 
 
 def require_same_kinds(

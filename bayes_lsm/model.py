@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import pandas as pd
 
@@ -15,15 +15,19 @@ from bayes_lsm.bayes import (
     fit_bayes,
     prior_predictive,
 )
+from bayes_lsm.clustered_design import ClusteredDesign, build_any_design
 from bayes_lsm.datasets import list_datasets, load_dataset
-from bayes_lsm.design import Design, build_design
-from bayes_lsm.errors import DataError, SpecificationError
+from bayes_lsm.design import Design
+from bayes_lsm.errors import DataError, FitError, SpecificationError
 from bayes_lsm.priors import PresetName, Priors, preset
-from bayes_lsm.reml import Bounds, RemlFit, Test, fit_reml
+from bayes_lsm.reml import Bounds, ClusteredFit, RemlFit, Test, fit_clustered, fit_reml
 from bayes_lsm.specification import (
+    MATRIX,
+    Correlation,
     Engine,
     Link,
     Method,
+    SamplingCovariance,
     Specification,
     StudyEffects,
     find_specification,
@@ -38,14 +42,23 @@ class LocationScaleModel:
 
         y_i ~ Normal(x_i'β, v_i + τ_i²),    ln τ_i² = z_i'α
 
+    or, with several scale terms or dependent sampling errors (multilevel, multivariate and
+    individual data),
+
+        y ~ Normal(Xβ, V + Σ_l A_l diag(exp(Z_l α_l)) A_l')
+
     Parameters
     ----------
     location : str
         Formula of the mean: ``"yi ~ continent + I(weeks - 40)"``.
-    scale : str, default "~ 1"
-        Formula of ln τ²; ``"~ 1"`` is the usual random-effects or meta-regression model.
-    variance : str
-        Column of the sampling variances.
+    scale : str or mapping of str to str, default "~ 1"
+        Formula of ln τ²; ``"~ 1"`` is the usual random-effects or meta-regression model. With
+        several scale terms one formula each, by what the term's effects belong to: ``"district"``,
+        ``"district/school"`` (nested), ``"0 + atterm | study"`` (a slope), ``"1 + atterm | study"``
+        (both), ``"outcome | trial"`` (correlated effects), ``"residual"`` (each row).
+    variance : str, or array of shape (n, n), optional
+        Column of the sampling variances, or their covariance matrix. Left out for individual data,
+        which have a ``"residual"`` scale term.
     data : DataFrame
         One row an effect. Rows with a missing value in a column that is used are left out, with a
         warning.
@@ -58,12 +71,16 @@ class LocationScaleModel:
         outlying studies (for `fit_bayes` only). τ is then the scale of the t.
     priors : Priors or preset name, default "weakly_informative"
         For `fit_bayes`.
+    correlation : mapping of str to {"none", "compound_symmetric", "unstructured"}, optional
+        Of the effects of a group, for scale terms with several; by default unstructured.
+    sampling_covariance : SamplingCovariance, optional
+        For sampling errors that are correlated within clusters.
 
     Attributes
     ----------
     specification : Specification
         The model in words.
-    design : Design
+    design : Design or ClusteredDesign
         The model in numbers.
 
     Raises
@@ -89,34 +106,41 @@ class LocationScaleModel:
     """
 
     specification: Specification
-    design: Design
+    design: Design | ClusteredDesign
 
     def __init__(
         self,
         location: str,
-        scale: str = "~ 1",
+        scale: str | Mapping[str, str] = "~ 1",
         *,
-        variance: str,
+        variance: Any = None,
         data: pd.DataFrame,
         study: str | None = None,
         link: Link = "log",
         study_effects: StudyEffects = "normal",
         priors: Priors | PresetName = "weakly_informative",
+        correlation: Mapping[str, Correlation] | None = None,
+        sampling_covariance: SamplingCovariance | None = None,
     ) -> None:
+        named = variance is None or isinstance(variance, str)
         specification = Specification(
             location=location,
-            scale=scale,
-            variance=variance,
+            scale=scale if isinstance(scale, str) else dict(scale),
+            correlation=dict(correlation or {}),
+            sampling_covariance=sampling_covariance,
+            variance=variance if named else MATRIX,
             study=study,
             link=link,
             study_effects=study_effects,
             priors=_as_priors(priors),
         )
-        self._bind(specification, data)
+        self._bind(specification, data, covariance=None if named else variance)
 
-    def _bind(self, specification: Specification, data: pd.DataFrame) -> None:
+    def _bind(
+        self, specification: Specification, data: pd.DataFrame, *, covariance: Any = None
+    ) -> None:
         self.specification = specification
-        self.design = build_design(specification, data)
+        self.design = build_any_design(specification, data, covariance=covariance)
 
     @classmethod
     def from_specification(
@@ -154,12 +178,19 @@ class LocationScaleModel:
         fixed: Mapping[str, float] | None = None,
         bounds: Bounds | None = None,
         start: Mapping[str, float] | None = None,
-    ) -> RemlFit:
+    ) -> RemlFit | ClusteredFit:
         """Fit by restricted (``"REML"``) or ordinary (``"ML"``) maximum likelihood.
 
         See `bayes_lsm.reml.fit_reml`. The default method is the specification's, ``"REML"`` unless
-        a model file says otherwise.
+        a model file says otherwise. With several scale terms see `bayes_lsm.reml.fit_clustered`.
         """
+        if isinstance(self.design, ClusteredDesign):
+            if fixed or bounds or start or test == "knha":
+                raise FitError(
+                    "with several scale terms coefficients cannot be fixed, bounded or started, "
+                    "and test must be 'z' or 't'; leave those options out"
+                )
+            return fit_clustered(self.design, method=method or self.specification.method, test=test)
         return fit_reml(
             self.design,
             method=method or self.specification.method,
@@ -188,7 +219,7 @@ class LocationScaleModel:
         """
         words = self.specification
         return fit_bayes(
-            self.design,
+            self._independent("fit_bayes"),
             prior=self._priors(prior),
             engine=engine or words.engine,
             draws=words.draws if draws is None else draws,
@@ -210,14 +241,19 @@ class LocationScaleModel:
 
         See `bayes_lsm.bayes.prior_predictive`.
         """
-        return prior_predictive(self.design, prior=self._priors(prior), draws=draws, seed=seed)
+        return prior_predictive(
+            self._independent("prior_predictive"),
+            prior=self._priors(prior),
+            draws=draws,
+            seed=seed,
+        )
 
     def to_pymc(self, *, prior: Priors | PresetName | None = None) -> pm.Model:
         """The model as a plain `pymc.Model`, to sample or to extend.
 
         See `bayes_lsm.bayes.build_pymc_model` for the names of its variables.
         """
-        return build_pymc_model(self.design, self._priors(prior))
+        return build_pymc_model(self._independent("to_pymc"), self._priors(prior))
 
     def _priors(self, given: Priors | PresetName | None) -> Priors:
         """The specification's, or those given; a preset by name is of the same measure."""
@@ -226,11 +262,19 @@ class LocationScaleModel:
             return preset(given, measure=own.measure, unit_information_sd=own.unit_information_sd)
         return given or own
 
+    def _independent(self, what: str) -> Design:
+        if isinstance(self.design, ClusteredDesign):
+            raise FitError(
+                f"{what} does not take several scale terms or dependent sampling errors yet; use "
+                "fit_reml"
+            )
+        return self.design
+
     def __repr__(self) -> str:
         words = self.specification
         return (
             f"{type(self).__name__}({f'{words.effect} {words.location}'!r}, "
-            f"scale={words.scale!r}, variance={words.variance!r})  # k = {self.design.n_studies}"
+            f"scale={words.scale!r}, variance={words.variance!r})  # {self.design.size}"
         )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-from bayes_lsm.design import Design
 from bayes_lsm.tables import Printable
 
 Array = npt.NDArray[np.float64]
@@ -20,11 +19,39 @@ Array = npt.NDArray[np.float64]
 _LONGEST = 1000
 
 
+class AnyDesign(Protocol):
+    """A model in numbers, of whatever shape."""
+
+    @property
+    def y(self) -> Array:
+        """Effects, shape (n,)."""
+
+    @property
+    def v(self) -> Array:
+        """Their sampling variances, shape (n,)."""
+
+    @property
+    def kind(self) -> str:
+        """What such a model is called."""
+
+    @property
+    def size(self) -> str:
+        """How many effects there are."""
+
+    @property
+    def parts(self) -> Mapping[str, tuple[str, ...]]:
+        """The names of all coefficients, part by part."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of any result has to know of the data."""
+
+
 class Fit(Protocol):
     """A fitted location-scale model."""
 
     @property
-    def design(self) -> Design:
+    def design(self) -> AnyDesign:
         """The numbers that were fitted."""
 
     @property
@@ -42,16 +69,8 @@ class Fit(Protocol):
     def comparison(self, *, at_stop: bool = False) -> dict[str, pd.DataFrame]:
         """Two columns for a side-by-side table, by the suffix of their heading (mostly ``""``)."""
 
-    @property
-    def location(self) -> pd.DataFrame:
-        """Location coefficients, one row a term."""
-
-    @property
-    def scale(self) -> pd.DataFrame:
-        """Scale coefficients, those of ln τ², one row a term."""
-
     def to_dataframe(self) -> pd.DataFrame:
-        """Both tables as one, indexed by part and term."""
+        """All coefficients as one table, indexed by part and term."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,17 +115,9 @@ class ResultTable(Printable):
         return super()._table().head(_LONGEST)
 
 
-def model_title(design: Design, how: str = "") -> str:
+def model_title(design: AnyDesign, how: str = "") -> str:
     """``Location-Scale Model (k = 37; REML)``."""
-    if design.scale.names != ("intrcpt",):
-        kind = "Location-Scale Model"
-    elif design.location.names == ("intrcpt",):
-        kind = "Random-Effects Model"
-    else:
-        kind = "Mixed-Effects Model"
-    if design.specification.study_effects == "student_t":
-        kind = f"{kind} with Student-t Study Effects"
-    return f"{kind} (k = {design.n_studies}{f'; {how}' if how else ''})"
+    return f"{design.kind} ({design.size}{f'; {how}' if how else ''})"
 
 
 def stack_parts(location: pd.DataFrame, scale: pd.DataFrame) -> pd.DataFrame:

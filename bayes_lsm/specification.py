@@ -14,20 +14,58 @@ from collections.abc import Mapping
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from bayes_lsm import formulas
 from bayes_lsm.errors import FormulaError, SpecificationError
-from bayes_lsm.frozen import Fault, Frozen
+from bayes_lsm.frozen import Fault, Frozen, FrozenDict, key_text
+from bayes_lsm.grouping import RESIDUAL, Grouping, read_grouping
 from bayes_lsm.priors import Priors
 
 Method = Literal["REML", "ML"]
 Engine = Literal["auto", "collapsed", "nuts"]
 Link = Literal["log", "identity"]
 StudyEffects = Literal["normal", "student_t"]
+# In place of the column of the variances, where their covariance matrix is given with the data.
+MATRIX = "(matrix)"
+Correlation = Literal["none", "compound_symmetric", "unstructured"]
+
+
+class SamplingCovariance(Frozen):
+    """How the sampling errors of effects from the same cluster are related.
+
+    Parameters
+    ----------
+    cluster : str
+        Column; errors of different clusters are independent.
+    rho : float, optional
+        The correlation of any two errors of a cluster, between -1 and 1.
+    columns : list of str, optional
+        Columns that hold the rows of each cluster's covariance matrix: the j-th of them its j-th
+        column, the cluster's rows in their order in the data. Give this or `rho`.
+
+    Examples
+    --------
+    >>> SamplingCovariance("trial", rho=0.6)
+    SamplingCovariance(cluster='trial', rho=0.6, columns=())
+    """
+
+    cluster: str = Field(min_length=1)
+    rho: float | None = Field(default=None, gt=-1, lt=1, strict=True)
+    columns: tuple[str, ...] = ()
+
+    @classmethod
+    def _faults_between(cls, fields: Mapping[str, Any]) -> list[Fault]:
+        if (fields.get("rho") is None) == (not fields.get("columns")):
+            return [Fault("", "give either rho or columns, which say how the errors are related")]
+        return []
+
+
+_ByGrouping = Annotated[dict[str, str], AfterValidator(FrozenDict)]
+_Correlations = Annotated[dict[str, Correlation], AfterValidator(FrozenDict)]
 
 
 class Specification(Frozen):
@@ -38,18 +76,25 @@ class Specification(Frozen):
     location : str
         Formula of the mean, ``"~ continent + I(weeks - 40)"``. May be two-sided
         (``"yi ~ weeks"``), and then `effect` can be left out.
-    variance : str
-        Column of the sampling variances (``vi``).
+    variance : str, optional
+        Column of the sampling variances (``vi``). Left out for individual data, which need a
+        ``"residual"`` scale term, and where the covariance matrix is given with the data.
     effect : str
         Column of the effects (``yi``).
-    scale : str, default "~ 1"
-        Formula of ln τ².
+    scale : str or mapping of str to str, default "~ 1"
+        Formula of ln τ²; or one such formula for each scale term, by its grouping:
+        ``{"district": "~ 1", "district/school": "~ year"}`` (see `bayes_lsm.grouping`).
     link : {"log", "identity"}, default "log"
         The scale formula gives the logarithm of τ², or τ² itself (REML and ML only).
     study_effects : {"normal", "student_t"}, default "normal"
         The distribution of the true effects around their mean (Bayesian fits only for the second).
         With ``"student_t"``, τ is the scale of a t distribution whose degrees of freedom are
         estimated or fixed (``priors.df``); its SD is τ √(ν / (ν − 2)).
+    correlation : mapping of str to {"none", "compound_symmetric", "unstructured"}, optional
+        Of the effects of a group, for scale terms with several, such as ``"outcome | trial"``; by
+        default unstructured.
+    sampling_covariance : SamplingCovariance, optional
+        For sampling errors that are not independent.
     study : str, optional
         Column with the names of the studies, for messages and tables.
     data : str, optional
@@ -77,9 +122,11 @@ class Specification(Frozen):
     """
 
     location: str
-    variance: str
+    variance: str | None = None
     effect: str = ""
-    scale: str = "~ 1"
+    scale: str | _ByGrouping = "~ 1"
+    correlation: _Correlations = Field(default_factory=FrozenDict)
+    sampling_covariance: SamplingCovariance | None = None
     link: Link = "log"
     study_effects: StudyEffects = "normal"
     study: str | None = None
@@ -103,26 +150,48 @@ class Specification(Frozen):
 
     @classmethod
     def _faults_between(cls, fields: Mapping[str, Any]) -> list[Fault]:
-        location = fields.get("location")
-        left = formulas.split(location)[0] if isinstance(location, str) else None
-        effect = fields.get("effect") or left
-        if left is not None and effect != left:
-            text = f"is {effect!r}, but the location formula begins with {left!r}"
-            return [Fault("effect", f"{text}; name the effects in one place")]
-        if effect is None:
-            return [Fault("effect", "required; name its column, or write 'yi ~ ...' as location")]
-        if effect == fields.get("variance"):
-            return [Fault("variance", f"{effect!r} is the column of the effects; name another")]
-        return [
-            Fault(part, f"the formula uses the effects {effect!r} as a moderator; leave them out")
-            for part in ("location", "scale")
-            if effect in _columns(fields.get(part))
-        ]
+        return [*_missing_variance(fields), *_effect_faults(fields)]
 
-    @field_validator("location", "scale")
+    @field_validator("location")
     @classmethod
     def _is_a_formula(cls, formula: str) -> str:
         return formulas.parse(formula).text
+
+    @field_validator("scale", mode="before")
+    @classmethod
+    def _is_a_scale(cls, scale: Any) -> Any:
+        if isinstance(scale, str):
+            return formulas.parse(scale).text
+        if not isinstance(scale, Mapping) or not scale:
+            raise ValueError(
+                "must be a formula, or formulas by grouping such as {'study': '~ 1'}, "
+                f"got {scale!r}"
+            )
+        read: dict[str, str] = {}
+        faults: list[Fault] = []
+        for key, formula in scale.items():
+            try:
+                read[read_grouping(str(key)).text] = formulas.parse(str(formula)).text
+            except (SpecificationError, FormulaError) as error:
+                faults.append(Fault(key_text(key), str(error)))
+        if faults:
+            found = SpecificationError("; ".join(map(str, faults)))
+            found.faults = tuple(faults)
+            raise found
+        return read
+
+    @model_validator(mode="after")
+    def _correlations_have_terms(self) -> Self:
+        several = (grouping for grouping in self.scale_terms if grouping.inner or grouping.slope)
+        known = [grouping.text for grouping in several]
+        for key in self.correlation:
+            if key not in known:
+                raise ValueError(
+                    f"correlation is given for {key!r}, but the scale terms with correlated "
+                    f"effects are {', '.join(map(repr, known)) or 'none'}; write such a term as "
+                    "'outcome | trial'"
+                )
+        return self
 
     @field_validator("variance", "study", "data")
     @classmethod
@@ -144,6 +213,16 @@ class Specification(Frozen):
             error.faults = (fault,)
             raise error
         return self
+
+    @property
+    def variance_column(self) -> str | None:
+        """The column of the sampling variances; None where there is none."""
+        return None if self.variance == MATRIX else self.variance
+
+    @property
+    def scale_terms(self) -> Mapping[Grouping, str]:
+        """The scale formulas by their groupings; empty where there is one for the effects."""
+        return {read_grouping(key): formula for key, formula in _items(self.scale)}
 
     def to_dict(self) -> dict[str, Any]:
         """As plain tables, without what is left at its default."""
@@ -194,10 +273,43 @@ class Specification(Frozen):
         return specification
 
 
+def _items(scale: object) -> list[tuple[str, str]]:
+    return list(scale.items()) if isinstance(scale, Mapping) else []
+
+
+def _missing_variance(fields: Mapping[str, Any]) -> list[Fault]:
+    if fields.get("variance") is not None or RESIDUAL in dict(_items(fields.get("scale"))):
+        return []
+    text = "required, but missing (individual data have a 'residual' scale term instead)"
+    return [Fault("variance", text)]
+
+
+def _effect_faults(fields: Mapping[str, Any]) -> list[Fault]:
+    location = fields.get("location")
+    left = formulas.split(location)[0] if isinstance(location, str) else None
+    effect = fields.get("effect") or left
+    if left is not None and effect != left:
+        text = f"is {effect!r}, but the location formula begins with {left!r}"
+        return [Fault("effect", f"{text}; name the effects in one place")]
+    if effect is None:
+        return [Fault("effect", "required; name its column, or write 'yi ~ ...' as location")]
+    if effect == fields.get("variance"):
+        return [Fault("variance", f"{effect!r} is the column of the effects; name another")]
+    scale = fields.get("scale")
+    parts: dict[str, object] = {"location": location, "scale": scale}
+    parts |= {f"scale.{key_text(key)}": formula for key, formula in _items(scale)}
+    return [
+        Fault(part, f"the formula uses the effects {effect!r} as a moderator; leave them out")
+        for part, formula in parts.items()
+        if effect in _columns(formula)
+    ]
+
+
 def _columns(formula: object) -> tuple[str, ...]:
     """The columns of a formula; none when it is faulty, which is another fault."""
     try:
-        return formulas.parse(formulas.split(str(formula))[1]).columns if formula else ()
+        text = formula if isinstance(formula, str) else ""
+        return formulas.parse(formulas.split(text)[1]).columns if text else ()
     except FormulaError:
         return ()
 

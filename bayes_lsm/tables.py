@@ -21,11 +21,10 @@ import pandas as pd
 # Below this a number is as good as 0; above that its fixed digits cannot be read.
 _NOISE, _LARGEST = 1e-12, 1e8
 
-HEADINGS = {
+_HEADINGS = {
     "location": "Location",
     "scale": "Scale (ln τ²)",
     "study_effects": "Study effects (Student t)",
-    "studies": "Studies",
 }
 
 _LATEX = {
@@ -90,6 +89,19 @@ class Printable(ABC):
 
     def _repr_html_(self) -> str:
         return self.to_html()
+
+
+def heading(part: str) -> str:
+    """What stands above the coefficients of a part.
+
+    Examples
+    --------
+    >>> heading("scale"), heading("scale (district)")
+    ('Scale (ln τ²)', 'Scale (ln τ²): district')
+    """
+    kind, _, of = part.partition(" (")
+    name = _HEADINGS.get(kind, kind.capitalize())
+    return f"{name}: {of.removesuffix(')')}" if of else name
 
 
 def format_cells(table: pd.DataFrame, *, digits: int) -> pd.DataFrame:
@@ -158,7 +170,7 @@ def text_table(table: pd.DataFrame, *, digits: int) -> str:
     for i, key in enumerate(keys):
         if key[0] != part:
             part = key[0]
-            lines.append(HEADINGS.get(part, part))
+            lines.append(heading(part))
         row = "".join(map(str.rjust, cells.iloc[i], widths))
         lines.append(left[i] + row)
     return "\n".join(line.rstrip() for line in lines)
@@ -181,7 +193,7 @@ def html_table(result: Printable, *, digits: int) -> str:
     keys = [_key(key) for key in cells.index]
     frame = pd.DataFrame(
         {
-            "part": [HEADINGS.get(key[0], key[0]) for key in keys],
+            "part": [heading(key[0]) for key in keys],
             **{f"key{i}": [html.escape(key[i]) for key in keys] for i in range(1, len(keys[0]))},
             **{f"c{j}": cells.iloc[:, j].map(html.escape).to_list() for j in range(cells.shape[1])},
         }
@@ -233,8 +245,8 @@ def latex_table(result: Printable, *, digits: int) -> str:
     for key, row in zip(keys, cells.to_numpy(), strict=True):
         if key[0] != part:
             part = key[0]
-            heading = _tex(HEADINGS.get(part, part))
-            lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\textit{{{heading}}}}} \\"]
+            above = _tex(heading(part))
+            lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\textit{{{above}}}}} \\"]
         stub = [_tex_symbol(text) for text in key[1:]]
         lines.append(" & ".join([*stub, *map(_tex_number, row)]) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]

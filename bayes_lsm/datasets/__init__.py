@@ -2,9 +2,9 @@
 
 A dataset is one CSV file in this folder. Its first lines begin with ``# `` and are, without that, a
 TOML document: title, source, measure, licence, note, the meaning and units of every column and,
-where a column is categorical, the order of its levels (the first is the reference). An optional
-`caution` is a sentence or two that every result of these data repeats. To add a dataset, add such
-a file.
+where a column is categorical, the order of its levels (the first is the reference). `study` names
+the column that tells studies apart, unless it is called that. An optional `caution` is a sentence
+or two that every result of these data repeats. To add a dataset, add such a file.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class Dataset:
         Categorical column → its levels in order; the first is the reference.
     caution : str
         What has to be known wherever results of these data are shown; empty for most.
+    study : str
+        The column that tells studies apart; several rows of a study have the same value.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Dataset:
     columns: Mapping[str, str]
     levels: Mapping[str, list[str]] = field(default_factory=dict)
     caution: str = ""
+    study: str = "study"
 
     def __str__(self) -> str:
         width = max(map(len, self.columns))
@@ -64,7 +67,8 @@ def load_dataset(name: str) -> pd.DataFrame:
 
     ``preterm_iq`` needs a word of care: eight of its 37 rows are published, the others are
     reconstructions (``published`` is False) that reproduce the published results and are not data
-    of any real study. ``describe_dataset(name)`` says where each dataset comes from.
+    of any real study. So does ``preterm_iq_ipd``: its individual scores are made up to match.
+    ``describe_dataset(name)`` says where each dataset comes from.
 
     Parameters
     ----------
@@ -104,7 +108,7 @@ def describe_dataset(name: str) -> Dataset:
 
 
 def list_datasets() -> pd.DataFrame:
-    """The bundled datasets: title, number of studies and effect measure.
+    """The bundled datasets: title, number of studies, number of rows and effect measure.
 
     Examples
     --------
@@ -114,11 +118,13 @@ def list_datasets() -> pd.DataFrame:
     names = _names()
     rows = [
         {
-            "title": describe_dataset(name).title,
-            "studies": len(load_dataset(name)),
-            "measure": describe_dataset(name).measure,
+            "title": about.title,
+            "studies": table[about.study].nunique(),
+            "rows": len(table),
+            "measure": about.measure,
         }
         for name in names
+        for about, table in [(describe_dataset(name), load_dataset(name))]
     ]
     return pd.DataFrame(rows, index=pd.Index(names, name="name"))
 

@@ -1,9 +1,9 @@
-r"""The hot loops of `independent`, compiled: evaluation and Newton ascent for any p and q.
+r"""The hot loops of `independent`, compiled: value, score and Hessian for any p and q.
 
 The formulas are those of `independent`, which the tests hold this module to; there they can be
-read, here they run. All arrays are C-contiguous float64. η = offset + Zα is ln τ², or τ² itself
-where `identity` says so; `zero` marks studies whose τ² is held at 0. An empty `offset` or `zero`
-stands for none.
+read, here they run. Matrices lie by columns, X (p, n) and Z (q, n), so that sums over studies run
+along memory; they are made of short loops without branches, which the compiler turns into vector
+instructions, over blocks of studies that stay in the cache. Scratch memory is given, not allocated.
 
 Compilation takes some seconds, once: numba keeps the result on disk. Import this module inside the
 functions that need it, so that importing the package does not pay for numba.
@@ -12,26 +12,99 @@ functions that need it, so that importing the package does not pay for numba.
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from bayes_lsm.links import LARGEST_EXPONENT
 
-_LONGEST_STEP = 4.0
-_LARGEST_ITERATIONS = 500
-# ln(τ²/v) below which a study's τ² changes no digit of the log-likelihood.
-_NEGLIGIBLE = 1e-13
-# Relative gain that no step could realise, and yet so small that the climb has succeeded.
-_STUCK = 1e-9
-_FLATTEST_CURVATURE = 1e-14
-# Upward curvature, in (ln τ²)⁻², that makes a stationary point a saddle or a minimum, not rounding.
-_SADDLE = 1e-6
-# Sums may be reordered; infinities and nan keep their meaning.
-_SUMS = {"reassoc", "contract"}
+# Sums may be reordered; infinities and nan keep their meaning, and 1 / 0 is one of them.
+SUMS = {"cache": True, "error_model": "numpy", "fastmath": {"reassoc", "contract"}}
+EXACT = {"cache": True, "error_model": "numpy", "fastmath": {"contract"}}
+_BLOCK = 256
+
+_LOG2_E = 1.4426950408889634
+# ln 2, in two parts: k · _LN2_HIGH is exact for all k that occur.
+_LN2_HIGH, _LN2_LOW = 6.93147180369123816490e-01, 1.90821492927058770002e-10
+# Adding 3 · 2^51 to a small number leaves it, rounded, in the last bits of the sum.
+_ROUND = 6755399441055744.0
+_TAYLOR = tuple(1.0 / math.factorial(k) for k in range(13, -1, -1))
 
 
-@njit(cache=True)
+class Problem(NamedTuple):
+    """One log-likelihood: of η = offset + Zα, which is ln τ², or τ² itself if `identity`.
+
+    Attributes
+    ----------
+    y, v : ndarray, shape (n,)
+    X : ndarray, shape (p, n)
+    Z : ndarray, shape (q, n)
+    offset : ndarray, shape (n,), or empty for none
+    zero : ndarray of bool, shape (n,), or empty for none
+        Studies whose τ² is held at 0.
+    identity, reml : bool
+    """
+
+    y: Any
+    v: Any
+    X: Any
+    Z: Any
+    offset: Any
+    zero: Any
+    identity: Any
+    reml: Any
+
+
+class Work(NamedTuple):
+    """Scratch memory for evaluations of problems of one size.
+
+    Attributes
+    ----------
+    root, slope, e : ndarray, shape (n,)
+        (v + τ²)^−½, dτ²/dη, and the residuals divided by their standard deviations.
+    Q : ndarray, shape (p, n)
+        An orthogonal basis of W^½X; the lengths of its rows are the diagonal of R.
+    R : ndarray, shape (p, p)
+        |R| is the root of |X'WX|.
+    c : ndarray, shape (p,)
+        Rβ̂.
+    shrink : ndarray, shape (p,)
+        1 / the lengths of the rows of Q.
+    block : ndarray, shape (6, _BLOCK)
+    g, M : ndarray, shapes (q, p) and (q, p, p)
+    """
+
+    root: Any
+    slope: Any
+    e: Any
+    Q: Any
+    R: Any
+    c: Any
+    shrink: Any
+    block: Any
+    g: Any
+    M: Any
+
+
+@njit(**SUMS)
+def workspace(n, p, q):
+    """Scratch memory for problems of this size."""
+    return Work(
+        np.empty(n),
+        np.empty(n),
+        np.empty(n),
+        np.empty((p, n)),
+        np.zeros((p, p)),
+        np.empty(p),
+        np.empty(p),
+        np.empty((6, min(n, _BLOCK))),
+        np.empty((q, p)),
+        np.empty((q, p, p)),
+    )
+
+
+@njit(**SUMS)
 def cholesky(A, L):
     """L with A = LL', in place; False where A is not positive definite."""
     p = A.shape[0]
@@ -49,44 +122,244 @@ def cholesky(A, L):
     return True
 
 
-@njit(cache=True, fastmath=_SUMS)
-def _orthonormalise(Q, e, R, c):
-    """Modified Gram–Schmidt on the rows of Q (p, n), in place; Q = R'Q_new, c = Q_new e.
+@njit(**EXACT)
+def exponentials(x, out):
+    """exp(x), for x up to LARGEST_EXPONENT, to the last digit but one.
 
-    Leaves in `e` the residual. Unlike the normal equations it keeps its digits when sampling
-    variances differ by many powers of ten. False where a row depends on those before it.
+    x = k ln 2 + r with |r| ≤ ½ ln 2: e^r by Taylor's series, whose 14th term is below 5e-18, and
+    2^k by its bits. Unlike the library's exp this has no branches, so that it takes several numbers
+    at once.
+    """
+    for i in range(x.shape[0]):
+        a = min(max(x[i], -700.0), LARGEST_EXPONENT)
+        shifted = a * _LOG2_E + _ROUND
+        k = shifted - _ROUND
+        r = (a - k * _LN2_HIGH) - k * _LN2_LOW
+        s = _TAYLOR[0]
+        for term in _TAYLOR[1:]:
+            s = s * r + term
+        bits = (np.float64(shifted).view(np.int64) + 1023) << 52
+        out[i] = s * np.int64(bits).view(np.float64) if not np.isnan(x[i]) else np.nan
+
+
+@njit(**SUMS)
+def _product_of_three(a, b, c):
+    s = 0.0
+    for i in range(a.shape[0]):
+        s += a[i] * b[i] * c[i]
+    return s
+
+
+@njit(**SUMS)
+def _product_of_two(a, b):
+    s = 0.0
+    for i in range(a.shape[0]):
+        s += a[i] * b[i]
+    return s
+
+
+@njit(**SUMS)
+def _variances(alpha, v, Z, offset, zero, identity, lo, variance, slope):
+    """Fills v + τ² and dτ²/dη of a block of studies, which begins at `lo`."""
+    size = variance.shape[0]
+    v = v[lo : lo + size]
+    for i in range(size):
+        variance[i] = 0.0
+    if offset.shape[0]:
+        shift = offset[lo : lo + size]
+        for i in range(size):
+            variance[i] = shift[i]
+    for j in range(alpha.shape[0]):
+        z, a = Z[j, lo : lo + size], alpha[j]
+        for i in range(size):
+            variance[i] += a * z[i]
+    if identity:
+        for i in range(size):
+            slope[i] = 1.0
+            variance[i] += v[i]
+    else:
+        exponentials(variance, slope)
+        for i in range(size):
+            variance[i] = slope[i] + v[i]
+    if zero.shape[0]:
+        masked = zero[lo : lo + size]
+        for i in range(size):
+            if masked[i]:
+                slope[i], variance[i] = 0.0, v[i]
+
+
+@njit(**SUMS)
+def _log_product(variance):
+    """Σ ln v_i; nan where one is not positive.
+
+    One logarithm for a few studies: their product, as long as it is far from overflow.
+    """
+    total, product = 0.0, 1.0
+    for i in range(variance.shape[0]):
+        if not variance[i] > 0.0:
+            return np.nan
+        product *= variance[i]
+        if not 1e-100 < product < 1e100:
+            total += math.log(product)
+            product = 1.0
+    return total + math.log(product)
+
+
+@njit(**SUMS)
+def _orthogonalise(Q, e, R, c, shrink):
+    """Modified Gram–Schmidt on the rows of Q (p, n), in place, but for their lengths.
+
+    With D the diagonal of R, the old Q is R'D⁻¹Q, and c = D⁻¹Qe. Leaves in `e` the residual. Unlike
+    the normal equations it keeps its digits when sampling variances differ by many powers of ten.
+    False where a row depends on those before it.
     """
     p, n = Q.shape
     for a in range(p):
-        s = 0.0
-        for i in range(n):
-            s += Q[a, i] * Q[a, i]
-        norm = math.sqrt(s)
-        if not norm > 0.0:
+        q = Q[a]
+        square = _product_of_two(q, q)
+        if not square > 0.0:
             return False
-        R[a, a] = norm
-        for i in range(n):
-            Q[a, i] /= norm
+        R[a, a] = math.sqrt(square)
+        shrink[a] = 1.0 / R[a, a]
         for b in range(a + 1, p):
-            s = 0.0
+            other = Q[b]
+            s = _product_of_two(q, other)
+            R[a, b] = s * shrink[a]
+            s *= shrink[a] * shrink[a]
             for i in range(n):
-                s += Q[a, i] * Q[b, i]
-            R[a, b] = s
-            for i in range(n):
-                Q[b, i] -= s * Q[a, i]
-        s = 0.0
+                other[i] -= s * q[i]
+        s = _product_of_two(q, e)
+        c[a] = s * shrink[a]
+        s *= shrink[a] * shrink[a]
         for i in range(n):
-            s += Q[a, i] * e[i]
-        c[a] = s
-        for i in range(n):
-            e[i] -= s * Q[a, i]
+            e[i] -= s * q[i]
     return True
 
 
-@njit(cache=True)
-def _solve(R, c, beta, covariance):
-    """β = R⁻¹c and its covariance R⁻¹R⁻ᵀ."""
-    p = len(c)
+@njit(**SUMS)
+def _whiten_block(alpha, problem, work, lo, hi):
+    """Fills root, slope, e and Q for the studies lo … hi; returns their Σ ln(v + τ²)."""
+    p = problem.X.shape[0]
+    root, y, e = work.root[lo:hi], problem.y[lo:hi], work.e[lo:hi]
+    _variances(
+        alpha,
+        problem.v,
+        problem.Z,
+        problem.offset,
+        problem.zero,
+        problem.identity,
+        lo,
+        root,
+        work.slope[lo:hi],
+    )
+    total = _log_product(root)
+    for i in range(hi - lo):
+        root[i] = math.sqrt(1.0 / root[i])
+        e[i] = root[i] * y[i]
+    for a in range(p):
+        x, q = problem.X[a, lo:hi], work.Q[a, lo:hi]
+        for i in range(hi - lo):
+            q[i] = root[i] * x[i]
+    return total
+
+
+@njit(**SUMS)
+def evaluate_value(alpha, problem, work):
+    """The log-likelihood without its constants, −½ [ Σ ln(v + τ²) + r'Wr (+ ln |X'WX| for REML) ].
+
+    nan where X'WX is singular to rounding, or a total variance is not positive. Leaves in `work`
+    what derivatives and β̂ are made of.
+    """
+    p, n = problem.X.shape
+    total = 0.0
+    for lo in range(0, n, _BLOCK):
+        total += _whiten_block(alpha, problem, work, lo, min(lo + _BLOCK, n))
+    if np.isnan(total) or not _orthogonalise(work.Q, work.e, work.R, work.c, work.shrink):
+        return np.nan
+    total += _product_of_two(work.e, work.e)
+    if problem.reml:
+        for a in range(p):
+            total += 2.0 * math.log(work.R[a, a])
+    return -0.5 * total
+
+
+@njit(**SUMS)
+def evaluate(alpha, problem, work, score, hessian):
+    """The log-likelihood as by `evaluate_value`, its score (q,) and its Hessian (q, q)."""
+    value = evaluate_value(alpha, problem, work)
+    p, n = problem.X.shape
+    q = problem.Z.shape[0]
+    score[:] = 0.0
+    hessian[:] = 0.0
+    work.g[:] = 0.0
+    work.M[:] = 0.0
+    for lo in range(0, n, _BLOCK):
+        _add_block(problem, work, lo, min(lo + _BLOCK, n), score, hessian)
+    g, M = work.g, work.M
+    for j in range(q):
+        for k in range(j + 1):
+            s = 0.0
+            for a in range(p):
+                s += g[j, a] * g[k, a]
+                if problem.reml:
+                    s += 0.5 * M[j, a, a] * M[k, a, a]
+                    for b in range(a):
+                        s += M[j, a, b] * M[k, a, b]
+            hessian[j, k] += s
+            hessian[k, j] = hessian[j, k]
+    return value
+
+
+@njit(**SUMS)
+def _add_block(problem, work, lo, hi, score, hessian):
+    """What the studies lo … hi add to score, Hessian, g = Q diag(√w d u) Z' and M = Q diag(wd z)Q'.
+
+    There the rows of Q have length 1. d is the derivative of τ² in η.
+    """
+    p, q, size = problem.X.shape[0], problem.Z.shape[0], hi - lo
+    root, slope, e = work.root[lo:hi], work.slope[lo:hi], work.e[lo:hi]
+    h, first, second = work.block[0, :size], work.block[1, :size], work.block[2, :size]
+    pull, wd, wdqq = work.block[3, :size], work.block[4, :size], work.block[5, :size]
+    curved = 0.0 if problem.identity else 1.0
+    h[:] = 0.0
+    if problem.reml:
+        for a in range(p):
+            basis, shrink = work.Q[a, lo:hi], work.shrink[a]
+            for i in range(size):
+                h[i] += (shrink * basis[i]) ** 2
+    for i in range(size):
+        d, w = slope[i], root[i] * root[i]
+        u = root[i] * e[i]  # = Py
+        excess = u * u - w * (1.0 - h[i])
+        wd[i] = w * d
+        pull[i] = d * u * root[i]
+        first[i] = 0.5 * d * excess
+        second[i] = curved * first[i] + 0.5 * wd[i] * wd[i] * (1.0 - 2.0 * h[i]) - wd[i] * d * u * u
+    for j in range(q):
+        z = problem.Z[j, lo:hi]
+        score[j] += _product_of_two(first, z)
+        for k in range(j + 1):
+            hessian[j, k] += _product_of_three(second, z, problem.Z[k, lo:hi])
+        for a in range(p):
+            work.g[j, a] += work.shrink[a] * _product_of_three(pull, z, work.Q[a, lo:hi])
+    if not problem.reml:
+        return
+    for a in range(p):
+        for b in range(a + 1):
+            one, other = work.Q[a, lo:hi], work.Q[b, lo:hi]
+            shrink = work.shrink[a] * work.shrink[b]
+            for i in range(size):
+                wdqq[i] = shrink * wd[i] * one[i] * other[i]
+            for j in range(q):
+                work.M[j, a, b] += _product_of_two(wdqq, problem.Z[j, lo:hi])
+
+
+@njit(**SUMS)
+def locate(alpha, problem, work, beta, covariance):
+    """Fills β̂ = R⁻¹c at α and its covariance R⁻¹R⁻ᵀ."""
+    evaluate_value(alpha, problem, work)
+    R, c = work.R, work.c
+    p = c.shape[0]
     inverse = np.zeros((p, p))
     for b in range(p):
         inverse[b, b] = 1.0 / R[b, b]
@@ -104,369 +377,3 @@ def _solve(R, c, beta, covariance):
             for k in range(a, p):
                 s += inverse[a, k] * inverse[b, k]
             covariance[a, b] = covariance[b, a] = s
-
-
-@njit(cache=True, fastmath=_SUMS)
-def evaluate(alpha, y, v, X, Z, offset, zero, identity, reml, score, hessian, beta, covariance):
-    """The log-likelihood without its constants, −½ [ Σ ln(v + τ²) + r'Wr (+ ln |X'WX| for REML) ].
-
-    Fills score (q,), hessian (q, q), beta (p,) and its covariance (p, p). nan where X'WX is
-    singular to rounding, or a total variance is not positive.
-    """
-    n, p = X.shape
-    q = Z.shape[1]
-    masked, shifted = zero.shape[0] > 0, offset.shape[0] > 0
-    d, w, e = np.empty(n), np.empty(n), np.empty(n)
-    Q = np.empty((p, n))
-    total = 0.0
-    product = 1.0
-    for i in range(n):
-        eta = offset[i] if shifted else 0.0
-        for j in range(q):
-            eta += Z[i, j] * alpha[j]
-        if masked and zero[i]:
-            d[i] = 0.0
-        elif identity:
-            d[i] = eta
-        else:
-            d[i] = math.exp(min(eta, LARGEST_EXPONENT))
-        variance = v[i] + d[i]
-        if not variance > 0.0:
-            return np.nan
-        # One logarithm for a few studies: their product, as long as it is far from overflow.
-        product *= variance
-        if not 1e-100 < product < 1e100:
-            total += math.log(product)
-            product = 1.0
-        w[i] = 1.0 / variance
-        root = math.sqrt(w[i])
-        e[i] = root * y[i]
-        for a in range(p):
-            Q[a, i] = root * X[i, a]
-    total += math.log(product)
-    R, c = np.zeros((p, p)), np.empty(p)
-    if not _orthonormalise(Q, e, R, c):
-        return np.nan
-    _solve(R, c, beta, covariance)
-    score[:] = 0.0
-    hessian[:] = 0.0
-    g = np.zeros((q, p))
-    M = np.zeros((q, p, p))
-    for i in range(n):
-        total += e[i] * e[i]
-        # First and second derivative of τ² in η; kept at its cap, so that climbs come back.
-        if masked and zero[i]:
-            continue
-        first = 1.0 if identity else d[i]
-        second = 0.0 if identity else d[i]
-        root = math.sqrt(w[i])
-        u = root * e[i]  # = Py
-        wd = w[i] * first
-        trace = w[i]
-        products = wd * wd
-        if reml:
-            h = 0.0
-            for a in range(p):
-                h += Q[a, i] * Q[a, i]
-            trace -= w[i] * h
-            products -= 2.0 * wd * wd * h
-        excess = u * u - trace
-        weight = 0.5 * second * excess + 0.5 * products - w[i] * (first * u) ** 2
-        for j in range(q):
-            z = Z[i, j]
-            score[j] += 0.5 * first * excess * z
-            for k in range(j + 1):
-                hessian[j, k] += weight * z * Z[i, k]
-            pull = first * u * root * z
-            for a in range(p):
-                g[j, a] += pull * Q[a, i]
-            if reml:
-                for a in range(p):
-                    for b in range(a + 1):
-                        M[j, a, b] += wd * z * Q[a, i] * Q[b, i]
-    for j in range(q):
-        for k in range(j + 1):
-            s = 0.0
-            for a in range(p):
-                s += g[j, a] * g[k, a]
-                if reml:
-                    s += 0.5 * M[j, a, a] * M[k, a, a]
-                    for b in range(a):
-                        s += M[j, a, b] * M[k, a, b]
-            hessian[j, k] += s
-            hessian[k, j] = hessian[j, k]
-    if reml:
-        for a in range(p):
-            total += 2.0 * math.log(R[a, a])
-    return -0.5 * total
-
-
-@njit(cache=True)
-def _newton_step(score, hessian, step):
-    """Fills the ascent step and returns the gain that its quadratic model predicts.
-
-    Where −H is not positive definite its eigenvalues are reflected, so the step climbs.
-    """
-    q = score.shape[0]
-    L = np.zeros((q, q))
-    if cholesky(-hessian, L):
-        smallest = L[0, 0]
-        for j in range(q):
-            smallest = min(smallest, L[j, j])
-        if smallest * smallest > 1e-8:
-            gain = 0.0
-            for j in range(q):
-                s = score[j]
-                for k in range(j):
-                    s -= L[j, k] * step[k]
-                step[j] = s / L[j, j]
-                gain += 0.5 * step[j] * step[j]
-            for j in range(q - 1, -1, -1):
-                s = step[j]
-                for k in range(j + 1, q):
-                    s -= L[k, j] * step[k]
-                step[j] = s / L[j, j]
-            return gain
-    values, vectors = np.linalg.eigh(-hessian)
-    gain = 0.0
-    step[:] = 0.0
-    for j in range(q):
-        slope = 0.0
-        for k in range(q):
-            slope += vectors[k, j] * score[k]
-        curvature = max(abs(values[j]), _FLATTEST_CURVATURE)
-        gain += 0.5 * slope * slope / curvature
-        for k in range(q):
-            step[k] += vectors[k, j] * slope / curvature
-    return gain
-
-
-@njit(cache=True)
-def _upward(hessian):
-    """The largest eigenvalue of H, and its direction; −1 where all are negative."""
-    q = hessian.shape[0]
-    if cholesky(-hessian, np.zeros((q, q))):
-        return -1.0, np.zeros(q)
-    values, vectors = np.linalg.eigh(hessian)
-    return values[-1], vectors[:, -1].copy()
-
-
-@njit(cache=True)
-def _allowed(alpha, step, v, Z, offset, zero, identity):
-    """How much of a step may be taken at once, at most 1.
-
-    It changes no study's ln τ² by more than `_LONGEST_STEP`, unless its τ² is negligible before and
-    after.
-    """
-    if identity:
-        return 1.0
-    masked, shifted = zero.shape[0] > 0, offset.shape[0] > 0
-    most = 1.0
-    for i in range(Z.shape[0]):
-        if masked and zero[i]:
-            continue
-        change = 0.0
-        for j in range(Z.shape[1]):
-            change += Z[i, j] * step[j]
-        if abs(change) <= _LONGEST_STEP * most:
-            continue
-        eta = offset[i] if shifted else 0.0
-        for j in range(Z.shape[1]):
-            eta += Z[i, j] * alpha[j]
-        room = math.log(_NEGLIGIBLE * v[i]) - eta  # positive: τ² is negligible now
-        if room > 0.0 and change <= 0.0:
-            continue
-        most = max(most, abs(change) / (max(room, 0.0) + _LONGEST_STEP))
-    return 1.0 / most
-
-
-@njit(cache=True)
-def ascend(start, y, v, X, Z, offset, zero, identity, reml, tolerance, early, out):
-    """Safeguarded Newton ascent from `start`, written into `out`, a tuple of arrays:
-
-    alpha (q,), hessian (q, q), beta (p,), covariance (p, p) and ordinary (q,). It stops where the
-    predicted gain is below `tolerance` · max(1, |ℓ|). `ordinary` is the first point at which it was
-    below `early` · max(1, |ℓ|): where an ordinary optimiser stops. Returns the log-likelihood
-    without its constants, the number of iterations, and whether it converged.
-    """
-    alpha, hessian, beta, covariance, ordinary = out
-    q = Z.shape[1]
-    score, score_there = np.empty(q), np.empty(q)
-    hessian_there, beta_there = np.empty_like(hessian), np.empty_like(beta)
-    covariance_there = np.empty_like(covariance)
-    step, there = np.empty(q), np.empty(q)
-    alpha[:] = start
-    ordinary[:] = start
-    value = evaluate(
-        alpha, y, v, X, Z, offset, zero, identity, reml, score, hessian, beta, covariance
-    )
-    if q == 0 or not np.isfinite(value):
-        return value, 0, q == 0
-    stopped, gain = False, np.inf
-    for iteration in range(_LARGEST_ITERATIONS):
-        gain = _newton_step(score, hessian, step)
-        size = max(1.0, abs(value))
-        if not stopped:
-            ordinary[:] = alpha
-            stopped = gain < early * size
-        climbed = False
-        if gain >= tolerance * size:
-            length = _allowed(alpha, step, v, Z, offset, zero, identity)
-            slope = 0.0
-            for j in range(q):
-                slope += score[j] * step[j]
-            for _ in range(30):
-                for j in range(q):
-                    there[j] = alpha[j] + length * step[j]
-                candidate = evaluate(
-                    there,
-                    y,
-                    v,
-                    X,
-                    Z,
-                    offset,
-                    zero,
-                    identity,
-                    reml,
-                    score_there,
-                    hessian_there,
-                    beta_there,
-                    covariance_there,
-                )
-                if candidate >= value + 1e-4 * length * slope:
-                    climbed = True
-                    break
-                length *= 0.5
-        if not climbed:
-            # At the level of rounding, on a saddle, or stuck.
-            curvature, direction = _upward(hessian)
-            for trial in range(6):
-                if curvature < _SADDLE:
-                    break
-                length = (1.0, 0.1, 0.01)[trial // 2] * (1.0 - 2.0 * (trial % 2))
-                for j in range(q):
-                    there[j] = alpha[j] + length * direction[j]
-                candidate = evaluate(
-                    there,
-                    y,
-                    v,
-                    X,
-                    Z,
-                    offset,
-                    zero,
-                    identity,
-                    reml,
-                    score_there,
-                    hessian_there,
-                    beta_there,
-                    covariance_there,
-                )
-                if candidate > value + 0.1 * length * length * curvature:
-                    climbed = True
-                    break
-        if not climbed:
-            return value, iteration, gain < _STUCK * size
-        alpha[:] = there
-        value = candidate
-        score[:], hessian[:] = score_there, hessian_there
-        beta[:], covariance[:] = beta_there, covariance_there
-    # Rounding can keep it stepping on the spot; then there is nothing left to gain.
-    return value, _LARGEST_ITERATIONS, gain < _STUCK * max(1.0, abs(value))
-
-
-@njit(cache=True)
-def allocate(m, p, q):
-    """Room for the results of m ascents: alpha, hessian, beta, covariance, ordinary."""
-    return (
-        np.empty((m, q)),
-        np.empty((m, q, q)),
-        np.empty((m, p)),
-        np.empty((m, p, p)),
-        np.empty((m, q)),
-    )
-
-
-def _log_likelihoods(alphas, y, v, X, Z, offset, zero, identity, reml):
-    """The log-likelihood without its constants at each α (m, q)."""
-    m, q = alphas.shape
-    p = X.shape[1]
-    values = np.empty(m)
-    for i in prange(m):
-        values[i] = evaluate(
-            alphas[i],
-            y,
-            v,
-            X,
-            Z,
-            offset,
-            zero,
-            identity,
-            reml,
-            np.empty(q),
-            np.empty((q, q)),
-            np.empty(p),
-            np.empty((p, p)),
-        )
-    return values
-
-
-def _ascend_starts(starts, y, v, X, Z, offset, zero, identity, reml, tolerance, early):
-    """One ascent from each start (m, q).
-
-    Returns values (m,), converged (m,), and the arrays of `allocate`.
-    """
-    m = starts.shape[0]
-    values, converged = np.empty(m), np.empty(m, np.bool_)
-    alpha, hessian, beta, covariance, ordinary = allocate(m, X.shape[1], Z.shape[1])
-    for i in prange(m):
-        out = (alpha[i], hessian[i], beta[i], covariance[i], ordinary[i])
-        values[i], _, converged[i] = ascend(
-            starts[i], y, v, X, Z, offset, zero, identity, reml, tolerance, early, out
-        )
-    return values, converged, alpha, hessian, beta, covariance, ordinary
-
-
-# A parallel loop costs more to begin than a small problem takes: both kinds are compiled.
-ascend_starts = njit(cache=True)(_ascend_starts)
-ascend_starts_parallel = njit(cache=True, parallel=True)(_ascend_starts)
-log_likelihoods = njit(cache=True)(_log_likelihoods)
-log_likelihoods_parallel = njit(cache=True, parallel=True)(_log_likelihoods)
-
-
-@njit(cache=True, parallel=True)
-def ascend_permuted(start, y, v, X, Z, orders, in_scale, identity, reml, tolerance):
-    """One ascent for each reordering (m, n) of the rows of Z (or, not `in_scale`, of X).
-
-    Returns values (m,), converged (m,), alpha (m, q), hessian (m, q, q), beta (m, p) and its
-    covariance (m, p, p).
-    """
-    m = orders.shape[0]
-    values, converged = np.empty(m), np.empty(m, np.bool_)
-    alpha, hessian, beta, covariance, ordinary = allocate(m, X.shape[1], Z.shape[1])
-    none, nothing = np.empty(0), np.empty(0, np.bool_)
-    for i in prange(m):
-        X_i = X if in_scale else X[orders[i]]
-        Z_i = Z[orders[i]] if in_scale else Z
-        out = (alpha[i], hessian[i], beta[i], covariance[i], ordinary[i])
-        values[i], _, converged[i] = ascend(
-            start, y, v, X_i, Z_i, none, nothing, identity, reml, tolerance, tolerance, out
-        )
-    return values, converged, alpha, hessian, beta, covariance
-
-
-@njit(cache=True, parallel=True)
-def ascend_simulated(starts, Y, v, X, Z, offset, identity, reml, tolerance):
-    """One ascent for each set of effects Y (m, n), from its own start (m, q).
-
-    Returns the same as `ascend_permuted`.
-    """
-    m = Y.shape[0]
-    values, converged = np.empty(m), np.empty(m, np.bool_)
-    alpha, hessian, beta, covariance, ordinary = allocate(m, X.shape[1], Z.shape[1])
-    nothing = np.empty(0, np.bool_)
-    for i in prange(m):
-        out = (alpha[i], hessian[i], beta[i], covariance[i], ordinary[i])
-        values[i], _, converged[i] = ascend(
-            starts[i], Y[i], v, X, Z, offset, nothing, identity, reml, tolerance, tolerance, out
-        )
-    return values, converged, alpha, hessian, beta, covariance

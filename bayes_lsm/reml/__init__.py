@@ -10,6 +10,7 @@ it. `tau2_estimators` has the classical estimators of one τ². A new method is 
 
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
 from bayes_lsm.reml.bootstrap import BootstrapTest, bootstrap_test
+from bayes_lsm.reml.clustered_fit import ClusteredFit, fit_clustered
 from bayes_lsm.reml.divergence import Divergence
 from bayes_lsm.reml.estimate import Bounds
 from bayes_lsm.reml.fit import RemlFit, Test
@@ -35,6 +36,7 @@ __all__ = [
     "Blups",
     "BootstrapTest",
     "Bounds",
+    "ClusteredFit",
     "Divergence",
     "Influence",
     "LeaveOneOut",
@@ -51,6 +53,7 @@ __all__ = [
     "bootstrap_test",
     "confidence_intervals",
     "estimate_tau2",
+    "fit_clustered",
     "fit_reml",
     "fitted_values",
     "hat_values",

@@ -17,6 +17,7 @@ import pandas as pd
 
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.independent import Method, estimate_location
+from bayes_lsm.reml.batch import climb_highest
 from bayes_lsm.reml.fit import RemlFit
 from bayes_lsm.reml.surface import Surface
 from bayes_lsm.reml.tests import (
@@ -30,8 +31,6 @@ from bayes_lsm.tables import format_cells, format_table
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-# Predicted gain, relative to the log-likelihood, at which an ascent ends: within 1e-6 of an SE.
-TOLERANCE = 1e-15
 # Two statistics nearer than this are equal: the accuracy of an ascent, and not a difference.
 TIED = 1e-6
 # Studies × fits in one batch: about a second's work and 100 MB.
@@ -47,7 +46,7 @@ class Refits:
     Attributes
     ----------
     value : ndarray, shape (m,)
-        Without −½(n − p) ln 2π (−½n ln 2π for ML).
+        The log-likelihood.
     alpha : ndarray, shape (m, q)
         In the coordinates of the design.
     information : ndarray, shape (m, q, q)
@@ -77,51 +76,24 @@ class Refitter:
     """
 
     def __init__(self, v: Array, X: Array, Z: Array, method: Method) -> None:
-        surface = Surface(np.zeros_like(v), v, X, Z, method)
-        self._v, self._X = v, np.ascontiguousarray(X)
-        self._Z, self._back = surface.rotated_Z, surface.back
-        self._reml = method == "REML"
-        # What REML adds for the coding of X; constants that no comparison sees are left out.
-        R = np.linalg.qr(X, mode="r")
-        self._constant = float(np.sum(np.log(np.abs(np.diag(R))))) if self._reml else 0.0
+        self._surface = Surface(np.zeros_like(v), v, X, Z, method)
+        self._v, self._X, self._Z = v, X, self._surface.rotated_Z
 
     def refit(self, Y: Array, log_tau2: Array, *more: Array) -> Refits:
         """Fit each row of Y (m, n).
 
         `log_tau2` (n,) or (m, n), and what follows, are further places to start from.
         """
-        from bayes_lsm.likelihood.kernels import ascend_simulated
-
-        Y = np.ascontiguousarray(Y)
-        m, q = len(Y), self._Z.shape[1]
-        best: list[Array] = []
-        for start in self._starts(Y, log_tau2, *more):
-            found = ascend_simulated(
-                np.ascontiguousarray(np.broadcast_to(start, (m, q))),
-                Y,
-                self._v,
-                self._X,
-                self._Z,
-                np.empty(0),
-                False,
-                self._reml,
-                TOLERANCE,
-            )
-            found[0][np.isnan(found[0])] = -np.inf
-            if not best:
-                best = list(found)
-                continue
-            higher = found[0] > best[0] + 1e-12
-            for kept, new in zip(best, found, strict=True):
-                kept[higher] = new[higher]
-        value, converged, alpha, hessian, beta, _ = best
+        best = climb_highest(
+            self._starts(Y, log_tau2, *more), self._surface.problem, effects=np.ascontiguousarray(Y)
+        )
         return Refits(
-            value=value + self._constant,
-            alpha=alpha @ self._back.T,
-            information=-hessian,
-            beta=beta,
-            converged=converged & np.isfinite(value),
-            log_tau2=alpha @ self._Z.T,
+            value=best.value + self._surface.constant,
+            alpha=best.alpha @ self._surface.back.T,
+            information=-best.hessian,
+            beta=best.beta,
+            converged=best.converged & np.isfinite(best.value),
+            log_tau2=best.alpha @ self._Z.T,
         )
 
     def _starts(self, Y: Array, *log_tau2: Array) -> Iterator[Array]:

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.independent import Method
-from bayes_lsm.reml.divergence import Cone, Divergence, Limit
+from bayes_lsm.reml.divergence import Divergence, Limit
+from bayes_lsm.reml.geometry import geometry_of
 from bayes_lsm.reml.search import Search
 from bayes_lsm.reml.surface import Point, Surface
 
@@ -137,7 +138,8 @@ def _estimate(
     covariance[np.ix_(kept, kept)] = point.covariance
     divergence = None
     if point.limit is not None:
-        signs, direction = Cone(design.Z[:, free]).signs(point.limit.zero)
+        face = geometry_of(design.Z[:, free]).face_of(point.limit)
+        signs, direction = face.signs
         for j, sign in signs.items():
             alpha[free[j]] = sign
         infinite = ~np.isfinite(alpha)

@@ -11,8 +11,8 @@ import pandas as pd
 from scipy.special import ndtri
 
 from bayes_lsm.errors import FitError
+from bayes_lsm.reml.batch import climb_highest
 from bayes_lsm.reml.bootstrap import (
-    TOLERANCE,
     Refits,
     Refitter,
     batches,
@@ -254,7 +254,7 @@ class _Inverter:
         Shuffler(fit, part)  # refuses a part without moderators
         self._part, self._orders = part, orders
         design = fit.design
-        self._design, self._reml = design, fit.method == "REML"
+        self._design = design
         self._surface = Surface(design.y, design.v, design.X, design.Z, fit.method)
         table = _wald(fit, part, 0.95)
         self._estimate = table["estimate"].to_numpy()
@@ -289,28 +289,13 @@ class _Inverter:
 
     def _refit(self, j: int, c: float) -> PermutedFits:
         """Fit every permutation with the coefficient shifted by c."""
-        from bayes_lsm.likelihood.kernels import allocate, ascend
-
-        design, Z = self._design, self._surface.rotated_Z
-        y, X = design.y, np.ascontiguousarray(design.X)
-        offset, none = np.empty(0), np.empty(0, dtype=bool)
-        level = common_start(design.y, design.v, design.X, Z)
+        design, problem = self._design, self._surface.problem
+        Z, y, offset = self._surface.rotated_Z, design.y, np.zeros(design.n_studies)
         if self._part == "location":
-            y = y - c * X[:, j]
-            level = common_start(y, design.v, design.X, Z)
+            y = y - c * design.X[:, j]
         else:
             offset = c * design.Z[:, j]
-            level = level - Z.T @ offset / len(y)
-        m, q = len(self._orders), Z.shape[1]
-        alpha, hessian, beta, covariance, ordinary = allocate(m, X.shape[1], q)
-        failed = np.zeros(m, dtype=bool)
-        for i, order in enumerate(self._orders):
-            X_i, Z_i = (X, Z[order]) if self._part == "scale" else (X[order], Z)
-            out = (alpha[i], hessian[i], beta[i], covariance[i], ordinary[i])
-            value, _, converged = ascend(
-                level, y, design.v, X_i, Z_i, offset, none, False, self._reml, TOLERANCE, 0.0, out
-            )
-            failed[i] = not (converged and math.isfinite(value))
-        hessian[failed] = -np.eye(q)
-        diverged = is_diverging(-hessian) & ~failed
-        return PermutedFits(alpha, -hessian, self._surface.back, beta, covariance, diverged, failed)
+        start = common_start(y, design.v, design.X, Z) - Z.T @ offset / len(y)
+        shifted = problem._replace(y=y, offset=offset)
+        summits = climb_highest([start], shifted, orders=self._orders, part=self._part)
+        return PermutedFits.of(summits, self._surface.back)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -19,12 +19,16 @@ import pandas as pd
 
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.independent import estimate_location
-from bayes_lsm.links import LARGEST_EXPONENT
-from bayes_lsm.reml.bootstrap import TIED, TOLERANCE, batches, check_iterations, checked_seed
+from bayes_lsm.links import tau2_from_log
+from bayes_lsm.reml.batch import climb_highest
+from bayes_lsm.reml.bootstrap import TIED, batches, check_iterations, checked_seed
 from bayes_lsm.reml.fit import RemlFit
 from bayes_lsm.reml.surface import Surface
 from bayes_lsm.reml.tests import PartName, format_pval, require_free_log_link, term_columns
 from bayes_lsm.tables import format_cells, format_table
+
+if TYPE_CHECKING:
+    from bayes_lsm.likelihood.ascent import Summits
 
 Array = npt.NDArray[np.float64]
 Orders = npt.NDArray[np.intp]
@@ -311,6 +315,22 @@ class PermutedFits:
     diverged: Mask
     failed: Mask
 
+    @classmethod
+    def of(cls, summits: Summits, back: Array) -> Self:
+        """Where ascents ended, whose coordinates `back` (q, q) takes to the design's."""
+        failed = ~(summits.converged & np.isfinite(summits.value))
+        information = -summits.hessian
+        information[failed] = np.eye(len(back))
+        return cls(
+            alpha=summits.alpha,
+            information=information,
+            back=back,
+            beta=summits.beta,
+            covariance=summits.covariance,
+            diverged=is_diverging(information) & ~failed,
+            failed=failed,
+        )
+
     def statistics(self, part: PartName, tested: list[int]) -> tuple[Array, Array]:
         """z of each coefficient (m, terms), and joint χ² of the `tested` (m,)."""
         if part == "location":
@@ -389,43 +409,20 @@ class Shuffler:
         self.moderators = moderators
         surface = Surface(design.y, design.v, design.X, design.Z, fit.method)
         self.back, Z = surface.back, surface.rotated_Z
-        self._in_scale = part == "scale"
+        self._problem = surface.problem
+        self._part = part
         start = common_start(design.y, design.v, design.X, Z)
         steps = _STEEP * np.eye(len(start))[1 if starts == "several" else len(start) :]
         self._starts = [start, *(start + sign * step for step in steps for sign in (-1, 1))]
-        self._arguments = (
-            np.ascontiguousarray(design.y),
-            np.ascontiguousarray(design.v),
-            np.ascontiguousarray(design.X),
-            Z,
-        )
-        self._reml = fit.method == "REML"
 
     def refit(self, orders: Orders) -> PermutedFits:
         """Fit each reordering (m, n)."""
-        from bayes_lsm.likelihood.kernels import ascend_permuted
-
-        best: list[Array] = []
-        for start in self._starts:
-            found = ascend_permuted(
-                start, *self._arguments, orders, self._in_scale, False, self._reml, TOLERANCE
-            )
-            found[0][np.isnan(found[0])] = -np.inf
-            if not best:
-                best = list(found)
-                continue
-            higher = found[0] > best[0] + 1e-12
-            for kept, new in zip(best, found, strict=True):
-                kept[higher] = new[higher]
-        value, converged, alpha, hessian, beta, covariance = best
-        failed = ~(converged.astype(bool) & np.isfinite(value))
-        hessian[failed] = -np.eye(hessian.shape[1])
-        diverged = is_diverging(-hessian) & ~failed
-        return PermutedFits(alpha, -hessian, self.back, beta, covariance, diverged, failed)
+        best = climb_highest(self._starts, self._problem, orders=orders, part=self._part)
+        return PermutedFits.of(best, self.back)
 
     def leads_to(self, fit: RemlFit, alpha: Array) -> bool:
         """Whether a refit of the data as they are is the fit."""
-        tau2 = np.exp(np.minimum(self._arguments[3] @ alpha, LARGEST_EXPONENT))
+        tau2 = tau2_from_log(alpha @ self._problem.Z)
         # A limit is reached to within what is negligible beside v.
         return bool(np.allclose(tau2, fit.tau2, rtol=1e-3, atol=1e-4 * float(fit.design.v.min())))
 

@@ -13,15 +13,13 @@ moderators with Cauchy tails) about one in a thousand still has a higher, very s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from functools import partial
 from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.likelihood.independent import Method, estimate_location
-from bayes_lsm.reml.divergence import Cone
+from bayes_lsm.likelihood.independent import Method
+from bayes_lsm.reml.geometry import MANY_STUDIES, Face, random_steps, steep_slopes
 from bayes_lsm.reml.surface import Point, Surface
 
 Array = npt.NDArray[np.float64]
@@ -44,10 +42,6 @@ _RETURNS = (1e-1, 1e-4)
 _WORTH = 5.0
 # That many of the best limits are joined in pairs.
 _JOINED = 6
-# More different rows of Z than this, and only its extreme rows are tried as corners.
-_MANY_ROWS = 12
-# With more studies than this the surface is smooth, and corners are not worth their time.
-_MANY_STUDIES = 3_000
 _ROUNDS = 5
 # Random starts for each coefficient, and how far from their centre they lie, in ln τ².
 _CLOUD = 6
@@ -57,8 +51,11 @@ _RADII = (1.0, 3.0, 8.0)
 _OUTLIERS = 6
 _SLOPES = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _STEEP = 3
+# With more than one slope there is more room for peaks: that many times the random starts and the
+# steep ones.
+_MORE = 2
 # With more than one slope, that many oblique directions for each coefficient.
-_OBLIQUE = 4
+_OBLIQUE = 12
 
 
 class Search:
@@ -84,74 +81,65 @@ class Search:
         offset: Array | None = None,
         start: Array | None = None,
     ) -> None:
-        self._v, self._Z = v, Z
-        self._surface = partial(Surface, y, v, X, Z, method, offset=offset)
-        self._inside = self._surface()
-        self._cone, self._cloud = Cone(Z), _Cloud(self._inside, len(y))
+        n, q = Z.shape
+        self._v, self._log_v = v, np.log(v)
+        self._offset = np.zeros(n) if offset is None else offset
+        self._inside = Surface(y, v, X, Z, method, offset=offset)
+        self._geometry = self._inside.geometry
         self._tried: set[bytes] = set()
-        self._limits: dict[bytes, Point] = {}
-        self._returned: set[bytes] = set()
-        self._offset = np.zeros(len(y)) if offset is None else offset
-        starts = self._starts(y, v, X)
-        if start is not None:
-            starts.insert(0, start)
-        inside = self._inside.climb([*starts, *self._cloud.around(starts[0])])
-        highest = self._explore(inside)
-        home = max(inside[:_ORDINARY], key=_value)
-        best, near = self._at_limit(highest, anywhere=True), self._at_limit(home)
+        self._limits: dict[Face, Point] = {}
+        self._returned: set[Face] = set()
+        small = n <= MANY_STUDIES
+        many = q * small * (_MORE if q > 2 else 1)
+        self._steps = random_steps(_ROUNDS + 1, _CLOUD * many, q)
+        given = np.zeros((0, q)) if start is None else (self._inside.forth @ start)[None]
+        starts = self._inside.first_starts(
+            given,
+            steep_slopes(q, _SLOPES, _OBLIQUE),
+            pivots=_OUTLIERS,
+            kept=_STEEP * many,
+        )
+        cloud = self._cloud(starts[0], 0)
+        self._reached, leads_to = self._inside.climb_distinct(np.concatenate([starts, cloud]))
+        points = self._inside.points(self._reached)
+        home = max((points[i] for i in leads_to[:_ORDINARY]), key=_value)
+        highest = self._explore(points)
+        best = self._at_limit(highest, self._limits, anywhere=True)
+        near = self._at_limit(home, self._limits_of(home))
         self.stop = home.ordinary_alpha
         self.best, self.rival = best, None
         if _slack(best) < best.value - near.value < _UNDECIDED:
             self.best, self.rival = near, best
 
-    def _starts(self, y: Array, v: Array, X: Array) -> list[Array]:
-        """Starting values: one common τ², regressions of residuals, and steep slopes."""
-        residuals = estimate_location(y, v + np.mean(v), X).residuals
-        spread = len(y) / max(1, len(y) - X.shape[1]) * float(np.mean(residuals**2 - v))
-        common = max(spread, 0.05 * float(np.median(v)))
-        log_tau2 = [np.full(len(y), np.log(common * c)) for c in (1.0, 0.1, 10.0)]
-        log_tau2 += [np.log(np.maximum(residuals**2 - v, floor * v)) for floor in (0.5, 0.05)]
-        starts = [self._inside.regress(each) for each in log_tau2]
-        return starts if len(y) > _MANY_STUDIES else starts + self._steep(residuals)
-
-    def _steep(self, residuals: Array) -> list[Array]:
-        """Steep slopes of ln τ² through outlying studies: peaks that climbs from afar walk past."""
-        Z, v = self._Z, self._v
-        q = Z.shape[1]
-        back = self._inside.back
-        constant = self._inside.regress(1.0 + self._offset)
-        if np.abs(Z @ constant - 1.0).max() > 1e-8:
-            constant = np.zeros_like(constant)
-        pivots = np.argsort(-(residuals**2) / v)[:_OUTLIERS]
-        oblique = np.random.default_rng(1).normal(size=(_OBLIQUE * (q > 2) * q, q))
-        oblique /= np.linalg.norm(oblique, axis=1)[:, None]
-        directions = np.concatenate([back.T, -back.T, oblique @ back.T])
-        slopes = (np.array(_SLOPES)[:, None, None] * directions).reshape(-1, q)
-        peaks = np.log(residuals[pivots] ** 2 + 1e-3 * v[pivots]) - self._offset[pivots]
-        shifts = peaks - slopes @ Z[pivots].T
-        tried = (slopes[:, None] + shifts[..., None] * constant).reshape(-1, q)
-        order = np.argsort(-self._inside.values(tried), kind="stable")
-        return list(tried[order[: _STEEP * q]])
-
-    def _explore(self, inside: list[Point]) -> Point:
+    def _explore(self, points: list[Point]) -> Point:
         """Alternate between limits and points inside, until nothing higher is found."""
-        best = max(inside, key=_value)
-        for free in _corners(self._Z):
-            self._try_limit(free, best)
-        for _ in range(_ROUNDS):
-            self._follow(inside)
+        best = max(points, key=_value)
+        for face in self._geometry.corners:
+            self._climb_limit(face, best)
+        for turn in range(_ROUNDS):
+            self._follow(points)
             self._join(best)
-            inside = self._inside.climb([*self._cloud.around(best.alpha), *self._returns(best)])
-            higher = max(inside, key=_value, default=best)
+            known = len(self._reached.value)
+            starts = [self._cloud(best.rotated, turn + 1), *self._returns(best)]
+            self._reached, _ = self._inside.climb_distinct(np.concatenate(starts), self._reached)
+            points = self._inside.points(self._reached, known)
+            higher = max(points, key=_value, default=best)
             if higher.value <= best.value + _slack(best):
                 break
             best = higher
-        self._follow(inside)
+        self._follow(points)
         return best
+
+    def _cloud(self, centre: Array, turn: int) -> Array:
+        """Random starts around a point (q,), some near and some far, shape (m, q)."""
+        steps = self._steps[turn]
+        far = math.sqrt(float(centre[1:] @ centre[1:]))
+        radii = np.resize([*_RADII, far], len(steps))
+        return np.asarray(centre + radii[:, None] * steps)
 
     def _follow(self, points: list[Point]) -> None:
         """Climb the limits that these points are near to, and the limits of those."""
-        points = _distinct(points)
+        points = list(points)
         while points:
             point = points.pop()
             ratios = point.tau2 / self._v
@@ -164,43 +152,63 @@ class Search:
 
     def _join(self, best: Point) -> None:
         """Climb the limits in which the studies that keep their τ² at two good limits all do."""
-        good = sorted(self._limits.values(), key=_value)[-_JOINED:]
-        for one, other in combinations([point.limit for point in good if point.limit], 2):
-            self._try_limit(~(one.zero & other.zero), best)
+        good = sorted(self._limits.items(), key=lambda item: item[1].value)[-_JOINED:]
+        for (one, _), (other, _) in combinations(good, 2):
+            self._try_limit(one.free | other.free, best)
 
     def _try_limit(self, free: Mask, origin: Point) -> Point | None:
-        if free.all() or free.tobytes() in self._tried:
+        key = free.tobytes()
+        if key in self._tried:
             return None
-        self._tried.add(free.tobytes())
-        limit = self._cone.limit(free)
-        if limit is None or limit.zero.tobytes() in self._limits:
+        self._tried.add(key)
+        face = None if free.all() else self._geometry.face(free)
+        return None if face is None else self._climb_limit(face, origin)
+
+    def _climb_limit(self, face: Face, origin: Point) -> Point | None:
+        """The highest point of a limit, unless it is known already."""
+        if face in self._limits:
             return None
-        start = _regress(
-            np.log(origin.tau2 + 1e-3 * self._v)[~limit.zero] - self._offset[~limit.zero],
-            self._Z[np.ix_(~limit.zero, limit.kept)],
-        )
-        (point,) = self._surface(limit=limit).climb([start])
-        self._limits[limit.zero.tobytes()] = point
+        self._limits[face] = self._climb_from(origin, face)
+        return self._limits[face]
+
+    def _climb_from(self, origin: Point, face: Face) -> Point:
+        wanted = np.log(origin.tau2 + 1e-3 * self._v) - self._offset
+        start = face.regress(wanted[face.free])
+        (point,) = self._inside.at(face).climb_rotated(start[None])
         return point
 
-    def _returns(self, best: Point) -> Iterator[Array]:
-        """Starts inside near the limits that are worth it, at several distances; once for each."""
-        for key, point in self._limits.items():
-            if point.limit is None or key in self._returned or point.value < best.value - _WORTH:
-                continue
-            self._returned.add(key)
-            zero, kept = point.limit.zero, list(point.limit.kept)
-            log_v = np.log(self._v)
-            alpha = np.zeros(self._Z.shape[1])
-            finite = np.log(np.maximum(point.tau2, self._v))[~zero] - self._offset[~zero]
-            alpha[kept] = _regress(finite, self._Z[np.ix_(~zero, kept)])
-            _, direction = self._cone.signs(zero)
-            for ratio in _RETURNS:
-                wanted = math.log(ratio) + log_v[zero] - self._offset[zero]
-                far = (wanted - self._Z[zero] @ alpha) / (self._Z[zero] @ direction)
-                yield alpha + max(0.0, float(far.max())) * direction
+    def _limits_of(self, inside: Point) -> dict[Face, Point]:
+        """The limits that this point is on its way to, climbed from there.
 
-    def _at_limit(self, inside: Point, *, anywhere: bool = False) -> Point:
+        One limit can have several summits, and what is known of it may be another of them.
+        """
+        vanished = inside.tau2 < _VANISHED * self._v
+        return {
+            face: self._climb_from(inside, face)
+            for face in self._limits
+            if vanished[face.limit.zero].all()
+        }
+
+    def _returns(self, best: Point) -> list[Array]:
+        """Starts inside near the limits that are worth it, at several distances; once for each."""
+        found = []
+        for face, point in self._limits.items():
+            if face in self._returned or point.value < best.value - _WORTH:
+                continue
+            self._returned.add(face)
+            log_tau2 = np.log(np.maximum(point.tau2, self._v)) - self._offset
+            alpha = face.inside(log_tau2[face.free])
+            columns, speeds = face.descent
+            zero = face.limit.zero
+            short = self._log_v[zero] - self._offset[zero] - alpha @ columns
+            for ratio in _RETURNS:
+                far = float(((math.log(ratio) + short) / speeds).max())
+                found.append((alpha + max(0.0, far) * face.direction)[None])
+        return found
+
+    def _at_limit(
+        self, inside: Point, limits: dict[Face, Point], *, anywhere: bool = False
+    ) -> Point:
         """The limit that a point inside is on its way to, or else the point itself.
 
         A higher limit elsewhere counts too where `anywhere` says so. Equal values alone prove
@@ -210,22 +218,16 @@ class Search:
         vanished = inside.tau2 < _VANISHED * self._v
         slack = _slack(inside)
         found = [
-            (point.value, int(limit.zero.sum()), point)
-            for point in self._limits.values()
-            if (limit := point.limit) is not None
-            and point.value >= inside.value - slack
-            and (vanished[limit.zero].all() or (anywhere and point.value > inside.value + slack))
+            (point.value, int(face.limit.zero.sum()), point)
+            for face, point in limits.items()
+            if point.value >= inside.value - slack
+            and (
+                vanished[face.limit.zero].all() or (anywhere and point.value > inside.value + slack)
+            )
         ]
         highest = max((value for value, _, _ in found), default=inside.value)
         equal = [(zeros, point) for value, zeros, point in found if value >= highest - slack]
         return max(equal, key=lambda pair: pair[0])[1] if equal else inside
-
-
-def _distinct(points: list[Point]) -> list[Point]:
-    """One point of each maximum; many climbs end at the same."""
-    return list(
-        {(round(point.value, 7), *np.round(point.rotated, 4)): point for point in points}.values()
-    )
 
 
 def _slack(point: Point) -> float:
@@ -234,43 +236,3 @@ def _slack(point: Point) -> float:
 
 def _value(point: Point) -> float:
     return point.value
-
-
-def _corners(Z: Array) -> Iterator[Mask]:
-    """Sets of studies that could be the only ones with τ², or the only ones without."""
-    yield np.zeros(len(Z), dtype=bool)
-    if len(Z) > _MANY_STUDIES or Z.shape[1] == 1:
-        return
-    rows, which = np.unique(Z, axis=0, return_inverse=True)
-    if len(rows) <= _MANY_ROWS:
-        for j in range(len(rows)):
-            yield which == j
-            yield which != j
-        return
-    for column in rows.T:
-        yield which == int(np.argmin(column))
-        yield which == int(np.argmax(column))
-
-
-def _regress(log_tau2: Array, Z: Array) -> Array:
-    if not Z.shape[1]:
-        return np.zeros(0)
-    return np.asarray(np.linalg.lstsq(Z, log_tau2, rcond=None)[0])
-
-
-class _Cloud:
-    """Random starts around a point, in coordinates in which neither units nor origins matter."""
-
-    def __init__(self, inside: Surface, studies: int) -> None:
-        # The signs of a QR decomposition are arbitrary; without them the cloud does not turn.
-        signs = np.copysign(1.0, np.diag(inside.forth))
-        self._forth, self._back = signs[:, None] * inside.forth, inside.back * signs
-        self._size = 0 if studies > _MANY_STUDIES else _CLOUD * len(signs)
-        self._random = np.random.default_rng(0)
-
-    def around(self, alpha: Array) -> list[Array]:
-        """Starts around `alpha` (q,), some near and some far."""
-        far = float(np.linalg.norm((self._forth @ alpha)[1:]))
-        radii = np.resize([*_RADII, far], self._size)[:, None]
-        steps = radii * self._random.normal(size=(self._size, len(alpha)))
-        return list(alpha + steps @ self._back.T)

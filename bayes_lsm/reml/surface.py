@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.likelihood.independent import Method, tau2
+from bayes_lsm.likelihood.independent import Method
+from bayes_lsm.links import tau2_from_log
 from bayes_lsm.reml.divergence import Limit
+from bayes_lsm.reml.geometry import Coordinates, Face, geometry_of
+
+if TYPE_CHECKING:
+    from bayes_lsm.likelihood.ascent import Summits
 
 Array = npt.NDArray[np.float64]
 
@@ -121,90 +128,122 @@ class Surface:
         offset: Array | None = None,
         identity: bool = False,
     ) -> None:
-        self.limit = limit
-        free = np.ones(len(y), dtype=bool)
-        if limit is not None:
-            Z, free = Z[:, list(limit.kept)], ~limit.zero
-        self._offset, self._identity = offset, identity
-        self._free = free
-        if Z.shape[1]:
-            self.forth = np.linalg.qr(Z[free], mode="r") / math.sqrt(free.sum())
-            self.back = np.linalg.solve(self.forth, np.eye(Z.shape[1]))
-        else:
-            self.forth = self.back = np.zeros((0, 0))
-        self._Z = np.ascontiguousarray(Z @ self.back)
+        from bayes_lsm.likelihood.kernels import Problem
+
         n, p = X.shape
         reml = method == "REML"
-        self.constant = -0.5 * (n - p * reml) * math.log(2 * math.pi)
-        if reml:
-            R = np.linalg.qr(X, mode="r")
-            self.constant += float(np.sum(np.log(np.abs(np.diag(R)))))
-        self._arguments = (
+        self.geometry = geometry_of(Z)
+        self.limit = limit
+        coordinates = self.geometry.coordinates
+        if limit is not None:
+            coordinates = self.geometry.face_of(limit).coordinates
+        self._lie_in(coordinates)
+        self.problem = Problem(
             np.ascontiguousarray(y),
             np.ascontiguousarray(v),
-            np.ascontiguousarray(X),
-            self._Z,
-            np.empty(0) if offset is None else offset,
+            np.ascontiguousarray(X.T),
+            coordinates.columns,
+            np.empty(0) if offset is None else np.ascontiguousarray(offset),
             np.empty(0, dtype=bool) if limit is None else limit.zero,
             identity,
             reml,
         )
+        self.constant = -0.5 * (n - p * reml) * math.log(2 * math.pi)
+        if reml:
+            R = np.linalg.qr(X, mode="r")
+            self.constant += float(np.sum(np.log(np.abs(np.diag(R)))))
+
+    def _lie_in(self, coordinates: Coordinates) -> None:
+        self.forth, self.back = coordinates.forth, coordinates.back
+
+    def at(self, face: Face) -> Surface:
+        """The surface of a limit of this one."""
+        there = copy(self)
+        there.limit = face.limit
+        there._lie_in(face.coordinates)
+        there.problem = self.problem._replace(Z=face.coordinates.columns, zero=face.limit.zero)
+        return there
 
     def climb(self, starts: Sequence[Array]) -> list[Point]:
-        """Climb from each of some α."""
-        from bayes_lsm.likelihood import kernels
-
+        """Climb from each of some α; one point for each."""
         if not len(starts):
             return []
-        rotated = np.ascontiguousarray(np.array(starts) @ self.forth.T)
-        many = len(starts) * len(self._Z) > _MANY
-        ascend = kernels.ascend_starts_parallel if many else kernels.ascend_starts
-        found = ascend(rotated, *self._arguments, _TOLERANCE, _ORDINARY_TOLERANCE)
-        values, converged, alpha, hessian, beta, covariance, ordinary = found
-        values = np.where(np.isnan(values), -np.inf, values) + self.constant
+        return self.climb_rotated(np.array(starts) @ self.forth.T)
+
+    def climb_rotated(self, starts: Array) -> list[Point]:
+        """Climb from each of some coefficients (m, q) in the surface's coordinates."""
+        from bayes_lsm.likelihood import ascent
+
+        starts = np.ascontiguousarray(starts)
+        if starts.shape[0] * len(self.problem.y) > _MANY:
+            return self.points(
+                ascent.climb_parallel(starts, self.problem, _TOLERANCE, _ORDINARY_TOLERANCE)
+            )
+        found, _ = ascent.climb(
+            starts, self.problem, _TOLERANCE, _ORDINARY_TOLERANCE, self._nothing(), False
+        )
+        return self.points(found)
+
+    def climb_distinct(
+        self, starts: Array, known: Summits | None = None
+    ) -> tuple[Summits, npt.NDArray[np.intp]]:
+        """Climb from some coefficients (m, q) in the surface's coordinates, and reach each summit
+        once.
+
+        Returns what was `known`, followed by what is new, and where in it each start leads.
+        """
+        from bayes_lsm.likelihood import ascent
+
+        known = self._nothing() if known is None else known
+        starts = np.ascontiguousarray(starts)
+        if starts.shape[0] * len(self.problem.y) > _MANY:
+            found = ascent.climb_parallel(starts, self.problem, _TOLERANCE, _ORDINARY_TOLERANCE)
+            reached = ascent.Summits(*map(np.concatenate, zip(known, found, strict=True)))
+            return reached, len(known.value) + np.arange(len(starts))
+        reached, leads_to = ascent.climb(
+            starts, self.problem, _TOLERANCE, _ORDINARY_TOLERANCE, known, True
+        )
+        return reached, leads_to
+
+    def _nothing(self) -> Summits:
+        return _no_summits(len(self.problem.X), len(self.problem.Z))
+
+    def points(self, found: Summits, begin: int = 0) -> list[Point]:
+        """Summits as points, those from number `begin` on."""
+        values = np.where(np.isnan(found.value), -np.inf, found.value) + self.constant
         return [
             Point(
                 self,
-                alpha[i],
-                ordinary[i],
-                hessian[i],
+                found.alpha[i],
+                found.ordinary[i],
+                found.hessian[i],
                 float(values[i]),
-                beta[i],
-                covariance[i],
-                bool(converged[i]),
+                found.beta[i],
+                found.covariance[i],
+                bool(found.converged[i]),
             )
-            for i in range(len(values))
+            for i in range(begin, len(values))
         ]
 
-    def values(self, alphas: Array) -> Array:
-        """The log-likelihood at each of some α (m, q); −inf where it cannot be computed."""
-        from bayes_lsm.likelihood import kernels
+    def first_starts(self, given: Array, slopes: Array, *, pivots: int, kept: int) -> Array:
+        """Where a search begins, in the surface's coordinates; see `ascent.first_starts`."""
+        from bayes_lsm.likelihood.ascent import first_starts
 
-        rotated = np.ascontiguousarray(alphas @ self.forth.T)
-        many = len(alphas) * len(self._Z) > 20 * _MANY
-        evaluate = kernels.log_likelihoods_parallel if many else kernels.log_likelihoods
-        values = evaluate(rotated, *self._arguments)
-        return np.asarray(np.where(np.isnan(values), -np.inf, values) + self.constant)
-
-    def regress(self, eta: Array) -> Array:
-        """The α whose linear predictor, offset included, is nearest to `eta` (n,); inside only."""
-        wanted = eta if self._offset is None else eta - self._offset
-        return np.asarray(self.back @ (self._Z.T @ wanted) / len(wanted))
+        constant = self.geometry.constant
+        return np.asarray(first_starts(self.problem, given, slopes, constant, pivots, kept))
 
     @property
     def rotated_Z(self) -> Array:
         """Z in the surface's coordinates, shape (n, q)."""
-        return self._Z
+        return np.asarray(self.problem.Z.T)
 
     def value_and_score(self, rotated: Array) -> tuple[float, Array]:
         """The log-likelihood and its score at coefficients in the surface's coordinates."""
-        from bayes_lsm.likelihood.kernels import evaluate
+        from bayes_lsm.likelihood.kernels import evaluate, workspace
 
-        q, p = self._Z.shape[1], self._arguments[2].shape[1]
+        n, p, q = len(self.problem.y), len(self.problem.X), len(self.problem.Z)
         score = np.empty(q)
-        value = evaluate(
-            rotated, *self._arguments, score, np.empty((q, q)), np.empty(p), np.empty((p, p))
-        )
+        value = evaluate(rotated, self.problem, workspace(n, p, q), score, np.empty((q, q)))
         return value + self.constant, score
 
     def climb_along(self, rotated: Array, A: Array, b: Array) -> Point | None:
@@ -212,43 +251,54 @@ class Surface:
 
         None where the climb leads to where the likelihood does not exist.
         """
-        from bayes_lsm.likelihood.kernels import allocate, ascend
+        from bayes_lsm.likelihood import ascent
 
-        y, v, X, Z, _, zero, identity, reml = self._arguments
-        offset = np.zeros(len(y)) if self._offset is None else self._offset
+        Z, shift = self.rotated_Z, self.problem.offset
         if len(A):
             here = rotated - np.linalg.pinv(A) @ (A @ rotated + b)
             along = np.linalg.svd(A)[2][np.linalg.matrix_rank(A) :].T
         else:
             here, along = rotated, np.eye(len(rotated))
-        out = tuple(each[0] for each in allocate(1, X.shape[1], along.shape[1]))
-        value, _, converged = ascend(
-            np.zeros(along.shape[1]),
-            y,
-            v,
-            X,
-            np.ascontiguousarray(Z @ along),
-            offset + Z @ here,
-            zero,
-            identity,
-            reml,
+        offset = Z @ here
+        problem = self.problem._replace(
+            Z=np.ascontiguousarray((Z @ along).T), offset=offset + shift if len(shift) else offset
+        )
+        q = along.shape[1]
+        found, _ = ascent.climb(
+            np.zeros((1, q)),
+            problem,
             _TOLERANCE,
             _ORDINARY_TOLERANCE,
-            out,
+            _no_summits(len(problem.X), q),
+            False,
         )
-        if not math.isfinite(value):
+        if not math.isfinite(found.value[0]):
             return None
-        alpha, hessian, beta, covariance, _ = out
-        there = here + along @ alpha
-        full = hessian if not len(A) else along @ hessian @ along.T
+        there = here + along @ found.alpha[0]
+        hessian = found.hessian[0]
         return Point(
-            self, there, there, full, value + self.constant, beta, covariance, bool(converged)
+            self,
+            there,
+            there,
+            hessian if not len(A) else along @ hessian @ along.T,
+            float(found.value[0]) + self.constant,
+            found.beta[0],
+            found.covariance[0],
+            bool(found.converged[0]),
         )
 
     def tau2(self, rotated: Array) -> Array:
         """τ² of each study (n,), at coefficients in the surface's coordinates."""
-        if self._offset is None:
-            return tau2(rotated, self._Z, None if self.limit is None else ~self._free)
-        eta = self._offset + self._Z @ rotated
-        values = eta if self._identity else tau2(np.ones(1), eta[:, None])
-        return np.where(self._free, values, 0.0)
+        eta = rotated @ self.problem.Z
+        if len(self.problem.offset):
+            eta = self.problem.offset + eta
+        values = eta if self.problem.identity else tau2_from_log(eta)
+        return values if self.limit is None else np.where(self.limit.zero, 0.0, values)
+
+
+@lru_cache(maxsize=64)
+def _no_summits(p: int, q: int) -> Summits:
+    from bayes_lsm.likelihood.ascent import allocate
+
+    found: Summits = allocate(0, p, q)
+    return found

@@ -16,7 +16,9 @@ from scipy.special import chdtrc, fdtrc
 
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.independent import Method, evaluate
+from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.fit import RemlFit
+from bayes_lsm.reml.nesting import is_nested, same_location
 from bayes_lsm.reml.search import Search
 from bayes_lsm.results import wald_table
 from bayes_lsm.tables import format_cells, format_table
@@ -24,6 +26,7 @@ from bayes_lsm.tables import format_cells, format_table
 Array = npt.NDArray[np.float64]
 PartName = Literal["location", "scale"]
 Contrast = Mapping[str, float]
+AnyFit = RemlFit | ClusteredFit
 
 
 @dataclass(frozen=True, eq=False)
@@ -280,7 +283,7 @@ class LikelihoodRatioTest:
         return str(format_cells(self.table, digits=4).to_html())
 
 
-def likelihood_ratio_test(full: RemlFit, reduced: RemlFit) -> LikelihoodRatioTest:
+def likelihood_ratio_test(full: AnyFit, reduced: AnyFit) -> LikelihoodRatioTest:
     """Compare a fit with one whose model is a special case of it.
 
     Where a coefficient diverges, the log-likelihood is its supremum, so that the statistic exists
@@ -288,7 +291,7 @@ def likelihood_ratio_test(full: RemlFit, reduced: RemlFit) -> LikelihoodRatioTes
 
     Parameters
     ----------
-    full, reduced : RemlFit
+    full, reduced : RemlFit or ClusteredFit
         Of the same effects, by the same method; under REML with the same location part.
 
     Raises
@@ -319,7 +322,7 @@ def likelihood_ratio_test(full: RemlFit, reduced: RemlFit) -> LikelihoodRatioTes
     return LikelihoodRatioTest(statistic, df, pval, pd.DataFrame(rows, index=["Full", "Reduced"]))
 
 
-def check_nested(full: RemlFit, reduced: RemlFit) -> None:
+def check_nested(full: AnyFit, reduced: AnyFit) -> None:
     """Refuse two fits whose likelihoods cannot be compared."""
     if full.method != reduced.method:
         raise FitError(f"cannot compare {full.method} with {reduced.method}; refit by one method")
@@ -328,32 +331,18 @@ def check_nested(full: RemlFit, reduced: RemlFit) -> None:
         and np.array_equal(full.design.v, reduced.design.v)
     ):
         raise FitError(
-            f"the fits are of different rows ({full.design.n_studies} and "
-            f"{reduced.design.n_studies} studies); drop rows with missing moderators first"
+            f"the fits are of different rows ({full.design.size} and {reduced.design.size}); drop "
+            "rows with missing moderators first"
         )
-    if full.method == "REML" and not _same_space(full.design.X, reduced.design.X):
+    if full.method == "REML" and not same_location(full.design, reduced.design):
         raise FitError(
             "REML likelihoods of different location parts cannot be compared; use method='ML'"
         )
-    links = full.design.specification.link, reduced.design.specification.link
-    nested = _inside(reduced.design.X, full.design.X) and _inside(reduced.design.Z, full.design.Z)
-    # One τ² for all studies is the same model under either link.
-    same_link = links[0] == links[1] or reduced.design.Z.shape[1] == 1
-    if full.n_parameters <= reduced.n_parameters or not (nested and same_link):
+    if full.n_parameters <= reduced.n_parameters or not is_nested(reduced.design, full.design):
         raise FitError(
             "the reduced model must be a special case of the full one, with fewer coefficients; "
             "give them in the order (full, reduced) and check that the models are nested"
         )
-
-
-def _inside(A: Array, B: Array) -> bool:
-    """Whether the columns of A lie in the span of those of B."""
-    Q = np.linalg.qr(B)[0]
-    return bool(np.allclose(Q @ (Q.T @ A), A, rtol=1e-8, atol=1e-8 * np.abs(A).max()))
-
-
-def _same_space(A: Array, B: Array) -> bool:
-    return A.shape[1] == B.shape[1] and _inside(A, B)
 
 
 @dataclass(frozen=True, eq=False)

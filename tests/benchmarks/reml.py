@@ -125,31 +125,35 @@ def simulated(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return y, v, np.column_stack([np.ones(k), x])
 
 
+def problem_of(y: np.ndarray, v: np.ndarray, X: np.ndarray, Z: np.ndarray) -> object:
+    """A problem in coordinates in which the columns of Z are orthogonal."""
+    from bayes_lsm.reml.surface import Surface
+
+    return Surface(y, v, X, Z, "REML").problem
+
+
 def kernel_seconds(k: int, sets: int) -> float:
     """Seconds for each of many fits in one batch: one ascent, no search."""
-    from bayes_lsm.likelihood.kernels import ascend_simulated
+    from bayes_lsm.likelihood.ascent import climb_sets
 
-    _, v, X = simulated(k)
+    y, v, X = simulated(k)
     rng = np.random.default_rng(2)
-    Z = np.linalg.qr(X)[0] * np.sqrt(k)
     Y = rng.normal(size=(sets, k)) * np.sqrt(v + np.exp(-0.5 + 0.6 * X[:, 1]))
-    starts = np.tile(np.linalg.lstsq(Z, np.full(k, -0.5))[0], (sets, 1))
-    arguments = (starts, Y, v, X, Z, np.empty(0), False, True, 1e-10)
-    return median_seconds(lambda: ascend_simulated(*arguments), 5) / sets
+    problem = problem_of(y, v, X, X)
+    starts = -0.5 * np.mean(problem.Z, axis=1)[None]
+    none = np.empty((0, k), dtype=np.intp)
+    return median_seconds(lambda: climb_sets(starts, Y, problem, none, none, 1e-10), 5) / sets
 
 
 def kernel_one_seconds(name: str) -> float:
     """Seconds of a single ascent on a bundled dataset."""
-    from bayes_lsm.likelihood.kernels import allocate, ascend
+    from bayes_lsm.likelihood.ascent import allocate, climb
 
     design = bound_model(name).design
-    n, q = design.Z.shape
-    Z = np.linalg.qr(design.Z)[0] * np.sqrt(n)
-    start = np.linalg.lstsq(Z, np.full(n, np.log(0.05)))[0]
-    out = tuple(each[0] for each in allocate(1, design.X.shape[1], q))
-    none = np.empty(0), np.empty(0, dtype=bool)
-    arguments = (design.y, design.v, design.X, Z, *none, False, True, 1e-10, 1e-10, out)
-    return median_seconds(lambda: ascend(start, *arguments), 200)
+    problem = problem_of(design.y, design.v, design.X, design.Z)
+    start = np.log(0.05) * np.mean(problem.Z, axis=1)[None]
+    nothing = allocate(0, design.X.shape[1], design.Z.shape[1])
+    return median_seconds(lambda: climb(start, problem, 1e-10, 1e-10, nothing, False), 200)
 
 
 def measure(theirs: dict[str, float]) -> list[Row]:

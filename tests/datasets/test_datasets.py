@@ -14,8 +14,19 @@ NAMES = list(list_datasets().index)
 
 
 def test_the_list_names_every_bundled_dataset():
-    assert NAMES == ["bangertdrowns2004", "bcg", "preterm_iq", "raudenbush1985"]
-    assert list_datasets()["studies"].to_list() == [48, 13, 37, 19]
+    sizes = {
+        "assink2016": (17, 100),
+        "bangertdrowns2004": (48, 48),
+        "bcg": (13, 13),
+        "berkey1998": (5, 10),
+        "konstantopoulos2011": (56, 56),
+        "preterm_iq": (37, 37),
+        "preterm_iq_ipd": (37, 7044),
+        "raudenbush1985": (19, 19),
+    }
+    assert list(sizes) == NAMES
+    table = list_datasets()
+    assert list(zip(table["studies"], table["rows"], strict=True)) == list(sizes.values())
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -27,7 +38,7 @@ def test_every_column_is_documented_in_order(name):
     assert about.title in str(about)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "preterm_iq_ipd"])
 def test_effects_and_variances_are_usable(name):
     frame = load_dataset(name)
     assert frame["yi"].notna().all()
@@ -72,11 +83,42 @@ def test_preterm_carries_its_caution_wherever_it_goes():
     assert frame[frame["weeks"] > 28].attrs["caution"] == about.caution
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "preterm_iq"])
+@pytest.mark.parametrize("name", [name for name in NAMES if not name.startswith("preterm_iq")])
 def test_data_as_they_were_published_need_no_caution(name):
     assert describe_dataset(name).caution == ""
     assert "caution" not in load_dataset(name).attrs
     assert "Caution" not in str(describe_dataset(name))
+
+
+def test_individual_scores_have_the_means_and_sds_of_the_summaries():
+    scores, summaries = load_dataset("preterm_iq_ipd"), load_dataset("preterm_iq")
+    assert (scores["atterm"] == (scores["group"] == "Atterm")).all()
+    for group, arm in (("Atterm", "1"), ("Preterm", "2")):
+        found = scores[scores["group"] == group].groupby("study")["iq"].agg(["mean", "std", "size"])
+        expected = summaries.set_index("study")[[f"mean{arm}", f"sd{arm}", f"n{arm}"]]
+        # Scores are written to about 14 digits.
+        np.testing.assert_allclose(found, expected, rtol=1e-11)
+
+
+def test_individual_scores_say_that_they_are_made_up():
+    about = describe_dataset("preterm_iq_ipd")
+    assert "not the scores of any real child" in about.caution
+    assert load_dataset("preterm_iq_ipd").attrs["caution"] == about.caution
+    assert "made up" in load_dataset.__doc__
+
+
+def test_schools_are_nested_in_districts():
+    frame = load_dataset("konstantopoulos2011")
+    assert frame["district"].nunique() == 11
+    assert not frame.duplicated(["district", "school"]).any()
+
+
+def test_sampling_covariances_of_two_outcomes_are_positive_definite():
+    for _, trial in load_dataset("berkey1998").groupby("trial"):
+        V = trial[["v1i", "v2i"]].to_numpy()
+        np.testing.assert_array_equal(V, V.T)
+        np.testing.assert_array_equal(np.diag(V), trial["vi"])
+        assert np.linalg.eigvalsh(V).min() > 0
 
 
 def test_each_call_gives_a_frame_of_its_own():

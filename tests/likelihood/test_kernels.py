@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
-from bayes_lsm.likelihood import kernels
+from bayes_lsm.likelihood import ascent, kernels
 from bayes_lsm.likelihood.independent import evaluate, log_likelihood
 
 NO_OFFSET, NO_ZERO = np.empty(0), np.empty(0, dtype=bool)
@@ -21,13 +21,21 @@ def _data(seed, n, p, q, spread=1.0):
     return y, v, X, Z, rng.normal(scale=0.5, size=q)
 
 
-def _kernel(alpha, y, v, X, Z, *, reml, offset=NO_OFFSET, zero=NO_ZERO, identity=False):
-    p, q = X.shape[1], Z.shape[1]
+def _problem(y, v, X, Z, *, reml, offset=NO_OFFSET, zero=NO_ZERO, identity=False):
+    columns = (np.ascontiguousarray(matrix.T) for matrix in (X, Z))
+    return kernels.Problem(y, v, *columns, offset, zero, identity, reml)
+
+
+def _kernel(alpha, y, v, X, Z, **settings):
+    n, p, q = len(y), X.shape[1], Z.shape[1]
+    problem, work = _problem(y, v, X, Z, **settings), kernels.workspace(n, p, q)
     score, hessian = np.empty(q), np.empty((q, q))
     beta, covariance = np.empty(p), np.empty((p, p))
-    value = kernels.evaluate(
-        alpha, y, v, X, Z, offset, zero, identity, reml, score, hessian, beta, covariance
-    )
+    value = kernels.evaluate(alpha, problem, work, score, hessian)
+    only = kernels.evaluate_value(alpha, problem, work)
+    assert only == value or np.isnan([only, value]).all()
+    if np.isfinite(value):
+        kernels.locate(alpha, problem, work, beta, covariance)
     return value, score, hessian, beta, covariance
 
 
@@ -108,42 +116,97 @@ def test_digits_survive_sampling_variances_of_all_sizes():
     assert value - other == pytest.approx(exact - exact_other, rel=1e-7, abs=1e-7)
 
 
+def _ascend(start, y, v, X, Z, *, tolerance=1e-15):
+    """One ascent by itself."""
+    found, _ = ascent.climb(
+        start[None],
+        _problem(y, v, X, Z, reml=True),
+        tolerance,
+        1e-10,
+        ascent.allocate(0, X.shape[1], Z.shape[1]),
+        False,
+    )
+    return found
+
+
+def test_exponentials_are_those_of_numpy():
+    x = np.r_[np.random.default_rng(1).uniform(-700, 300, size=1000), 0.0, -1e-300, 300.0]
+    out = np.empty_like(x)
+    kernels.exponentials(x, out)
+    # Two units in the last place.
+    np.testing.assert_allclose(out, np.exp(x), rtol=4.5e-16)
+    ends = np.array([-np.inf, np.inf, np.nan])
+    out = np.empty(3)
+    kernels.exponentials(ends, out)
+    assert out[0] < 1e-300
+    assert out[1] == pytest.approx(np.exp(300.0))
+    assert np.isnan(out[2])
+
+
+@pytest.mark.parametrize("n", [255, 256, 257, 700])
+def test_blocks_of_studies_add_up(n):
+    y, v, X, Z, alpha = _data(11, n, 2, 2)
+    value, score, hessian, *_ = _kernel(alpha, y, v, X, Z, reml=True)
+    theirs = evaluate(alpha, y, v, X, Z, method="REML")
+    half = _kernel(0.5 * alpha, y, v, X, Z, reml=True)[0]
+    other = evaluate(0.5 * alpha, y, v, X, Z, method="REML")
+    assert value - half == pytest.approx(theirs.value - other.value, abs=1e-8)
+    np.testing.assert_allclose(score, theirs.score, rtol=1e-8, atol=1e-8)
+    np.testing.assert_allclose(hessian, theirs.hessian, rtol=1e-8, atol=1e-8)
+
+
 def test_ascent_ends_where_the_score_vanishes():
     y, v, X, Z, _ = _data(7, 60, 2, 3)
     starts = np.zeros((5, 3))
     starts[:, 0] = np.linspace(-3, 3, 5)
-    found = kernels.ascend_starts(starts, y, v, X, Z, NO_OFFSET, NO_ZERO, False, True, 1e-15, 1e-10)
-    values, converged, alpha = found[:3]
-    assert converged.all()
-    np.testing.assert_allclose(values, values[0], atol=1e-10)
-    _, score, hessian, *_ = _kernel(alpha[0], y, v, X, Z, reml=True)
+    problem = _problem(y, v, X, Z, reml=True)
+    found = ascent.climb_parallel(starts, problem, 1e-15, 1e-10)
+    assert found.converged.all()
+    np.testing.assert_allclose(found.value, found.value[0], atol=1e-10)
+    _, score, hessian, beta, covariance = _kernel(found.alpha[0], y, v, X, Z, reml=True)
     np.testing.assert_allclose(score, 0, atol=1e-6)
     assert np.linalg.eigvalsh(hessian).max() < 0
+    np.testing.assert_allclose(found.beta[0], beta)
+    np.testing.assert_allclose(found.covariance[0], covariance)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_cut_climbs_lead_to_the_summits_of_whole_ones(seed):
+    rng = np.random.default_rng(seed)
+    y, v, X, Z, _ = _data(seed, 12, 1, 2, spread=2.0)
+    y[rng.integers(12)] += 20.0  # an outlier makes several summits
+    starts = rng.normal(scale=4.0, size=(30, 2))
+    problem = _problem(y, v, X, Z, reml=True)
+    whole = ascent.climb_parallel(starts, problem, 1e-15, 1e-10)
+    known, first = ascent.climb(starts[:10], problem, 1e-15, 1e-10, ascent.allocate(0, 1, 2), True)
+    cut, then = ascent.climb(starts[10:], problem, 1e-15, 1e-10, known, True)
+    assert len(cut.value) < len(starts)
+    for i, known_value in enumerate(known.value):
+        assert cut.value[i] == known_value
+    leads_to = np.r_[first, then]
+    np.testing.assert_allclose(cut.value[leads_to], whole.value, atol=1e-9)
 
 
 def test_batches_equal_single_ascents():
     y, v, X, Z, _ = _data(8, 30, 2, 2)
     rng = np.random.default_rng(9)
-    start = np.array([0.0, 0.0])
-    orders = np.array([rng.permutation(30) for _ in range(4)])
-    Y = rng.normal(size=(4, 30)) + y
-    shuffled = kernels.ascend_permuted(start, y, v, X, Z, orders, True, False, True, 1e-12)
-    moved = kernels.ascend_permuted(start, y, v, X, Z, orders, False, False, True, 1e-12)
-    simulated = kernels.ascend_simulated(
-        np.tile(start, (4, 1)), Y, v, X, Z, NO_OFFSET, False, True, 1e-12
-    )
-    for i in range(4):
+    start = np.zeros(2)
+    orders = np.array([rng.permutation(30) for _ in range(40)])
+    Y = rng.normal(size=(40, 30)) + y
+    problem, none = _problem(y, v, X, Z, reml=True), np.empty((0, 30), dtype=np.intp)
+    shuffled = ascent.climb_sets(start[None], y[None], problem, none, orders, 1e-12)
+    moved = ascent.climb_sets(start[None], y[None], problem, orders, none, 1e-12)
+    simulated = ascent.climb_sets(np.tile(start, (40, 1)), Y, problem, none, none, 1e-12)
+    for i in (0, 1, 17, 39):
         cases = (
             (shuffled, y, X, Z[orders[i]]),
             (moved, y, X[orders[i]], Z),
             (simulated, Y[i], X, Z),
         )
         for batch, y_i, X_i, Z_i in cases:
-            single = kernels.ascend_starts(
-                start[None], y_i, v, X_i, Z_i, NO_OFFSET, NO_ZERO, False, True, 1e-12, 1e-12
-            )
-            assert batch[0][i] == pytest.approx(single[0][0], abs=1e-10)
-            np.testing.assert_allclose(batch[2][i], single[2][0], atol=1e-6)
+            single = _ascend(start, y_i, v, X_i, Z_i, tolerance=1e-12)
+            assert batch.value[i] == pytest.approx(single.value[0], abs=1e-10)
+            np.testing.assert_allclose(batch.alpha[i], single.alpha[0], atol=1e-6)
 
 
 def test_collinear_columns_give_nan_not_a_crash():

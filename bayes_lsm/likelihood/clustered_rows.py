@@ -1,0 +1,168 @@
+"""Scale terms, and the rows that they share: collapsed into cells, partitioned into blocks.
+
+Done once for a model, in O(n log n).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
+Correlation = Literal["none", "compound", "unstructured"]
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleTerm:
+    """One grouping with its own log-variances, A diag(exp(Zα)) A'.
+
+    Attributes
+    ----------
+    groups : ndarray of int, shape (n,)
+        The group of each row, 0, 1, …; −1 for a row that the term does not concern.
+    Z : ndarray, shape (groups, q), or (groups, s, q) for s slopes
+        What ln variance of each group's effect (of each of its effects) depends on.
+    slopes : ndarray, shape (n,) or (n, s), optional
+        What each row multiplies its group's effects by: 1, a covariate, indicators of outcomes.
+    correlation : {"none", "compound", "unstructured"}
+        How the s effects of a group are correlated, the same in all groups. Its coefficients κ (see
+        `correlations`) follow the term's q in α: 1 for "compound", s(s − 1)/2 for "unstructured".
+    """
+
+    groups: Index
+    Z: Array
+    slopes: Array | None = None
+    correlation: Correlation = "none"
+
+    @property
+    def table(self) -> Array:
+        """Z, shape (groups, s, q)."""
+        Z = np.asarray(self.Z, dtype=float)
+        return Z[:, None, :] if Z.ndim == 2 else Z
+
+    @property
+    def multipliers(self) -> Array:
+        """Slopes, shape (n, s); 0 where a row has no group."""
+        slopes = np.ones(len(self.groups)) if self.slopes is None else self.slopes
+        slopes = np.asarray(slopes, dtype=float).reshape(len(self.groups), -1)
+        return np.where(self.groups[:, None] >= 0, slopes, 0.0) + 0.0  # no −0
+
+    @property
+    def correlations(self) -> int:
+        """How many κ it has."""
+        s = int(self.table.shape[1])
+        if self.correlation == "none":
+            return 0
+        return s * (s - 1) // 2 if self.correlation == "unstructured" else int(s > 1)
+
+    @property
+    def size(self) -> int:
+        """How many coefficients of α it has."""
+        return int(self.table.shape[2]) + self.correlations
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """What is known of each row (or cell), before it is sorted into blocks."""
+
+    y: Array
+    v: Array
+    X: Array
+    spare: Array
+    squares: Array
+    groups: Index  # (n, terms)
+    multipliers: tuple[Array, ...]  # of each term, (n, s)
+
+    def vary(self, single: list[bool]) -> npt.NDArray[np.bool_]:
+        """Which rows have a variance of their own, so that they may be part of a low-rank block."""
+        own = self.v > 0.0
+        for t in np.flatnonzero(single):
+            own = own | (self.multipliers[t][:, 0] != 0.0)
+        return own
+
+    def take(self, order: Index) -> Rows:
+        return Rows(
+            self.y[order],
+            self.v[order],
+            self.X[order],
+            self.spare[order],
+            self.squares[order],
+            self.groups[order],
+            tuple(each[order] for each in self.multipliers),
+        )
+
+
+def of_single_rows(term: ScaleTerm) -> bool:
+    """Whether each group has one row at most, so that the term is part of the diagonal."""
+    in_use = np.any(term.multipliers != 0.0, axis=1)
+    return term.table.shape[1] == 1 and int(np.bincount(term.groups[in_use]).max(initial=0)) <= 1
+
+
+def collapse(rows: Rows, terms: tuple[ScaleTerm, ...], single: list[bool]) -> tuple[Rows, Index]:
+    """Rows alike in all but y, as one: exact, by rotation.
+
+    c rows with the same moderators, variance, groups and slopes become √c ȳ with √c x and √c a,
+    and c − 1 contrasts that know only of the variance: their sum of squares says all. It
+    takes a variance of its own for every row. Returns the cells and each row's cell.
+    """
+    keys = [rows.v[:, None], rows.X]
+    for t, term in enumerate(terms):
+        if single[t]:  # the row's own group: what counts is its variance
+            keys += [rows.multipliers[t] ** 2, term.table[rows.groups[:, t], 0, :]]
+        else:
+            keys += [rows.groups[:, t : t + 1].astype(float), rows.multipliers[t]]
+    key = np.ascontiguousarray(np.concatenate(keys, axis=1) + 0.0)
+    bytewise = key.view(np.dtype((np.void, key.dtype.itemsize * key.shape[1]))).ravel()
+    _, first, cell, count = np.unique(
+        bytewise, return_index=True, return_inverse=True, return_counts=True
+    )
+    mean = np.bincount(cell, rows.y) / count
+    residual = rows.y - mean[cell]
+    mean += np.bincount(cell, residual) / count
+    squares = np.bincount(cell, (rows.y - mean[cell]) ** 2)
+    root = np.sqrt(count)
+    cells = rows.take(first)
+    multipliers = tuple(
+        each if single[t] else each * root[:, None] for t, each in enumerate(cells.multipliers)
+    )
+    collapsed = Rows(
+        root * mean,
+        cells.v,
+        root[:, None] * cells.X,
+        np.asarray(count - 1, dtype=np.float64),
+        np.where(count > 1, squares, 0.0),
+        cells.groups,
+        multipliers,
+    )
+    return collapsed, cell
+
+
+def find_blocks(rows: Rows, single: list[bool], V: sparse.csr_array | None) -> Index:
+    """The block of each row: rows that share an effect or a sampling covariance are in one block.
+
+    Rows that share nothing with any other are together in one block, whose Σ is diagonal.
+    """
+    n = len(rows.y)
+    links, offset = [], n
+    for t, multipliers in enumerate(rows.multipliers):
+        in_use = np.flatnonzero(np.any(multipliers != 0.0, axis=1))
+        if not single[t] and len(in_use):
+            links.append(np.stack([in_use, offset + rows.groups[in_use, t]]))
+            offset += int(rows.groups[:, t].max()) + 1
+    if V is not None:
+        links.append(np.stack(V.nonzero()))
+    if not links:
+        return np.zeros(n, dtype=np.int64)
+    i, j = np.concatenate(links, axis=1)
+    graph = sparse.coo_array((np.ones(len(i)), (i, j)), shape=(offset, offset))
+    label = connected_components(graph, directed=False)[1][:n].astype(np.int64)
+    off_diagonal = i != j
+    alone = ~np.isin(np.arange(n), np.concatenate([i[off_diagonal], j[off_diagonal]]))
+    label[alone] = -1
+    return np.unique(label, return_inverse=True)[1]

@@ -1,0 +1,291 @@
+"""What a fit of several scale terms says of each level: variance shares, effects, predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import sparse
+from scipy.linalg import cho_solve
+from scipy.sparse.csgraph import connected_components
+from scipy.special import ndtri, stdtrit
+
+from bayes_lsm.clustered_design import ClusteredDesign, apply_to_new_data
+from bayes_lsm.errors import FitError
+from bayes_lsm.reml.clustered_fit import ClusteredFit, TermEstimate
+from bayes_lsm.reml.clustered_search import sampling_covariance
+from bayes_lsm.results import ResultTable, model_title
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class LevelHeterogeneity(ResultTable):
+    """Shares of the variance, level by level: see `level_heterogeneity`.
+
+    Attributes
+    ----------
+    typical_variance : float
+        ṽ, the typical sampling variance; 0 for individual data.
+    """
+
+    typical_variance: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class LevelEffects(ResultTable):
+    """Predicted effects of the groups of every scale term: see `level_effects`."""
+
+
+@dataclass(frozen=True, eq=False)
+class LevelPrediction(ResultTable):
+    """Predictions for new groups: see `predict_levels`."""
+
+
+def level_heterogeneity(fit: ClusteredFit) -> LevelHeterogeneity:
+    """τ² of each scale term, and its share I² of the total variance.
+
+    The variance of an effect is Σ_l τ_l² + ṽ with ṽ = (n − p) / tr(P), P with weights V⁻¹, the
+    typical sampling variance (as for one term); I² of a term is its share in per cent. Where τ²
+    differs between groups or is multiplied by a slope, its mean over the rows is taken. Individual
+    data have ṽ = 0, and the shares are intraclass correlations.
+
+    Returns
+    -------
+    LevelHeterogeneity
+        Columns tau2 (mean over the rows), tau and I2, one row a term, and the total of the terms.
+
+    References
+    ----------
+    Nakagawa, S., & Santos, E. S. A. (2012). Methodological issues and advances in biological
+    meta-analysis. Evolutionary Ecology, 26, 1253-1274. doi:10.1007/s10682-012-9555-5
+    """
+    design = fit.design
+    tau2 = np.array([_row_variance(each).mean() for each in fit.terms.values()])
+    typical = _typical_variance(design)
+    total = float(tau2.sum())
+    values = np.r_[tau2, total]
+    table = pd.DataFrame(
+        {"tau2": values, "tau": np.sqrt(values), "I2": 100 * values / (total + typical)},
+        index=pd.Index([*fit.terms, "total"], name="level"),
+    )
+    return LevelHeterogeneity(
+        f"Heterogeneity of a {model_title(design, fit.label)}", table, fit.notes, 0.95, typical
+    )
+
+
+def level_effects(fit: ClusteredFit, *, level: float = 0.95) -> LevelEffects:
+    """Best linear unbiased predictions of the effects of all groups.
+
+    With u ~ N(0, D) and P = Σ⁻¹ − Σ⁻¹X(X'Σ⁻¹X)⁻¹X'Σ⁻¹, û = D A'P y, and the errors û − u have the
+    covariance D − D A'PA D: that of β̂ is in it, that of the variances is not.
+
+    Parameters
+    ----------
+    fit : ClusteredFit
+    level : float, default 0.95
+        Of the intervals.
+
+    Returns
+    -------
+    LevelEffects
+        Columns estimate, se, pi_lb, pi_ub, indexed by grouping, group and effect; of the effects
+        themselves, deviations from x'β.
+
+    References
+    ----------
+    Robinson, G. K. (1991). That BLUP is a good thing: the estimation of random effects. Statistical
+    Science, 6(1), 15-32. doi:10.1214/ss/1177011926
+    """
+    _check_level(level)
+    design = fit.design
+    names = [
+        (name, group, effect)
+        for name, each in fit.terms.items()
+        for group in each.term.groups
+        for effect in each.term.effects
+    ]
+    A, D = _effects(fit)
+    estimate, variance = np.zeros(len(names)), np.zeros(len(names))
+    residuals = design.y - design.X @ fit.beta
+    for rows, columns, solve in _blocks(fit, A, D):
+        loadings = (A[rows][:, columns] @ D[columns][:, columns]).toarray()
+        weighted = solve(np.column_stack([residuals[rows], loadings, design.X[rows]]))
+        count = len(columns)
+        estimate[columns] = loadings.T @ weighted[:, 0]
+        explained = np.einsum("ij,ij->j", loadings, weighted[:, 1 : count + 1])
+        pull = loadings.T @ weighted[:, count + 1 :]
+        known = np.einsum("ij,jk,ik->i", pull, fit.vcov_location, pull)
+        variance[columns] = D.diagonal()[columns] - explained + known
+    se = np.sqrt(np.maximum(variance, 0.0))
+    quantile = float(ndtri(0.5 + level / 2))
+    table = pd.DataFrame(
+        {
+            "estimate": estimate,
+            "se": se,
+            "pi_lb": estimate - quantile * se,
+            "pi_ub": estimate + quantile * se,
+        },
+        index=pd.MultiIndex.from_tuples(names, names=["grouping", "group", "effect"]),
+    )
+    return LevelEffects(
+        f"Predicted effects of a {model_title(design, fit.label)}", table, fit.notes, level
+    )
+
+
+def predict_levels(
+    fit: ClusteredFit,
+    new_data: pd.DataFrame,
+    *,
+    terms: Sequence[str] | None = None,
+    level: float = 0.95,
+) -> LevelPrediction:
+    """The mean effect, and a prediction interval for the true effect in groups that are new.
+
+    Parameters
+    ----------
+    fit : ClusteredFit
+    new_data : DataFrame
+        One row for each prediction, with every column that the formulas use.
+    terms : sequence of str, optional
+        The scale terms whose variances the prediction interval has, by their groupings; by default
+        all but the residual of individual data. ``["district"]`` predicts the mean of a new
+        district.
+    level : float, default 0.95
+        Of the confidence and prediction intervals.
+
+    Returns
+    -------
+    LevelPrediction
+        Columns estimate, se, ci_lb, ci_ub, pi_lb, pi_ub, and τ² of each term and of their sum. The
+        estimated variances are taken for known.
+    """
+    _check_level(level)
+    chosen = _chosen(fit, terms)
+    design = fit.design
+    new = apply_to_new_data(design, new_data)
+    variances = {
+        name: _new_variance(each, slopes, Z)
+        for (name, each), slopes, Z in zip(fit.terms.items(), new.slopes, new.Z, strict=True)
+        if name in chosen
+    }
+    total = np.sum(list(variances.values()), axis=0) if variances else np.zeros(len(new.X))
+    estimate = new.X @ fit.beta
+    se = np.sqrt(np.einsum("ij,jk,ik->i", new.X, fit.vcov_location, new.X))
+    tail = 0.5 + level / 2
+    df = len(design.y) - len(fit.beta)
+    quantile = float(ndtri(tail) if fit.test == "z" else stdtrit(df, tail))
+    spread = np.sqrt(se**2 + total)
+    table = pd.DataFrame(
+        {
+            "estimate": estimate,
+            "se": se,
+            "ci_lb": estimate - quantile * se,
+            "ci_ub": estimate + quantile * se,
+            "pi_lb": estimate - quantile * spread,
+            "pi_ub": estimate + quantile * spread,
+            **{f"tau2 ({name})": values for name, values in variances.items()},
+            "tau2": total,
+        },
+        index=pd.Index(new.labels, name="row"),
+    )
+    return LevelPrediction(
+        f"Predictions of a {model_title(design, fit.label)}", table, fit.notes, level
+    )
+
+
+def _chosen(fit: ClusteredFit, terms: Sequence[str] | None) -> list[str]:
+    if terms is None:
+        individual = not (fit.design.v > 0).any()
+        return [name for name in fit.terms if not (individual and name == "residual")]
+    for name in terms:
+        if name not in fit.terms:
+            raise FitError(f"there is no scale term {name!r}; there are {', '.join(fit.terms)}")
+    return list(terms)
+
+
+def _check_level(level: float) -> None:
+    if not 0 < level < 1:
+        raise FitError(f"level must be between 0 and 1, got {level}")
+
+
+def _row_variance(each: TermEstimate) -> Array:
+    """a_i' D R D a_i, the term's variance of each row, shape (n,)."""
+    loadings = each.term.slopes * np.sqrt(each.tau2[each.term.index])
+    return np.asarray(np.einsum("ij,jk,ik->i", loadings, np.nan_to_num(each.correlation), loadings))
+
+
+def _new_variance(each: TermEstimate, slopes: Array, Z: Array) -> Array:
+    """The same for groups that are new; 0 where the likelihood sends it there."""
+    alpha = each.alpha
+    finite = np.isfinite(alpha)
+    tau2 = np.exp(Z[:, :, finite] @ alpha[finite])
+    if each.divergence is not None:
+        direction = np.array(list(each.divergence.direction.values()))
+        tau2 = np.where(Z @ direction < -1e-9, 0.0, tau2)
+    loadings = slopes * np.sqrt(tau2)
+    return np.asarray(np.einsum("ij,jk,ik->i", loadings, np.nan_to_num(each.correlation), loadings))
+
+
+def _typical_variance(design: ClusteredDesign) -> float:
+    """(n − p) / tr(P) with weights V⁻¹."""
+    if not (design.v > 0).all():
+        return 0.0
+    alone = np.ones(len(design.v), dtype=bool)
+    WX = np.zeros_like(design.X)
+    trace = 0.0
+    for block in design.blocks:
+        alone[block.rows] = False
+        W = np.linalg.inv(block.covariance)
+        WX[block.rows] = W @ design.X[block.rows]
+        trace += float(np.trace(W))
+    WX[alone] = design.X[alone] / design.v[alone, None]
+    trace += float(np.sum(1.0 / design.v[alone]))
+    trace -= float(np.trace(np.linalg.solve(design.X.T @ WX, WX.T @ WX)))
+    return float((len(design.v) - design.X.shape[1]) / trace)
+
+
+def _effects(fit: ClusteredFit) -> tuple[sparse.csr_array, sparse.csr_array]:
+    """All effects together: A (n, m) and their covariance D (m, m), both sparse."""
+    loadings, covariances = [], []
+    for each in fit.terms.values():
+        term = each.term
+        n, s = term.slopes.shape
+        columns = (s * term.index[:, None] + np.arange(s)).ravel()
+        rows = np.repeat(np.arange(n), s)
+        shape = (n, s * len(term.groups))
+        loadings.append(sparse.csr_array((term.slopes.ravel(), (rows, columns)), shape=shape))
+        tau = np.sqrt(each.tau2)
+        R = np.nan_to_num(each.correlation)
+        blocks = tau[:, :, None] * R * tau[:, None, :]
+        covariances.append(
+            sparse.block_diag([sparse.coo_array(each) for each in blocks])
+            if s > 1
+            else sparse.diags_array(each.tau2.ravel())
+        )
+    return sparse.csr_array(sparse.hstack(loadings)), sparse.csr_array(
+        sparse.block_diag(covariances)
+    )
+
+
+def _blocks(
+    fit: ClusteredFit, A: sparse.csr_array, D: sparse.csr_array
+) -> Iterator[tuple[Any, Any, Callable[[Array], Array]]]:
+    """Rows and effects that have to do with each other, and how to solve with their Σ."""
+    design = fit.design
+    V = sampling_covariance(design)
+    V = sparse.diags_array(V) if isinstance(V, np.ndarray) else V
+    sigma = sparse.csr_array(A @ D @ A.T + V)
+    _, block = connected_components(abs(A) @ abs(A).T + abs(V), directed=False)
+    order = np.argsort(block, kind="stable")
+    starts = np.flatnonzero(np.diff(block[order])) + 1
+    for rows in np.split(order, starts):
+        columns = np.unique(A[rows].indices)
+        factor = np.linalg.cholesky(sigma[rows][:, rows].toarray())
+
+        yield rows, columns, partial(cho_solve, (factor, True))

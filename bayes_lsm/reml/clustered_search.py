@@ -1,0 +1,327 @@
+"""The highest point of the likelihood of several scale terms, inside or where some of them vanish.
+
+As in `search`, climbs start from several points inside, and wherever they stop with variances near
+0, the limit in which those groups have none is climbed as well. A limit is a smaller model of the
+same data: groups without variance leave their term, and so do the coefficients that go with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from bayes_lsm.clustered_design import ClusteredDesign
+from bayes_lsm.likelihood import clustered
+from bayes_lsm.likelihood.independent import Method
+from bayes_lsm.links import LARGEST_EXPONENT
+from bayes_lsm.reml.divergence import Cone
+
+Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+_TOLERANCE = 1e-13
+_EQUAL = 1e-9
+# Share of a row's total variance below which an effect may be one without variance.
+_SMALL_SHARES = (1e-1, 1e-2, 1e-4, 1e-6, 1e-8)
+# Random starts, and how far from their centre they lie, in ln τ².
+_CLOUD = (1.0, 3.0, 6.0)
+# With more coefficients no random starts.
+_MANY = 12
+# A limit of a limit of …; each loses an effect.
+_ROUNDS = 12
+
+
+@dataclass(frozen=True, eq=False)
+class Remaining:
+    """What is left of one scale term at a limit.
+
+    Attributes
+    ----------
+    zero : ndarray of bool, shape (G, s)
+        Effects without variance.
+    kept : tuple of int
+        Coefficients that are left.
+    """
+
+    zero: Mask
+    kept: tuple[int, ...]
+
+    @property
+    def effects(self) -> tuple[int, ...]:
+        """Which of the s effects of a group have variance in some group; the first, if none has."""
+        return tuple(int(k) for k in np.flatnonzero(~self.zero.all(axis=0))) or (0,)
+
+    @property
+    def key(self) -> bytes:
+        """The same for the same limit."""
+        return self.zero.tobytes()
+
+
+@dataclass(frozen=True, eq=False)
+class Spot:
+    """Where a climb ended: α of what remains, term by term, and the criterion there."""
+
+    remaining: tuple[Remaining, ...]
+    data: clustered.Clustered
+    ascent: clustered.Ascent
+
+    @property
+    def value(self) -> float:
+        """The log-likelihood; −inf where it could not be computed."""
+        value = self.ascent.at.value
+        return value if np.isfinite(value) else -np.inf
+
+    @cached_property
+    def coefficients(self) -> list[tuple[Array, Array]]:
+        """α and κ of each term."""
+        found, starts = [], self.data.starts
+        for t, term in enumerate(self.data.terms):
+            both = self.ascent.alpha[starts[t] : starts[t + 1]]
+            found.append((both[: term.table.shape[2]], both[term.table.shape[2] :]))
+        return found
+
+    @cached_property
+    def tau2(self) -> list[Array]:
+        """τ² of each term's effects, shape (G, s)."""
+        found = []
+        for term, left, (alpha, _) in zip(
+            self.data.terms, self.remaining, self.coefficients, strict=True
+        ):
+            values = np.zeros(left.zero.shape)
+            eta = np.minimum(term.table @ alpha, LARGEST_EXPONENT)
+            values[:, list(left.effects)] = np.exp(eta)
+            found.append(np.where(left.zero, 0.0, values))
+        return found
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether every effect has a variance."""
+        return not any(left.zero.any() for left in self.remaining)
+
+
+class ClusteredSearch:
+    """The search for the highest point of one log-likelihood.
+
+    Attributes
+    ----------
+    best : Spot
+    inside : Spot
+        The highest point at which every effect has a variance: where an ordinary optimiser stops.
+    """
+
+    def __init__(self, design: ClusteredDesign, method: Method) -> None:
+        self._design, self._method = design, method
+        rows = [term.Z.reshape(-1, term.Z.shape[2]) for term in design.terms]
+        self._cones, self._bases = [Cone(Z) for Z in rows], [np.linalg.qr(Z) for Z in rows]
+        self._V = sampling_covariance(design)
+        self._spots: dict[tuple[bytes, ...], Spot] = {}
+        whole = tuple(
+            Remaining(np.zeros(term.Z.shape[:2], dtype=bool), tuple(range(term.Z.shape[2])))
+            for term in design.terms
+        )
+        data = self._arrange(whole)
+        climbs = [self._climb(whole, data, start) for start in self._starts(data)]
+        self.inside = max(climbs, key=lambda spot: spot.value)
+        self._spots[tuple(left.key for left in whole)] = self.inside
+        self._follow(climbs)
+        for t in range(len(design.terms)):
+            self._without(self.inside, t)
+        self.best = self._highest()
+
+    def _arrange(self, remaining: tuple[Remaining, ...]) -> clustered.Clustered:
+        """The model of what remains."""
+        design = self._design
+        terms = []
+        for term, left in zip(design.terms, remaining, strict=True):
+            effects = list(left.effects)
+            slopes = np.where(left.zero[term.index], 0.0, term.slopes)[:, effects]
+            terms.append(
+                clustered.ScaleTerm(
+                    term.index,
+                    term.Z[:, effects][:, :, list(left.kept)],
+                    slopes,
+                    _KINDS[term.correlation] if len(effects) > 1 else "none",
+                )
+            )
+        return clustered.arrange(design.y, design.X, tuple(terms), variance=self._V)
+
+    def _climb(
+        self, remaining: tuple[Remaining, ...], data: clustered.Clustered, start: Array
+    ) -> Spot:
+        ascent = clustered.ascend_clustered(start, data, method=self._method, tolerance=_TOLERANCE)
+        return Spot(remaining, data, ascent)
+
+    def _starts(self, data: clustered.Clustered) -> Iterator[Array]:
+        """Starting values: the residual variance shared out among the terms in several ways."""
+        design = self._design
+        residuals = design.y - design.X @ np.linalg.lstsq(design.X, design.y, rcond=None)[0]
+        total = (
+            float(np.mean(residuals**2)) * len(design.y) / max(1, len(design.y) - design.X.shape[1])
+        )
+        spread = max(total - float(np.mean(design.v)), 0.05 * total)
+        count = len(design.terms)
+        shares = [np.full(count, 1.0 / count)]
+        shares += [np.where(np.arange(count) == t, 0.9, 0.1 / count) for t in range(count)]
+        starts = [self._start(spread * share, residuals, own=False) for share in shares]
+        if any(term.Z.shape[2] > 1 for term in design.terms):
+            starts.append(self._start(spread * shares[0], residuals, own=True))
+        yield from starts
+        if data.q > _MANY:
+            return
+        random = np.random.default_rng(0)
+        for radius in _CLOUD:
+            yield starts[0] + np.concatenate([self._jump(t, radius, random) for t in range(count)])
+
+    def _start(self, levels: Array, residuals: Array, *, own: bool) -> Array:
+        """ln τ² of each term: constant, or (`own`) that of each group's own residuals."""
+        parts = []
+        overall = float(np.mean(residuals**2))
+        for term, level, (Q, R) in zip(self._design.terms, levels, self._bases, strict=True):
+            size = np.maximum(np.mean(term.slopes**2, axis=0), 1e-300)
+            target = np.broadcast_to(np.log(level / size), term.Z.shape[:2])
+            if own:
+                groups = len(term.groups)
+                counts = np.maximum(np.bincount(term.index, minlength=groups), 1)
+                mean = np.bincount(term.index, residuals**2, groups) / counts / overall
+                target = target + np.log(np.maximum(mean, 0.01))[:, None]
+            alpha = np.linalg.solve(R, Q.T @ target.reshape(-1))
+            parts.append(np.r_[alpha, np.zeros(_correlations(term.Z.shape[1], term.correlation))])
+        return np.concatenate(parts)
+
+    def _jump(self, t: int, radius: float, random: np.random.Generator) -> Array:
+        """A random step that changes ln τ² of the term's effects by about `radius`."""
+        term = self._design.terms[t]
+        Q, R = self._bases[t]
+        step = radius * random.normal(size=len(R)) * np.sqrt(len(Q) / len(R))
+        correlations = _correlations(term.Z.shape[1], term.correlation)
+        return np.concatenate([np.linalg.solve(R, step), 0.3 * random.normal(size=correlations)])
+
+    def _follow(self, spots: Sequence[Spot]) -> None:
+        """Climb the limits that these points are near to, and the limits of those."""
+        todo = _distinct(spots)
+        for _ in range(_ROUNDS):
+            found = [limit for spot in todo for limit in self._limits_near(spot)]
+            todo = _distinct(found)
+            if not todo:
+                return
+
+    def _limits_near(self, spot: Spot) -> Iterator[Spot]:
+        shares = self._shares(spot)
+        for threshold in _SMALL_SHARES:
+            remaining = list(spot.remaining)
+            changed = False
+            for t, share in enumerate(shares):
+                free = (share >= threshold) & ~spot.remaining[t].zero
+                limit = self._limit(t, free, spot.remaining[t])
+                if limit is not None:
+                    remaining[t], changed = limit, True
+            if changed:
+                yield from self._try(tuple(remaining), spot)
+
+    def _limit(self, t: int, free: Mask, now: Remaining) -> Remaining | None:
+        """Term t with variance in the effects `free` and in those that cannot lose it."""
+        if free.all() or (free | now.zero).all():
+            return None
+        limit = self._cones[t].limit(free.reshape(-1))
+        if limit is None:
+            return None
+        zero = limit.zero.reshape(free.shape)
+        return None if np.array_equal(zero, now.zero) else Remaining(zero, limit.kept)
+
+    def _without(self, spot: Spot, t: int) -> None:
+        """Climb the limit in which the whole of a term has no variance."""
+        nothing = Remaining(np.ones_like(spot.remaining[t].zero), ())
+        remaining = (*spot.remaining[:t], nothing, *spot.remaining[t + 1 :])
+        self._follow(list(self._try(remaining, spot)))
+
+    def _try(self, remaining: tuple[Remaining, ...], origin: Spot) -> Iterator[Spot]:
+        key = tuple(left.key for left in remaining)
+        if key in self._spots or not _has_variance(self._design, remaining):
+            return
+        data = self._arrange(remaining)
+        spot = self._climb(remaining, data, self._restart(remaining, origin))
+        self._spots[key] = spot
+        yield spot
+
+    def _restart(self, remaining: tuple[Remaining, ...], origin: Spot) -> Array:
+        """α of what remains, near to where the climb came from."""
+        parts = []
+        for term, left, tau2 in zip(self._design.terms, remaining, origin.tau2, strict=True):
+            if not left.kept:
+                continue
+            rows = term.Z.reshape(-1, term.Z.shape[2])[~left.zero.reshape(-1)][:, list(left.kept)]
+            target = np.log(np.maximum(tau2[~left.zero], 1e-8 * tau2.max() + 1e-300))
+            alpha = np.linalg.lstsq(rows, target, rcond=None)[0]
+            kappa = np.zeros(_correlations(len(left.effects), term.correlation))
+            parts.append(np.r_[alpha, kappa])
+        return np.concatenate(parts or [np.zeros(0)])
+
+    def _shares(self, spot: Spot) -> list[Array]:
+        """τ² of each effect as a share of the total variance of its rows, shape (G, s)."""
+        design = self._design
+        parts = [
+            (term.slopes**2 * tau2[term.index])
+            for term, tau2 in zip(design.terms, spot.tau2, strict=True)
+        ]
+        total = design.v + sum(part.sum(axis=1) for part in parts)
+        found = []
+        for term, part in zip(design.terms, parts, strict=True):
+            share = np.zeros(term.Z.shape[:2])
+            for k in range(share.shape[1]):
+                np.maximum.at(share[:, k], term.index, part[:, k] / total)
+            found.append(share)
+        return found
+
+    def _highest(self) -> Spot:
+        """The highest point; of equal ones, that with most effects without variance."""
+        spots = list(self._spots.values())
+        top = max(spot.value for spot in spots)
+        slack = _EQUAL * max(1.0, abs(top))
+        equal = [spot for spot in spots if spot.value >= top - slack]
+        return max(equal, key=lambda spot: sum(int(left.zero.sum()) for left in spot.remaining))
+
+
+_KINDS: dict[str, clustered.Correlation] = {
+    "none": "none",
+    "compound_symmetric": "compound",
+    "unstructured": "unstructured",
+}
+
+
+def _correlations(effects: int, kind: str) -> int:
+    """How many correlation coefficients a term has."""
+    if effects < 2 or kind == "none":
+        return 0
+    return 1 if kind == "compound_symmetric" else effects * (effects - 1) // 2
+
+
+def sampling_covariance(design: ClusteredDesign):  # type: ignore[no-untyped-def]
+    """V: variances (n,), or a sparse matrix (n, n) where errors are correlated."""
+    if not design.blocks:
+        return design.v
+    from scipy import sparse
+
+    V = sparse.lil_array(sparse.diags_array(design.v))
+    for block in design.blocks:
+        V[np.ix_(block.rows, block.rows)] = block.covariance
+    return V.tocsr()
+
+
+def _has_variance(design: ClusteredDesign, remaining: Sequence[Remaining]) -> bool:
+    """Whether every row keeps a variance of its own."""
+    if (design.v > 0).all():
+        return True
+    own = design.v > 0
+    for term, left in zip(design.terms, remaining, strict=True):
+        if len(term.groups) == len(design.y):
+            own = own | ~left.zero[term.index, 0]
+    return bool(own.all())
+
+
+def _distinct(spots: Sequence[Spot]) -> list[Spot]:
+    """One of the points that are the same."""
+    return list({round(spot.value, 6): spot for spot in spots if np.isfinite(spot.value)}.values())

@@ -1,0 +1,57 @@
+"""Correlation matrices: what they must be, and their derivatives."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bayes_lsm.likelihood.correlations import COMPOUND, UNSTRUCTURED, correlate
+
+
+def correlations(kind, kappa, s):
+    pairs, h = s * (s - 1) // 2, len(kappa)
+    out = np.empty(pairs), np.empty((pairs, h)), np.empty((pairs, h, h)), np.empty((s, s))
+    correlate(kind, np.asarray(kappa, dtype=float), *out)
+    return out
+
+
+def matrix(rho, s):
+    R = np.eye(s)
+    R[np.tril_indices(s, -1)] = rho
+    return R + np.tril(R, -1).T
+
+
+@given(
+    kind=st.sampled_from([COMPOUND, UNSTRUCTURED]), s=st.integers(2, 5), seed=st.integers(0, 9999)
+)
+@settings(max_examples=50, deadline=None)
+def test_any_numbers_give_a_correlation_matrix_and_its_derivatives(kind, s, seed):
+    h = 1 if kind == COMPOUND else s * (s - 1) // 2
+    kappa = np.random.default_rng(seed).normal(size=h)
+    rho, first, second, L = correlations(kind, kappa, s)
+    R = matrix(rho, s)
+    assert np.linalg.eigvalsh(R).min() > 0
+    np.testing.assert_allclose(L @ L.T, R, atol=1e-14)
+    step = 1e-5
+    for j, e in enumerate(step * np.eye(h)):
+        up, down = correlations(kind, kappa + e, s), correlations(kind, kappa - e, s)
+        # Central differences: step² of a third derivative of size 1 to 10, and rounding / step.
+        np.testing.assert_allclose(first[:, j], (up[0] - down[0]) / (2 * step), atol=1e-8)
+        np.testing.assert_allclose(second[..., j], (up[1] - down[1]) / (2 * step), atol=1e-8)
+
+
+def test_two_effects_have_fishers_z_in_either_form():
+    for kind in (COMPOUND, UNSTRUCTURED):
+        assert correlations(kind, [0.7], 2)[0] == pytest.approx([np.tanh(0.7)], rel=1e-14)
+
+
+def test_compound_symmetry_spans_all_that_is_positive_definite():
+    assert correlations(COMPOUND, [0.0], 4)[0] == pytest.approx(np.zeros(6))
+    assert correlations(COMPOUND, [-15.0], 4)[0] == pytest.approx(np.full(6, -1 / 3), abs=1e-6)
+    assert correlations(COMPOUND, [15.0], 4)[0] == pytest.approx(np.ones(6), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", [COMPOUND, UNSTRUCTURED])
+def test_enormous_numbers_stay_finite(kind):
+    rho, first, second, _ = correlations(kind, [1e6], 2)
+    assert np.isfinite([*rho, *first.ravel(), *second.ravel()]).all()
