@@ -21,7 +21,7 @@ import pandas as pd
 
 from bayes_lsm import formulas, frames
 from bayes_lsm.design import Design, Part, apply_part, build_design, build_part, check_finite
-from bayes_lsm.errors import DataError, DroppedRowsWarning
+from bayes_lsm.errors import DataError, DroppedRowsWarning, SpecificationError
 from bayes_lsm.frames import DroppedRow, Kind
 from bayes_lsm.grouping import Grouping
 from bayes_lsm.sampling_errors import Block, align, sampling_errors

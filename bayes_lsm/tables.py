@@ -100,7 +100,7 @@ def heading(part: str) -> str:
     ('Scale (ln τ²)', 'Scale (ln τ²): district')
     """
     kind, _, of = part.partition(" (")
-    name = _HEADINGS.get(kind, kind.capitalize())
+    name = _HEADINGS.get(kind, kind.capitalize() if kind.isascii() else kind)
     return f"{name}: {of.removesuffix(')')}" if of else name
 
 

@@ -89,9 +89,14 @@ def make_sampler(
     Raises
     ------
     FitError
-        For an unknown engine, or too few draws.
+        For an unknown engine, too few draws, or Student-t study effects.
     """
     require_log_link(design)
+    if design.specification.study_effects != "normal":
+        raise FitError(
+            "simulated fits need study_effects='normal', got "
+            f"{design.specification.study_effects!r}: effects are simulated from the normal model"
+        )
     check_whole("draws", draws, least=100)
     if callable(engine):
         return engine

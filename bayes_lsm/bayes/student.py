@@ -9,12 +9,16 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy.special import gammaincinv
 
-from bayes_lsm.bayes.draws import Array
+from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.design import Design
 from bayes_lsm.errors import PriorError
 from bayes_lsm.priors import Priors
+
+# A λ below this counts as this: τ²/λ must not overflow.
+_SMALLEST_WEIGHT = 1e-100
 
 
 def df_prior(design: Design, priors: Priors) -> DegreesOfFreedom | float | None:
@@ -92,6 +96,36 @@ def arrays(design: Design) -> tuple[Array, Array, Array, Array]:
         np.ascontiguousarray(each, dtype=float) for each in (design.y, design.v, design.X, design.Z)
     )
     return y, v, X, Z
+
+
+def new_weights(df: Array) -> Array:
+    """λ ~ Gamma(ν/2, ν/2) of a new study, one for each draw of ν (S,).
+
+    Given λ its true effect is normal with variance τ²/λ. The λ have evenly spaced probabilities in
+    a fixed random order, so that they add less noise than the draws have.
+    """
+    size = len(df)
+    probability = (np.random.default_rng(1).permutation(size) + 0.5) / size
+    return np.asarray(np.maximum(gammaincinv(df / 2, probability) / (df / 2), _SMALLEST_WEIGHT))
+
+
+def draw_weights(
+    design: Design, draws: Draws, studies: slice, rng: np.random.Generator | None = None
+) -> Array:
+    """λ | y of some studies, one for each draw, (m, S); evenly spread over its distribution."""
+    from bayes_lsm.likelihood import student
+
+    df, data = draws.flat_df.astype(float), [each[studies] for each in arrays(design)]
+    spaced = np.tile((np.arange(len(df)) + 0.5) / len(df), (len(data[0]), 1))
+    uniform = (np.random.default_rng(0) if rng is None else rng).permuted(spaced, axis=1)
+    found = student.draw_weights(uniform, draws.flat_location, draws.flat_scale, df, *data)
+    return np.asarray(found)
+
+
+def log_sd_ratio(df: Array) -> Array:
+    """ln of the SD of a t over its scale, √(ν/(ν − 2)), elementwise; infinite where ν ≤ 2."""
+    with np.errstate(divide="ignore"):
+        return np.where(df > 2, 0.5 * np.log(df / np.maximum(df - 2, 0.0)), np.inf)
 
 
 def sample_df(prior: DegreesOfFreedom | float, size: int, rng: np.random.Generator) -> Array:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.student import arrays
+from bayes_lsm.bayes.student import arrays, log_sd_ratio
 from bayes_lsm.errors import FitError
 from bayes_lsm.tables import Printable
 
@@ -117,8 +117,7 @@ def study_weights(fit: BayesFit) -> StudyWeights:
 
     df = draws.flat_df.astype(float)
     terms = averaged(draws.flat_location, draws.flat_scale, df, *arrays(design))
-    with np.errstate(divide="ignore"):
-        inflation = np.where(df > 2, 0.5 * np.log(df / np.maximum(df - 2, 0.0)), np.inf)
+    inflation = log_sd_ratio(df)
     # Median of the logarithm: one study at a time needs one column of draws.
     log_sd = [np.median(0.5 * (draws.flat_scale @ z) + inflation) for z in design.Z]
     return StudyWeights(

@@ -163,6 +163,60 @@ def log_likelihood(betas, alphas, dfs, y, v, X, Z):
     return values
 
 
+@njit(cache=True)
+def _draw(uniform, r, v, log_tau2, df, constant, log_density):
+    """The λ of one study below which a share `uniform` of the sum of `_one` lies.
+
+    The sum's terms are taken in its own order: from λ = 1 upwards, then from there downwards.
+    """
+    half = 0.5 * df
+    tau2 = math.exp(min(max(log_tau2, -LARGEST_EXPONENT), LARGEST_EXPONENT))
+    step = 1.0 / math.sqrt(1.0 / _LONGEST_STEP**2 + (df + 1.0) / (2.0 * _STEP**2))
+    offset = constant + math.log(step) - log_density
+    below = largest = 0.0
+    lam = 1.0
+    for side in range(2):
+        direction = 1.0 if side == 0 else -1.0
+        u = 0.0 if side == 0 else -step
+        while True:
+            lam = math.exp(u)
+            kappa = 1.0 / (v + tau2 / lam)
+            distance = 0.5 * r * r * kappa
+            prior = half * (u - lam + 1.0) + offset
+            p = math.exp(prior - distance) * math.sqrt(kappa)
+            below += p
+            if below >= uniform:
+                return lam
+            largest = max(largest, p)
+            if p < _SMALLEST_SHARE * largest and (side == 0 or distance < 1.0):
+                break
+            if side == 0 and p == 0.0:
+                break
+            if side == 1 and prior - 0.5 * math.log(v) < _LOG_SMALLEST_SHARE:
+                break
+            u += direction * step
+    return lam
+
+
+@njit(cache=True, parallel=True)
+def draw_weights(uniform, betas, alphas, dfs, y, v, X, Z):
+    """λ | y of each study, (k, m), given m draws, from uniform numbers (k, m).
+
+    λ is drawn among the nodes of the quadrature. What is averaged over it later is as smooth as
+    the integrand, so its mean over the nodes is its mean over λ, as exactly as the density.
+    """
+    drawn = np.empty(uniform.shape)
+    for i in prange(len(y)):
+        one = np.empty(5)
+        for j in range(len(dfs)):
+            constant, trigger = _constants(dfs[j])
+            r = y[i] - np.dot(X[i], betas[j])
+            log_tau2 = np.dot(Z[i], alphas[j])
+            _one(r, v[i], log_tau2, dfs[j], constant, trigger, one)
+            drawn[i, j] = _draw(uniform[i, j], r, v[i], log_tau2, dfs[j], constant, one[0])
+    return drawn
+
+
 @njit(cache=True, parallel=True)
 def averaged(betas, alphas, dfs, y, v, X, Z):
     """Means of all rows of `terms` over the draws, (5, k)."""
