@@ -21,7 +21,7 @@ import pandas as pd
 
 from bayes_lsm import formulas, frames
 from bayes_lsm.design import Design, Part, apply_part, build_design, build_part, check_finite
-from bayes_lsm.errors import DataError, DroppedRowsWarning
+from bayes_lsm.errors import DataError, DroppedRowsWarning, SpecificationError
 from bayes_lsm.frames import DroppedRow, Kind
 from bayes_lsm.grouping import Grouping
 from bayes_lsm.sampling_errors import Block, align, sampling_errors
@@ -296,6 +296,11 @@ def build_any_design(
 ) -> Design | ClusteredDesign:
     """The `Design` of a model with one τ² an effect, however it is written; else the clustered one.
 
+    Raises
+    ------
+    SpecificationError
+        For Student-t study effects with several scale terms or dependent sampling errors.
+
     Examples
     --------
     >>> from bayes_lsm.datasets import load_dataset
@@ -309,6 +314,12 @@ def build_any_design(
         return build_design(specification, data)
     clustered = build_clustered_design(specification, data, covariance=covariance)
     if not independent or not _is_one_term_of_effects(clustered):
+        if specification.study_effects != "normal":
+            raise SpecificationError(
+                f"study_effects must be 'normal', got {specification.study_effects!r}, with "
+                "several scale terms or dependent sampling errors; Student-t study effects need "
+                "one scale formula and independent errors"
+            )
         return clustered
     words = specification.model_copy(update={"scale": clustered.terms[0].part.formula})
     return build_design(words, data)

@@ -12,7 +12,12 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.results import AnyDesign, Fit, model_title
 from bayes_lsm.tables import Printable
 
-_SYMBOLS = {"location": "beta", "scale": "alpha", "correlation": "rho"}
+_SYMBOLS = {
+    "location": "beta",
+    "scale": "alpha",
+    "correlation": "rho",
+    "study_effects": "nu",
+}
 
 
 @dataclass(frozen=True, eq=False)

@@ -117,9 +117,13 @@ class Design:
     def kind(self) -> str:
         """What such a model is called."""
         if self.scale.names != ("intrcpt",):
-            return "Location-Scale Model"
-        constant = self.location.names == ("intrcpt",)
-        return "Random-Effects Model" if constant else "Mixed-Effects Model"
+            name = "Location-Scale Model"
+        elif self.location.names == ("intrcpt",):
+            name = "Random-Effects Model"
+        else:
+            name = "Mixed-Effects Model"
+        robust = self.specification.study_effects == "student_t"
+        return f"{name} with Student-t Study Effects" if robust else name
 
     @property
     def size(self) -> str:

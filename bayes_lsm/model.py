@@ -32,6 +32,7 @@ from bayes_lsm.specification import (
     Method,
     SamplingCovariance,
     Specification,
+    StudyEffects,
     find_specification,
 )
 
@@ -68,6 +69,9 @@ class LocationScaleModel:
         Column with the names of the studies, for messages and tables.
     link : {"log", "identity"}, default "log"
         The scale formula gives the logarithm of τ², or τ² itself (for `fit_reml` only).
+    study_effects : {"normal", "student_t"}, default "normal"
+        The distribution of the true effects around their mean; ``"student_t"`` is robust against
+        outlying studies (for `fit_bayes` only). τ is then the scale of the t.
     priors : Priors or preset name, default "weakly_informative"
         For `fit_bayes`.
     correlation : mapping of str to {"none", "compound_symmetric", "unstructured"}, optional
@@ -116,6 +120,7 @@ class LocationScaleModel:
         data: pd.DataFrame,
         study: str | None = None,
         link: Link = "log",
+        study_effects: StudyEffects = "normal",
         priors: Priors | PresetName = "weakly_informative",
         correlation: Mapping[str, Correlation] | None = None,
         sampling_covariance: SamplingCovariance | None = None,
@@ -129,6 +134,7 @@ class LocationScaleModel:
             variance=variance if named else MATRIX,
             study=study,
             link=link,
+            study_effects=study_effects,
             priors=_as_priors(priors),
         )
         self._bind(specification, data, covariance=None if named else variance)

@@ -28,6 +28,7 @@ from bayes_lsm.priors import Priors
 Method = Literal["REML", "ML"]
 Engine = Literal["auto", "collapsed", "nuts"]
 Link = Literal["log", "identity"]
+StudyEffects = Literal["normal", "student_t"]
 # In place of the column of the variances, where their covariance matrix is given with the data.
 MATRIX = "(matrix)"
 Correlation = Literal["none", "compound_symmetric", "unstructured"]
@@ -85,6 +86,10 @@ class Specification(Frozen):
         ``{"district": "~ 1", "district/school": "~ year"}`` (see `bayes_lsm.grouping`).
     link : {"log", "identity"}, default "log"
         The scale formula gives the logarithm of τ², or τ² itself (REML and ML only).
+    study_effects : {"normal", "student_t"}, default "normal"
+        The distribution of the true effects around their mean (Bayesian fits only for the second).
+        With ``"student_t"``, τ is the scale of a t distribution whose degrees of freedom are
+        estimated or fixed (``priors.df``); its SD is τ √(ν / (ν − 2)).
     correlation : mapping of str to {"none", "compound_symmetric", "unstructured"}, optional
         Of the effects of a group, for scale terms with several, such as ``"outcome | trial"``; by
         default unstructured.
@@ -123,6 +128,7 @@ class Specification(Frozen):
     correlation: _Correlations = Field(default_factory=FrozenDict)
     sampling_covariance: SamplingCovariance | None = None
     link: Link = "log"
+    study_effects: StudyEffects = "normal"
     study: str | None = None
     data: str | None = None
     method: Method = "REML"
@@ -193,6 +199,20 @@ class Specification(Frozen):
         if name is not None and not name.strip():
             raise ValueError("must not be empty; give a name, or leave the key out")
         return name
+
+    @model_validator(mode="after")
+    def _study_effects_fit_the_rest(self) -> Self:
+        fault = None
+        if self.study_effects == "normal" and self.priors.df is not None:
+            text = "is for Student-t study effects; leave it out, or set study_effects='student_t'"
+            fault = Fault("priors.df", text)
+        elif self.study_effects != "normal" and self.link != "log":
+            fault = Fault("study_effects", f"{self.study_effects!r} needs link='log'")
+        if fault:
+            error = SpecificationError(str(fault))
+            error.faults = (fault,)
+            raise error
+        return self
 
     @property
     def variance_column(self) -> str | None:

@@ -21,7 +21,11 @@ import pandas as pd
 # Below this a number is as good as 0; above that its fixed digits cannot be read.
 _NOISE, _LARGEST = 1e-12, 1e8
 
-_HEADINGS = {"location": "Location", "scale": "Scale (ln τ²)"}
+_HEADINGS = {
+    "location": "Location",
+    "scale": "Scale (ln τ²)",
+    "study_effects": "Study effects (Student t)",
+}
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -96,7 +100,7 @@ def heading(part: str) -> str:
     ('Scale (ln τ²)', 'Scale (ln τ²): district')
     """
     kind, _, of = part.partition(" (")
-    name = _HEADINGS.get(kind, kind.capitalize())
+    name = _HEADINGS.get(kind, kind.capitalize() if kind.isascii() else kind)
     return f"{name}: {of.removesuffix(')')}" if of else name
 
 

@@ -3,8 +3,11 @@
 `graph` turns a design and priors into a `pm.Model`, `sampling` draws from it, `diagnostics` says
 whether the draws can be trusted, `tree` makes them an ArviZ DataTree, and `fit` puts it all into a
 `BayesFit`; `families` has the PyMC twins of the priors, and `prior_predictive` says what priors
-imply. Another engine is one more module that returns `Draws`; `calibration` and `coverage` check
-any engine on simulated effects. PyMC and ArviZ are imported inside the functions that need them.
+imply. `student` says what differs with Student-t study effects, `student_collapsed` draws from such
+a model directly, and `weights` shows which studies it discounts. `clustered` and `clustered_fit` do
+the same for several scale terms. Another engine is one more module that returns `Draws`;
+`calibration` and `coverage` check any engine on simulated effects. PyMC and ArviZ are imported
+inside the functions that need them.
 
 What is asked of a fit: `prediction`, `probability`, `effects`, `heterogeneity` and `contrasts`, the
 verbs of the REML room; `evidence` (Bayes factors) and `savage_dickey`; `loo` (leave-one-study-out,

@@ -28,6 +28,7 @@ from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.evidence import Evidence, read_evidence
 from bayes_lsm.bayes.graph import require_log_link, resolve_priors
 from bayes_lsm.bayes.model_prior import ModelPrior, log_model_prior
+from bayes_lsm.bayes.student import require_normal_effects
 from bayes_lsm.bayes.submodels import (
     SubModel,
     Term,
@@ -324,6 +325,7 @@ def average_models(
     """
     _check_draws(draws)
     require_log_link(design)
+    require_normal_effects(design, "averaging over models")
     prior = prior or design.specification.priors
     priors = resolve_priors(design, prior)
     require_collapsible(priors, "models can be averaged with such priors only")

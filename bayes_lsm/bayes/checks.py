@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
+from bayes_lsm.bayes.student import require_normal_effects
 from bayes_lsm.bayes.subsets import Array, Numbers
 from bayes_lsm.errors import FitError
 from bayes_lsm.links import tau2_from_log
@@ -162,6 +163,7 @@ def posterior_predictive_check(
     location, scale = fit.draws.flat_location, fit.draws.flat_scale
     if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < _FEWEST_DRAWS:
         raise FitError(f"draws must be a whole number of at least {_FEWEST_DRAWS}, got {draws!r}")
+    require_normal_effects(fit.design, "a posterior predictive check")
     asked = _ready(fit)
     for name, yours in (quantities or {}).items():
         if name in asked:

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.linalg import block_diag
 
 from bayes_lsm.bayes.collapsed import draw_weighted, normal_prior, require_collapsible
-from bayes_lsm.bayes.coordinates import Coordinates, Distribution
+from bayes_lsm.bayes.coordinates import Coordinates, Univariate
 from bayes_lsm.bayes.draws import Array, Importance
 from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
 from bayes_lsm.errors import PriorError
@@ -53,12 +53,12 @@ class ClusteredPriors:
     location : PriorBlock
     contrasts : ndarray, shape (q, q)
         From all coefficients of the scale terms, and their κ, to what the priors are stated on.
-    scale : tuple of Distribution, length q
+    scale : tuple of Univariate, length q
     """
 
     location: PriorBlock
     contrasts: Array
-    scale: tuple[Distribution, ...]
+    scale: tuple[Univariate, ...]
 
 
 def resolve_terms(design: ClusteredDesign, priors: Priors, *, lkj: float = 1.0) -> ClusteredPriors:
@@ -104,14 +104,14 @@ def _given(design: ClusteredDesign, priors: Priors) -> list[dict[str, Prior]]:
 
 def _of_term(
     design: ClusteredDesign, priors: Priors, term: ScaleTerm, given: dict[str, Prior]
-) -> tuple[list[Distribution], Array]:
+) -> tuple[list[Univariate], Array]:
     """Priors of a term's coefficients and what they are stated on, effect by effect."""
     s, q = len(term.effects), len(term.names)
     if term.slope_part is None or s == 1:
         size = math.sqrt(float(np.mean(np.sum(term.slopes**2, axis=1))))
         block = _resolve(design, priors, given, design.y / size, design.v / size**2, term).scale
         return list(block.priors), block.contrasts
-    found: list[Distribution] = []
+    found: list[Univariate] = []
     blocks = []
     for k in range(s):
         size = math.sqrt(float(np.mean(term.slopes[:, k] ** 2)))
@@ -147,7 +147,7 @@ def _resolve(
     )
 
 
-def _correlation_priors(term: ScaleTerm, eta: float) -> list[Distribution]:
+def _correlation_priors(term: ScaleTerm, eta: float) -> list[Univariate]:
     s = len(term.effects)
     if not count(s, term.correlation):
         return []
@@ -168,21 +168,22 @@ class ClusteredTarget:
 
         self._data = arrange_design(design)
         self._location = clustered.NormalPrior(*normal_prior(priors.location))
-        self._coordinates = Coordinates(priors.scale, priors.contrasts, _information(design))
-        self.prior, self.prior_factor = self._coordinates.prior, self._coordinates.prior_factor
-        log_tau2 = _first_guess(design)
-        self.guesses = np.array([self._coordinates.middle, self._coordinates.toward(log_tau2)])
+        self._inverse = np.linalg.inv(priors.contrasts)
+        G = _information(design) @ self._inverse
+        self.coordinates = Coordinates(priors.scale, G / math.sqrt(2))
+        away = _first_guess(design) - G @ self.coordinates.theta_middle
+        self.guesses = np.array([self.coordinates.middle, self.coordinates.towards(G.T @ away / 2)])
 
     def coefficients(self, phi: Array) -> Array:
         """α and κ (m, q) from φ (m, q)."""
-        return self._coordinates.coefficients(phi)
+        return np.ascontiguousarray(self.coordinates.theta(phi) @ self._inverse.T)
 
     def __call__(self, phi: Array) -> Array:
         from bayes_lsm.likelihood import clustered
 
         alphas = self.coefficients(phi)
         values = clustered.log_likelihoods(alphas, self._data, method=self._location)
-        values = values + self.prior.logpdf(phi)
+        values = values + self.coordinates.prior.logpdf(phi)
         return np.asarray(np.where(np.isnan(values), -np.inf, values))
 
     def draw_location(self, alphas: Array, rng: np.random.Generator) -> Array:

@@ -6,27 +6,26 @@ is fitted to the posterior of α in a few rounds; the last round is weighted, th
 smoothed, and draws of equal weight are taken. The weights say how good the result is: their
 Pareto k, and how many independent draws they are worth.
 
-All of it happens in coordinates φ = Rθ, where θ is what the priors are stated on. With w the widths
-of the priors and G the derivatives of ln τ² to θ, R'R = diag(w)⁻² + G'G/2: the precision of the
-priors plus the most that the effects could say of ln τ². So nothing in the posterior is much
-narrower than 1, even where a moderator (a year) is far from zero and its coefficient all but
-collinear with the intercept.
+All of it happens in the coordinates φ of `coordinates`. Of ln τ² of one study the effects can say
+±√2 at best, so with G = ∂ln τ²/∂θ the information is G'G/2.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from bayes_lsm.bayes.coordinates import Coordinates, log_tau2_of_residuals
 from bayes_lsm.bayes.draws import Array, Draws, Importance
-from bayes_lsm.bayes.mixture import Fixed, Mixture, fit_mixture
+from bayes_lsm.bayes.mixture import Mixture, fit_mixture
 from bayes_lsm.bayes.pareto import smooth_weights
 from bayes_lsm.bayes.subsets import Numbers
 from bayes_lsm.errors import FitError
-from bayes_lsm.priors import Normal, Prior, PriorBlock, ResolvedPriors
+from bayes_lsm.priors import Normal, PriorBlock, ResolvedPriors
 
 _ROUND = 2000  # points of one adaptation round, at least
 _POINTS_PER_COVARIANCE = 100  # and covariance entry
@@ -85,6 +84,32 @@ def sample_collapsed(
     require_collapsible(priors, "use engine='nuts'")
     rng = np.random.default_rng(seed)
     target = _Target(design, priors)
+    phi, importance = draw_weighted(target, draws, rng)
+    alphas = target.coefficients(phi)
+    location = target.draw_location(alphas, rng)
+    shape = chain_shape(draws)
+    return Draws(location.reshape(shape), alphas.reshape(shape), importance=importance)
+
+
+class Target(Protocol):
+    """A posterior density to draw from, in coordinates φ with d dimensions.
+
+    Attributes
+    ----------
+    coordinates : Coordinates
+    guesses : ndarray, shape (2, d)
+        The priors' middle, and where the residuals point.
+    """
+
+    coordinates: Coordinates
+    guesses: Array
+
+    def __call__(self, phi: Array) -> Array:
+        """Log density (m,) of points (m, d), up to the marginal likelihood; never nan."""
+
+
+def draw_weighted(target: Target, draws: int, rng: np.random.Generator) -> tuple[Array, Importance]:
+    """Draws (draws, d) of equal weight from a target, and how good they are."""
     mixture, efficiency = _adapt(target, rng)
     mixture = mixture.widened()
     size = min(math.ceil(1.5 * draws / max(efficiency, 0.01)), max(_LARGEST_SAMPLE, draws))
@@ -93,14 +118,12 @@ def sample_collapsed(
     smoothed, k = smooth_weights(log_weights)
     weights = np.exp(smoothed)
     chosen = _resample(weights, draws, rng)
-    alphas = target.coefficients(phi[chosen])
-    location = target.draw_location(alphas, rng)
-    shape = (_CHAINS, draws // _CHAINS, -1) if draws % _CHAINS == 0 else (1, draws, -1)
-    return Draws(
-        location.reshape(shape),
-        alphas.reshape(shape),
-        importance=_importance(log_weights, weights, k, draws),
-    )
+    return phi[chosen], _importance(log_weights, weights, k, draws)
+
+
+def chain_shape(draws: int) -> tuple[int, int, int]:
+    """Independent draws as chains: (chains, draws a chain, -1)."""
+    return (_CHAINS, draws // _CHAINS, -1) if draws % _CHAINS == 0 else (1, draws, -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,62 +154,38 @@ def propose(design: Numbers, priors: ResolvedPriors, *, points: int, seed: int) 
     rng = np.random.default_rng(seed)
     target = _Target(design, priors)
     mixture = _adapt(target, rng)[0].widened()
-    theta = mixture.sample(points, rng)
-    log_ratio = target.prior.logpdf(theta) - mixture.logpdf(theta)
+    phi = mixture.sample(points, rng)
+    log_ratio = target.coordinates.prior.logpdf(phi) - mixture.logpdf(phi)
     mean, precision = normal_prior(priors.location)
-    return Points(target.coefficients(theta), log_ratio, mean, precision)
+    return Points(target.coefficients(phi), log_ratio, mean, precision)
 
 
 class _Target:
     """The log posterior density of φ, up to the marginal likelihood."""
 
     def __init__(self, design: Numbers, priors: ResolvedPriors) -> None:
-        self._priors = priors.scale.priors
-        inverse = np.linalg.inv(priors.scale.contrasts)
+        self._inverse = np.linalg.inv(priors.scale.contrasts)
         mean, precision = normal_prior(priors.location)
         self._data = tuple(
             np.ascontiguousarray(array, dtype=float)
             for array in (design.y, design.v, design.X, design.Z, mean, precision)
         )
-        middle, width = _middle_and_width(self._priors)
-        G = design.Z @ inverse
-        R = np.linalg.qr(np.vstack([np.diag(1 / width), G / math.sqrt(2)]), mode="r")
-        self._to_theta = np.linalg.inv(R)
-        self._to_alpha = inverse @ self._to_theta
-        self._log_jacobian = -float(np.log(np.abs(np.diag(R))).sum())
-        self._R = R
-        # The priors' scale matrix is the square of this.
-        self.prior_factor = R * width
-        self.prior = Fixed(self._prior_logpdf, self._prior_sample)
-        self.guesses = np.array([R @ middle, R @ middle + self._guess(G, middle)])
-
-    def _guess(self, G: Array, middle: Array) -> Array:
-        """From the priors' middle to where a regression of the log squared residuals points."""
-        y, v, X = self._data[:3]
-        root = np.sqrt(v + v.mean())
-        b = np.linalg.lstsq(X / root[:, None], y / root, rcond=None)[0]
-        # The mean of ln χ²₁ is −1.27.
-        log_tau2 = np.log(np.maximum((y - X @ b) ** 2 - v, 0.05 * v)) + 1.27
-        return np.asarray(self._to_theta.T @ G.T @ (log_tau2 - G @ middle) / 2)
-
-    def _prior_logpdf(self, phi: Array) -> Array:
-        theta = phi @ self._to_theta.T
-        pairs = enumerate(self._priors)
-        return np.asarray(sum(prior.logpdf(theta[:, j]) for j, prior in pairs) + self._log_jacobian)
-
-    def _prior_sample(self, size: int, rng: np.random.Generator) -> Array:
-        theta = np.column_stack([prior.sample(size, rng) for prior in self._priors])
-        return theta @ self._R.T
+        G = design.Z @ self._inverse
+        self.coordinates = Coordinates(priors.scale.priors, G / math.sqrt(2))
+        _, log_tau2 = log_tau2_of_residuals(design.y, design.v, design.X)
+        away = log_tau2 - G @ self.coordinates.theta_middle
+        self.guesses = np.array([self.coordinates.middle, self.coordinates.towards(G.T @ away / 2)])
 
     def coefficients(self, phi: Array) -> Array:
         """α (m, q) from φ (m, q)."""
-        return np.ascontiguousarray(phi @ self._to_alpha.T)
+        return np.ascontiguousarray(self.coordinates.theta(phi) @ self._inverse.T)
 
     def __call__(self, phi: Array) -> Array:
         from bayes_lsm.likelihood.integrated import log_marginal
 
-        values = log_marginal(self.coefficients(phi), *self._data) + self._prior_logpdf(phi)
-        return np.asarray(np.where(np.isnan(values), -np.inf, values))
+        values = log_marginal(self.coefficients(phi), *self._data)
+        values = values + self.coordinates.prior.logpdf(phi)
+        return np.where(np.isnan(values), -np.inf, values)
 
     def draw_location(self, alphas: Array, rng: np.random.Generator) -> Array:
         """One β (m, p) given each α (m, q)."""
@@ -194,14 +193,6 @@ class _Target:
 
         noise = rng.standard_normal((len(alphas), self._data[2].shape[1]))
         return np.asarray(draw_location(alphas, noise, *self._data))
-
-
-def _middle_and_width(priors: Sequence[Prior]) -> tuple[Array, Array]:
-    """Median (q,) of each prior, and half the width (q,) of its central 68%."""
-    rng = np.random.default_rng(0)
-    drawn = np.column_stack([prior.sample(2000, rng) for prior in priors])
-    lower, middle, upper = np.quantile(drawn, [0.16, 0.5, 0.84], axis=0)
-    return middle, (upper - lower) / 2
 
 
 def normal_prior(block: PriorBlock) -> tuple[Array, Array]:
@@ -212,7 +203,7 @@ def normal_prior(block: PriorBlock) -> tuple[Array, Array]:
     return np.linalg.solve(block.contrasts, means), scaled.T @ scaled
 
 
-def _adapt(target: _Target, rng: np.random.Generator) -> tuple[Mixture, float]:
+def _adapt(target: Target, rng: np.random.Generator) -> tuple[Mixture, float]:
     """A mixture near the posterior, and the share of its points that are effective."""
     mixture = _first_mixture(target, rng)
     q = mixture.means.shape[1]
@@ -234,7 +225,7 @@ def _adapt(target: _Target, rng: np.random.Generator) -> tuple[Mixture, float]:
     return best, best_efficiency
 
 
-def _first_mixture(target: _Target, rng: np.random.Generator) -> Mixture:
+def _first_mixture(target: Target, rng: np.random.Generator) -> Mixture:
     """The prior, and a narrow and a wide t around each mode that is found from a few starts."""
     means: list[Array] = []
     factors: list[Array] = []
@@ -251,16 +242,17 @@ def _first_mixture(target: _Target, rng: np.random.Generator) -> Mixture:
     # What lies lower holds nothing, unless in a breadth that only the prior can cover.
     kept = np.array(heights) > np.max(heights) - _NEGLIGIBLE_HILL
     mode, hill = np.array(means)[kept], np.array(factors)[kept]
+    prior = target.coordinates.prior
     weights = np.r_[0.2, np.full(2 * len(mode), 0.4 / len(mode))]
-    return Mixture(weights, np.r_[mode, mode], np.r_[hill, 2.5 * hill], target.prior)
+    return Mixture(weights, np.r_[mode, mode], np.r_[hill, 2.5 * hill], prior)
 
 
-def _starts(target: _Target, rng: np.random.Generator) -> list[Array]:
+def _starts(target: Target, rng: np.random.Generator) -> list[Array]:
     """The prior's middle, the guess from the residuals, and the best points about either."""
     middle, guess = target.guesses
     about_guess = guess + 4.0 * rng.standard_normal((_TRIED, len(guess)))
     starts = [middle, guess]
-    for tried in (target.prior.sample(_TRIED, rng), about_guess):
+    for tried in (target.coordinates.prior.sample(_TRIED, rng), about_guess):
         starts += list(tried[np.argsort(-target(tried))[:2]])
     return starts
 
@@ -269,13 +261,13 @@ def _near(x: Array, mean: Array, factor: Array) -> bool:
     return bool(np.linalg.norm(np.linalg.solve(factor, x - mean)) < 0.5)
 
 
-def _climb(target: _Target, start: Array) -> tuple[Array, Array, float]:
+def _climb(target: Target, start: Array) -> tuple[Array, Array, float]:
     """Newton ascent with differences for derivatives.
 
     The mode, a lower Cholesky factor of the covariance there, and the log density.
     """
     here, value = start, float(target(start[None])[0])
-    unit = target.prior_factor
+    unit = target.coordinates.prior_factor
     covariance = unit @ unit.T
     for _ in range(40):
         gradient, hessian = _derivatives(target, here, value, np.full(len(here), _STEP))

@@ -1,14 +1,13 @@
-"""Coordinates φ in which nothing in the posterior of the scale coefficients is very narrow.
+"""Where the direct engines move: coordinates φ = Rθ in which no direction is very narrow.
 
-θ is what the priors are stated on, α = Cθ, and φ = Rθ. With G = ∂ln τ²/∂θ and w the widths of the
-priors, R'R = diag(w)⁻² + G'G/2: the precision of the priors plus the most that the effects could
-say of ln τ². So a moderator far from zero (a year), whose coefficient is all but collinear with the
-intercept, does no harm.
+θ is what the priors are stated on. R'R = diag(w)⁻² + J'J, where w are the widths of the priors and
+J'J is the most that the effects could say of θ. So nothing in the posterior is much narrower than
+1, even where a moderator (a year) is far from zero and its coefficient all but collinear with the
+intercept.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -18,68 +17,68 @@ from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.mixture import Fixed
 
 
-class Distribution(Protocol):
-    """A prior of one θ_j."""
+class Univariate(Protocol):
+    """A distribution of one θ_j."""
 
-    def logpdf(self, theta: Array) -> Array:
+    def logpdf(self, theta: Array, /) -> Array:
         """Log density, elementwise."""
 
-    def sample(self, size: int, rng: np.random.Generator) -> Array:
+    def sample(self, size: int, rng: np.random.Generator, /) -> Array:
         """Independent draws, shape (size,)."""
 
 
 class Coordinates:
-    """Priors of θ (q,), seen in φ.
+    """φ = Rθ, d of them, with the priors of θ.
 
     Attributes
     ----------
+    middle : ndarray, shape (d,)
+        φ where each θ_j has its prior's median.
     prior : Fixed
-        Log density and draws of φ.
-    prior_factor : ndarray, shape (q, q)
-        The priors' scale matrix is the square of this.
-    middle : ndarray, shape (q,)
-        The priors' medians, as φ.
+        The prior of φ.
+    prior_factor : ndarray, shape (d, d)
+        The scale matrix of that prior is the square of this.
     """
 
-    def __init__(
-        self, priors: Sequence[Distribution], contrasts: Array, information: Array
-    ) -> None:
-        """`contrasts` (q, q) takes α to θ; `information` (m, q) is ∂ln τ²/∂α of m variances."""
+    def __init__(self, priors: Sequence[Univariate], information: Array) -> None:
         self._priors = priors
-        inverse = np.linalg.inv(contrasts)
-        middle, width = _middle_and_width(priors)
-        self._G = information @ inverse
-        R = np.linalg.qr(np.vstack([np.diag(1 / width), self._G / math.sqrt(2)]), mode="r")
-        self._R, self._to_theta = R, np.linalg.inv(R)
-        self._to_alpha = inverse @ self._to_theta
-        self._log_jacobian = -float(np.log(np.abs(np.diag(R))).sum())
-        self._middle = middle
-        self.middle = R @ middle
-        self.prior_factor = R * width
+        self.theta_middle, width = _middle_and_width(priors)
+        self._R = np.linalg.qr(np.vstack([np.diag(1 / width), information]), mode="r")
+        self._inverse = np.linalg.inv(self._R)
+        self._log_jacobian = -float(np.log(np.abs(np.diag(self._R))).sum())
+        self.middle = self._R @ self.theta_middle
+        self.prior_factor = self._R * width
         self.prior = Fixed(self._logpdf, self._sample)
 
-    def coefficients(self, phi: Array) -> Array:
-        """α (m, q) from φ (m, q)."""
-        return np.ascontiguousarray(phi @ self._to_alpha.T)
+    def theta(self, phi: Array) -> Array:
+        """θ (m, d) from φ (m, d)."""
+        return np.asarray(phi @ self._inverse.T)
 
-    def toward(self, log_tau2: Array) -> Array:
-        """φ a step from the priors' middle to where ln τ² of the m variances is as given."""
-        step = self._to_theta.T @ self._G.T @ (log_tau2 - self._G @ self._middle) / 2
-        return np.asarray(self.middle + step)
+    def towards(self, gradient: Array) -> Array:
+        """φ one step of the information above the priors' middle, given a gradient in θ (d,)."""
+        return np.asarray(self.middle + self._inverse.T @ gradient)
 
     def _logpdf(self, phi: Array) -> Array:
-        theta = phi @ self._to_theta.T
-        logs = (prior.logpdf(theta[:, j]) for j, prior in enumerate(self._priors))
-        return np.asarray(sum(logs) + self._log_jacobian)
+        theta = self.theta(phi)
+        pairs = enumerate(self._priors)
+        return np.asarray(sum(prior.logpdf(theta[:, j]) for j, prior in pairs) + self._log_jacobian)
 
     def _sample(self, size: int, rng: np.random.Generator) -> Array:
         theta = np.column_stack([prior.sample(size, rng) for prior in self._priors])
         return np.asarray(theta @ self._R.T)
 
 
-def _middle_and_width(priors: Sequence[Distribution]) -> tuple[Array, Array]:
-    """Median (q,) of each prior, and half the width (q,) of its central 68%."""
+def _middle_and_width(priors: Sequence[Univariate]) -> tuple[Array, Array]:
+    """Median (d,) of each prior, and half the width (d,) of its central 68%."""
     rng = np.random.default_rng(0)
     drawn = np.column_stack([prior.sample(2000, rng) for prior in priors])
     lower, middle, upper = np.quantile(drawn, [0.16, 0.5, 0.84], axis=0)
     return middle, (upper - lower) / 2
+
+
+def log_tau2_of_residuals(y: Array, v: Array, X: Array) -> tuple[Array, Array]:
+    """A first guess: β (p,) by least squares, and ln τ² (k,) of each study by its residual."""
+    root = np.sqrt(v + v.mean())
+    b = np.linalg.lstsq(X / root[:, None], y / root, rcond=None)[0]
+    # The mean of ln χ²₁ is −1.27.
+    return b, np.log(np.maximum((y - X @ b) ** 2 - v, 0.05 * v)) + 1.27

@@ -15,7 +15,6 @@ import pandas as pd
 
 from bayes_lsm.bayes.draws import Array, Draws, Importance
 from bayes_lsm.design import Design
-from bayes_lsm.results import stack_parts
 
 LARGEST_R_HAT = 1.01
 SMALLEST_ESS = 400
@@ -30,14 +29,16 @@ def convergence(design: Design, draws: Draws) -> pd.DataFrame:
     """
     if draws.importance is not None:
         ess = draws.importance.ess
-        return stack_parts(
-            _independent(design.location.names, draws.flat_location, ess),
-            _independent(design.scale.names, draws.flat_scale, ess),
-        )
-    return stack_parts(
-        _convergence(design.location.names, draws.location),
-        _convergence(design.scale.names, draws.scale),
-    )
+        tables = {
+            part: _independent(names, values.reshape(-1, len(names)), ess)
+            for part, (names, values) in draws.parts(design).items()
+        }
+    else:
+        tables = {
+            part: _convergence(names, values)
+            for part, (names, values) in draws.parts(design).items()
+        }
+    return pd.concat(tables, names=["part", "term"])
 
 
 def _independent(names: Sequence[str], values: Array, ess: float) -> pd.DataFrame:
@@ -67,7 +68,7 @@ def _convergence(names: Sequence[str], values: Array) -> pd.DataFrame:
 def find_problems(draws: Draws, table: pd.DataFrame) -> list[str]:
     """What is wrong, each with its remedy; `table` is that of `convergence`."""
     if draws.importance is not None:
-        return _weight_problems(draws.importance)
+        return weight_problems(draws.importance)
     found: list[str] = []
     for (part, term), row in zip(table.index, table.to_dict("records"), strict=True):
         where = f"{part}[{term}]"
@@ -99,7 +100,7 @@ def find_problems(draws: Draws, table: pd.DataFrame) -> list[str]:
     return found
 
 
-def _weight_problems(importance: Importance) -> list[str]:
+def weight_problems(importance: Importance) -> list[str]:
     remedy = "use engine='nuts', or tighter priors"
     found = []
     if not importance.pareto_k <= LARGEST_PARETO_K:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.design import Design
+
 Array = npt.NDArray[np.float64]
 
 
@@ -49,12 +51,15 @@ class Draws:
         What the sampler says of each draw (``diverging``, ``energy``, …).
     importance : Importance or None
         Of the collapsed engine.
+    df : ndarray, shape (chains, draws), or None
+        Degrees of freedom ν of Student-t study effects; of shape (1, 1) where ν is fixed.
     """
 
     location: Array
     scale: Array
     stats: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     importance: Importance | None = None
+    df: Array | None = None
 
     @property
     def flat_location(self) -> Array:
@@ -65,6 +70,22 @@ class Draws:
     def flat_scale(self) -> Array:
         """All chains as one, shape (chains · draws, q)."""
         return self.scale.reshape(-1, self.scale.shape[-1])
+
+    @property
+    def flat_df(self) -> Array:
+        """ν of all chains as one, shape (chains · draws,); infinite for normal study effects."""
+        df = np.inf if self.df is None else self.df
+        return np.broadcast_to(df, self.location.shape[:2]).reshape(-1)
+
+    def parts(self, design: Design) -> dict[str, tuple[tuple[str, ...], Array]]:
+        """What was estimated: of each part of the model the terms, and draws (chains, draws, n)."""
+        found = {
+            "location": (design.location.names, self.location),
+            "scale": (design.scale.names, self.scale),
+        }
+        if self.df is not None and self.df.size > 1:
+            found["study_effects"] = (("df",), self.df[..., None])
+        return found
 
 
 # Numbers (rows × draws) that are worked on at a time: 8 MB an array, whatever the number of rows.

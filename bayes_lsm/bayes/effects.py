@@ -5,7 +5,9 @@ With λ_i = τ_i²/(τ_i² + v_i), and given the coefficients and the data,
     θ_i = x_i'β + u_i,    u_i ~ Normal( λ_i (y_i − x_i'β),  λ_i v_i )
 
 so the posterior of each is a mixture of normals over the draws. Means and SDs average those of its
-components (Rao–Blackwell), and equal-tailed intervals solve its distribution function.
+components (Rao–Blackwell), and equal-tailed intervals solve its distribution function. With
+Student-t study effects all this holds with τ_i²/w_i in place of τ_i², where w_i is the study's
+weight in the t (`weights`): for each draw one w_i is drawn from what the data say of it.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from scipy.special import expit
 from bayes_lsm.bayes.draws import Array, row_blocks
 from bayes_lsm.bayes.intervals import Interval, check_interval, mixture_bounds
 from bayes_lsm.bayes.prediction import how
+from bayes_lsm.bayes.student import draw_weights
 from bayes_lsm.results import ResultTable, model_title
 
 if TYPE_CHECKING:
@@ -64,13 +67,21 @@ class Conditionals:
     sd: Array
 
 
-def conditionals(fit: BayesFit, studies: slice) -> Conditionals:
-    """The normal distributions of some studies' true effects, one for each draw."""
+def conditionals(
+    fit: BayesFit, studies: slice, rng: np.random.Generator | None = None
+) -> Conditionals:
+    """The normal distributions of some studies' true effects, one for each draw.
+
+    Of Student-t study effects the weights are drawn with `rng`; without it, always the same ones.
+    """
     design, draws = fit.design, fit.draws
     y, v = design.y[studies, None], design.v[studies, None]
     mean = design.X[studies] @ draws.flat_location.T
+    log_tau2 = design.Z[studies] @ draws.flat_scale.T
+    if draws.df is not None:
+        log_tau2 = log_tau2 - np.log(draw_weights(design, draws, studies, rng))
     # τ²/(τ² + v) without overflow.
-    weight = expit(design.Z[studies] @ draws.flat_scale.T - np.log(v))
+    weight = expit(log_tau2 - np.log(v))
     return Conditionals(mean, weight * (y - mean), weight, np.sqrt(weight * v))
 
 
@@ -158,6 +169,6 @@ def true_effects(fit: BayesFit, *, seed: int | None = None) -> Array:
     k, size = fit.design.n_studies, len(fit.draws.flat_scale)
     drawn = np.empty((size, k))
     for block in row_blocks(k, size):
-        given = conditionals(fit, block)
+        given = conditionals(fit, block, rng)
         drawn[:, block] = rng.normal(given.mean + given.u, given.sd).T
     return drawn.reshape(*fit.draws.scale.shape[:2], k)

@@ -19,6 +19,7 @@ from bayes_lsm.bayes.collapsed import require_collapsible, sample_collapsed
 from bayes_lsm.bayes.diagnostics import LARGEST_PARETO_K
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.graph import resolve_priors
+from bayes_lsm.bayes.student import require_normal_effects
 from bayes_lsm.errors import FitError
 from bayes_lsm.tables import Printable
 
@@ -96,6 +97,7 @@ def evidence(fit: BayesFit) -> Evidence:
     """
     draws = fit.draws
     if draws.importance is None:
+        require_normal_effects(fit.design, "the evidence of draws by NUTS")
         priors = resolve_priors(fit.design, fit.priors)
         require_collapsible(
             priors, "NUTS gives no marginal likelihood; use such priors, or compare by psis_loo()"

@@ -18,11 +18,13 @@ from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.graph import require_log_link, resolve_priors
 from bayes_lsm.bayes.intervals import Interval, bounds, check_interval
 from bayes_lsm.bayes.sampling import sample_nuts
+from bayes_lsm.bayes.student import describe, df_prior
+from bayes_lsm.bayes.student_collapsed import can_sample_student, sample_student
 from bayes_lsm.bayes.tree import build_datatree
 from bayes_lsm.design import Design
 from bayes_lsm.errors import ConvergenceWarning, FitError
 from bayes_lsm.priors import Priors
-from bayes_lsm.results import model_title, stack_parts
+from bayes_lsm.results import model_title
 from bayes_lsm.specification import Engine
 from bayes_lsm.tables import Printable
 
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from bayes_lsm.bayes.prediction import Prediction
     from bayes_lsm.bayes.probability import Direction, Probability
     from bayes_lsm.bayes.savage_dickey import SavageDickey
+    from bayes_lsm.bayes.weights import StudyWeights
     from bayes_lsm.contrasts import ContrastInterval, Measure, ScaleFunctions
 
 PartName = Literal["location", "scale"]
@@ -72,12 +75,16 @@ class BayesFit(Printable):
     def posterior(self) -> DataTree:
         """The draws as an ArviZ DataTree.
 
-        Groups posterior (``location``, ``scale``), sample_stats, log_likelihood, log_prior, prior,
-        prior_predictive, posterior_predictive and observed_data. The log likelihood takes
-        8 · draws · k bytes.
+        Groups posterior (``location``, ``scale``, where estimated ``df``), sample_stats,
+        log_likelihood, log_prior, prior, prior_predictive, posterior_predictive and observed_data.
+        The log likelihood takes 8 · draws · k bytes.
         """
         return build_datatree(
-            self.design, resolve_priors(self.design, self.priors), self.draws, seed=self.seed
+            self.design,
+            resolve_priors(self.design, self.priors),
+            self.draws,
+            seed=self.seed,
+            df=df_prior(self.design, self.priors),
         )
 
     def summary(self, *, level: float = 0.95, interval: Interval = "eti") -> pd.DataFrame:
@@ -93,20 +100,19 @@ class BayesFit(Printable):
         Returns
         -------
         DataFrame
+            One row a coefficient, and one for ν of Student-t study effects where it is estimated:
             mean, median, sd, mad, ci_lb, ci_ub, mcse_median, and of NUTS ess_bulk, ess_tail and
             r_hat, of the collapsed engine ess. `mad` is the median absolute deviation from the
             median, which does not hang on the tails.
         """
         check_interval(level, interval)
-        parts = (
-            (self.design.location.names, self.draws.flat_location),
-            (self.design.scale.names, self.draws.flat_scale),
-        )
-        location, scale = (
-            _summarise(names, values, *bounds(values, level=level, interval=interval))
-            for names, values in parts
-        )
-        return stack_parts(location, scale).join(self.convergence)
+        tables = {}
+        for part, (names, draws) in self.draws.parts(self.design).items():
+            values = draws.reshape(-1, len(names))
+            tables[part] = _summarise(
+                names, values, *bounds(values, level=level, interval=interval)
+            )
+        return pd.concat(tables, names=["part", "term"]).join(self.convergence)
 
     @property
     def location(self) -> pd.DataFrame:
@@ -124,7 +130,11 @@ class BayesFit(Printable):
 
     @property
     def tau2(self) -> Array:
-        """Posterior median of τ² of each study, shape (k,)."""
+        """Posterior median of τ² of each study, shape (k,).
+
+        With Student-t study effects τ is the scale of the t; their SD, τ √(ν / (ν − 2)), is in
+        `study_weights` and `heterogeneity`.
+        """
         from bayes_lsm.bayes.prediction import study_tau2
 
         return study_tau2(self)
@@ -264,6 +274,15 @@ class BayesFit(Printable):
 
         return posterior_predictive_check(self, quantities=quantities, draws=draws, seed=seed)
 
+    def study_weights(self) -> StudyWeights:
+        """How far Student-t study effects discount each study.
+
+        See `bayes_lsm.bayes.weights.study_weights`.
+        """
+        from bayes_lsm.bayes.weights import study_weights
+
+        return study_weights(self)
+
     def to_netcdf(self, path: str | Path) -> Path:
         """Save `posterior`; ``arviz.from_netcdf`` reads it back."""
         tree = self.posterior
@@ -283,9 +302,12 @@ class BayesFit(Printable):
             how = f"NUTS, {chains} chains of {draws} draws, seed {self.seed}"
         else:
             worth = f"worth {importance.ess:.0f} independent ones"
-            how = f"{chains * draws} draws, β integrated out ({worth}), seed {self.seed}"
+            what = "β" if self.draws.df is None else "study effects"
+            how = f"{chains * draws} draws, {what} integrated out ({worth}), seed {self.seed}"
         made = f"{how}; priors: {self.priors.describe()}"
-        return (made, *self.problems, *self.design.notes)
+        df = df_prior(self.design, self.priors)
+        effects = [] if df is None else [describe(df)]
+        return (made, *effects, *self.problems, *self.design.notes)
 
     @property
     def title(self) -> str:
@@ -319,7 +341,8 @@ def fit_bayes(
         Default: those of the design's specification.
     engine : {"auto", "collapsed", "nuts"}, default "auto"
         ``"collapsed"`` integrates β out and draws α by importance sampling: independent draws in
-        milliseconds. ``"nuts"`` is the no-U-turn sampler, through PyMC. ``"auto"`` takes the first
+        milliseconds; with Student-t study effects it integrates those out, and draws all else so.
+        ``"nuts"`` is the no-U-turn sampler, through PyMC. ``"auto"`` takes the first
         where the priors allow it and its weights can be trusted, else the second.
     draws : int, default 4000
         Posterior draws; with NUTS of all chains together, rounded up to a multiple of `chains`.
@@ -340,7 +363,8 @@ def fit_bayes(
     Raises
     ------
     PriorError
-        When a prior names a term that the model does not have.
+        When a prior names a term that the model does not have, or is of the degrees of freedom of
+        study effects that are normal.
     FitError
         For settings out of range.
 
@@ -354,11 +378,16 @@ def fit_bayes(
     require_log_link(design)
     prior = prior or design.specification.priors
     resolved = resolve_priors(design, prior)
+    df = df_prior(design, prior)
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     drawn = None
-    if engine == "collapsed" or (engine == "auto" and can_collapse(resolved)):
-        drawn = sample_collapsed(design, resolved, draws=draws, seed=seed)
+    direct = can_collapse(resolved) if df is None else can_sample_student(resolved)
+    if engine == "collapsed" or (engine == "auto" and direct):
+        if df is None:
+            drawn = sample_collapsed(design, resolved, draws=draws, seed=seed)
+        else:
+            drawn = sample_student(design, resolved, df, draws=draws, seed=seed)
         if engine == "auto" and find_problems(drawn, convergence(design, drawn)):
             drawn = None
     if drawn is None:

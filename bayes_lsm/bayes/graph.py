@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.bayes import families
+from bayes_lsm.bayes.student import df_prior, observe_student
 from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.links import LARGEST_EXPONENT
@@ -71,8 +72,9 @@ def build_pymc_model(design: Design, priors: Priors | None = None) -> pm.Model:
     -------
     pymc.Model
         With ``location`` (dim ``location_term``, length p), ``scale`` (dim ``scale_term``, length
-        q; coefficients of ln τ²) and the observed ``effect`` (dim ``study``, length k). The data
-        ``y``, ``v``, ``X`` and ``Z`` can be replaced by ``pm.set_data``.
+        q; coefficients of ln τ²), with Student-t study effects ``df``, and the observed
+        ``effect`` (dim ``study``, length k). The data ``y``, ``v``, ``X`` and ``Z`` can be replaced
+        by ``pm.set_data``.
 
     Raises
     ------
@@ -93,7 +95,8 @@ def build_pymc_model(design: Design, priors: Priors | None = None) -> pm.Model:
     import pytensor.tensor as pt
 
     require_log_link(design)
-    resolved = resolve_priors(design, priors or design.specification.priors)
+    priors = priors or design.specification.priors
+    resolved = resolve_priors(design, priors)
     coords = {
         "study": design.labels,
         "location_term": design.location.names,
@@ -106,8 +109,12 @@ def build_pymc_model(design: Design, priors: Priors | None = None) -> pm.Model:
         Z = pm.Data("Z", design.Z, dims=("study", "scale_term"))
         beta = _coefficients("location", design.location.names, resolved.location, design.X)
         alpha = _coefficients("scale", design.scale.names, resolved.scale, design.Z)
-        tau2 = pt.exp(pt.minimum(Z @ alpha, LARGEST_EXPONENT))
-        pm.Normal("effect", X @ beta, pt.sqrt(v + tau2), observed=y, dims="study")
+        df = df_prior(design, priors)
+        if df is not None:
+            observe_student(X @ beta, v, Z @ alpha, df, y)
+        else:
+            tau2 = pt.exp(pt.minimum(Z @ alpha, LARGEST_EXPONENT))
+            pm.Normal("effect", X @ beta, pt.sqrt(v + tau2), observed=y, dims="study")
     return model
 
 

@@ -22,6 +22,7 @@ from bayes_lsm.bayes.elpd import Elpd
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.pareto import smooth_weights
 from bayes_lsm.bayes.refits import Predictions, leave_out_folds
+from bayes_lsm.bayes.student import require_normal_effects
 from bayes_lsm.bayes.subsets import Array, Indices, Studies, group_studies, take_rows
 from bayes_lsm.bayes.tracking import track
 from bayes_lsm.bayes.tree import log_likelihood
@@ -236,6 +237,7 @@ def waic(fit: BayesFit) -> Elpd:
 
 
 def _studies(fit: BayesFit) -> Studies:
+    require_normal_effects(fit.design, "leaving studies out")
     studies = group_studies(fit.design)
     if len(studies.names) < 2:
         raise FitError("leaving studies out needs at least two of them, got 1")

@@ -3,8 +3,12 @@
 Given the coefficients the true effect of a new study is Normal(x'β, τ²(z'α)), and its observed
 effect Normal(x'β, τ²(z'α) + v). Their posterior predictive distributions are the mixtures of these
 normals over the draws; equal-tailed intervals solve their distribution functions, so that no
-further noise comes in. Tables have the columns of `bayes_lsm.reml.prediction`, with the posterior
-median as the estimate: it stays finite where a mean does not, and commutes with exp().
+further noise comes in. With Student-t study effects the true effect has the variance τ²/λ, where
+λ ~ Gamma(ν/2, ν/2), one λ for each draw: the observed effect of such a study has no distribution
+function in closed form, and the λ are spread so evenly that they add little noise.
+
+Tables have the columns of `bayes_lsm.reml.prediction`, with the posterior median as the estimate:
+it stays finite where a mean does not, and commutes with exp().
 """
 
 from __future__ import annotations
@@ -24,6 +28,7 @@ from bayes_lsm.bayes.intervals import (
     mixture_bounds,
     tau_summaries,
 )
+from bayes_lsm.bayes.student import new_weights, sample_effects
 from bayes_lsm.errors import DataError
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.results import ResultTable, model_title
@@ -97,7 +102,8 @@ def predict(
     Prediction
         Columns estimate (posterior median), sd, ci_lb, ci_ub of the mean effect x'β; pi_lb, pi_ub
         of a new study's true effect; obs_lb, obs_ub of its observed effect, given `variance`; tau2,
-        tau (posterior medians), tau_ci_lb, tau_ci_ub. Effects are in units of y.
+        tau (posterior medians), tau_ci_lb, tau_ci_ub. Effects are in units of y. With Student-t
+        study effects τ is their scale, not their SD.
 
     Raises
     ------
@@ -128,6 +134,7 @@ def predict(
     points = points_of(fit, new_data)
     sampling = sampling_variance(variance, len(points.index))
     p, q = points.X.shape[1], points.Z.shape[1]
+    weights = 1.0 if fit.draws.df is None else new_weights(fit.draws.flat_df)
 
     def summarise(rows: Array) -> dict[str, Array]:
         mean = rows[:, :p] @ fit.draws.flat_location.T
@@ -136,11 +143,11 @@ def predict(
         columns = {"estimate": np.median(mean, axis=1), "sd": mean.std(axis=1, ddof=1)}
         columns["ci_lb"], columns["ci_ub"] = bounds(mean.T, level=level, interval=interval)
         columns["pi_lb"], columns["pi_ub"] = mixture_bounds(
-            mean, np.sqrt(tau2), level=level, interval=interval
+            mean, np.sqrt(tau2 / weights), level=level, interval=interval
         )
         if sampling is not None:
             columns["obs_lb"], columns["obs_ub"] = mixture_bounds(
-                mean, np.sqrt(tau2 + rows[:, p + q :]), level=level, interval=interval
+                mean, np.sqrt(tau2 / weights + rows[:, p + q :]), level=level, interval=interval
             )
         tau = tau_summaries(eta, {"tau": np.sqrt}, level=level, interval=interval)
         return {**columns, "tau2": tau["tau"] ** 2, **tau}
@@ -245,11 +252,13 @@ def new_effects(
     """
     points = points_of(fit, new_data)
     sampling = sampling_variance(variance, len(points.index))
-    spread = tau2_from_log(fit.draws.scale @ points.Z.T)
-    if sampling is not None:
-        spread += sampling
+    mean = fit.draws.location @ points.X.T
+    tau2 = tau2_from_log(fit.draws.scale @ points.Z.T)
+    v = np.zeros(1) if sampling is None else sampling
     rng = np.random.default_rng(fit.seed if seed is None else seed)
-    return rng.normal(fit.draws.location @ points.X.T, np.sqrt(spread))
+    if fit.draws.df is not None:
+        return sample_effects(mean, v, tau2, fit.draws.df, rng)
+    return rng.normal(mean, np.sqrt(tau2 + v))
 
 
 def study_tau2(fit: BayesFit) -> Array:

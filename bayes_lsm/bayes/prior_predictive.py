@@ -15,6 +15,7 @@ import pandas as pd
 
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.graph import require_log_link, resolve_priors
+from bayes_lsm.bayes.student import describe, df_prior, sample_df
 from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError, PriorError
 from bayes_lsm.links import LARGEST_EXPONENT
@@ -40,6 +41,8 @@ class PriorPredictive(Printable):
         Draws of the coefficients from their priors; `scale` on ln τ².
     seed : int
         What to pass to `prior_predictive` for the same draws again.
+    df : ndarray, shape (draws,) or (1,), or None
+        Degrees of freedom ν of Student-t study effects; one where ν is fixed.
     """
 
     design: Design
@@ -47,6 +50,7 @@ class PriorPredictive(Printable):
     location: Array
     scale: Array
     seed: int
+    df: Array | None = None
 
     _digits = 3
 
@@ -97,7 +101,10 @@ class PriorPredictive(Printable):
     ) -> dict[tuple[str, str], Array]:
         rows, levels = contrasts(self.design.X, "standardised")
         mean = np.einsum("ij,ij->i", self.location, self.design.X[study])
-        true = mean + tau * rng.standard_normal(len(tau))
+        if self.df is None:
+            true = mean + tau * rng.standard_normal(len(tau))
+        else:
+            true = mean + tau * rng.standard_t(self.df, len(tau))
         observed = true + np.sqrt(self.design.v[study]) * rng.standard_normal(len(tau))
         average = {
             ("effect", "mean of average studies" if len(levels) == 1 else f"mean of {name}"): (
@@ -121,7 +128,9 @@ class PriorPredictive(Printable):
     def notes(self) -> tuple[str, ...]:
         """How it was made."""
         made = f"{len(self.scale)} draws from the priors, seed {self.seed}"
-        return (f"{made}; priors: {self.priors.describe()}", *self.design.notes)
+        df = df_prior(self.design, self.priors)
+        effects = [] if df is None else [describe(df)]
+        return (f"{made}; priors: {self.priors.describe()}", *effects, *self.design.notes)
 
     def to_dataframe(self) -> pd.DataFrame:
         """The table, unrounded."""
@@ -192,7 +201,9 @@ def prior_predictive(
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     rng = np.random.default_rng(seed)
     location = resolved.location.sample(draws, rng)
-    return PriorPredictive(design, prior, location, resolved.scale.sample(draws, rng), seed)
+    scale, df = resolved.scale.sample(draws, rng), df_prior(design, prior)
+    drawn_df = None if df is None else sample_df(df, draws, rng)
+    return PriorPredictive(design, prior, location, scale, seed, drawn_df)
 
 
 def _exp(logarithm: Array) -> Array:

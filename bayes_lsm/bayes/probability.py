@@ -2,18 +2,20 @@
 
 For effects that are normal given the coefficients the probability averages normal distribution
 functions over the draws (Rao–Blackwell), which is less noisy than counting draws of them, and not
-0 or 1 only because no draw fell there.
+0 or 1 only because no draw fell there. For a new study with a Student-t study effect it averages
+t distribution functions; the studies' own effects are normal given a drawn weight (see `effects`).
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr
+from scipy.special import ndtr, stdtr
 
 from bayes_lsm.bayes.draws import Array, row_blocks
 from bayes_lsm.bayes.effects import conditionals
@@ -107,13 +109,14 @@ def probability(
     sign = 1.0 if direction == "above" else -1.0
     points = points_of(fit, new_data)
     p = points.X.shape[1]
+    new_effect = _normal if fit.draws.df is None else partial(_student, fit.draws.flat_df)
 
     def summarise(rows: Array) -> dict[str, Array]:
         mean = rows[:, :p] @ fit.draws.flat_location.T
         tau = np.sqrt(tau2_from_log(rows[:, p:] @ fit.draws.flat_scale.T))
         return {
             **_columns(fit, "mean_effect", (sign * (mean - beyond) > 0).astype(float)),
-            **_columns(fit, "new_effect", _beyond(mean, tau, beyond, sign)),
+            **_columns(fit, "new_effect", new_effect(sign * (mean - beyond), tau)),
         }
 
     table = by_distinct_rows(fit, np.c_[points.X, points.Z], summarise).set_index(points.index)
@@ -128,15 +131,21 @@ def _true_effects(fit: BayesFit, beyond: float, sign: float) -> pd.DataFrame:
     parts = []
     for block in row_blocks(fit.design.n_studies, len(fit.draws.flat_scale)):
         given = conditionals(fit, block)
-        values = _beyond(given.mean + given.u, given.sd, beyond, sign)
+        values = _normal(sign * (given.mean + given.u - beyond), given.sd)
         parts.append(pd.DataFrame(_columns(fit, "true_effect", values)))
     return pd.concat(parts)
 
 
-def _beyond(mean: Array, sd: Array, threshold: float, sign: float) -> Array:
-    """P(Normal(mean, sd²) beyond the threshold), elementwise."""
+def _normal(distance: Array, sd: Array) -> Array:
+    """P(Normal(distance, sd²) > 0), elementwise."""
     with np.errstate(over="ignore"):
-        return np.asarray(ndtr(sign * (mean - threshold) / np.maximum(sd, _SMALLEST_SD)))
+        return np.asarray(ndtr(distance / np.maximum(sd, _SMALLEST_SD)))
+
+
+def _student(df: Array, distance: Array, scale: Array) -> Array:
+    """P(distance + scale · t_ν > 0), elementwise."""
+    with np.errstate(over="ignore"):
+        return np.asarray(stdtr(df, distance / np.maximum(scale, _SMALLEST_SD)))
 
 
 def _columns(fit: BayesFit, name: str, values: Array) -> dict[str, Array]:

@@ -18,6 +18,7 @@ from bayes_lsm.bayes.collapsed import sample_collapsed
 from bayes_lsm.bayes.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.graph import build_pymc_model, require_log_link, resolve_priors
+from bayes_lsm.bayes.student import require_normal_effects
 from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.links import tau2_from_log
@@ -89,9 +90,10 @@ def make_sampler(
     Raises
     ------
     FitError
-        For an unknown engine, or too few draws.
+        For an unknown engine, too few draws, or Student-t study effects.
     """
     require_log_link(design)
+    require_normal_effects(design, "calibration on simulated effects")
     check_whole("draws", draws, least=100)
     if callable(engine):
         return engine

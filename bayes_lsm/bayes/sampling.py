@@ -10,8 +10,10 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bayes_lsm.bayes.draws import Draws
+from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.graph import build_pymc_model
+from bayes_lsm.bayes.student import df_prior
+from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.design import Design
 from bayes_lsm.priors import Priors
 
@@ -73,7 +75,14 @@ def sample_nuts(
         np.asarray(posterior["location"]),
         np.asarray(posterior["scale"]),
         {name: np.asarray(stats[name]) for name in _KEPT_STATISTICS if name in stats},
+        df=_df(posterior, df_prior(design, priors)),
     )
+
+
+def _df(posterior: Any, prior: DegreesOfFreedom | float | None) -> Array | None:
+    if isinstance(prior, DegreesOfFreedom):
+        return np.asarray(posterior["df"])
+    return None if prior is None else np.full((1, 1), prior)
 
 
 @contextmanager

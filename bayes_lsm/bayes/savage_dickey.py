@@ -32,6 +32,7 @@ from scipy.special import logsumexp
 from bayes_lsm.bayes.collapsed import normal_prior, require_collapsible
 from bayes_lsm.bayes.evidence import Evidence, describe_bf, evidence, grade, read_evidence
 from bayes_lsm.bayes.graph import resolve_priors
+from bayes_lsm.bayes.student import require_normal_effects
 from bayes_lsm.bayes.submodels import find_terms, sample_submodel
 from bayes_lsm.bayes.subsets import Array, Indices, Numbers, restrict, take_columns
 from bayes_lsm.errors import FitError
@@ -171,6 +172,7 @@ def savage_dickey(
         raise FitError(f"part must be 'location' or 'scale', got {part!r}")
     if not math.isfinite(value):
         raise FitError(f"value must be a finite number, got {value}")
+    require_normal_effects(fit.design, "the Savage–Dickey ratio")
     columns = _columns(fit, part, term)
     priors = resolve_priors(fit.design, fit.priors)
     require_collapsible(priors, "use such priors, whatever the engine")

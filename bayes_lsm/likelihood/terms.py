@@ -9,7 +9,7 @@ from bayes_lsm.clustered_design import ClusteredDesign
 if TYPE_CHECKING:
     from bayes_lsm.likelihood.clustered import Clustered, Correlation
 
-KINDS: dict[str, "Correlation"] = {
+KINDS: dict[str, Correlation] = {
     "none": "none",
     "compound_symmetric": "compound",
     "unstructured": "unstructured",

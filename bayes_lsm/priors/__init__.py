@@ -17,6 +17,7 @@ it, `statement` the `Priors`, `presets` their names, `blocks` what the engines u
 priors in words.
 """
 
+from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.priors.blocks import PriorBlock, ResolvedPriors, resolve
 from bayes_lsm.priors.elicitation import around, at_most, from_fold, from_spread, spread_to_tau
 from bayes_lsm.priors.families import (
@@ -46,6 +47,7 @@ __all__ = [
     "EVERY_OTHER_TERM",
     "R2D2",
     "Cauchy",
+    "DegreesOfFreedom",
     "Family",
     "Flat",
     "HalfCauchy",

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from bayes_lsm.degrees_of_freedom import DegreesOfFreedom, Df
 from bayes_lsm.frozen import Fault, FrozenDict, key_text
 from bayes_lsm.priors.families import AnyFamily, Prior
 from bayes_lsm.priors.family import SYMBOLS, Checked, Family
@@ -46,6 +47,9 @@ class Priors(Checked):
         Of the τ of a study with average moderators (or of the τ of each level, in ``0 + group``).
     scale_shrinkage : Horseshoe or R2D2, optional
         Of all slopes of the scale part together, per standard deviation of each moderator.
+    df : DegreesOfFreedom or float, optional
+        Of Student-t study effects only: the prior of their degrees of freedom ν, or the number that
+        ν is fixed at. Default: ``DegreesOfFreedom(2, 0.1)``, Gamma(2, 0.1) from 1 up.
 
     Raises
     ------
@@ -68,6 +72,7 @@ class Priors(Checked):
     unit_information_sd: float | None = Field(default=None, gt=0, strict=True, kw_only=True)
     tau: AnyFamily | None = Field(default=None, kw_only=True)
     scale_shrinkage: AnyShrinkage | None = Field(default=None, kw_only=True)
+    df: Df | None = Field(default=None, kw_only=True)
 
     @classmethod
     def _faults_between(cls, fields: Mapping[str, Any]) -> list[Fault]:
@@ -125,7 +130,7 @@ class Priors(Checked):
 def _plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {term: prior.to_dict() for term, prior in value.items()}
-    return value.to_dict() if isinstance(value, Family | Shrinkage) else value
+    return value.to_dict() if isinstance(value, Family | Shrinkage | DegreesOfFreedom) else value
 
 
 def _each(fields: Mapping[str, Any], part: str) -> Iterable[tuple[str, Any]]:

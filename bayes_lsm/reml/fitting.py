@@ -50,8 +50,8 @@ def fit_reml(
     Raises
     ------
     FitError
-        For an unknown term, bounds that are crossed or exclude the start or a fixed value, and an
-        identity link for which no τ² ≥ 0 is possible.
+        For Student-t study effects, an unknown term, bounds that are crossed or exclude the start
+        or a fixed value, and an identity link for which no τ² ≥ 0 is possible.
 
     Warns
     -----
@@ -112,6 +112,12 @@ def _check_settings(
     start: Mapping[str, float] | None,
 ) -> None:
     names = design.scale.names
+    study_effects = design.specification.study_effects
+    if study_effects != "normal":
+        raise FitError(
+            f"REML and ML need study_effects='normal', got {study_effects!r}; use fit_bayes, or "
+            "normal study effects"
+        )
     if test not in ("z", "t", "knha"):
         raise FitError(f"test must be 'z', 't' or 'knha', got {test!r}")
     for what, given in (("fixed value", fixed), ("bound", bounds), ("start", start or {})):

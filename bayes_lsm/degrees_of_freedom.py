@@ -1,0 +1,93 @@
+"""What is believed about ν, the degrees of freedom of Student-t study effects.
+
+The default is the Gamma(2, 0.1) of Juárez & Steel (2010, doi:10.1198/jbes.2009.07145), cut off
+below 1, where not even the mean exists: little weight on the heaviest tails, and a long right tail
+towards the normal. `DegreesOfFreedom(1, 1/29)` is that of Kruschke (2013,
+doi:10.1037/a0029146), an exponential distribution with mean 29 that begins at 1.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BeforeValidator, Field
+from scipy.special import gammaincc, gammainccinv, gammaln, xlogy
+
+from bayes_lsm.errors import PriorError
+from bayes_lsm.frozen import Frozen
+
+Array = npt.NDArray[np.float64]
+
+
+class DegreesOfFreedom(Frozen):
+    """Gamma prior on ν, cut off below.
+
+    Parameters
+    ----------
+    shape : float, default 2
+    rate : float, default 0.1
+        The mean of the whole gamma distribution is shape / rate.
+    lower : float, default 1
+        The smallest ν that is possible; 2 where the variance of the study effects must exist.
+
+    Examples
+    --------
+    >>> print(DegreesOfFreedom(lower=2))
+    Gamma(2, 0.1) from 2 up
+    """
+
+    error: ClassVar = PriorError
+
+    shape: float = Field(default=2.0, gt=0, strict=True)
+    rate: float = Field(default=0.1, gt=0, strict=True)
+    lower: float = Field(default=1.0, ge=0, strict=True)
+    family: Literal["gamma"] = Field(default="gamma", repr=False)
+
+    @cached_property
+    def _above(self) -> float:
+        """The probability of the part that is kept."""
+        return float(gammaincc(self.shape, self.rate * self.lower))
+
+    def logpdf(self, df: Array) -> Array:
+        """Log density at ν > 0, elementwise; −inf below `lower`."""
+        df = np.asarray(df, dtype=float)
+        inside = (
+            self.shape * np.log(self.rate)
+            - gammaln(self.shape)
+            - np.log(self._above)
+            + xlogy(self.shape - 1.0, df)
+            - self.rate * df
+        )
+        return np.where(df >= self.lower, inside, -np.inf)
+
+    def sample(self, size: int, rng: np.random.Generator) -> Array:
+        """Independent draws, shape (size,)."""
+        upper = rng.uniform(0.0, self._above, size)
+        return np.maximum(gammainccinv(self.shape, upper) / self.rate, self.lower)
+
+    def to_dict(self) -> dict[str, float]:
+        """As a plain table for a model file, without what is left at its default."""
+        return self.model_dump(exclude_defaults=True)
+
+    def __str__(self) -> str:
+        return f"Gamma({self.shape:g}, {self.rate:g}) from {self.lower:g} up"
+
+
+def _checked(value: Any) -> Any:
+    """A number or a prior, or what pydantic can make one of; anything else in one message."""
+    if isinstance(value, DegreesOfFreedom):
+        return value
+    if isinstance(value, dict):
+        return DegreesOfFreedom(**value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < np.inf:
+        return float(value)
+    raise ValueError(
+        f"must be a finite number > 0, which fixes ν, or a DegreesOfFreedom prior, got {value!r}"
+    )
+
+
+Df = Annotated[DegreesOfFreedom | float, BeforeValidator(_checked)]
+"""ν: a number that fixes it, or its prior."""
