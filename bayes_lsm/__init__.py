@@ -21,7 +21,15 @@ Bayesian fit needs them.
 from importlib.metadata import version
 
 from bayes_lsm import priors
-from bayes_lsm.bayes import BayesFit, build_pymc_model, calibrate, coverage, fit_bayes
+from bayes_lsm.bayes import (
+    BayesFit,
+    bayes_factor,
+    build_pymc_model,
+    calibrate,
+    compare_elpd,
+    coverage,
+    fit_bayes,
+)
 from bayes_lsm.compare import Comparison, compare
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
 from bayes_lsm.datasets import describe_dataset, list_datasets, load_dataset
@@ -63,10 +71,12 @@ __all__ = [
     "SamplingCovariance",
     "Specification",
     "SpecificationError",
+    "bayes_factor",
     "build_design",
     "build_pymc_model",
     "calibrate",
     "compare",
+    "compare_elpd",
     "coverage",
     "describe_dataset",
     "fit_bayes",

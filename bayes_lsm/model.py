@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -10,7 +10,10 @@ import pandas as pd
 
 from bayes_lsm.bayes import (
     BayesFit,
+    ModelAverage,
+    ModelPrior,
     PriorPredictive,
+    average_models,
     build_pymc_model,
     fit_bayes,
     prior_predictive,
@@ -246,6 +249,33 @@ class LocationScaleModel:
             prior=self._priors(prior),
             draws=draws,
             seed=seed,
+        )
+
+    def average(
+        self,
+        *,
+        prior: Priors | PresetName | None = None,
+        model_prior: ModelPrior | Mapping[str, float] = "uniform",
+        keep: Sequence[str] = (),
+        draws: int = 4000,
+        seed: int | None = None,
+        most_models: int = 1000,
+        progress: bool = True,
+    ) -> ModelAverage:
+        """Average over the models that leave out terms of this one.
+
+        See `bayes_lsm.bayes.average_models`.
+        """
+        words = self.specification
+        return average_models(
+            self._independent("average"),
+            prior=self._priors(prior),
+            model_prior=model_prior,
+            keep=keep,
+            draws=draws,
+            seed=words.seed if seed is None else seed,
+            most_models=most_models,
+            progress=progress,
         )
 
     def to_pymc(self, *, prior: Priors | PresetName | None = None) -> pm.Model:

@@ -4,44 +4,66 @@
 whether the draws can be trusted, `tree` makes them an ArviZ DataTree, and `fit` puts it all into a
 `BayesFit`; `families` has the PyMC twins of the priors, and `prior_predictive` says what priors
 imply. `student` says what differs with Student-t study effects, `student_collapsed` draws from such
-a model directly, and `weights` shows which studies it discounts. Another engine is one more module
-that returns `Draws`; `calibration` and `coverage` check any engine on simulated effects, by way of
-`refits`. All else takes a `BayesFit`: `prediction`, `probability`, `effects`, `heterogeneity` and
-`contrasts`, the verbs of the REML room, say what the draws mean. PyMC and ArviZ are imported inside
-the functions that need them.
+a model directly, and `weights` shows which studies it discounts. `clustered` and `clustered_fit` do
+the same for several scale terms. Another engine is one more module that returns `Draws`;
+`calibration` and `coverage` check any engine on simulated effects. PyMC and ArviZ are imported
+inside the functions that need them.
+
+What is asked of a fit: `prediction`, `probability`, `effects`, `heterogeneity` and `contrasts`, the
+verbs of the REML room; `evidence` (Bayes factors) and `savage_dickey`; `loo` (leave-one-study-out,
+K-fold, WAIC), by the exact refits of `refits`; `checks` (posterior predictive); and of a model with
+some of its terms left out (`submodels`), `averaging`.
 """
 
+from bayes_lsm.bayes.averaging import ModelAverage, average_models
 from bayes_lsm.bayes.calibration import Calibration, calibrate
+from bayes_lsm.bayes.checks import PredictiveCheck, posterior_predictive_check
 from bayes_lsm.bayes.coverage import Coverage, coverage
 from bayes_lsm.bayes.effects import Blups, blup, true_effects
+from bayes_lsm.bayes.elpd import Elpd, ElpdComparison, compare_elpd
+from bayes_lsm.bayes.evidence import BayesFactor, bayes_factor
 from bayes_lsm.bayes.fit import BayesFit, fit_bayes
 from bayes_lsm.bayes.graph import build_pymc_model
 from bayes_lsm.bayes.heterogeneity import Heterogeneity, heterogeneity
+from bayes_lsm.bayes.model_prior import ModelPrior
 from bayes_lsm.bayes.prediction import Prediction, new_effects, predict, predict_tau
 from bayes_lsm.bayes.prior_predictive import PriorPredictive, prior_predictive
 from bayes_lsm.bayes.probability import Probability, probability
+from bayes_lsm.bayes.savage_dickey import SavageDickey, savage_dickey
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
 
 __all__ = [
+    "BayesFactor",
     "BayesFit",
     "Blups",
     "Calibration",
     "Coverage",
+    "Elpd",
+    "ElpdComparison",
     "Heterogeneity",
+    "ModelAverage",
+    "ModelPrior",
     "Prediction",
+    "PredictiveCheck",
     "PriorPredictive",
     "Probability",
+    "SavageDickey",
+    "average_models",
+    "bayes_factor",
     "blup",
     "build_pymc_model",
     "calibrate",
+    "compare_elpd",
     "coverage",
     "fit_bayes",
     "heterogeneity",
     "new_effects",
+    "posterior_predictive_check",
     "predict",
     "predict_tau",
     "prior_predictive",
     "probability",
+    "savage_dickey",
     "tau_contrasts",
     "tau_means",
     "tau_steps",

@@ -20,7 +20,7 @@ import pandas as pd
 
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.graph import resolve_priors
-from bayes_lsm.bayes.refits import (
+from bayes_lsm.bayes.replications import (
     LEVELS,
     Refits,
     Sampler,

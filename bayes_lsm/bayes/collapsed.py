@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -22,7 +23,7 @@ from bayes_lsm.bayes.coordinates import Coordinates, log_tau2_of_residuals
 from bayes_lsm.bayes.draws import Array, Draws, Importance
 from bayes_lsm.bayes.mixture import Mixture, fit_mixture
 from bayes_lsm.bayes.pareto import smooth_weights
-from bayes_lsm.design import Design
+from bayes_lsm.bayes.subsets import Numbers
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Normal, PriorBlock, ResolvedPriors
 
@@ -47,14 +48,28 @@ def can_collapse(priors: ResolvedPriors) -> bool:
     return normal and priors.scale.shrinkage is None
 
 
+def require_collapsible(priors: ResolvedPriors, cure: str) -> None:
+    """Refuse priors with which β cannot be integrated out.
+
+    Raises
+    ------
+    FitError
+    """
+    if not can_collapse(priors):
+        raise FitError(
+            "the collapsed engine needs normal priors on all location coefficients, and no "
+            f"shrinkage prior on the scale part; {cure}"
+        )
+
+
 def sample_collapsed(
-    design: Design, priors: ResolvedPriors, *, draws: int = 4000, seed: int
+    design: Numbers, priors: ResolvedPriors, *, draws: int = 4000, seed: int
 ) -> Draws:
     """Independent draws from the posterior.
 
     Parameters
     ----------
-    design : Design
+    design : Design, or a part of one
     priors : ResolvedPriors
         With normal priors on the location part.
     draws : int, default 4000
@@ -66,11 +81,7 @@ def sample_collapsed(
     Draws
         With `importance`: the effective number of draws, Pareto k, and the log marginal likelihood.
     """
-    if not can_collapse(priors):
-        raise FitError(
-            "the collapsed engine needs normal priors on all location coefficients, and no "
-            "shrinkage prior on the scale part; use engine='nuts'"
-        )
+    require_collapsible(priors, "use engine='nuts'")
     rng = np.random.default_rng(seed)
     target = _Target(design, priors)
     phi, importance = draw_weighted(target, draws, rng)
@@ -115,12 +126,46 @@ def chain_shape(draws: int) -> tuple[int, int, int]:
     return (_CHAINS, draws // _CHAINS, -1) if draws % _CHAINS == 0 else (1, draws, -1)
 
 
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Values of α from a proposal near the posterior, to be weighted by any likelihood.
+
+    Attributes
+    ----------
+    alphas : ndarray, shape (m, q)
+    log_ratio : ndarray, shape (m,)
+        Log density of the prior less that of the proposal. With a log likelihood added it is the
+        log weight of a point, and the mean weight is the marginal likelihood.
+    mean, precision : ndarray, shapes (p,), (p, p)
+        Of the normal prior of β.
+    """
+
+    alphas: Array
+    log_ratio: Array
+    mean: Array
+    precision: Array
+
+
+def propose(design: Numbers, priors: ResolvedPriors, *, points: int, seed: int) -> Points:
+    """Points from the mixture that `sample_collapsed` would draw from.
+
+    The prior is a part of it, so no weight of a likelihood is above its maximum over that share.
+    """
+    rng = np.random.default_rng(seed)
+    target = _Target(design, priors)
+    mixture = _adapt(target, rng)[0].widened()
+    phi = mixture.sample(points, rng)
+    log_ratio = target.coordinates.prior.logpdf(phi) - mixture.logpdf(phi)
+    mean, precision = normal_prior(priors.location)
+    return Points(target.coefficients(phi), log_ratio, mean, precision)
+
+
 class _Target:
     """The log posterior density of φ, up to the marginal likelihood."""
 
-    def __init__(self, design: Design, priors: ResolvedPriors) -> None:
+    def __init__(self, design: Numbers, priors: ResolvedPriors) -> None:
         self._inverse = np.linalg.inv(priors.scale.contrasts)
-        mean, precision = _normal_prior(priors.location)
+        mean, precision = normal_prior(priors.location)
         self._data = tuple(
             np.ascontiguousarray(array, dtype=float)
             for array in (design.y, design.v, design.X, design.Z, mean, precision)
@@ -150,7 +195,7 @@ class _Target:
         return np.asarray(draw_location(alphas, noise, *self._data))
 
 
-def _normal_prior(block: PriorBlock) -> tuple[Array, Array]:
+def normal_prior(block: PriorBlock) -> tuple[Array, Array]:
     """Mean (p,) and precision (p, p) of coefficients with C·coefficients ~ independent normals."""
     normals = [prior for prior in block.priors if isinstance(prior, Normal)]
     means = np.array([prior.mean for prior in normals])

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.refits import (
+from bayes_lsm.bayes.replications import (
     LEVELS,
     Refits,
     Sampler,

@@ -68,7 +68,7 @@ def _convergence(names: Sequence[str], values: Array) -> pd.DataFrame:
 def find_problems(draws: Draws, table: pd.DataFrame) -> list[str]:
     """What is wrong, each with its remedy; `table` is that of `convergence`."""
     if draws.importance is not None:
-        return _weight_problems(draws.importance)
+        return weight_problems(draws.importance)
     found: list[str] = []
     for (part, term), row in zip(table.index, table.to_dict("records"), strict=True):
         where = f"{part}[{term}]"
@@ -100,7 +100,7 @@ def find_problems(draws: Draws, table: pd.DataFrame) -> list[str]:
     return found
 
 
-def _weight_problems(importance: Importance) -> list[str]:
+def weight_problems(importance: Importance) -> list[str]:
     remedy = "use engine='nuts', or tighter priors"
     found = []
     if not importance.pareto_k <= LARGEST_PARETO_K:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -31,12 +31,18 @@ from bayes_lsm.tables import Printable
 if TYPE_CHECKING:
     from xarray import DataTree
 
+    from bayes_lsm.bayes.checks import PredictiveCheck
     from bayes_lsm.bayes.effects import Blups
+    from bayes_lsm.bayes.elpd import Elpd
+    from bayes_lsm.bayes.evidence import BayesFactor
     from bayes_lsm.bayes.heterogeneity import Heterogeneity
     from bayes_lsm.bayes.prediction import Prediction
     from bayes_lsm.bayes.probability import Direction, Probability
+    from bayes_lsm.bayes.savage_dickey import SavageDickey
     from bayes_lsm.bayes.weights import StudyWeights
     from bayes_lsm.contrasts import ContrastInterval, Measure, ScaleFunctions
+
+PartName = Literal["location", "scale"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,6 +216,63 @@ class BayesFit(Printable):
         return scale_functions(
             self, rows, measure=measure, method=method, level=level, compared=compared
         )
+
+    @cached_property
+    def log_evidence(self) -> float:
+        """Log marginal likelihood ln p(y); see `bayes_lsm.bayes.evidence.evidence`."""
+        from bayes_lsm.bayes.evidence import evidence
+
+        return evidence(self).log
+
+    def bayes_factor(self, other: BayesFit) -> BayesFactor:
+        """Bayes factor for this fit against another; see `bayes_lsm.bayes.bayes_factor`."""
+        from bayes_lsm.bayes.evidence import bayes_factor
+
+        return bayes_factor(self, other)
+
+    def savage_dickey(
+        self, term: str, value: float = 0.0, *, part: PartName = "scale"
+    ) -> SavageDickey:
+        """Bayes factor for a coefficient's being `value`; see `bayes_lsm.bayes.savage_dickey`."""
+        from bayes_lsm.bayes.savage_dickey import savage_dickey
+
+        return savage_dickey(self, term, value, part=part)
+
+    def loo(self, *, seed: int | None = None, progress: bool = True) -> Elpd:
+        """Leave each study out in turn by exact refits; see `bayes_lsm.bayes.loo.loo`."""
+        from bayes_lsm.bayes.loo import loo
+
+        return loo(self, seed=seed, progress=progress)
+
+    def psis_loo(self, *, progress: bool = True) -> Elpd:
+        """The same by importance sampling; see `bayes_lsm.bayes.loo.psis_loo`."""
+        from bayes_lsm.bayes.loo import psis_loo
+
+        return psis_loo(self, progress=progress)
+
+    def kfold(self, k: int = 10, *, seed: int | None = None, progress: bool = True) -> Elpd:
+        """Leave folds of studies out by exact refits; see `bayes_lsm.bayes.loo.kfold`."""
+        from bayes_lsm.bayes.loo import kfold
+
+        return kfold(self, k, seed=seed, progress=progress)
+
+    def waic(self) -> Elpd:
+        """The widely applicable information criterion; see `bayes_lsm.bayes.loo.waic`."""
+        from bayes_lsm.bayes.loo import waic
+
+        return waic(self)
+
+    def posterior_predictive_check(
+        self,
+        *,
+        quantities: Mapping[str, Callable[[Array], float]] | None = None,
+        draws: int = 2000,
+        seed: int | None = None,
+    ) -> PredictiveCheck:
+        """Could the model have made such data? See `bayes_lsm.bayes.checks`."""
+        from bayes_lsm.bayes.checks import posterior_predictive_check
+
+        return posterior_predictive_check(self, quantities=quantities, draws=draws, seed=seed)
 
     def study_weights(self) -> StudyWeights:
         """How far Student-t study effects discount each study.

@@ -1,216 +1,258 @@
-"""Simulate effects from known coefficients, fit each set, and note where the truth lies.
+"""Refits without some of the studies: exact, all from one set of points where that is good enough.
 
-`calibration` and `coverage` read the same numbers off such refits: in the one the truth is drawn
-from the prior, in the other it is held fixed. An engine is any function from a design and a seed to
-`Draws`; the priors are resolved once, on the design's own effects, and stay the same in every fit.
+The posterior without a fold of studies is that of α given the rows that are left, with β integrated
+out. One proposal near the full posterior, which also holds the prior, gives points; their weights
+for each fold are exact, because ln p(y_left | α) is (see `likelihood.deletion`). So nothing is
+approximated but an integral over q dimensions, and its Monte Carlo error is known. Where a fold's
+weights are too uneven, because its studies move the posterior far, that fold gets a proposal of its
+own, adapted to the rows that are left: a refit in full.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import log_ndtr, logsumexp
 
-from bayes_lsm.bayes.collapsed import sample_collapsed
-from bayes_lsm.bayes.diagnostics import convergence, find_problems
-from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.graph import build_pymc_model, require_log_link, resolve_priors
-from bayes_lsm.design import Design
-from bayes_lsm.errors import FitError
-from bayes_lsm.links import tau2_from_log
-from bayes_lsm.priors import Priors
+from bayes_lsm.bayes.collapsed import Points, propose, require_collapsible
+from bayes_lsm.bayes.diagnostics import LARGEST_PARETO_K, SMALLEST_ESS
+from bayes_lsm.bayes.pareto import smooth_weights
+from bayes_lsm.bayes.subsets import Array, Indices, Numbers, Studies, take_rows
+from bayes_lsm.bayes.tracking import track
+from bayes_lsm.priors import ResolvedPriors
 
-LEVELS = (0.5, 0.8, 0.95)
-_TUNE = 500  # warm-up of each chain of NUTS
-_CHAINS = 4
+# Small beside the standard error of a study's share, which is of order 1.
+LARGEST_MCSE = 0.05
+# With a smaller share of effective points a region that the proposal covers thinly may hide behind
+# a Monte Carlo error that looks small; about half are effective for the whole data.
+_LEAST_EFFICIENCY = 0.2
+_MOST_POINTS = 20_000
+_FEWEST_POINTS = 2000
+_ENTRIES = 4_000_000  # 32 MB for each array of points × rows
+_REFIT_POINTS = (20_000, 200_000)
+_REFIT_ENTRIES = 20_000_000
+_FEW = 20
+# The shape of the tail means something only where a weight is this large a share of the total.
+_LARGE_WEIGHT = 0.01
 
-Sampler = Callable[[Design, int], Draws]
+Sums = tuple[Array, Array, Array]
 
 
 @dataclass(frozen=True, eq=False)
-class Refits:
-    """What m fits to simulated effects say of p + q coefficients, location first.
+class Predictions:
+    """What the studies that are left say of those left out.
 
     Attributes
     ----------
-    truth : ndarray, shape (m, p + q)
-    mean, median, sd : ndarray, shape (m, p + q)
-        Of the posterior.
-    lower, upper : ndarray, shape (m, 3, p + q)
-        Equal-tailed intervals at the `LEVELS`.
-    ranks : ndarray of int, shape (m, p + q + 1)
-        Posterior draws, of `largest_rank` that are spread over the chains, below the truth; the
-        last column is of the log-likelihood.
-    largest_rank : int
-    problems : tuple of (int, str)
-        Number of the fit, and why its draws should not be trusted.
+    elpd : ndarray, shape (U,)
+        ln p(y_study | y_left) of each study.
+    lpd : ndarray, shape (U,)
+        The same density given all effects, its own included.
+    mcse : ndarray, shape (U,)
+        Monte Carlo error of `elpd`.
+    pit : ndarray, shape (n,)
+        P(new effect ≤ y_i | y_left) of each row.
+    pareto_k, ess : ndarray, shape (U,)
+        Of the weights behind `elpd`.
+    refitted : ndarray of bool, shape (U,)
+        Whether the study's fold was given a proposal of its own.
     """
 
-    truth: Array
-    mean: Array
-    median: Array
-    sd: Array
-    lower: Array
-    upper: Array
-    ranks: npt.NDArray[np.int64]
-    largest_rank: int
-    problems: tuple[tuple[int, str], ...]
+    elpd: Array
+    lpd: Array
+    mcse: Array
+    pit: Array
+    pareto_k: Array
+    ess: Array
+    refitted: npt.NDArray[np.bool_]
 
     @property
-    def failed(self) -> int:
-        """Number of fits with a problem."""
-        return len({number for number, _ in self.problems})
-
-    @property
-    def covered(self) -> Array:
-        """Share of the intervals that hold the truth, shape (3, p + q)."""
-        truth = self.truth[:, None]
-        return np.asarray(np.mean((self.lower <= truth) & (truth <= self.upper), axis=0))
-
-    def describe_problems(self) -> tuple[str, ...]:
-        """A line on the fits that warned, if any did."""
-        if not self.problems:
-            return ()
-        number, text = self.problems[0]
-        return (
-            f"{self.failed} of {len(self.truth)} fits warned, and are counted like the others; "
-            f"fit {number}: {text}",
-        )
+    def doubtful(self) -> npt.NDArray[np.bool_]:
+        """Studies whose elpd cannot be trusted (U,)."""
+        # Written so that nan counts as doubtful.
+        good = (self.mcse <= LARGEST_MCSE) & (self.ess >= SMALLEST_ESS)
+        return np.asarray(~(good & (self.pareto_k <= LARGEST_PARETO_K)))
 
 
-def make_sampler(
-    design: Design, prior: Priors, *, engine: str | Sampler, draws: int, cores: int = 1
-) -> Sampler:
-    """The function that fits one set of effects.
+def leave_out_folds(
+    design: Numbers,
+    priors: ResolvedPriors,
+    studies: Studies,
+    folds: Sequence[Indices],
+    *,
+    seed: int,
+    progress: bool = True,
+) -> Predictions:
+    """Predict the studies of each fold from the rest.
+
+    Parameters
+    ----------
+    design : Design
+    priors : ResolvedPriors
+        Those of the whole data: a refit has the same prior, also where a preset took its units
+        from the data.
+    studies : Studies
+    folds : sequence of ndarray of int
+        Studies that are left out together; each study in one fold.
+    seed : int
+    progress : bool, default True
+        Show a progress bar on standard error when it takes more than a second or two.
 
     Raises
     ------
     FitError
-        For an unknown engine, too few draws, or Student-t study effects.
+        When β cannot be integrated out.
     """
-    require_log_link(design)
-    if design.specification.study_effects != "normal":
-        raise FitError(
-            "simulated fits need study_effects='normal', got "
-            f"{design.specification.study_effects!r}: effects are simulated from the normal model"
-        )
-    check_whole("draws", draws, least=100)
-    if callable(engine):
-        return engine
-    if engine == "collapsed":
-        resolved = resolve_priors(design, prior)
-        return lambda simulated, seed: sample_collapsed(simulated, resolved, draws=draws, seed=seed)
-    if engine == "nuts":
-        return _compiled_nuts(design, prior, draws=draws, cores=cores)
-    raise FitError(
-        f"engine must be 'collapsed', 'nuts' or a function of a design and a seed, got {engine!r}"
-    )
+    from bayes_lsm.likelihood.deletion import row_sums
+
+    require_collapsible(priors, "use psis_loo(), which needs no refits")
+    n = len(design.y)
+    seeds = np.random.SeedSequence(seed).generate_state(len(folds) + 1)
+    size = int(np.clip(_ENTRIES // n, _FEWEST_POINTS, _MOST_POINTS))
+    shared = propose(design, priors, points=size, seed=int(seeds[0]))
+    sums = row_sums(shared.alphas, *_arrays(design), shared.mean, shared.precision)
+    found = _empty(len(studies.names), n)
+    for batch in _batches(studies, folds, _ENTRIES // size, progress=progress):
+        _predict(found, design, shared, sums, -1.0, studies, batch)
+        _describe(found, design, shared, sums, studies, np.concatenate(batch))
+    uneven = found.doubtful | (found.ess < _LEAST_EFFICIENCY * size)
+    again = [f for f, fold in enumerate(folds) if uneven[fold].any()]
+    for f in track(again, "Refitting", progress=progress and len(again) > _FEW):
+        _refit(found, design, priors, studies, folds[f], seed=int(seeds[f + 1]))
+    return found
 
 
-def _compiled_nuts(design: Design, prior: Priors, *, draws: int, cores: int) -> Sampler:
-    """NUTS on a model that is compiled once and given each set of effects."""
-    import nutpie
-
-    compiled = nutpie.compile_pymc_model(build_pymc_model(design, prior))
-
-    def sample(simulated: Design, seed: int) -> Draws:
-        tree = nutpie.sample(
-            compiled.with_data(y=simulated.y),
-            draws=-(-draws // _CHAINS),
-            tune=_TUNE,
-            chains=_CHAINS,
-            cores=cores,
-            seed=seed,
-            target_accept=0.95,
-            save_warmup=False,
-            progress_bar=False,
-        )
-        posterior, stats = tree["posterior"], tree["sample_stats"]
-        return Draws(
-            np.asarray(posterior["location"]),
-            np.asarray(posterior["scale"]),
-            {name: np.asarray(stats[name]) for name in ("diverging", "energy")},
-        )
-
-    return sample
-
-
-def refit(
-    design: Design,
-    truth: Array,
-    sample: Sampler,
+def _refit(
+    found: Predictions,
+    design: Numbers,
+    priors: ResolvedPriors,
+    studies: Studies,
+    fold: Indices,
     *,
-    largest_rank: int,
-    rng: np.random.Generator,
-    progress: bool,
-) -> Refits:
-    """Simulate effects for each row of `truth` (m, p + q), and fit them."""
-    p = design.X.shape[1]
-    rows: list[dict[str, Any]] = []
-    problems: list[tuple[int, str]] = []
-    numbers: Iterable[int] = range(len(truth))
-    for number in _tracked(numbers, len(truth), show=progress):
-        beta, alpha = truth[number, :p], truth[number, p:]
-        variance = design.v + tau2_from_log(design.Z @ alpha)
-        y = rng.normal(design.X @ beta, np.sqrt(variance))
-        simulated = replace(design, y=y)
-        draws = sample(simulated, int(rng.integers(2**31)))
-        problems += [
-            (number + 1, text) for text in find_problems(draws, convergence(design, draws))
-        ]
-        rows.append(_read(simulated, truth[number], draws, largest_rank))
-    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    return Refits(truth=truth, **columns, largest_rank=largest_rank, problems=tuple(problems))
+    seed: int,
+) -> None:
+    """Fill in a fold from a proposal of its own, with more points where the first do not do."""
+    from bayes_lsm.likelihood.deletion import row_sums
+
+    out = np.concatenate([studies.rows[unit] for unit in fold])
+    left = take_rows(design, np.setdiff1d(np.arange(len(design.y)), out))
+    for size in _REFIT_POINTS:
+        size = int(np.clip(_REFIT_ENTRIES // len(out), _FEWEST_POINTS, size))
+        own = propose(left, priors, points=size, seed=seed)
+        sums = row_sums(own.alphas, *_arrays(left), own.mean, own.precision)
+        _predict(found, design, own, sums, 0.0, studies, [fold])
+        if not found.doubtful[fold].any():
+            break
+    found.refitted[fold] = True
 
 
-def _read(design: Design, truth: Array, draws: Draws, largest_rank: int) -> dict[str, Any]:
-    values = np.hstack([draws.flat_location, draws.flat_scale])
-    tails = [(1 - level) / 2 for level in LEVELS]
-    few = values[np.linspace(0, len(values) - 1, largest_rank).astype(int)]
-    below = few < truth
-    with_likelihood = _log_likelihood(design, few) < _log_likelihood(design, truth[None])
-    return {
-        "mean": values.mean(axis=0),
-        "median": np.median(values, axis=0),
-        "sd": values.std(axis=0, ddof=1),
-        "lower": np.quantile(values, tails, axis=0),
-        "upper": np.quantile(values, [1 - tail for tail in tails], axis=0),
-        "ranks": np.append(below.sum(axis=0), with_likelihood.sum()),
-    }
+def _empty(units: int, n: int) -> Predictions:
+    columns = np.full((5, units), np.nan)
+    elpd, lpd, mcse, pareto_k, ess = columns
+    refitted = np.zeros(units, dtype=bool)
+    return Predictions(elpd, lpd, mcse, np.full(n, np.nan), pareto_k, ess, refitted)
 
 
-def _log_likelihood(design: Design, coefficients: Array) -> Array:
-    """ln p(y | β, α) without its constant, for each row of coefficients (m, p + q)."""
-    p = design.X.shape[1]
-    variance = design.v + tau2_from_log(coefficients[:, p:] @ design.Z.T)
-    residual = design.y - coefficients[:, :p] @ design.X.T
-    return np.asarray(-0.5 * np.sum(np.log(variance) + residual**2 / variance, axis=1))
+def _batches(
+    studies: Studies, folds: Sequence[Indices], most_rows: int, *, progress: bool
+) -> Iterator[Sequence[Indices]]:
+    """Folds in groups of so many rows that their arrays fit into memory."""
+    sizes = [sum(len(studies.rows[unit]) for unit in fold) for fold in folds]
+    which = np.cumsum(sizes) // max(1, most_rows)
+    edges = [0, *(np.flatnonzero(np.diff(which)) + 1), len(folds)]
+    groups = [folds[first:last] for first, last in pairwise(edges)]
+    yield from track(groups, "Leaving studies out", progress=progress and len(groups) > _FEW)
 
 
-def check_whole(name: str, value: int, *, least: int) -> None:
-    """Refuse what is not a whole number of at least `least`."""
-    wrong_kind = isinstance(value, bool) or not isinstance(value, int | np.integer)
-    if wrong_kind or value < least:
-        raise FitError(f"{name} must be a whole number of at least {least}, got {value!r}")
+def _predict(
+    found: Predictions,
+    design: Numbers,
+    points: Points,
+    sums: Sums,
+    sign: float,
+    studies: Studies,
+    folds: Sequence[Indices],
+) -> None:
+    """Fill in what the rows that are left say of the studies of these folds."""
+    left, unit, z, rows = _leave_out(design, points, sums, sign, studies, folds)
+    log_weights = left + points.log_ratio[:, None]
+    below = np.exp(log_ndtr(np.nan_to_num(z)))
+    row = position = 0
+    for f, fold in enumerate(folds):
+        weights = _normalised(log_weights[:, f])
+        ess = 1.0 / np.sum(weights**2)
+        large = weights.max() > _LARGE_WEIGHT
+        k = smooth_weights(log_weights[:, f])[1] if large else 0.0
+        for u in fold:
+            found.elpd[u], found.mcse[u] = _log_mean(weights, unit[:, position])
+            found.pareto_k[u], found.ess[u] = k, ess
+            position += 1
+            last = row + len(studies.rows[u])
+            found.pit[rows[row:last]] = weights @ below[:, row:last]
+            row = last
 
 
-def chosen_seed(seed: int | None) -> int:
-    """The seed that is used: the given one, or a new one."""
-    return int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+def _describe(
+    found: Predictions,
+    design: Numbers,
+    points: Points,
+    sums: Sums,
+    studies: Studies,
+    units: Indices,
+) -> None:
+    """Fill in the density of each study given all studies."""
+    folds = list(units[:, None])
+    left, unit, _, _ = _leave_out(design, points, sums, 0.0, studies, folds)
+    weights = _normalised(left[:, 0] + points.log_ratio)
+    for position, u in enumerate(units):
+        found.lpd[u], _ = _log_mean(weights, unit[:, position])
 
 
-def _tracked(numbers: Iterable[int], total: int, *, show: bool) -> Iterable[int]:
-    from rich.console import Console
-    from rich.progress import track
+def _leave_out(
+    design: Numbers,
+    points: Points,
+    sums: Sums,
+    sign: float,
+    studies: Studies,
+    folds: Sequence[Indices],
+) -> tuple[Array, Array, Array, Indices]:
+    """See `likelihood.deletion.leave_out`; and the rows, in the order of the folds."""
+    from bayes_lsm.likelihood.deletion import leave_out
 
-    return track(
-        numbers,
-        description="Fitting simulated effects",
-        total=total,
-        console=Console(stderr=True),
-        transient=True,
-        disable=not show,
+    members = [studies.rows[unit] for fold in folds for unit in fold]
+    rows = np.concatenate(members)
+    left, unit, z = leave_out(
+        points.alphas,
+        *sums,
+        sign,
+        np.cumsum([0, *map(len, members)]),
+        np.cumsum([0, *map(len, folds)]),
+        *_arrays(take_rows(design, rows)),
+        points.mean,
+        -float(np.linalg.slogdet(points.precision)[1]),
     )
+    return left, unit, z, rows
+
+
+def _normalised(log_weights: Array) -> Array:
+    finite = np.where(np.isnan(log_weights), -np.inf, log_weights)
+    return np.asarray(np.exp(finite - logsumexp(finite)))
+
+
+def _log_mean(weights: Array, log_density: Array) -> tuple[float, float]:
+    """ln of the weighted mean of a density, and its Monte Carlo error (delta method)."""
+    log_density = np.where(np.isnan(log_density), -np.inf, log_density)
+    top = log_density.max()
+    density = np.exp(log_density - top)
+    mean = float(weights @ density)
+    error = float(np.sqrt(np.sum((weights * (density / mean - 1.0)) ** 2)))
+    return float(top + np.log(mean)), error
+
+
+def _arrays(numbers: Numbers) -> tuple[Array, Array, Array, Array]:
+    y, v, X, Z = map(np.ascontiguousarray, (numbers.y, numbers.v, numbers.X, numbers.Z))
+    return y, v, X, Z

@@ -12,13 +12,29 @@ import numpy as np
 from scipy.special import gammaincinv
 
 from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.bayes.subsets import Numbers
 from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.design import Design
-from bayes_lsm.errors import PriorError
+from bayes_lsm.errors import FitError, PriorError
 from bayes_lsm.priors import Priors
 
 # A λ below this counts as this: τ²/λ must not overflow.
 _SMALLEST_WEIGHT = 1e-100
+
+
+def require_normal_effects(design: Design, what: str) -> None:
+    """Refuse Student-t study effects where only normal ones can be integrated out.
+
+    Raises
+    ------
+    FitError
+    """
+    if design.specification.study_effects != "normal":
+        raise FitError(
+            f"{what} needs study_effects='normal', got "
+            f"{design.specification.study_effects!r}: refit the model with normal study effects, "
+            "or compare models by their evidence (bayes_factor)"
+        )
 
 
 def df_prior(design: Design, priors: Priors) -> DegreesOfFreedom | float | None:
@@ -74,7 +90,7 @@ def observe_student(
     )
 
 
-def student_log_likelihood(design: Design, location: Array, scale: Array, df: Array) -> Array:
+def student_log_likelihood(design: Numbers, location: Array, scale: Array, df: Array) -> Array:
     """Log density of each effect, (..., k), given β (..., p), α (..., q) and ν, of a shape that
     stretches to (...)."""
     from bayes_lsm.likelihood.student import LOG_DENSITY, batched
@@ -90,7 +106,7 @@ def student_log_likelihood(design: Design, location: Array, scale: Array, df: Ar
     return np.asarray(rows).reshape(*leading, -1)
 
 
-def arrays(design: Design) -> tuple[Array, Array, Array, Array]:
+def arrays(design: Numbers) -> tuple[Array, Array, Array, Array]:
     """y, v, X and Z as the compiled code wants them."""
     y, v, X, Z = (
         np.ascontiguousarray(each, dtype=float) for each in (design.y, design.v, design.X, design.Z)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.student import sample_df, sample_effects, student_log_likelihood
+from bayes_lsm.bayes.subsets import Numbers
 from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.design import Design
 from bayes_lsm.links import tau2_from_log
@@ -23,7 +24,9 @@ Array = npt.NDArray[np.float64]
 _PRIOR_DRAWS = 1000
 
 
-def log_likelihood(design: Design, location: Array, scale: Array, df: Array | None = None) -> Array:
+def log_likelihood(
+    design: Numbers, location: Array, scale: Array, df: Array | None = None
+) -> Array:
     """Log density of each effect given the coefficients.
 
     Parameters

@@ -2,7 +2,8 @@ r"""ML, REML and β-integrated criteria of several scale terms and a covariance 
 
     y ~ Normal( Xβ, Σ ),   Σ = V + Σ_l A_l diag(exp(Z_l α_l)) A_l'
 
-(or A_l (I ⊗ R-correlated effects) A_l', see `ScaleTerm`). With A = X'Σ⁻¹X + Λ, r = y − Xβ̂,
+where a term may also have several effects a group, correlated (see `ScaleTerm`). With
+A = X'Σ⁻¹X + Λ and r = y − Xβ̂,
 
     ℓ_ML   = −½ [ n ln 2π + ln|Σ| + r'Σ⁻¹r ]
     ℓ_REML = −½ [ (n − p) ln 2π + ln|Σ| + r'Σ⁻¹r + ln|X'Σ⁻¹X| − ln|X'X| ]
@@ -170,12 +171,12 @@ def arrange(
     >>> district, school = np.repeat(np.arange(3), 2), np.arange(6)
     >>> terms = ScaleTerm(district, np.ones((3, 1))), ScaleTerm(school, np.ones((6, 1)))
     >>> y = np.array([0.1, 0.3, -0.4, -0.1, 0.8, 0.5])
-    >>> data = arrange(y, np.ones((6, 1)), terms, variance=np.full(6, 0.02))
+    >>> data = arrange(y, np.ones((6, 1)), terms, variance=np.linspace(0.002, 0.007, 6))
     >>> data.q, data.blocks
     (2, array([2, 2, 2]))
     >>> fit = ascend_clustered(np.full(2, -2.0), data, method="REML")
     >>> np.exp(fit.alpha).round(3)
-    array([0.178, 0.023])
+    array([0.185, 0.032])
     """
     y, X = np.asarray(y, dtype=float), np.asarray(X, dtype=float)
     n, p = X.shape

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from bayes_lsm.likelihood.clustered_derivatives import evaluate_at
 from bayes_lsm.likelihood.clustered_kernels import value_at
@@ -124,19 +124,3 @@ def ascend_at(start, criterion, tolerance, out):
         alpha, layout, prior_root, prior_y, adjusted, score, hessian, beta, covariance
     )
     return value, _LARGEST_ITERATIONS, gain < _STUCK * max(1.0, abs(value))
-
-
-@njit(cache=True, parallel=True)
-def ascend_starts_at(starts, criterion, tolerance):
-    """One ascent from each start (m, q): values (m,), iterations (m,), converged (m,), and the
-    arrays of `ascend_at`, each with a leading m.
-    """
-    m, q = starts.shape
-    p = criterion[0].X.shape[1]
-    values, iterations, converged = np.empty(m), np.empty(m, np.int64), np.empty(m, np.bool_)
-    alpha, score, hessian = np.empty((m, q)), np.empty((m, q)), np.empty((m, q, q))
-    beta, covariance = np.empty((m, p)), np.empty((m, p, p))
-    for i in prange(m):
-        out = (alpha[i], score[i], hessian[i], beta[i], covariance[i])
-        values[i], iterations[i], converged[i] = ascend_at(starts[i], criterion, tolerance, out)
-    return values, iterations, converged, alpha, score, hessian, beta, covariance

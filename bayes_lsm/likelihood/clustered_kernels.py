@@ -74,8 +74,8 @@ class Layout(NamedTuple):
     active: Index
     correlation_kind: Index  # (correlated terms,)
     correlation_size: Index  # effects of a group
-    correlation_alpha: Index  # (correlated terms + 1,) where κ begins in α, and how many: see count
-    correlation_count: Index
+    correlation_alpha: Index  # where κ begins in α
+    correlation_count: Index  # how many κ
     correlation_pair: Index  # where its pairs begin
 
 
@@ -125,7 +125,7 @@ def _correlate(alpha, layout):
     rho, first = np.zeros(pairs), np.zeros((pairs, count))
     second, factor = np.zeros((pairs, count, count)), np.zeros((terms, size, size))
     for t in range(terms):
-        s, h, begin = layout.correlation_size[t], layout.correlation_count[t], 0
+        s, h = layout.correlation_size[t], layout.correlation_count[t]
         begin = layout.correlation_pair[t]
         end = begin + s * (s - 1) // 2
         at = layout.correlation_alpha[t]

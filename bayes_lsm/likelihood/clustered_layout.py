@@ -192,13 +192,13 @@ def _describe_parts(effects: _Effects, terms: tuple[ScaleTerm, ...], blocks: int
             [_KINDS[term.correlation] for term in terms if term.correlations > 0], dtype=np.int64
         ),
         "correlation_size": sizes[correlated],
-        "correlation_alpha": (begins + begins_of_kappa(terms))[correlated],
+        "correlation_alpha": (begins + _counts_of_z(terms))[correlated],
         "correlation_count": counts[correlated],
         "correlation_pair": pair_start[correlated],
     }
 
 
-def begins_of_kappa(terms: tuple[ScaleTerm, ...]) -> Index:
+def _counts_of_z(terms: tuple[ScaleTerm, ...]) -> Index:
     """How many coefficients of each term stand before its κ."""
     return np.array([term.table.shape[2] for term in terms], dtype=np.int64)
 

@@ -17,8 +17,8 @@ from scipy.special import ndtri, stdtrit
 
 from bayes_lsm.clustered_design import ClusteredDesign, apply_to_new_data
 from bayes_lsm.errors import FitError
+from bayes_lsm.likelihood.terms import sampling_covariance
 from bayes_lsm.reml.clustered_fit import ClusteredFit, TermEstimate
-from bayes_lsm.reml.clustered_search import sampling_covariance
 from bayes_lsm.results import ResultTable, model_title
 
 Array = npt.NDArray[np.float64]

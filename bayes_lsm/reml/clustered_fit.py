@@ -15,6 +15,7 @@ from scipy.special import ndtri
 
 from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
 from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError
+from bayes_lsm.likelihood.correlation_matrices import correlation_matrices
 from bayes_lsm.likelihood.independent import Method
 from bayes_lsm.reml.divergence import Cone, Divergence
 from bayes_lsm.results import model_title, wald_table
@@ -399,18 +400,7 @@ def _correlation_matrix(term: ScaleTerm, effects: tuple[int, ...], kappa: Array)
     s = len(term.effects)
     if s == 1 or term.correlation == "none":
         return np.eye(s)
-    m = len(effects)
-    R = np.eye(m)
-    if term.correlation == "compound_symmetric" and m > 1:
-        x = math.exp(2.0 * min(max(float(kappa[0]), -50.0), 50.0))
-        R = np.where(R == 1.0, 1.0, (x - 1.0) / (x + m - 1.0))
-    elif m > 1:
-        L = np.zeros((m, m))
-        for i in range(m):
-            z = kappa[i * (i - 1) // 2 : i * (i + 1) // 2]
-            rest = np.cumprod(np.r_[1.0, 1.0 / np.cosh(z)])
-            L[i, :i], L[i, i] = np.tanh(z) * rest[:-1], rest[-1]
-        R = L @ L.T
+    R = correlation_matrices(kappa[None], len(effects), term.correlation)[0]
     full = np.full((s, s), np.nan)
     full[np.ix_(effects, effects)] = R
     np.fill_diagonal(full, 1.0)

@@ -16,7 +16,9 @@ import numpy.typing as npt
 
 from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.likelihood import clustered
+from bayes_lsm.likelihood.correlation_matrices import count
 from bayes_lsm.likelihood.independent import Method
+from bayes_lsm.likelihood.terms import KINDS, sampling_covariance
 from bayes_lsm.links import LARGEST_EXPONENT
 from bayes_lsm.reml.divergence import Cone
 
@@ -144,7 +146,7 @@ class ClusteredSearch:
                     term.index,
                     term.Z[:, effects][:, :, list(left.kept)],
                     slopes,
-                    _KINDS[term.correlation] if len(effects) > 1 else "none",
+                    KINDS[term.correlation] if len(effects) > 1 else "none",
                 )
             )
         return clustered.arrange(design.y, design.X, tuple(terms), variance=self._V)
@@ -163,9 +165,9 @@ class ClusteredSearch:
             float(np.mean(residuals**2)) * len(design.y) / max(1, len(design.y) - design.X.shape[1])
         )
         spread = max(total - float(np.mean(design.v)), 0.05 * total)
-        count = len(design.terms)
-        shares = [np.full(count, 1.0 / count)]
-        shares += [np.where(np.arange(count) == t, 0.9, 0.1 / count) for t in range(count)]
+        terms = len(design.terms)
+        shares = [np.full(terms, 1.0 / terms)]
+        shares += [np.where(np.arange(terms) == t, 0.9, 0.1 / terms) for t in range(terms)]
         starts = [self._start(spread * share, residuals, own=False) for share in shares]
         if any(term.Z.shape[2] > 1 for term in design.terms):
             starts.append(self._start(spread * shares[0], residuals, own=True))
@@ -174,7 +176,7 @@ class ClusteredSearch:
             return
         random = np.random.default_rng(0)
         for radius in _CLOUD:
-            yield starts[0] + np.concatenate([self._jump(t, radius, random) for t in range(count)])
+            yield starts[0] + np.concatenate([self._jump(t, radius, random) for t in range(terms)])
 
     def _start(self, levels: Array, residuals: Array, *, own: bool) -> Array:
         """ln τ² of each term: constant, or (`own`) that of each group's own residuals."""
@@ -189,7 +191,7 @@ class ClusteredSearch:
                 mean = np.bincount(term.index, residuals**2, groups) / counts / overall
                 target = target + np.log(np.maximum(mean, 0.01))[:, None]
             alpha = np.linalg.solve(R, Q.T @ target.reshape(-1))
-            parts.append(np.r_[alpha, np.zeros(_correlations(term.Z.shape[1], term.correlation))])
+            parts.append(np.r_[alpha, np.zeros(count(term.Z.shape[1], term.correlation))])
         return np.concatenate(parts)
 
     def _jump(self, t: int, radius: float, random: np.random.Generator) -> Array:
@@ -197,7 +199,7 @@ class ClusteredSearch:
         term = self._design.terms[t]
         Q, R = self._bases[t]
         step = radius * random.normal(size=len(R)) * np.sqrt(len(Q) / len(R))
-        correlations = _correlations(term.Z.shape[1], term.correlation)
+        correlations = count(term.Z.shape[1], term.correlation)
         return np.concatenate([np.linalg.solve(R, step), 0.3 * random.normal(size=correlations)])
 
     def _follow(self, spots: Sequence[Spot]) -> None:
@@ -256,7 +258,7 @@ class ClusteredSearch:
             rows = term.Z.reshape(-1, term.Z.shape[2])[~left.zero.reshape(-1)][:, list(left.kept)]
             target = np.log(np.maximum(tau2[~left.zero], 1e-8 * tau2.max() + 1e-300))
             alpha = np.linalg.lstsq(rows, target, rcond=None)[0]
-            kappa = np.zeros(_correlations(len(left.effects), term.correlation))
+            kappa = np.zeros(count(len(left.effects), term.correlation))
             parts.append(np.r_[alpha, kappa])
         return np.concatenate(parts or [np.zeros(0)])
 
@@ -283,32 +285,6 @@ class ClusteredSearch:
         slack = _EQUAL * max(1.0, abs(top))
         equal = [spot for spot in spots if spot.value >= top - slack]
         return max(equal, key=lambda spot: sum(int(left.zero.sum()) for left in spot.remaining))
-
-
-_KINDS: dict[str, clustered.Correlation] = {
-    "none": "none",
-    "compound_symmetric": "compound",
-    "unstructured": "unstructured",
-}
-
-
-def _correlations(effects: int, kind: str) -> int:
-    """How many correlation coefficients a term has."""
-    if effects < 2 or kind == "none":
-        return 0
-    return 1 if kind == "compound_symmetric" else effects * (effects - 1) // 2
-
-
-def sampling_covariance(design: ClusteredDesign):  # type: ignore[no-untyped-def]
-    """V: variances (n,), or a sparse matrix (n, n) where errors are correlated."""
-    if not design.blocks:
-        return design.v
-    from scipy import sparse
-
-    V = sparse.lil_array(sparse.diags_array(design.v))
-    for block in design.blocks:
-        V[np.ix_(block.rows, block.rows)] = block.covariance
-    return V.tocsr()
 
 
 def _has_variance(design: ClusteredDesign, remaining: Sequence[Remaining]) -> bool:

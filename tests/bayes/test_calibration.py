@@ -209,7 +209,7 @@ def test_wrong_truth_is_refused(small, scale, message):
 def test_collapsed_engine_is_calibrated(k, scale):
     """A thousand simulations; groups of five studies and of thirteen."""
     checked = calibrate(_model(k, scale).design, MODERATE, simulations=1000, seed=6, progress=False)
-    assert checked.calibrated
+    assert checked.calibrated, str(checked)
     assert checked.refits.failed == 0
 
 
@@ -225,4 +225,4 @@ def test_nuts_is_calibrated():
         seed=7,
         progress=False,
     )
-    assert checked.calibrated
+    assert checked.calibrated, str(checked)

@@ -9,7 +9,7 @@ from arviz_stats.base import array_stats
 from scipy.stats import genpareto, multivariate_normal, multivariate_t
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.collapsed import _derivatives, _normal_prior, _Target, sample_collapsed
+from bayes_lsm.bayes.collapsed import _derivatives, _Target, normal_prior, sample_collapsed
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.mixture import Fixed, Mixture, fit_mixture
 from bayes_lsm.bayes.pareto import fit_pareto, smooth_weights
@@ -21,7 +21,7 @@ from bayes_lsm.priors import HalfNormal, Normal, Priors
 def pieces(continent):
     design = continent.design
     priors = resolve_priors(design, Priors("weakly_informative"))
-    mean, precision = _normal_prior(priors.location)
+    mean, precision = normal_prior(priors.location)
     arrays = (design.y, design.v, design.X, design.Z, mean, precision)
     return tuple(np.ascontiguousarray(each) for each in arrays)
 
@@ -52,9 +52,9 @@ def test_location_given_alpha_has_the_exact_mean_and_covariance(pieces):
     np.testing.assert_allclose(scaled, np.linalg.inv(A) / np.outer(sd, sd), atol=0.015)
 
 
-def test_normal_prior_is_that_of_the_contrasts(continent):
+def testnormal_prior_is_that_of_the_contrasts(continent):
     block = resolve_priors(continent.design, Priors("weakly_informative")).location
-    mean, precision = _normal_prior(block)
+    mean, precision = normal_prior(block)
     b = np.array([1.0, 2.0, -1.0, 0.3])
     density = multivariate_normal(mean, np.linalg.inv(precision)).logpdf(b)
     ours = block.logpdf(b).sum() + np.linalg.slogdet(block.contrasts)[1]
@@ -210,7 +210,7 @@ def test_a_single_scale_coefficient_and_many_studies():
     np.testing.assert_allclose(bayes["sd"], frame["se"], rtol=0.1)
 
 
-def test_raw_half_normal_prior_is_sampled_too(continent):
+def test_raw_halfnormal_prior_is_sampled_too(continent):
     prior = Priors("slides", scale={"intrcpt": HalfNormal(3), "I(weeks - 40)": Normal(0, 0.2)})
     fit = continent.fit_bayes(prior=prior, engine="collapsed", draws=4000, seed=1)
     assert fit.converged

@@ -44,10 +44,11 @@ def test_terms_are_the_same_in_the_same_order(case):
     design = fit(case).design
     for part in ("location", "scale"):
         terms = ["intrcpt" if t == "(Intercept)" else t for t in CASES[case][part]["term"]]
-        assert list(getattr(design, part).names) == terms
+        ours = getattr(design, part).names
+        assert [name.replace(" ", "") for name in ours] == [t.replace(" ", "") for t in terms]
 
 
-@pytest.mark.parametrize(("case", "part", "j"), coefficients())
+@pytest.mark.parametrize(("case", "part", "j"), list(coefficients()))
 def test_collapsed_engine_agrees_with_jags(case, part, j):
     """Within four combined Monte Carlo errors, each of its own statistic."""
     theirs = CASES[case][part]["summary"][j]
@@ -77,3 +78,16 @@ def quantile_errors(x, probabilities, ess):
     spread = np.sqrt(probabilities * (1 - probabilities) / ess)
     lower, upper = np.quantile(x, [probabilities - 0.01, probabilities + 0.01])
     return spread * (upper - lower) / 0.02
+
+
+def test_nuts_agrees_with_jags_on_the_hard_case(continent_nuts):
+    """Medians within four combined errors, MADs; NUTS finds too little of the far region."""
+    table = continent_nuts.summary()
+    for part in ("location", "scale"):
+        theirs = CASES["preterm_continent.slides"][part]["summary"]
+        median = np.array([each["quantile"][2] for each in theirs])
+        error = np.array([each["mcse"]["quantile"][2] for each in theirs])
+        ours = table.loc[part]
+        assert (np.abs(ours["median"] - median) < 4 * np.hypot(ours["mcse_median"], error)).all()
+        # The sampling error of a MAD at 5000 effective draws is below 2%.
+        np.testing.assert_allclose(ours["mad"], [each["mad"] for each in theirs], rtol=0.05)

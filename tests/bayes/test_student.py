@@ -434,9 +434,9 @@ def test_prior_predictions_are_of_t_effects(outlier):
 def test_what_has_no_student_t_form_is_refused(outlier):
     model = _model(outlier)
     settings = {"location": {"intrcpt": 0.0}, "scale": {"intrcpt": 0.0}, "simulations": 100}
-    with pytest.raises(lsm.FitError, match="simulated fits need study_effects='normal'"):
+    with pytest.raises(lsm.FitError, match="needs study_effects='normal'"):
         lsm.bayes.calibrate(model.design, simulations=100, progress=False)
-    with pytest.raises(lsm.FitError, match="simulated fits need study_effects='normal'"):
+    with pytest.raises(lsm.FitError, match="needs study_effects='normal'"):
         lsm.bayes.coverage(model.design, **settings, progress=False)
     with pytest.raises(lsm.SpecificationError, match="need one scale formula"):
         _model(outlier, scale={"alloc": "~ 1", "trial": "~ 1"})
@@ -507,3 +507,21 @@ def test_integrating_the_study_effects_out_agrees_with_sampling_them(outlier):
     for name, p in (("pi_lb", 0.025), ("pi_ub", 0.975)):
         below = np.mean(true < table[name].to_numpy(), axis=0)
         assert (np.abs(below - p) < 4 * math.sqrt(p * (1 - p) / 1600)).all()
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda fit: fit.loo(progress=False),
+        lambda fit: fit.waic(),
+        lambda fit: fit.savage_dickey("intrcpt", part="location"),
+        lambda fit: fit.posterior_predictive_check(),
+    ],
+)
+def test_what_needs_normal_effects_says_so(ask):
+    model = lsm.LocationScaleModel(
+        "yi ~ 1", variance="vi", data=lsm.load_dataset("bcg"), study_effects="student_t"
+    )
+    fit = model.fit_bayes(draws=1000, seed=1)
+    with pytest.raises(lsm.FitError, match="needs study_effects='normal'"):
+        ask(fit)

@@ -108,7 +108,7 @@ def test_metafor_crossed_groups_with_a_variance_of_zero(method):
     y, X, terms, V = schools(1, ["district", "year", "study"])
     there = THERE["metafor"]["schools_crossed"][method]
     data = arrange(y, X, terms, variance=V)
-    assert data.blocks.max() > 20  # years tie districts together
+    assert len(data.blocks) < 11  # years tie districts together
     found = ascend_clustered(np.full(3, -2.0), data, method=method)
     # There is no maximum, only a supremum at ln σ² = −∞, which metafor has as σ² = 0.
     assert found.at.value == pytest.approx(there["logLik"], abs=1e-7)
@@ -195,8 +195,13 @@ def test_glmmTMB(scores, method):
         assert found.converged
         ours = criteria(data, found, method, fixed=False)
         theirs = [there[key] for key in ("logLik", "df", "AIC", "BIC")]
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
-        np.testing.assert_allclose(found.at.beta, there["estimate"], rtol=1e-5)
+        # glmmTMB, which climbs in β too, stops within 1e-6 of the maximum; AIC has that twice.
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6)
+        assert ours[0] > theirs[0] - 1e-8
+        # A deficit δ of the log-likelihood bounds each |Δβ| by √(2δ) standard errors.
+        deficit = max(ours[0] - theirs[0], 1e-9)
+        off = np.abs(found.at.beta - there["estimate"]) / np.sqrt(np.diag(found.at.covariance))
+        assert off.max() < 1.01 * np.sqrt(2 * deficit)
         np.testing.assert_allclose(found.alpha[-2:], there["dispersion"], rtol=1e-4)
         sd = np.exp(0.5 * found.alpha[: len(there["sd_random"])])
         np.testing.assert_allclose(sd, there["sd_random"], rtol=1e-4)

@@ -1,0 +1,464 @@
+"""Averages over models: which terms belong to the location part, which to the scale part.
+
+Every sub-model of a model gets its marginal likelihood from the collapsed engine, and so a
+posterior probability. What is asked of the models is then averaged over them, and the uncertainty
+about the model is part of the answer. The priors are one statement throughout: a sub-model's is the
+full model's given that the coefficients of the terms left out are zero.
+
+Hoeting, Madigan, Raftery & Volinsky (1999), Statistical Science 14, 382-417,
+doi:10.1214/ss/1009212519; for meta-analysis Gronau, Heck, Berkhout, Haaf & Wagenmakers (2021),
+AMPPS 4(3), doi:10.1177/25152459211031256.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import logsumexp
+
+from bayes_lsm.bayes.collapsed import require_collapsible
+from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.bayes.evidence import Evidence, read_evidence
+from bayes_lsm.bayes.graph import require_log_link, resolve_priors
+from bayes_lsm.bayes.model_prior import ModelPrior, log_model_prior
+from bayes_lsm.bayes.student import require_normal_effects
+from bayes_lsm.bayes.submodels import (
+    SubModel,
+    Term,
+    combine,
+    find_subsets,
+    find_terms,
+    require_terms,
+    sample_submodel,
+)
+from bayes_lsm.bayes.tracking import track
+from bayes_lsm.design import Design
+from bayes_lsm.errors import ConvergenceWarning, FitError
+from bayes_lsm.links import tau2_from_log
+from bayes_lsm.priors import Priors
+from bayes_lsm.results import model_title, stack_parts
+from bayes_lsm.tables import Printable
+
+Mask = npt.NDArray[np.bool_]
+
+_SHOWN_MODELS = 5
+_FEW_MODELS = 8
+# A model this much less probable than the best, in ln, gets no draw among thousands.
+_HOPELESS = 15.0
+
+
+@dataclass(frozen=True, eq=False)
+class ModelAverage(Printable):
+    """Models of which terms matter, with their probabilities, and averages over them.
+
+    Attributes
+    ----------
+    design : Design
+        Of the full model.
+    priors : Priors
+    models : tuple of SubModel, length M
+    log_prior : ndarray, shape (M,)
+        Log prior probabilities of the models.
+    evidences : tuple of Evidence, length M
+    draws : Draws
+        Of the full model's coefficients, from all models in proportion to their probabilities; a
+        coefficient is exactly 0 in the draws of models without it.
+    seed : int
+    problems : tuple of str
+    """
+
+    design: Design
+    priors: Priors
+    models: tuple[SubModel, ...]
+    log_prior: Array
+    evidences: tuple[Evidence, ...]
+    draws: Draws
+    seed: int
+    problems: tuple[str, ...]
+
+    _digits: ClassVar[int] = 3
+
+    @property
+    def probability(self) -> Array:
+        """Posterior probability of each model (M,)."""
+        return _probabilities(self.log_prior, self.evidences)
+
+    @property
+    def probability_se(self) -> Array:
+        """Its Monte Carlo error (M,), from the errors of all marginal likelihoods."""
+        return self._error(np.eye(len(self.models)))
+
+    def _error(self, members: Array) -> Array:
+        """Error of sums of probabilities; `members` (…, M) is 1 for the models that are summed.
+
+        With p_m ∝ π_m e^{l_m}, the derivative of Σ_{m ∈ S} p_m by l_m is p_m (1[m ∈ S] − p_S).
+        """
+        p = self.probability
+        total = members @ p
+        se = np.array([each.se for each in self.evidences])
+        return np.asarray(np.sqrt(((p * se * (members - total[:, None])) ** 2).sum(axis=1)))
+
+    @property
+    def model_table(self) -> pd.DataFrame:
+        """One row a model, the most probable first.
+
+        location, scale (its terms), prior, log_evidence, se, posterior, posterior_se, and bf, the
+        Bayes factor against the most probable model.
+        """
+        logs = np.array([each.log for each in self.evidences])
+        posterior = self.probability
+        best = int(np.argmax(posterior))
+        table = pd.DataFrame(
+            {
+                "location": [_words(model.location_terms) for model in self.models],
+                "scale": [_words(model.scale_terms) for model in self.models],
+                "prior": np.exp(self.log_prior),
+                "log_evidence": logs,
+                "se": [each.se for each in self.evidences],
+                "posterior": posterior,
+                "posterior_se": self.probability_se,
+                "bf": np.exp(np.minimum(logs - logs[best], 700.0)),
+            }
+        )
+        return table.sort_values("posterior", ascending=False, kind="stable", ignore_index=True)
+
+    @property
+    def inclusion(self) -> pd.DataFrame:
+        """One row for each term that can be left out, indexed by part and term.
+
+        prior and posterior inclusion probabilities, se (Monte Carlo error of the posterior), bf
+        and log_bf: the Bayes factor of inclusion, posterior odds over prior odds.
+        """
+        rows = []
+        for part in ("location", "scale"):
+            for term in find_terms(getattr(self.design, part)):
+                member = self._member(part, term.name)
+                if not member.all():
+                    rows.append({"part": part, "term": term.name, **self._include(member)})
+        columns = ["part", "term", "prior", "posterior", "se", "log_bf", "bf"]
+        return pd.DataFrame(rows, columns=columns).set_index(["part", "term"])
+
+    def _member(self, part: str, term: str) -> Mask:
+        return np.array([term in getattr(model, f"{part}_terms") for model in self.models])
+
+    def _include(self, member: Mask) -> dict[str, float]:
+        log_posterior = self.log_prior + [each.log for each in self.evidences]
+        log_odds, log_prior_odds = (
+            float(logsumexp(each[member]) - logsumexp(each[~member]))
+            for each in (log_posterior, self.log_prior)
+        )
+        log_bf = log_odds - log_prior_odds
+        return {
+            "prior": float(np.exp(self.log_prior[member]).sum()),
+            "posterior": float(self.probability[member].sum()),
+            "se": float(self._error(member[None].astype(float))[0]),
+            "log_bf": log_bf,
+            "bf": math.exp(log_bf) if log_bf < 709 else math.inf,
+        }
+
+    def to_dataframe(self, *, level: float = 0.95) -> pd.DataFrame:
+        """Averaged coefficients, indexed by part and term.
+
+        incl (posterior inclusion probability), bf (of inclusion; nan for what is always there),
+        mean, sd, median, ci_lb and ci_ub over all models, 0 where a model does not have the
+        coefficient; and mean_incl, the mean over the models that have it.
+        """
+        if not 0 < level < 1:
+            raise FitError(f"level must be between 0 and 1, got {level}")
+        inclusion = self.inclusion
+        included = dict(
+            zip(inclusion.index, inclusion[["posterior", "bf"]].to_numpy(), strict=True)
+        )
+        parts = []
+        for part, values in (
+            ("location", self.draws.flat_location),
+            ("scale", self.draws.flat_scale),
+        ):
+            design_part = getattr(self.design, part)
+            table = _summarise(design_part.names, values, level)
+            for term in find_terms(design_part):
+                if (part, term.name) in included:
+                    table.iloc[list(term.columns), [0, 1]] = included[part, term.name]
+            parts.append(table)
+        return stack_parts(*parts)
+
+    def predict(self, data: pd.DataFrame | None = None, *, level: float = 0.95) -> pd.DataFrame:
+        """Predictions averaged over the models.
+
+        Parameters
+        ----------
+        data : DataFrame, optional
+            Moderators to predict at. Default: those of the studies.
+        level : float, default 0.95
+
+        Returns
+        -------
+        DataFrame
+            One row for each of the data: pred (mean of the average effect x'β), sd, ci_lb, ci_ub;
+            pi_lb, pi_ub of the true effect of a new study; tau (median), tau_lb, tau_ub.
+        """
+        if not 0 < level < 1:
+            raise FitError(f"level must be between 0 and 1, got {level}")
+        new = self.design if data is None else self.design.for_new_data(data)
+        bounds = [(1 - level) / 2, (1 + level) / 2]
+        noise = np.random.default_rng(self.seed).standard_normal(len(self.draws.flat_scale))
+        rows = []
+        for x, z in zip(new.X, new.Z, strict=True):
+            mean = self.draws.flat_location @ x
+            tau = np.sqrt(tau2_from_log(self.draws.flat_scale @ z))
+            rows.append(
+                [
+                    mean.mean(),
+                    mean.std(ddof=1),
+                    *np.quantile(mean, bounds),
+                    *np.quantile(mean + tau * noise, bounds),
+                    np.median(tau),
+                    *np.quantile(tau, bounds),
+                ]
+            )
+        columns = "pred sd ci_lb ci_ub pi_lb pi_ub tau tau_lb tau_ub".split()
+        return pd.DataFrame(rows, columns=columns, index=pd.Index(new.labels, name="row"))
+
+    @property
+    def title(self) -> str:
+        """The kind of the full model and how many were averaged."""
+        return model_title(self.design, f"average over {len(self.models)} models")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The most probable models, the priors and the problems."""
+        table = self.model_table.head(_SHOWN_MODELS)
+        best = "; ".join(
+            f"{row['posterior']:.3f} location ~ {row['location']}, scale ~ {row['scale']}"
+            for row in table.to_dict("records")
+        )
+        return (
+            f"most probable: {best}",
+            "a coefficient is 0 in the models without it; incl is the posterior probability of "
+            "the models with it, bf the Bayes factor of inclusion, mean_incl the mean over them",
+            f"priors: {self.priors.describe()}; seed {self.seed}",
+            *self.problems,
+            *self.design.notes,
+        )
+
+
+def average_models(
+    design: Design,
+    *,
+    prior: Priors | None = None,
+    model_prior: ModelPrior | Mapping[str, float] = "uniform",
+    keep: Sequence[str] = (),
+    draws: int = 4000,
+    seed: int | None = None,
+    most_models: int = 1000,
+    progress: bool = True,
+) -> ModelAverage:
+    """Average over all models that leave out terms of the location or the scale part.
+
+    A factor is kept or left out as a whole, and a term is kept wherever an interaction with it is.
+    The intercept, or the factor that stands in for it, is always kept.
+
+    Parameters
+    ----------
+    design : Design
+        Of the full model.
+    prior : Priors, optional
+        Of the coefficients. Default: those of the design's specification.
+    model_prior : {"uniform", "beta_binomial"} or mapping of str to float, default "uniform"
+        ``"uniform"``: all models are equally probable. ``"beta_binomial"``: all numbers of terms
+        are, and all models of one size, which guards against many idle candidates (Scott & Berger
+        2010). A mapping gives terms, as ``"scale[continent]"``, their inclusion probabilities;
+        terms that it does not name have ½.
+    keep : sequence of str
+        Terms that every model has, as ``"location[weeks]"``.
+    draws : int, default 4000
+        Of the average.
+    seed : int, optional
+        The same seed gives the same result. Without one, a seed is drawn and kept.
+    most_models : int, default 1000
+        More are refused: each takes some hundredths of a second.
+    progress : bool, default True
+        Show a progress bar on standard error when there are more than a few models.
+
+    Returns
+    -------
+    ModelAverage
+
+    Raises
+    ------
+    FitError
+        For too many models, an unknown term, location priors that are not normal, or when there is
+        nothing to average over.
+
+    Warns
+    -----
+    ConvergenceWarning
+        When the marginal likelihood of a model that matters cannot be trusted.
+
+    Notes
+    -----
+    The intercept is the effect where all moderators are 0, and so means another thing in each
+    model, unless moderators are centred. `ModelAverage.predict` averages what means the same.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> model = lsm.LocationScaleModel(
+    ...     "yi ~ ablat", scale="~ ablat", variance="vi", data=lsm.load_dataset("bcg"))
+    >>> average = model.average(seed=1)
+    >>> len(average.models)
+    4
+    >>> bool(average.inclusion.loc[("location", "ablat"), "posterior"] > 0.7)
+    True
+
+    References
+    ----------
+    Scott, J. G., & Berger, J. O. (2010). Bayes and empirical-Bayes multiplicity adjustment in the
+    variable-selection problem. Annals of Statistics, 38(5), 2587-2619. doi:10.1214/10-AOS792
+    """
+    _check_draws(draws)
+    require_log_link(design)
+    require_normal_effects(design, "averaging over models")
+    prior = prior or design.specification.priors
+    priors = resolve_priors(design, prior)
+    require_collapsible(priors, "models can be averaged with such priors only")
+    terms = {"location": find_terms(design.location), "scale": find_terms(design.scale)}
+    models = _enumerate(terms, keep, most_models)
+    log_prior = log_model_prior(model_prior, models, terms)
+    if seed is None:
+        seed = int(np.random.SeedSequence().generate_state(1)[0])
+    seeds = np.random.SeedSequence(seed).generate_state(len(models) + 1)
+    evidences: list[Evidence] = []
+    found: list[Draws | None] = []
+    best = -math.inf
+    show = progress and len(models) > _FEW_MODELS
+    for m in track(range(len(models)), "Fitting models", progress=show):
+        drawn = sample_submodel(
+            design, priors, models[m].location, models[m].scale, draws=draws, seed=int(seeds[m])
+        )
+        evidences.append(read_evidence(drawn))
+        height = evidences[m].log + log_prior[m]
+        best = max(best, height)
+        found.append(drawn if height > best - _HOPELESS else None)
+    probability = _probabilities(log_prior, evidences)
+    problems = _problems(models, evidences)
+    if problems:
+        warnings.warn("; ".join(problems), ConvergenceWarning, stacklevel=2)
+    rng = np.random.default_rng(int(seeds[-1]))
+    mixed = _mix(design, models, probability, found, draws, rng)
+    return ModelAverage(design, prior, models, log_prior, tuple(evidences), mixed, seed, problems)
+
+
+def _check_draws(draws: int) -> None:
+    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 100:
+        raise FitError(f"draws must be a whole number of at least 100, got {draws!r}")
+
+
+def _enumerate(
+    terms: Mapping[str, Sequence[Term]], keep: Sequence[str], most_models: int
+) -> tuple[SubModel, ...]:
+    kept = {part: _of_part(part, keep) for part in terms}
+    named = sum(map(len, kept.values()))
+    if named < len(keep):
+        raise FitError(f"keep must name terms as 'location[…]' or 'scale[…]', got {list(keep)!r}")
+    for part, names in kept.items():
+        require_terms(part, names, terms[part])
+    free = sum(
+        term.optional and term.name not in kept[part] for part in terms for term in terms[part]
+    )
+    # Counted before they are listed, which might fill the memory; marginality leaves fewer.
+    if free > 30:
+        raise FitError(_too_many(f"up to 2^{free}", most_models))
+    location, scale = (find_subsets(terms[part], kept[part]) for part in ("location", "scale"))
+    count = len(location) * len(scale)
+    if count > most_models:
+        raise FitError(_too_many(str(count), most_models))
+    if count == 1:
+        raise FitError("there is only one model: no term can be left out of either part")
+    return tuple(combine(first, second) for first in location for second in scale)
+
+
+def _too_many(count: str, most: int) -> str:
+    return (
+        f"{count} models are too many to average over, at most {most} are allowed; name terms that "
+        "every model has in keep, or raise most_models"
+    )
+
+
+def _of_part(part: str, names: Sequence[str]) -> list[str]:
+    start = f"{part}["
+    return [name[len(start) : -1] for name in names if name.startswith(start) and name[-1] == "]"]
+
+
+def _probabilities(log_prior: Array, evidences: Sequence[Evidence]) -> Array:
+    log_posterior = log_prior + [each.log for each in evidences]
+    return np.asarray(np.exp(log_posterior - logsumexp(log_posterior)))
+
+
+def _problems(models: Sequence[SubModel], evidences: Sequence[Evidence]) -> tuple[str, ...]:
+    return tuple(
+        f"location ~ {_words(model.location_terms)}, scale ~ {_words(model.scale_terms)}: {problem}"
+        for model, each in zip(models, evidences, strict=True)
+        for problem in each.problems
+    )
+
+
+def _mix(
+    design: Design,
+    models: Sequence[SubModel],
+    probability: Array,
+    found: Sequence[Draws | None],
+    draws: int,
+    rng: np.random.Generator,
+) -> Draws:
+    """Draws of all models in proportion to their probabilities, in random order."""
+    bounds = np.floor(np.cumsum(probability) * draws + rng.uniform()).astype(int)
+    bounds[-1] = draws
+    counts = np.diff(np.minimum(bounds, draws), prepend=0)
+    order = rng.permutation(draws)
+    location = np.zeros((draws, design.X.shape[1]))
+    scale = np.zeros((draws, design.Z.shape[1]))
+    first = 0
+    for model, drawn, count in zip(models, found, counts, strict=True):
+        if drawn is None or not count:
+            continue
+        rows = order[first : first + count]
+        first += count
+        location[np.ix_(rows, model.location)] = drawn.flat_location[:count]
+        scale[np.ix_(rows, model.scale)] = drawn.flat_scale[:count]
+    return Draws(location[None], scale[None])
+
+
+def _summarise(names: Sequence[str], values: Array, level: float) -> pd.DataFrame:
+    there = values != 0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean_incl = values.sum(axis=0) / there.sum(axis=0)
+    lower, upper = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return pd.DataFrame(
+        {
+            "incl": 1.0,
+            "bf": math.nan,
+            "mean": values.mean(axis=0),
+            "sd": values.std(axis=0, ddof=1),
+            "median": np.median(values, axis=0),
+            "ci_lb": lower,
+            "ci_ub": upper,
+            "mean_incl": mean_incl,
+        },
+        index=pd.Index(names, name="term"),
+    )
+
+
+def _words(terms: Sequence[str]) -> str:
+    """``1``, ``continent + weeks``, ``0 + continent``: a formula's right-hand side."""
+    rest = [term for term in terms if term != "intrcpt"]
+    if len(rest) < len(terms):
+        return " + ".join(rest) or "1"
+    return " + ".join(["0", *rest])

@@ -1,0 +1,259 @@
+"""Posterior predictive checks: could the fitted model have made data like these?
+
+New effects of the same studies are drawn from the posterior, and what matters in a meta-analysis is
+computed of them and of the observed ones. Some quantities are of the effects alone, others also of
+the coefficients of the draw (Gelman, Meng & Stern 1996): then the observed one varies too.
+
+The data are used twice, to fit and to check. So these p-values are conservative: they crowd around
+½ even when the model is right, and one near 0 or 1 means more than a p-value of its size usually
+does, one in the middle less. LOO-PIT (`BayesFit.loo`) uses no study twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import pandas as pd
+
+from bayes_lsm.bayes.student import require_normal_effects
+from bayes_lsm.bayes.subsets import Array, Numbers
+from bayes_lsm.errors import FitError
+from bayes_lsm.links import tau2_from_log
+from bayes_lsm.tables import Printable
+
+if TYPE_CHECKING:
+    from bayes_lsm.bayes.fit import BayesFit
+
+_FEWEST_DRAWS = 100
+_ENTRIES = 2_000_000
+_LOW, _HIGH = 0.025, 0.975
+_SIGNIFICANT = 1.959963984540054
+
+
+@dataclass(frozen=True, eq=False)
+class Replicate:
+    """Effects, observed or drawn, under several draws of the coefficients.
+
+    Attributes
+    ----------
+    y : ndarray, shape (draws, k)
+    z : ndarray, shape (draws, k)
+        (y − x'β) / √(v + τ²), standard normal under the model.
+    numbers : Design, or some of its rows
+    """
+
+    y: Array
+    z: Array
+    numbers: Numbers
+
+
+Quantity = Callable[[Replicate], Array]
+
+
+@dataclass(frozen=True, eq=False)
+class PredictiveCheck(Printable):
+    """Test quantities of the observed effects, and of effects drawn from the posterior.
+
+    Attributes
+    ----------
+    observed, replicated : mapping of str to ndarray, shape (draws,)
+        By the names of the quantities; pairs of the same draw of the coefficients. Where a quantity
+        is of the effects alone, all observed values are the same.
+    """
+
+    observed: Mapping[str, Array]
+    replicated: Mapping[str, Array]
+    heading: str = field(repr=False)
+    remarks: tuple[str, ...] = field(repr=False)
+
+    _digits: ClassVar[int] = 3
+
+    @property
+    def title(self) -> str:
+        """What was checked."""
+        return self.heading
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How to read the p-values, and which are extreme."""
+        table = self.to_dataframe()
+        extreme = table.index[(table["ppp"] < _LOW) | (table["ppp"] > _HIGH)]
+        names = ", ".join(name for _, name in extreme)
+        flagged = (f"the model does not account for: {names}",) if len(extreme) else ()
+        caution = (
+            "ppp is P(replicated ≥ observed); the data are used twice, so under a right model it "
+            "crowds around 0.5, and is no p-value of a test"
+        )
+        return (caution, *flagged, *self.remarks)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a quantity: observed (mean), rep_mean, rep_lb and rep_ub (95%), ppp, se.
+
+        ppp is the posterior predictive p-value, half of the ties counted; se is its Monte Carlo
+        error, of so many independent draws.
+        """
+        rows = {}
+        for name, observed in self.observed.items():
+            replicated = self.replicated[name]
+            higher = np.mean(replicated > observed) + 0.5 * np.mean(replicated == observed)
+            lower, upper = np.quantile(replicated, [_LOW, _HIGH])
+            rows[name] = {
+                "observed": observed.mean(),
+                "rep_mean": replicated.mean(),
+                "rep_lb": lower,
+                "rep_ub": upper,
+                "ppp": higher,
+                "se": np.sqrt(higher * (1 - higher) / len(replicated)),
+            }
+        index = pd.MultiIndex.from_product([["Quantity"], rows], names=["part", "quantity"])
+        return pd.DataFrame(list(rows.values()), index=index)
+
+
+def posterior_predictive_check(
+    fit: BayesFit,
+    *,
+    quantities: Mapping[str, Callable[[Array], float]] | None = None,
+    draws: int = 2000,
+    seed: int | None = None,
+) -> PredictiveCheck:
+    """Compare the observed effects with effects drawn from the posterior.
+
+    Parameters
+    ----------
+    fit : BayesFit
+        Of either engine.
+    quantities : mapping of str to function of the effects (k,), optional
+        Your own test quantities, checked beside the ready ones: ``{"range": np.ptp}``.
+    draws : int, default 2000
+        Sets of new effects, at most as many as the fit has draws.
+    seed : int, optional
+        Default: that of the fit.
+
+    Returns
+    -------
+    PredictiveCheck
+        Ready quantities: Q (Cochran's, about the location part), the share of effects with
+        \\|y\\| > 1.96 √v, the smallest and the largest effect, the largest \\|z\\| and the skewness
+        of the standardised residuals z, the correlation of z with the standard error (small
+        studies), and for each moderator of either part that of \\|z\\| with it (heterogeneity that
+        the scale part misses).
+
+    Raises
+    ------
+    FitError
+        For wrong settings, or a quantity that gives no finite number.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> fit = lsm.LocationScaleModel(
+    ...     "yi ~ 1", variance="vi", data=lsm.load_dataset("bcg")).fit_bayes(seed=1)
+    >>> check = fit.posterior_predictive_check(quantities={"range": np.ptp})
+    >>> bool(0.05 < check.to_dataframe().loc[("Quantity", "range"), "ppp"] < 0.95)
+    True
+
+    References
+    ----------
+    Gelman, A., Meng, X.-L., & Stern, H. (1996). Posterior predictive assessment of model fitness
+    via realized discrepancies. Statistica Sinica, 6(4), 733-807.
+    """
+    location, scale = fit.draws.flat_location, fit.draws.flat_scale
+    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < _FEWEST_DRAWS:
+        raise FitError(f"draws must be a whole number of at least {_FEWEST_DRAWS}, got {draws!r}")
+    require_normal_effects(fit.design, "a posterior predictive check")
+    asked = _ready(fit)
+    for name, yours in (quantities or {}).items():
+        if name in asked:
+            raise FitError(f"the quantity {name!r} is there already; give yours another name")
+        asked[name] = _of_effects(name, yours)
+    rng = np.random.default_rng(fit.seed if seed is None else seed)
+    chosen = rng.choice(len(location), size=min(draws, len(location)), replace=False)
+    observed: dict[str, list[Array]] = {name: [] for name in asked}
+    replicated: dict[str, list[Array]] = {name: [] for name in asked}
+    for batch in np.array_split(chosen, max(1, -(-len(chosen) * len(fit.design.y) // _ENTRIES))):
+        seen, drawn = _replicate(fit.design, location[batch], scale[batch], rng)
+        for name, quantity in asked.items():
+            observed[name].append(quantity(seen))
+            replicated[name].append(quantity(drawn))
+    return PredictiveCheck(
+        {name: np.concatenate(parts) for name, parts in observed.items()},
+        {name: np.concatenate(parts) for name, parts in replicated.items()},
+        f"Posterior predictive check ({len(chosen)} draws of {len(fit.design.y)} effects)",
+        fit.notes,
+    )
+
+
+def _replicate(
+    design: Numbers, location: Array, scale: Array, rng: np.random.Generator
+) -> tuple[Replicate, Replicate]:
+    """The observed effects and new ones, under each draw of the coefficients."""
+    mean = location @ design.X.T
+    sd = np.sqrt(design.v + tau2_from_log(scale @ design.Z.T))
+    noise = rng.standard_normal(mean.shape)
+    y = np.broadcast_to(design.y, mean.shape)
+    return (
+        Replicate(y, (y - mean) / sd, design),
+        Replicate(mean + sd * noise, noise, design),
+    )
+
+
+def _ready(fit: BayesFit) -> dict[str, Quantity]:
+    design = fit.design
+    found: dict[str, Quantity] = {
+        "Q": _cochran,
+        "share significant": lambda r: np.mean(
+            np.abs(r.y) > _SIGNIFICANT * np.sqrt(r.numbers.v), axis=1
+        ),
+        "smallest effect": lambda r: r.y.min(axis=1),
+        "largest effect": lambda r: r.y.max(axis=1),
+        "largest |z|": lambda r: np.abs(r.z).max(axis=1),
+        "skewness of z": lambda r: np.mean(_standardise(r.z) ** 3, axis=1),
+    }
+    if np.ptp(design.v) > 0:
+        found["cor(z, standard error)"] = lambda r: _correlate(r.z, np.sqrt(r.numbers.v))
+    for part in (design.location, design.scale):
+        for name, column in zip(part.names, part.matrix.T, strict=True):
+            if np.ptp(column) > 0:
+                found[f"cor(|z|, {name})"] = _dispersion(column)
+    return found
+
+
+def _dispersion(column: Array) -> Quantity:
+    return lambda r: _correlate(np.abs(r.z), column)
+
+
+def _of_effects(name: str, quantity: Callable[[Array], float]) -> Quantity:
+    """A quantity of single sets of effects, for many."""
+
+    def of_all(r: Replicate) -> Array:
+        values = np.array([quantity(each) for each in r.y], dtype=float)
+        if values.shape != (len(r.y),) or not np.isfinite(values).all():
+            raise FitError(
+                f"the quantity {name!r} must give one finite number for effects of shape "
+                f"({r.y.shape[1]},)"
+            )
+        return values
+
+    return of_all
+
+
+def _cochran(r: Replicate) -> Array:
+    """Σ (y − Xb)² / v with b by weights 1/v."""
+    root = np.sqrt(r.numbers.v)
+    basis, _ = np.linalg.qr(r.numbers.X / root[:, None])
+    scaled = r.y / root
+    return np.asarray(np.sum(scaled**2, axis=1) - np.sum((scaled @ basis) ** 2, axis=1))
+
+
+def _standardise(values: Array) -> Array:
+    """Each row to mean 0 and SD 1; a row without variation to 0."""
+    centred = values - values.mean(axis=-1, keepdims=True)
+    sd = np.sqrt(np.mean(centred**2, axis=-1, keepdims=True))
+    return np.asarray(np.divide(centred, sd, out=np.zeros_like(centred), where=sd > 0))
+
+
+def _correlate(rows: Array, column: Array) -> Array:
+    return np.asarray(_standardise(rows) @ _standardise(column) / len(column))

@@ -1,0 +1,213 @@
+"""Simulate effects from known coefficients, fit each set, and note where the truth lies.
+
+`calibration` and `coverage` read the same numbers off such refits: in the one the truth is drawn
+from the prior, in the other it is held fixed. An engine is any function from a design and a seed to
+`Draws`; the priors are resolved once, on the design's own effects, and stay the same in every fit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bayes_lsm.bayes.collapsed import sample_collapsed
+from bayes_lsm.bayes.diagnostics import convergence, find_problems
+from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.bayes.graph import build_pymc_model, require_log_link, resolve_priors
+from bayes_lsm.bayes.student import require_normal_effects
+from bayes_lsm.design import Design
+from bayes_lsm.errors import FitError
+from bayes_lsm.links import tau2_from_log
+from bayes_lsm.priors import Priors
+
+LEVELS = (0.5, 0.8, 0.95)
+_TUNE = 500  # warm-up of each chain of NUTS
+_CHAINS = 4
+
+Sampler = Callable[[Design, int], Draws]
+
+
+@dataclass(frozen=True, eq=False)
+class Refits:
+    """What m fits to simulated effects say of p + q coefficients, location first.
+
+    Attributes
+    ----------
+    truth : ndarray, shape (m, p + q)
+    mean, median, sd : ndarray, shape (m, p + q)
+        Of the posterior.
+    lower, upper : ndarray, shape (m, 3, p + q)
+        Equal-tailed intervals at the `LEVELS`.
+    ranks : ndarray of int, shape (m, p + q + 1)
+        Posterior draws, of `largest_rank` that are spread over the chains, below the truth; the
+        last column is of the log-likelihood.
+    largest_rank : int
+    problems : tuple of (int, str)
+        Number of the fit, and why its draws should not be trusted.
+    """
+
+    truth: Array
+    mean: Array
+    median: Array
+    sd: Array
+    lower: Array
+    upper: Array
+    ranks: npt.NDArray[np.int64]
+    largest_rank: int
+    problems: tuple[tuple[int, str], ...]
+
+    @property
+    def failed(self) -> int:
+        """Number of fits with a problem."""
+        return len({number for number, _ in self.problems})
+
+    @property
+    def covered(self) -> Array:
+        """Share of the intervals that hold the truth, shape (3, p + q)."""
+        truth = self.truth[:, None]
+        return np.asarray(np.mean((self.lower <= truth) & (truth <= self.upper), axis=0))
+
+    def describe_problems(self) -> tuple[str, ...]:
+        """A line on the fits that warned, if any did."""
+        if not self.problems:
+            return ()
+        number, text = self.problems[0]
+        return (
+            f"{self.failed} of {len(self.truth)} fits warned, and are counted like the others; "
+            f"fit {number}: {text}",
+        )
+
+
+def make_sampler(
+    design: Design, prior: Priors, *, engine: str | Sampler, draws: int, cores: int = 1
+) -> Sampler:
+    """The function that fits one set of effects.
+
+    Raises
+    ------
+    FitError
+        For an unknown engine, too few draws, or Student-t study effects.
+    """
+    require_log_link(design)
+    require_normal_effects(design, "calibration on simulated effects")
+    check_whole("draws", draws, least=100)
+    if callable(engine):
+        return engine
+    if engine == "collapsed":
+        resolved = resolve_priors(design, prior)
+        return lambda simulated, seed: sample_collapsed(simulated, resolved, draws=draws, seed=seed)
+    if engine == "nuts":
+        return _compiled_nuts(design, prior, draws=draws, cores=cores)
+    raise FitError(
+        f"engine must be 'collapsed', 'nuts' or a function of a design and a seed, got {engine!r}"
+    )
+
+
+def _compiled_nuts(design: Design, prior: Priors, *, draws: int, cores: int) -> Sampler:
+    """NUTS on a model that is compiled once and given each set of effects."""
+    import nutpie
+
+    compiled = nutpie.compile_pymc_model(build_pymc_model(design, prior))
+
+    def sample(simulated: Design, seed: int) -> Draws:
+        tree = nutpie.sample(
+            compiled.with_data(y=simulated.y),
+            draws=-(-draws // _CHAINS),
+            tune=_TUNE,
+            chains=_CHAINS,
+            cores=cores,
+            seed=seed,
+            target_accept=0.95,
+            save_warmup=False,
+            progress_bar=False,
+        )
+        posterior, stats = tree["posterior"], tree["sample_stats"]
+        return Draws(
+            np.asarray(posterior["location"]),
+            np.asarray(posterior["scale"]),
+            {name: np.asarray(stats[name]) for name in ("diverging", "energy")},
+        )
+
+    return sample
+
+
+def refit(
+    design: Design,
+    truth: Array,
+    sample: Sampler,
+    *,
+    largest_rank: int,
+    rng: np.random.Generator,
+    progress: bool,
+) -> Refits:
+    """Simulate effects for each row of `truth` (m, p + q), and fit them."""
+    p = design.X.shape[1]
+    rows: list[dict[str, Any]] = []
+    problems: list[tuple[int, str]] = []
+    numbers: Iterable[int] = range(len(truth))
+    for number in _tracked(numbers, len(truth), show=progress):
+        beta, alpha = truth[number, :p], truth[number, p:]
+        variance = design.v + tau2_from_log(design.Z @ alpha)
+        y = rng.normal(design.X @ beta, np.sqrt(variance))
+        simulated = replace(design, y=y)
+        draws = sample(simulated, int(rng.integers(2**31)))
+        problems += [
+            (number + 1, text) for text in find_problems(draws, convergence(design, draws))
+        ]
+        rows.append(_read(simulated, truth[number], draws, largest_rank))
+    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
+    return Refits(truth=truth, **columns, largest_rank=largest_rank, problems=tuple(problems))
+
+
+def _read(design: Design, truth: Array, draws: Draws, largest_rank: int) -> dict[str, Any]:
+    values = np.hstack([draws.flat_location, draws.flat_scale])
+    tails = [(1 - level) / 2 for level in LEVELS]
+    few = values[np.linspace(0, len(values) - 1, largest_rank).astype(int)]
+    below = few < truth
+    with_likelihood = _log_likelihood(design, few) < _log_likelihood(design, truth[None])
+    return {
+        "mean": values.mean(axis=0),
+        "median": np.median(values, axis=0),
+        "sd": values.std(axis=0, ddof=1),
+        "lower": np.quantile(values, tails, axis=0),
+        "upper": np.quantile(values, [1 - tail for tail in tails], axis=0),
+        "ranks": np.append(below.sum(axis=0), with_likelihood.sum()),
+    }
+
+
+def _log_likelihood(design: Design, coefficients: Array) -> Array:
+    """ln p(y | β, α) without its constant, for each row of coefficients (m, p + q)."""
+    p = design.X.shape[1]
+    variance = design.v + tau2_from_log(coefficients[:, p:] @ design.Z.T)
+    residual = design.y - coefficients[:, :p] @ design.X.T
+    return np.asarray(-0.5 * np.sum(np.log(variance) + residual**2 / variance, axis=1))
+
+
+def check_whole(name: str, value: int, *, least: int) -> None:
+    """Refuse what is not a whole number of at least `least`."""
+    wrong_kind = isinstance(value, bool) or not isinstance(value, int | np.integer)
+    if wrong_kind or value < least:
+        raise FitError(f"{name} must be a whole number of at least {least}, got {value!r}")
+
+
+def chosen_seed(seed: int | None) -> int:
+    """The seed that is used: the given one, or a new one."""
+    return int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+
+
+def _tracked(numbers: Iterable[int], total: int, *, show: bool) -> Iterable[int]:
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(
+        numbers,
+        description="Fitting simulated effects",
+        total=total,
+        console=Console(stderr=True),
+        transient=True,
+        disable=not show,
+    )

@@ -1,0 +1,48 @@
+"""Correlation matrices from their unrestricted coefficients κ, for many κ at once.
+
+The compiled likelihood has its own, with derivatives: see `correlations` for the formulas.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+Kind = Literal["none", "compound_symmetric", "unstructured"]
+
+# tanh of more is 1 to the last digit, and its exponential far from overflow.
+_LARGEST = 50.0
+
+
+def count(effects: int, kind: Kind) -> int:
+    """How many κ the correlations of s effects have."""
+    if effects < 2 or kind == "none":
+        return 0
+    return 1 if kind == "compound_symmetric" else effects * (effects - 1) // 2
+
+
+def correlation_matrices(kappa: Array, effects: int, kind: Kind) -> Array:
+    """R (m, s, s) from κ (m, c).
+
+    Examples
+    --------
+    >>> correlation_matrices(np.array([[np.arctanh(0.5)]]), 2, "unstructured")[0].round(3)
+    array([[1. , 0.5],
+           [0.5, 1. ]])
+    """
+    kappa = np.clip(kappa, -_LARGEST, _LARGEST)
+    if not count(effects, kind):
+        return np.broadcast_to(np.eye(effects), (len(kappa), effects, effects))
+    if kind == "compound_symmetric":
+        x = np.exp(2.0 * kappa[:, 0])
+        rho = (x - 1.0) / (x + effects - 1.0)
+        return np.where(np.eye(effects, dtype=bool), 1.0, rho[:, None, None])
+    L = np.zeros((len(kappa), effects, effects))
+    for i in range(effects):
+        z = kappa[:, i * (i - 1) // 2 : i * (i + 1) // 2]
+        rest = np.cumprod(np.c_[np.ones(len(z)), 1.0 / np.cosh(z)], axis=1)
+        L[:, i, :i], L[:, i, i] = np.tanh(z) * rest[:, :-1], rest[:, -1]
+    return np.asarray(L @ np.swapaxes(L, 1, 2))

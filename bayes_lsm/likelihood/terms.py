@@ -1,0 +1,44 @@
+"""From a clustered design to the arrays of the clustered likelihood."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from bayes_lsm.clustered_design import ClusteredDesign
+
+if TYPE_CHECKING:
+    from bayes_lsm.likelihood.clustered import Clustered, Correlation
+
+KINDS: dict[str, Correlation] = {
+    "none": "none",
+    "compound_symmetric": "compound",
+    "unstructured": "unstructured",
+}
+
+
+def sampling_covariance(design: ClusteredDesign) -> Any:
+    """V: variances (n,), or a sparse matrix (n, n) where errors are correlated."""
+    if not design.blocks:
+        return design.v
+    from scipy import sparse
+
+    V = sparse.lil_array(sparse.diags_array(design.v))
+    for block in design.blocks:
+        V[block.rows[:, None], block.rows] = block.covariance
+    return V.tocsr()
+
+
+def arrange_design(design: ClusteredDesign) -> Clustered:
+    """The whole model, sorted once for the compiled loops."""
+    from bayes_lsm.likelihood import clustered  # loads numba
+
+    terms = [
+        clustered.ScaleTerm(
+            term.index,
+            term.Z,
+            term.slopes,
+            KINDS[term.correlation] if len(term.effects) > 1 else "none",
+        )
+        for term in design.terms
+    ]
+    return clustered.arrange(design.y, design.X, tuple(terms), variance=sampling_covariance(design))
