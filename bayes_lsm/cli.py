@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from bayes_lsm.bayes import BayesFit
+from bayes_lsm.bayes import BayesFit, ClusteredBayesFit
 from bayes_lsm.compare import compare
 from bayes_lsm.datasets import describe_dataset, list_datasets
 from bayes_lsm.errors import BayesLsmError, BayesLsmWarning, FitError
@@ -164,7 +164,7 @@ def _deliver(
     *,
     digits: int | None,
     quiet: bool,
-    draws: BayesFit | None = None,
+    draws: BayesFit | ClusteredBayesFit | None = None,
 ) -> None:
     """Print the result, or write it to the files."""
     if not outputs:

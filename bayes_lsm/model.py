@@ -10,12 +10,14 @@ import pandas as pd
 
 from bayes_lsm.bayes import (
     BayesFit,
+    ClusteredBayesFit,
     ModelAverage,
     ModelPrior,
     PriorPredictive,
     average_models,
     build_pymc_model,
     fit_bayes,
+    fit_clustered_bayes,
     prior_predictive,
 )
 from bayes_lsm.clustered_design import ClusteredDesign, build_any_design
@@ -214,15 +216,27 @@ class LocationScaleModel:
         tune: int = 1000,
         target_accept: float = 0.95,
         progress: bool = True,
-    ) -> BayesFit:
+    ) -> BayesFit | ClusteredBayesFit:
         """Draw from the posterior.
 
         See `bayes_lsm.bayes.fit_bayes`. What is not given is taken from the specification: priors,
-        engine, number of draws (4000 in all chains together) and seed.
+        engine, number of draws (4000 in all chains together) and seed. With several scale terms see
+        `bayes_lsm.bayes.fit_clustered_bayes`; there the engine is the collapsed one.
         """
         words = self.specification
+        if isinstance(self.design, ClusteredDesign):
+            if (engine or words.engine) == "nuts":
+                raise FitError(
+                    "with several scale terms the engine is 'collapsed', got 'nuts'; leave it out"
+                )
+            return fit_clustered_bayes(
+                self.design,
+                prior=self._priors(prior),
+                draws=words.draws if draws is None else draws,
+                seed=words.seed if seed is None else seed,
+            )
         return fit_bayes(
-            self._independent("fit_bayes"),
+            self.design,
             prior=self._priors(prior),
             engine=engine or words.engine,
             draws=words.draws if draws is None else draws,
@@ -295,8 +309,8 @@ class LocationScaleModel:
     def _independent(self, what: str) -> Design:
         if isinstance(self.design, ClusteredDesign):
             raise FitError(
-                f"{what} does not take several scale terms or dependent sampling errors yet; use "
-                "fit_reml"
+                f"{what} does not take several scale terms or dependent sampling errors; use "
+                "fit_reml or fit_bayes"
             )
         return self.design
 

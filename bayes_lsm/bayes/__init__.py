@@ -18,6 +18,7 @@ some of its terms left out (`submodels`), `averaging`.
 from bayes_lsm.bayes.averaging import ModelAverage, average_models
 from bayes_lsm.bayes.calibration import Calibration, calibrate
 from bayes_lsm.bayes.checks import PredictiveCheck, posterior_predictive_check
+from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit, fit_clustered_bayes
 from bayes_lsm.bayes.coverage import Coverage, coverage
 from bayes_lsm.bayes.effects import Blups, blup, true_effects
 from bayes_lsm.bayes.elpd import Elpd, ElpdComparison, compare_elpd
@@ -37,6 +38,7 @@ __all__ = [
     "BayesFit",
     "Blups",
     "Calibration",
+    "ClusteredBayesFit",
     "Coverage",
     "Elpd",
     "ElpdComparison",
@@ -56,6 +58,7 @@ __all__ = [
     "compare_elpd",
     "coverage",
     "fit_bayes",
+    "fit_clustered_bayes",
     "heterogeneity",
     "new_effects",
     "posterior_predictive_check",

@@ -5,7 +5,9 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,9 @@ from bayes_lsm.links import tau2_from_log
 from bayes_lsm.priors import Priors
 from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable
+
+if TYPE_CHECKING:
+    from xarray import DataTree
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +134,36 @@ class ClusteredBayesFit(Printable):
                 index=pd.Index(names, name="term"),
             )
         return pd.concat(tables, names=["part", "term"])
+
+    @cached_property
+    def posterior(self) -> DataTree:
+        """The draws as an ArviZ DataTree: ``location``, ``scale`` and ``correlation``.
+
+        The terms of ``scale`` and ``correlation`` are named ``"district: intrcpt"``.
+        """
+        import arviz as az
+
+        named = {name: each.term.names for name, each in self.terms.items()}
+        scale = [f"{name}: {term}" for name, terms in named.items() for term in terms]
+        values = {
+            "location": self.beta[None],
+            "scale": np.concatenate([each.alpha for each in self.terms.values()], axis=1)[None],
+        }
+        coords = {"location_term": list(self.design.location.names), "scale_term": scale}
+        dims = {"location": ["location_term"], "scale": ["scale_term"]}
+        pairs = {name: each.pairs for name, each in self.terms.items() if each.pairs[0]}
+        if pairs:
+            drawn = [draws for _, draws in pairs.values()]
+            values["correlation"] = np.concatenate(drawn, axis=1)[None]
+            coords["pair"] = [f"{name}: {pair}" for name, (of, _) in pairs.items() for pair in of]
+            dims["correlation"] = ["pair"]
+        tree: DataTree = az.from_dict({"posterior": values}, dims=dims, coords=coords)
+        return tree
+
+    def to_netcdf(self, path: str | Path) -> Path:
+        """Save `posterior`; ``arviz.from_netcdf`` reads it back."""
+        self.posterior.to_netcdf(str(path))
+        return Path(path)
 
     def to_dataframe(self) -> pd.DataFrame:
         """All of it as one table, indexed by part and term."""
