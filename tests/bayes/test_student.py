@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,13 +11,14 @@ import pymc as pm
 import pytest
 from scipy.special import logsumexp
 from scipy.stats import gamma as gamma_distribution
-from scipy.stats import kstest, norm
+from scipy.stats import kstest, norm, t
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes.graph import build_pymc_model, resolve_priors
 from bayes_lsm.bayes.tree import log_likelihood
+from bayes_lsm.likelihood.independent import typical_sampling_variance
 from bayes_lsm.likelihood.student import log_likelihood as summed
-from bayes_lsm.priors import DegreesOfFreedom, Priors
+from bayes_lsm.priors import DegreesOfFreedom, Flat, Horseshoe, Normal, Priors
 
 
 def _model(data, formula="yi ~ 1", scale="~ 1", **options):
@@ -278,6 +280,175 @@ def test_the_way_to_the_weights_loads_neither_pymc_nor_arviz():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_new_study_has_the_mixture_of_t_distributions(robust):
+    """scipy's t in each draw; its sum with a normal error by Gauss–Hermite quadrature."""
+    draws = robust.draws
+    mean, tau, df = draws.flat_location[:, 0], np.exp(draws.flat_scale[:, 0] / 2), draws.flat_df
+    v = 0.1
+    node, share = np.polynomial.hermite_e.hermegauss(60)
+
+    def below(x, name):
+        if name == "pi":
+            return t.cdf((x - mean) / tau, df)
+        errors = np.sqrt(v) * node[:, None]
+        return share @ t.cdf((x - mean - errors) / tau, df) / share.sum()
+
+    eti = robust.predict(variance=v, level=0.9).table.iloc[0]
+    hdi = robust.predict(variance=v, level=0.9, interval="hdi").table.iloc[0]
+    for name in ("pi", "obs"):
+        for bound, p in (("lb", 0.05), ("ub", 0.95)):
+            # What one λ a draw adds at most: the error of counting draws.
+            error = 4 * math.sqrt(p * (1 - p) / len(mean))
+            assert below(eti[f"{name}_{bound}"], name).mean() == pytest.approx(p, abs=error)
+        lower, upper = (below(hdi[f"{name}_{bound}"], name).mean() for bound in ("lb", "ub"))
+        # A shortest interval is chosen among many, so its content is a little optimistic.
+        assert upper - lower == pytest.approx(0.9, abs=0.03)
+    found = robust.probability(-1.0).table.iloc[0]
+    # The same draws on both sides.
+    assert found["new_effect"] == pytest.approx(1 - below(-1.0, "pi").mean(), abs=1e-10)
+    opposite = robust.probability(-1.0, direction="below").table.iloc[0]
+    assert found["new_effect"] + opposite["new_effect"] == pytest.approx(1, abs=1e-12)
+
+
+def test_drawn_new_effects_are_those_of_the_model(robust):
+    tau, df = np.exp(robust.draws.flat_scale[:, :1] / 2), robust.draws.flat_df[:, None]
+    for variance, sampling in ((None, 0.0), (0.1, 0.1)):
+        drawn = robust.new_effects(pd.DataFrame(index=range(3)), variance=variance, seed=5)
+        assert drawn.shape == (4, 1000, 3)
+        # Brute force: study and error apart, each effect's probability integral among them.
+        rng = np.random.default_rng(6)
+        shape = (len(tau), 50)
+        brute = robust.draws.flat_location + tau * rng.standard_t(np.repeat(df, 50, axis=1))
+        brute += np.sqrt(sampling) * rng.standard_normal(shape)
+        for p in (0.025, 0.25, 0.5, 0.75, 0.975):
+            inside = np.mean(drawn < np.quantile(brute, p))
+            # Twelve thousand draws, and the error of the brute force's own quantile.
+            assert inside == pytest.approx(p, abs=4.5 * math.sqrt(p * (1 - p) / 12_000))
+
+
+def test_true_effects_agree_with_a_grid(robust):
+    """p(θ_i | y, draw) ∝ N(y_i; θ_i, v_i) t_ν((θ_i − μ)/τ), summed over θ_i: no λ, no formula."""
+    table = robust.blup(level=0.9).table
+    above = robust.probability(-0.8).table["true_effect"]
+    draws, design = robust.draws, robust.design
+    mean = draws.flat_location
+    tau, df = np.exp(draws.flat_scale / 2), draws.flat_df[:, None]
+    for i in (0, 3, 11):
+        y, sd = design.y[i], math.sqrt(design.v[i])
+        theta = np.linspace(y - 8 * sd, y + 8 * sd, 801)
+        log_density = norm.logpdf(y, theta, sd) + t.logpdf((theta - mean) / tau, df)
+        density = np.exp(log_density - log_density.max(axis=1, keepdims=True))
+        posterior = (density / density.sum(axis=1, keepdims=True)).mean(axis=0)
+        exact = posterior @ theta
+        exact_sd = math.sqrt(posterior @ (theta - exact) ** 2)
+        row = table.iloc[i]
+        # The draws are the same; only the λ are drawn, one a draw.
+        error = 4 * exact_sd / math.sqrt(len(mean))
+        assert row["estimate"] == pytest.approx(exact, abs=error)
+        assert row["sd"] == pytest.approx(exact_sd, abs=error)
+        below = posterior.cumsum() - posterior / 2
+        for bound, p in (("pi_lb", 0.05), ("pi_ub", 0.95)):
+            count = 4 * math.sqrt(p * (1 - p) / len(mean))
+            assert np.interp(row[bound], theta, below) == pytest.approx(p, abs=count)
+        over = 1 - np.interp(-0.8, theta, below, left=0, right=1)
+        count = 4 * math.sqrt(over * (1 - over) / len(mean))
+        assert above.iloc[i] == pytest.approx(over, abs=count + 1e-6)
+    # And Tweedie's formula, which knows nothing of λ either.
+    tweedie = robust.study_weights().true_effect
+    assert (np.abs(table["estimate"] - tweedie) < 4 * table["sd"] / math.sqrt(len(mean))).all()
+    drawn = robust.true_effects(seed=8).reshape(-1, design.n_studies)
+    error = table["sd"] / math.sqrt(len(mean))
+    assert (np.abs(drawn.mean(axis=0) - table["estimate"]) < 4 * error).all()
+    # Of the SD of a SD, generous for the heavier tails of studies 4 and 12.
+    np.testing.assert_allclose(drawn.std(axis=0), table["sd"], rtol=0.06)
+    np.testing.assert_array_equal(drawn.reshape(4, 1000, -1), robust.true_effects(seed=8))
+    assert not np.array_equal(drawn.reshape(4, 1000, -1), robust.true_effects(seed=9))
+
+
+def test_with_many_degrees_of_freedom_every_verb_answers_as_with_normal_effects(outlier):
+    normal = lsm.LocationScaleModel("yi ~ ablat", scale="~ ablat", variance="vi", data=outlier)
+    fit = normal.fit_bayes(draws=1000, seed=1)
+    robust = _model(outlier, "yi ~ ablat", "~ ablat", priors=Priors(df=1e9))
+    draws = replace(fit.draws, df=np.full((1, 1), 1e9))
+    same = replace(fit, design=robust.design, priors=Priors(df=1e9), draws=draws)
+    # λ is within 2e-4 of 1.
+    close = {"rtol": 1e-3, "atol": 1e-3}
+    for interval in ("eti", "hdi"):
+        for verb in ("blup", "predict"):
+            ours, theirs = (getattr(each, verb)(interval=interval).table for each in (same, fit))
+            np.testing.assert_allclose(ours, theirs, **close)
+    np.testing.assert_allclose(same.probability(0).table, fit.probability(0).table, **close)
+    ours, theirs = same.heterogeneity().table, fit.heterogeneity().table
+    np.testing.assert_allclose(ours.drop("sd"), theirs, rtol=1e-6)
+    np.testing.assert_allclose(ours.loc["sd"], theirs.loc["tau"], rtol=1e-6)
+    np.testing.assert_array_equal(same.tau2, fit.tau2)
+
+
+def test_heterogeneity_is_of_the_variance_where_there_is_one(outlier, robust):
+    model = _model(outlier, priors=Priors(df=4))
+    fit = model.fit_bayes(engine="collapsed", draws=1000, seed=1)
+    tau2 = np.exp(fit.draws.flat_scale[:, 0])
+    found = fit.heterogeneity()
+    typical = typical_sampling_variance(model.design.v, model.design.X)
+    # The variance of a t with 4 degrees of freedom is twice its squared scale.
+    expected = {
+        "tau2": tau2,
+        "tau": np.sqrt(tau2),
+        "sd": np.sqrt(2 * tau2),
+        "I2": 200 * tau2 / (2 * tau2 + typical),
+        "H2": 1 + 2 * tau2 / typical,
+    }
+    assert list(found.table.index) == list(expected)
+    for name, values in expected.items():
+        exact = np.quantile(values, [0.5, 0.025, 0.975])
+        np.testing.assert_allclose(found.table.loc[name], exact, rtol=1e-10)
+        # Of each study: the quantile is taken of ln τ², so a step between draws differs.
+        np.testing.assert_allclose(found.by_study[name].iloc[0], exact[0], rtol=1e-2)
+    assert found.sd == found.table.loc["sd", "estimate"]
+    assert "P(ν ≤ 2) = 0.00" in str(found)
+    half = robust.heterogeneity()
+    share = np.mean(robust.draws.flat_df <= 2)
+    assert 0.05 < share < 0.5
+    assert half.table.loc["sd", "ci_ub"] == half.table.loc["H2", "ci_ub"] == np.inf
+    assert half.table.loc["I2", "ci_ub"] == 100
+    assert np.isfinite(half.table["estimate"]).all()
+    assert f"P(ν ≤ 2) = {share:.2f}" in str(half)
+    infinite = _model(outlier).fit_bayes(prior=Priors(df=1.5), draws=1000, seed=1)
+    for interval in ("eti", "hdi"):
+        table = infinite.heterogeneity(interval=interval).table
+        assert (table.loc[["sd", "H2"]] == np.inf).all(axis=None)
+        assert (table.loc["I2"] == 100).all()
+        assert np.isfinite(table.loc[["tau2", "tau"]]).all(axis=None)
+
+
+def test_prior_predictions_are_of_t_effects(outlier):
+    known = {"intrcpt": Normal(0.0, 1e-6)}
+    model = _model(outlier, priors=Priors(location=known, scale=known, df=2))
+    said = model.prior_predictive(draws=40_000, seed=1)
+    share = t.cdf(said.table.loc[("effect", "true, of any study")], 2)
+    expected = np.array([0.025, 0.25, 0.5, 0.75, 0.975])
+    assert (np.abs(share - expected) < 4 * np.sqrt(expected * (1 - expected) / 40_000)).all()
+    assert "ν = 2, fixed" in str(said)
+
+
+def test_what_has_no_student_t_form_is_refused(outlier):
+    model = _model(outlier)
+    settings = {"location": {"intrcpt": 0.0}, "scale": {"intrcpt": 0.0}, "simulations": 100}
+    with pytest.raises(lsm.FitError, match="needs study_effects='normal'"):
+        lsm.bayes.calibrate(model.design, simulations=100, progress=False)
+    with pytest.raises(lsm.FitError, match="needs study_effects='normal'"):
+        lsm.bayes.coverage(model.design, **settings, progress=False)
+    with pytest.raises(lsm.SpecificationError, match="need one scale formula"):
+        _model(outlier, scale={"alloc": "~ 1", "trial": "~ 1"})
+    assert _model(outlier, scale={"trial": "~ 1"}).design.kind.endswith("Student-t Study Effects")
+    flat = Priors(location={"intrcpt": Flat()})
+    shrunken = Priors(scale_shrinkage=Horseshoe())
+    with pytest.raises(lsm.FitError, match="with Student-t study effects the collapsed engine"):
+        model.fit_bayes(engine="collapsed", prior=flat)
+    with pytest.raises(lsm.FitError, match="no shrinkage prior"):
+        _model(outlier, scale="~ ablat").fit_bayes(engine="collapsed", prior=shrunken)
+
+
 def _agree(ours, theirs):
     """Medians within four Monte Carlo errors of both."""
     allowed = 4 * np.hypot(ours["mcse_median"], theirs["mcse_median"])
@@ -332,6 +503,10 @@ def test_integrating_the_study_effects_out_agrees_with_sampling_them(outlier):
     # Four Monte Carlo errors at 1600 effective draws, fewer than either has.
     off = fast.study_weights().true_effect - true.mean(axis=0)
     assert (np.abs(off) < 4 * true.std(axis=0) / 40).all()
+    table = fast.blup().table
+    for name, p in (("pi_lb", 0.025), ("pi_ub", 0.975)):
+        below = np.mean(true < table[name].to_numpy(), axis=0)
+        assert (np.abs(below - p) < 4 * math.sqrt(p * (1 - p) / 1600)).all()
 
 
 @pytest.mark.parametrize(
