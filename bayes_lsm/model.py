@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING, Self
 
 import pandas as pd
 
-from bayes_lsm.bayes import BayesFit, build_pymc_model, fit_bayes
+from bayes_lsm.bayes import BayesFit, build_latent_pymc_model, build_pymc_model, fit_bayes
 from bayes_lsm.datasets import list_datasets, load_dataset
 from bayes_lsm.design import Design, build_design
-from bayes_lsm.errors import DataError, SpecificationError
+from bayes_lsm.errors import DataError, FitError, SpecificationError
 from bayes_lsm.priors import PresetName, Priors, preset
 from bayes_lsm.reml import Bounds, RemlFit, Test, fit_reml
-from bayes_lsm.specification import Engine, Link, Method, Specification, find_specification
+from bayes_lsm.specification import (
+    Engine,
+    Link,
+    Method,
+    Specification,
+    StudyEffects,
+    find_specification,
+)
 
 if TYPE_CHECKING:
     import pymc as pm
@@ -161,6 +168,7 @@ class LocationScaleModel:
         chains: int = 4,
         tune: int = 1000,
         target_accept: float = 0.95,
+        study_effects: StudyEffects = "integrated",
         progress: bool = True,
     ) -> BayesFit:
         """Draw from the posterior.
@@ -178,15 +186,25 @@ class LocationScaleModel:
             chains=chains,
             tune=tune,
             target_accept=target_accept,
+            study_effects=study_effects,
             progress=progress,
         )
 
-    def to_pymc(self, *, prior: Priors | PresetName | None = None) -> pm.Model:
+    def to_pymc(
+        self,
+        *,
+        prior: Priors | PresetName | None = None,
+        study_effects: StudyEffects = "integrated",
+    ) -> pm.Model:
         """The model as a plain `pymc.Model`, to sample or to extend.
 
-        See `bayes_lsm.bayes.build_pymc_model` for the names of its variables.
+        See `bayes_lsm.bayes.build_pymc_model` for the names of its variables, and
+        `build_latent_pymc_model` for those with ``study_effects="latent"``.
         """
-        return build_pymc_model(self.design, None if prior is None else _as_priors(prior))
+        builders = {"integrated": build_pymc_model, "latent": build_latent_pymc_model}
+        if study_effects not in builders:
+            raise FitError(f"study_effects must be 'integrated' or 'latent', got {study_effects!r}")
+        return builders[study_effects](self.design, None if prior is None else _as_priors(prior))
 
     def __repr__(self) -> str:
         words = self.specification

@@ -26,6 +26,7 @@ from bayes_lsm.priors import Priors
 
 Method = Literal["REML", "ML"]
 Engine = Literal["auto", "collapsed", "nuts"]
+StudyEffects = Literal["integrated", "latent"]
 Link = Literal["log", "identity"]
 
 

@@ -7,6 +7,6 @@ inside the functions that need them.
 """
 
 from bayes_lsm.bayes.fit import BayesFit, fit_bayes
-from bayes_lsm.bayes.graph import build_pymc_model
+from bayes_lsm.bayes.graph import build_latent_pymc_model, build_pymc_model
 
-__all__ = ["BayesFit", "build_pymc_model", "fit_bayes"]
+__all__ = ["BayesFit", "build_latent_pymc_model", "build_pymc_model", "fit_bayes"]

@@ -86,7 +86,7 @@ class _Target:
     def __init__(self, design: Design, priors: ResolvedPriors) -> None:
         self._block = priors.scale
         self._inverse = np.linalg.inv(priors.scale.contrasts)
-        mean, precision = _normal_prior(priors.location)
+        mean, precision = normal_prior(priors.location)
         self._data = tuple(
             np.ascontiguousarray(array, dtype=float)
             for array in (design.y, design.v, design.X, design.Z, mean, precision)
@@ -118,7 +118,7 @@ class _Target:
         return np.asarray(draw_location(alphas, noise, *self._data))
 
 
-def _normal_prior(block: PriorBlock) -> tuple[Array, Array]:
+def normal_prior(block: PriorBlock) -> tuple[Array, Array]:
     """Mean (p,) and precision (p, p) of coefficients with C·coefficients ~ independent normals."""
     normals = [prior for prior in block.priors if isinstance(prior, Normal)]
     means = np.array([prior.mean for prior in normals])

@@ -49,12 +49,15 @@ class Draws:
         What the sampler says of each draw (``diverging``, ``energy``, …).
     importance : Importance or None
         Of the collapsed engine.
+    true_effect : ndarray, shape (chains, draws, k), or None
+        True effects of the studies, of a model with latent study effects.
     """
 
     location: Array
     scale: Array
     stats: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     importance: Importance | None = None
+    true_effect: Array | None = None
 
     @property
     def flat_location(self) -> Array:

@@ -22,7 +22,7 @@ from bayes_lsm.errors import ConvergenceWarning, FitError
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.priors import Priors
 from bayes_lsm.results import model_title, stack_parts
-from bayes_lsm.specification import Engine
+from bayes_lsm.specification import Engine, StudyEffects
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
@@ -165,6 +165,7 @@ def fit_bayes(
     chains: int = 4,
     tune: int = 1000,
     target_accept: float = 0.95,
+    study_effects: StudyEffects = "integrated",
     progress: bool = True,
 ) -> BayesFit:
     """Draw from the posterior of a location-scale model.
@@ -187,6 +188,9 @@ def fit_bayes(
         Warm-up draws of each chain of NUTS, which are not kept.
     target_accept : float, default 0.95
         Of NUTS; raise it towards 1 when there are divergences.
+    study_effects : {"integrated", "latent"}, default "integrated"
+        ``"latent"`` draws the true effect of each study too, by NUTS: ``true_effect`` in
+        `BayesFit.posterior`. The posterior of the coefficients is the same.
     progress : bool, default True
         Show a progress bar on standard error while NUTS is at work.
 
@@ -208,13 +212,15 @@ def fit_bayes(
         that the draws cannot be trusted yet; kept in `BayesFit.problems`.
     """
     _check_settings(engine, draws=draws, chains=chains, tune=tune, target_accept=target_accept)
+    _check_study_effects(study_effects, engine)
     require_log_link(design)
     prior = prior or design.specification.priors
     resolved = resolve_priors(design, prior)
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     drawn = None
-    if engine == "collapsed" or (engine == "auto" and can_collapse(resolved)):
+    wants_collapsed = engine == "auto" and study_effects == "integrated"
+    if engine == "collapsed" or (wants_collapsed and can_collapse(resolved)):
         drawn = sample_collapsed(design, resolved, draws=draws, seed=seed)
         if engine == "auto" and find_problems(drawn, convergence(design, drawn)):
             drawn = None
@@ -227,6 +233,7 @@ def fit_bayes(
             chains=chains,
             seed=seed,
             target_accept=target_accept,
+            study_effects=study_effects,
             progress=progress,
         )
     diagnostics = convergence(design, drawn)
@@ -246,6 +253,16 @@ def _check_settings(
             raise FitError(f"{name} must be a whole number of at least {least}, got {value!r}")
     if not 0 < target_accept < 1:
         raise FitError(f"target_accept must be between 0 and 1, got {target_accept!r}")
+
+
+def _check_study_effects(study_effects: str, engine: str) -> None:
+    if study_effects not in ("integrated", "latent"):
+        raise FitError(f"study_effects must be 'integrated' or 'latent', got {study_effects!r}")
+    if study_effects == "latent" and engine == "collapsed":
+        raise FitError(
+            "the collapsed engine integrates the study effects out; use engine='nuts' for "
+            "study_effects='latent'"
+        )
 
 
 def _summarise(names: tuple[str, ...], values: Array, lower: Array, upper: Array) -> pd.DataFrame:

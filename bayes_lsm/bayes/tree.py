@@ -62,11 +62,18 @@ def build_datatree(design: Design, priors: ResolvedPriors, draws: Draws, *, seed
         "prior_predictive": {"effect": _predict(design, location, scale, rng)},
         "observed_data": {"effect": design.y},
     }
+    if draws.true_effect is not None:
+        groups["posterior"]["true_effect"] = draws.true_effect
     if draws.stats:
         groups["sample_stats"] = dict(draws.stats)
     tree: DataTree = az.from_dict(
         groups,
-        dims={"location": ["location_term"], "scale": ["scale_term"], "effect": ["study"]},
+        dims={
+            "location": ["location_term"],
+            "scale": ["scale_term"],
+            "effect": ["study"],
+            "true_effect": ["study"],
+        },
         coords={
             "location_term": list(design.location.names),
             "scale_term": list(design.scale.names),

@@ -9,7 +9,7 @@ from arviz_stats.base import array_stats
 from scipy.stats import genpareto, multivariate_normal, multivariate_t
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.collapsed import _derivatives, _normal_prior, _Target, sample_collapsed
+from bayes_lsm.bayes.collapsed import _derivatives, _Target, normal_prior, sample_collapsed
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.mixture import Fixed, Mixture, fit_mixture
 from bayes_lsm.bayes.pareto import fit_pareto, smooth_weights
@@ -21,7 +21,7 @@ from bayes_lsm.priors import HalfNormal, Normal, Priors
 def pieces(continent):
     design = continent.design
     priors = resolve_priors(design, Priors("weakly_informative"))
-    mean, precision = _normal_prior(priors.location)
+    mean, precision = normal_prior(priors.location)
     arrays = (design.y, design.v, design.X, design.Z, mean, precision)
     return tuple(np.ascontiguousarray(each) for each in arrays)
 
@@ -54,7 +54,7 @@ def test_location_given_alpha_has_the_exact_mean_and_covariance(pieces):
 
 def test_normal_prior_is_that_of_the_contrasts(continent):
     block = resolve_priors(continent.design, Priors("weakly_informative")).location
-    mean, precision = _normal_prior(block)
+    mean, precision = normal_prior(block)
     b = np.array([1.0, 2.0, -1.0, 0.3])
     density = multivariate_normal(mean, np.linalg.inv(precision)).logpdf(b)
     ours = block.logpdf(b).sum() + np.linalg.slogdet(block.contrasts)[1]
