@@ -34,7 +34,7 @@ from bayes_lsm.priors import Normal, PriorBlock, Priors, ResolvedPriors
 
 _PILOT_DRAWS = 8000
 _COMPONENTS = 12
-_LARGEST_FORCE = 5.0
+_LARGEST_FORCE = 15.0
 
 # What the last word of a free variable's name says its prior is stated on, from θ.
 _STATED_ON: dict[str, Callable[[Any], Any]] = {
@@ -197,7 +197,7 @@ class Transport(Op):  # type: ignore[misc]
         for cell, value in zip(output_storage, transport(*inputs), strict=True):
             cell[0] = np.asarray(value)
 
-    def infer_shape(self, fgraph: Any, node: Any, shapes: Sequence[Any]) -> list[tuple[Any, ...]]:
+    def infer_shape(self, node: Any, shapes: Sequence[Any]) -> list[tuple[Any, ...]]:
         (q,) = shapes[0]
         return [(q,), (), (q,), (q, q)]
 
