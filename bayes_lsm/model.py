@@ -15,6 +15,7 @@ from bayes_lsm.bayes import (
     ModelPrior,
     PriorPredictive,
     average_models,
+    build_latent_pymc_model,
     build_pymc_model,
     fit_bayes,
     fit_clustered_bayes,
@@ -35,6 +36,7 @@ from bayes_lsm.specification import (
     SamplingCovariance,
     Specification,
     StudyEffects,
+    TrueEffects,
     find_specification,
 )
 
@@ -215,6 +217,7 @@ class LocationScaleModel:
         chains: int = 4,
         tune: int = 1000,
         target_accept: float = 0.95,
+        true_effects: TrueEffects = "integrated",
         progress: bool = True,
     ) -> BayesFit | ClusteredBayesFit:
         """Draw from the posterior.
@@ -225,9 +228,10 @@ class LocationScaleModel:
         """
         words = self.specification
         if isinstance(self.design, ClusteredDesign):
-            if (engine or words.engine) == "nuts":
+            if (engine or words.engine) == "nuts" or true_effects == "latent":
                 raise FitError(
-                    "with several scale terms the engine is 'collapsed', got 'nuts'; leave it out"
+                    "with several scale terms the engine is 'collapsed' and true effects are "
+                    "integrated out; leave engine and true_effects out"
                 )
             return fit_clustered_bayes(
                 self.design,
@@ -244,6 +248,7 @@ class LocationScaleModel:
             chains=chains,
             tune=tune,
             target_accept=target_accept,
+            true_effects=true_effects,
             progress=progress,
         )
 
@@ -292,12 +297,21 @@ class LocationScaleModel:
             progress=progress,
         )
 
-    def to_pymc(self, *, prior: Priors | PresetName | None = None) -> pm.Model:
+    def to_pymc(
+        self,
+        *,
+        prior: Priors | PresetName | None = None,
+        true_effects: TrueEffects = "integrated",
+    ) -> pm.Model:
         """The model as a plain `pymc.Model`, to sample or to extend.
 
-        See `bayes_lsm.bayes.build_pymc_model` for the names of its variables.
+        See `bayes_lsm.bayes.build_pymc_model` for the names of its variables, and
+        `build_latent_pymc_model` for those with ``true_effects="latent"``.
         """
-        return build_pymc_model(self._independent("to_pymc"), self._priors(prior))
+        builders = {"integrated": build_pymc_model, "latent": build_latent_pymc_model}
+        if true_effects not in builders:
+            raise FitError(f"true_effects must be 'integrated' or 'latent', got {true_effects!r}")
+        return builders[true_effects](self._independent("to_pymc"), self._priors(prior))
 
     def _priors(self, given: Priors | PresetName | None) -> Priors:
         """The specification's, or those given; a preset by name is of the same measure."""

@@ -27,6 +27,7 @@ from bayes_lsm.priors import Priors
 
 Method = Literal["REML", "ML"]
 Engine = Literal["auto", "collapsed", "nuts"]
+TrueEffects = Literal["integrated", "latent"]
 Link = Literal["log", "identity"]
 StudyEffects = Literal["normal", "student_t"]
 # In place of the column of the variances, where their covariance matrix is given with the data.

@@ -24,7 +24,7 @@ from bayes_lsm.bayes.effects import Blups, blup, true_effects
 from bayes_lsm.bayes.elpd import Elpd, ElpdComparison, compare_elpd
 from bayes_lsm.bayes.evidence import BayesFactor, bayes_factor
 from bayes_lsm.bayes.fit import BayesFit, fit_bayes
-from bayes_lsm.bayes.graph import build_pymc_model
+from bayes_lsm.bayes.graph import build_latent_pymc_model, build_pymc_model
 from bayes_lsm.bayes.heterogeneity import Heterogeneity, heterogeneity
 from bayes_lsm.bayes.model_prior import ModelPrior
 from bayes_lsm.bayes.prediction import Prediction, new_effects, predict, predict_tau
@@ -53,6 +53,7 @@ __all__ = [
     "average_models",
     "bayes_factor",
     "blup",
+    "build_latent_pymc_model",
     "build_pymc_model",
     "calibrate",
     "compare_elpd",

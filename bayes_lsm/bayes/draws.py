@@ -53,6 +53,8 @@ class Draws:
         Of the collapsed engine.
     df : ndarray, shape (chains, draws), or None
         Degrees of freedom ν of Student-t study effects; of shape (1, 1) where ν is fixed.
+    true_effect : ndarray, shape (chains, draws, k), or None
+        True effects of the studies, of a model with latent study effects.
     """
 
     location: Array
@@ -60,6 +62,7 @@ class Draws:
     stats: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     importance: Importance | None = None
     df: Array | None = None
+    true_effect: Array | None = None
 
     @property
     def flat_location(self) -> Array:

@@ -12,8 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from bayes_lsm.priors import R2D2, Family, Horseshoe, Normal, PriorBlock, Shrinkage
 
 
@@ -63,12 +61,17 @@ def is_raw_normal(block: PriorBlock) -> bool:
 
 
 def variable(name: str, priors: Sequence[Family], dims: str, **options: Any) -> Any:
-    """One vector whose elements have priors of one family, on what those are stated on."""
+    """One vector whose elements have priors of one family, on what those are stated on.
+
+    The priors' numbers are data: a model with others has the same graph, and is not compiled anew.
+    """
     import pymc as pm
 
     twin = TWINS[priors[0].model_dump()["family"]]
     values = {
-        theirs: np.array([getattr(prior, ours) for prior in priors])
+        theirs: pm.Data(
+            f"{name}_{theirs}", [float(getattr(prior, ours)) for prior in priors], dims=dims
+        )
         for theirs, ours in twin.parameters.items()
     }
     return getattr(pm, twin.distribution)(name, **values, dims=dims, **options)

@@ -25,7 +25,7 @@ from bayes_lsm.design import Design
 from bayes_lsm.errors import ConvergenceWarning, FitError
 from bayes_lsm.priors import Priors
 from bayes_lsm.results import model_title
-from bayes_lsm.specification import Engine
+from bayes_lsm.specification import Engine, TrueEffects
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
@@ -330,6 +330,7 @@ def fit_bayes(
     chains: int = 4,
     tune: int = 1000,
     target_accept: float = 0.95,
+    true_effects: TrueEffects = "integrated",
     progress: bool = True,
 ) -> BayesFit:
     """Draw from the posterior of a location-scale model.
@@ -353,6 +354,9 @@ def fit_bayes(
         Warm-up draws of each chain of NUTS, which are not kept.
     target_accept : float, default 0.95
         Of NUTS; raise it towards 1 when there are divergences.
+    true_effects : {"integrated", "latent"}, default "integrated"
+        ``"latent"`` draws the true effect of each study too, by NUTS: ``true_effect`` in
+        `BayesFit.posterior`. The posterior of the coefficients is the same.
     progress : bool, default True
         Show a progress bar on standard error while NUTS is at work.
 
@@ -375,6 +379,7 @@ def fit_bayes(
         that the draws cannot be trusted yet; kept in `BayesFit.problems`.
     """
     _check_settings(engine, draws=draws, chains=chains, tune=tune, target_accept=target_accept)
+    _check_true_effects(true_effects, engine)
     require_log_link(design)
     prior = prior or design.specification.priors
     resolved = resolve_priors(design, prior)
@@ -383,7 +388,8 @@ def fit_bayes(
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     drawn = None
     direct = can_collapse(resolved) if df is None else can_sample_student(resolved)
-    if engine == "collapsed" or (engine == "auto" and direct):
+    integrated = true_effects == "integrated"
+    if engine == "collapsed" or (engine == "auto" and direct and integrated):
         if df is None:
             drawn = sample_collapsed(design, resolved, draws=draws, seed=seed)
         else:
@@ -399,6 +405,7 @@ def fit_bayes(
             chains=chains,
             seed=seed,
             target_accept=target_accept,
+            true_effects=true_effects,
             progress=progress,
         )
     diagnostics = convergence(design, drawn)
@@ -418,6 +425,16 @@ def _check_settings(
             raise FitError(f"{name} must be a whole number of at least {least}, got {value!r}")
     if not 0 < target_accept < 1:
         raise FitError(f"target_accept must be between 0 and 1, got {target_accept!r}")
+
+
+def _check_true_effects(true_effects: str, engine: str) -> None:
+    if true_effects not in ("integrated", "latent"):
+        raise FitError(f"true_effects must be 'integrated' or 'latent', got {true_effects!r}")
+    if true_effects == "latent" and engine == "collapsed":
+        raise FitError(
+            "the collapsed engine integrates the study effects out; use engine='nuts' for "
+            "true_effects='latent'"
+        )
 
 
 def _summarise(names: tuple[str, ...], values: Array, lower: Array, upper: Array) -> pd.DataFrame:

@@ -8,6 +8,12 @@ Study effects are integrated out, so a model has as many unknowns as coefficient
 raw coefficient they are the free variables. Otherwise the free variables are what the priors are
 stated on, one vector for each family (``location_theta``, ``scale_theta``, ``scale_tau``), and the
 coefficients follow from them. To teach the builder another family, add it to `families`.
+
+`build_latent_pymc_model` keeps the study effects as unknowns, so that each study's true effect has
+a posterior:
+
+    true_effect_i = x_i'location + τ_i u_i,    u_i ~ Normal(0, 1),
+    effect_i ~ Normal( true_effect_i, v_i )
 """
 
 from __future__ import annotations
@@ -19,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.bayes import families
-from bayes_lsm.bayes.student import df_prior, observe_student
+from bayes_lsm.bayes.student import df_prior, observe_student, require_normal_effects
 from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.links import LARGEST_EXPONENT
@@ -94,6 +100,62 @@ def build_pymc_model(design: Design, priors: Priors | None = None) -> pm.Model:
     import pymc as pm
     import pytensor.tensor as pt
 
+    with _coefficient_model(design, priors) as model:
+        df = df_prior(design, priors or design.specification.priors)
+        mean, tau2 = _moments(model)
+        if df is not None:
+            eta = model["Z"] @ model["scale"]
+            observe_student(mean, model["v"], eta, df, model["y"])
+        else:
+            pm.Normal("effect", mean, pt.sqrt(model["v"] + tau2), observed=model["y"], dims="study")
+    return model
+
+
+def build_latent_pymc_model(design: Design, priors: Priors | None = None) -> pm.Model:
+    """The PyMC model of a design with the true effect of each study as an unknown.
+
+    The posterior of the coefficients is that of `build_pymc_model`, which has the study effects
+    integrated out.
+
+    Parameters
+    ----------
+    design : Design
+        k studies, p location and q scale coefficients.
+    priors : Priors, optional
+        Default: those of the design's specification.
+
+    Returns
+    -------
+    pymc.Model
+        As `build_pymc_model`, and with ``study_effect``, in units of τ_i, and ``true_effect``
+        (both of dim ``study``, length k).
+
+    Examples
+    --------
+    >>> from bayes_lsm.datasets import load_dataset
+    >>> from bayes_lsm.design import build_design
+    >>> from bayes_lsm.specification import Specification
+    >>> design = build_design(Specification("yi ~ 1", "vi"), load_dataset("bcg"))
+    >>> build_latent_pymc_model(design)["true_effect"].eval().shape
+    (13,)
+    """
+    import pymc as pm
+    import pytensor.tensor as pt
+
+    require_normal_effects(design, "a model with latent true effects")
+    with _coefficient_model(design, priors) as model:
+        mean, tau2 = _moments(model)
+        # In units of τ, for where τ is all but zero a true effect and its mean are the same number.
+        u = pm.Normal("study_effect", dims="study")
+        true = pm.Deterministic("true_effect", mean + pt.sqrt(tau2) * u, dims="study")
+        pm.Normal("effect", true, pt.sqrt(model["v"]), observed=model["y"], dims="study")
+    return model
+
+
+def _coefficient_model(design: Design, priors: Priors | None) -> pm.Model:
+    """What all models share: the data, and the coefficients with their priors."""
+    import pymc as pm
+
     require_log_link(design)
     priors = priors or design.specification.priors
     resolved = resolve_priors(design, priors)
@@ -103,19 +165,21 @@ def build_pymc_model(design: Design, priors: Priors | None = None) -> pm.Model:
         "scale_term": design.scale.names,
     }
     with pm.Model(coords=coords) as model:
-        y = pm.Data("y", design.y, dims="study")
-        v = pm.Data("v", design.v, dims="study")
-        X = pm.Data("X", design.X, dims=("study", "location_term"))
-        Z = pm.Data("Z", design.Z, dims=("study", "scale_term"))
-        beta = _coefficients("location", design.location.names, resolved.location, design.X)
-        alpha = _coefficients("scale", design.scale.names, resolved.scale, design.Z)
-        df = df_prior(design, priors)
-        if df is not None:
-            observe_student(X @ beta, v, Z @ alpha, df, y)
-        else:
-            tau2 = pt.exp(pt.minimum(Z @ alpha, LARGEST_EXPONENT))
-            pm.Normal("effect", X @ beta, pt.sqrt(v + tau2), observed=y, dims="study")
+        pm.Data("y", design.y, dims="study")
+        pm.Data("v", design.v, dims="study")
+        pm.Data("X", design.X, dims=("study", "location_term"))
+        pm.Data("Z", design.Z, dims=("study", "scale_term"))
+        _coefficients("location", design.location.names, resolved.location, design.X)
+        _coefficients("scale", design.scale.names, resolved.scale, design.Z)
     return model
+
+
+def _moments(model: pm.Model) -> tuple[Any, Any]:
+    """Mean and τ² of the true effect of each study."""
+    import pytensor.tensor as pt
+
+    tau2 = pt.exp(pt.minimum(model["Z"] @ model["scale"], LARGEST_EXPONENT))
+    return model["X"] @ model["location"], tau2
 
 
 def _coefficients(part: str, names: Sequence[str], block: PriorBlock, columns: Array) -> Any:
@@ -126,7 +190,8 @@ def _coefficients(part: str, names: Sequence[str], block: PriorBlock, columns: A
     if families.is_raw_normal(block):
         normals = [prior for prior in block.priors if isinstance(prior, Normal)]
         return families.variable(part, normals, dims, transform=_decorrelation(columns))
-    inverse = np.linalg.inv(block.contrasts)
+    # As data, like the priors' numbers: a model of other data has the same graph.
+    inverse = pm.Data(f"{part}_inverse", np.linalg.inv(block.contrasts))
     theta = families.theta(part, names, block)
     return pm.Deterministic(part, pm.math.dot(inverse, theta), dims=dims)
 

@@ -1,23 +1,37 @@
-"""The general engine: NUTS (nutpie) on the PyMC model of a design."""
+"""The general engine: NUTS (nutpie) on the PyMC model of a design.
+
+Compiling a model takes seconds, sampling it a fraction of one. So compiled models are kept, under a
+key that says everything about a model but its data: a fit of other data, or with other numbers in
+the same families of priors, is sampled at once.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.graph import build_pymc_model
+from bayes_lsm.bayes.graph import build_latent_pymc_model, build_pymc_model, resolve_priors
 from bayes_lsm.bayes.student import df_prior
 from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.design import Design
 from bayes_lsm.priors import Priors
+from bayes_lsm.specification import TrueEffects
+
+if TYPE_CHECKING:
+    import pymc as pm
 
 _KEPT_STATISTICS = ("diverging", "energy", "depth", "n_steps", "step_size", "mean_tree_accept")
+_KEPT_VARIABLES = ("location", "scale", "true_effect", "df")
+_MOST_COMPILED = 8
+_BUILDERS = {"integrated": build_pymc_model, "latent": build_latent_pymc_model}
+_compiled: OrderedDict[Hashable, Any] = OrderedDict()
 
 
 def sample_nuts(
@@ -29,9 +43,13 @@ def sample_nuts(
     chains: int = 4,
     seed: int,
     target_accept: float = 0.95,
+    true_effects: TrueEffects = "integrated",
     progress: bool = True,
 ) -> Draws:
     """Draw from the posterior by the no-U-turn sampler.
+
+    The sampler moves in coordinates of its own (`sampler_coordinates`), which a short run of the
+    collapsed engine bends. To sample without them, hand `build_pymc_model` to `pymc.sample`.
 
     Parameters
     ----------
@@ -44,6 +62,8 @@ def sample_nuts(
         The same seed gives the same draws.
     target_accept : float, default 0.95
         Raise it towards 1 when there are divergences.
+    true_effects : {"integrated", "latent"}, default "integrated"
+        ``"latent"`` draws the true effect of each study along with the coefficients.
     progress : bool, default True
         Show a progress bar on standard error.
     """
@@ -51,7 +71,7 @@ def sample_nuts(
         say("Loading PyMC and compiling the model")
         import nutpie
 
-        compiled = nutpie.compile_pymc_model(build_pymc_model(design, priors))
+        compiled = compile_model(_BUILDERS[true_effects](design, priors), design, priors, seed=seed)
         say(f"Sampling {chains} chains")
         sampler = nutpie.sample(
             compiled,
@@ -76,6 +96,7 @@ def sample_nuts(
         np.asarray(posterior["scale"]),
         {name: np.asarray(stats[name]) for name in _KEPT_STATISTICS if name in stats},
         df=_df(posterior, df_prior(design, priors)),
+        true_effect=np.asarray(posterior["true_effect"]) if true_effects == "latent" else None,
     )
 
 
@@ -83,6 +104,66 @@ def _df(posterior: Any, prior: DegreesOfFreedom | float | None) -> Array | None:
     if isinstance(prior, DegreesOfFreedom):
         return np.asarray(posterior["df"])
     return None if prior is None else np.full((1, 1), prior)
+
+
+def compile_model(model: pm.Model, design: Design, priors: Priors, *, seed: int) -> Any:
+    """The model of a design compiled for nutpie, in good coordinates, from the store if it can be.
+
+    Parameters
+    ----------
+    model : pymc.Model
+        Of one of the builders in `graph`, for this design and these priors.
+    design : Design
+    priors : Priors
+    seed : int
+        Of the short run that bends the coordinates.
+    """
+    import nutpie
+
+    from bayes_lsm.bayes.sampler_coordinates import build_sampling_model, can_map, pilot_data
+
+    mapped = can_map(model, resolve_priors(design, priors))
+    numbers = pilot_data(design, priors, seed) if mapped else {}
+    key = fingerprint(model)
+    if key not in _compiled:
+        sampling = build_sampling_model(model, numbers) if numbers else model
+        _compiled[key] = nutpie.compile_pymc_model(sampling, var_names=_KEPT_VARIABLES)
+        if len(_compiled) > _MOST_COMPILED:
+            _compiled.popitem(last=False)
+    _compiled.move_to_end(key)
+    compiled = _compiled[key]
+    numbers |= {each.name: each.get_value() for each in model.data_vars}
+    used = {variable.name for variable in compiled.shared_var_keys}
+    return compiled.with_data(**{name: numbers[name] for name in used & numbers.keys()})
+
+
+def fingerprint(model: pm.Model) -> Hashable:
+    """Everything about a model but the values of its data: equal for models of one structure.
+
+    Operations, constants and names of the data, node by node, and the sizes of the unknowns.
+    """
+    from pytensor.compile.sharedvalue import SharedVariable
+    from pytensor.graph.basic import Constant
+    from pytensor.graph.traversal import toposort
+
+    number: dict[Any, Hashable] = {}
+    nodes: list[Hashable] = []
+    for node in toposort([*model.basic_RVs, *model.deterministics, *model.potentials]):
+        for leaf in node.inputs:
+            if leaf in number:
+                continue
+            if isinstance(leaf, Constant):
+                value = np.asarray(leaf.data)
+                number[leaf] = (str(leaf.type), value.tobytes())
+            elif isinstance(leaf, SharedVariable):
+                number[leaf] = (str(leaf.type), leaf.name)
+        nodes.append((node.op, tuple(number[each] for each in node.inputs)))
+        number.update({each: (len(nodes), i) for i, each in enumerate(node.outputs)})
+    sizes = tuple(
+        (each.name, tuple(len(model.coords[dim]) for dim in model.named_vars_to_dims[each.name]))
+        for each in model.free_RVs
+    )
+    return tuple(nodes), sizes
 
 
 @contextmanager

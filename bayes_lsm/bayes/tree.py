@@ -92,11 +92,18 @@ def build_datatree(
         groups["log_prior"]["df"] = df.logpdf(draws.df)
     elif df is not None:
         groups["constant_data"] = {"df": np.asarray(df)}
+    if draws.true_effect is not None:
+        groups["posterior"]["true_effect"] = draws.true_effect
     if draws.stats:
         groups["sample_stats"] = dict(draws.stats)
     tree: DataTree = az.from_dict(
         groups,
-        dims={"location": ["location_term"], "scale": ["scale_term"], "effect": ["study"]},
+        dims={
+            "location": ["location_term"],
+            "scale": ["scale_term"],
+            "effect": ["study"],
+            "true_effect": ["study"],
+        },
         coords={
             "location_term": list(design.location.names),
             "scale_term": list(design.scale.names),

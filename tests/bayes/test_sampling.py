@@ -1,0 +1,200 @@
+"""NUTS: its coordinates leave the posterior alone, and compiled models are used again."""
+
+import numpy as np
+import nutpie
+import pytensor
+import pytest
+from scipy.stats import norm
+
+import bayes_lsm as lsm
+from bayes_lsm.bayes import sampling
+from bayes_lsm.bayes.graph import build_latent_pymc_model, build_pymc_model
+from bayes_lsm.bayes.sampler_coordinates import build_sampling_model, pilot_data
+from bayes_lsm.bayes.transport import NormalMixture, fit_normal_mixture, transport
+from bayes_lsm.priors import HalfNormal, Priors
+from bayes_lsm.specification import find_specification
+
+# With one scale term; models of several have their own tests.
+ONE_TERM = [name for name in lsm.list_models() if not find_specification(name).scale_terms]
+
+BUILDERS = {"integrated": build_pymc_model, "latent": build_latent_pymc_model}
+QUICK = {"engine": "nuts", "draws": 400, "tune": 300, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def mixture():
+    rng = np.random.default_rng(1)
+    wide = rng.normal(size=(1500, 3)) @ np.array([[2.0, 0, 0], [1, 1, 0], [-1, 0.5, 0.7]]).T
+    narrow = rng.normal([4, -2, 1], 0.3, (500, 3))
+    return fit_normal_mixture(np.concatenate([wide, narrow]), 4, rng)
+
+
+def _log_density(mixture, theta):
+    parts = [
+        np.exp(w) * norm.pdf(np.linalg.solve(F, theta - m)).prod() / np.linalg.det(F)
+        for w, m, F in zip(mixture.log_weights, mixture.means, mixture.factors, strict=True)
+    ]
+    return np.log(sum(parts))
+
+
+def test_transport_takes_standard_normals_to_the_mixture(mixture):
+    for z in np.random.default_rng(2).normal(0, 1.5, (20, 3)):
+        theta, log_det, slope, jacobian = transport(
+            z, mixture.log_weights, mixture.means, mixture.factors
+        )
+        # Change of variables: φ(z) = g(θ) |dθ/dz|, to rounding of the root finder.
+        assert log_det == pytest.approx(norm.logpdf(z).sum() - _log_density(mixture, theta))
+        h = 1e-5 * np.eye(3)
+        up, down = [mixture(z + row) for row in h], [mixture(z - row) for row in h]
+        by_differences = np.array([a[0] - b[0] for a, b in zip(up, down, strict=True)]).T / 2e-5
+        # Central differences are good to h² times the third derivative.
+        np.testing.assert_allclose(jacobian, by_differences, rtol=1e-5, atol=1e-6)
+        assert np.linalg.slogdet(jacobian)[1] == pytest.approx(log_det)
+        log_dets = [(a[1] - b[1]) / 2e-5 for a, b in zip(up, down, strict=True)]
+        np.testing.assert_allclose(slope, log_dets, rtol=1e-4, atol=1e-5)
+
+
+def test_transport_of_one_normal_is_linear_however_far():
+    single = NormalMixture(np.zeros(1), np.array([[3.0]]), np.array([[[2.0]]]))
+    for z in (-29.0, -5.0, 0.0, 8.5, 29.0):
+        assert single(np.array([z]))[0] == pytest.approx([3 + 2 * z])
+    assert np.isnan(single(np.array([31.0]))[0]).all()
+
+
+PRIORS = {
+    "standardised": Priors("weakly_informative"),
+    "raw": Priors("slides"),
+    "raw half-normal": Priors("slides", scale={"intrcpt": HalfNormal(3)}),
+}
+
+
+@pytest.mark.parametrize("builder", BUILDERS.values(), ids=BUILDERS.keys())
+@pytest.mark.parametrize("priors", PRIORS.values(), ids=PRIORS.keys())
+def test_density_of_the_coordinates_is_the_model_s_times_the_jacobian(builder, priors):
+    """The coefficients' density, against that of z by a Jacobian from differences."""
+    spec = lsm.Specification("yi ~ weeks", "vi", scale="~ weeks")
+    design = lsm.build_design(spec, lsm.load_dataset("raudenbush1985"))
+    model = builder(design, priors)
+    moved = build_sampling_model(model, pilot_data(design, priors, seed=1))
+    inputs = moved.value_vars
+    names = [name for name in ("location", "scale", "true_effect") if name in moved.named_vars]
+    outputs = moved.replace_rvs_by_values([moved[name] for name in names])
+    mode = "FAST_COMPILE"
+    of_z = pytensor.function(inputs, [moved.logp(), *outputs], mode=mode)
+    sizes = [len(design.labels) if each.name == "z_study" else 2 for each in inputs]
+    y, v, X, Z = design.y, design.v, design.X, design.Z
+    resolved = lsm.bayes.graph.resolve_priors(design, priors)
+
+    def evaluate(z):
+        density, *parts = of_z(*np.split(z, np.cumsum(sizes)[:-1]))
+        return float(density), np.concatenate(parts)
+
+    def log_posterior(values):
+        location, scale = values[:2], values[2:4]
+        total = resolved.location.logpdf(location).sum() + resolved.scale.logpdf(scale).sum()
+        mean, tau = X @ location, np.exp(Z @ scale / 2)
+        if builder is build_pymc_model:
+            return total + norm.logpdf(y, mean, np.hypot(np.sqrt(v), tau)).sum()
+        true = values[4:]
+        return total + norm.logpdf(true, mean, tau).sum() + norm.logpdf(y, true, np.sqrt(v)).sum()
+
+    excess = []
+    # Not so far out that τ, and with it the density of a true effect, is zero in double precision.
+    for z in np.random.default_rng(3).normal(0, 0.5, size=(4, sum(sizes))):
+        density, values = evaluate(z)
+        steps = 1e-5 * np.eye(len(z))
+        jacobian = [(evaluate(z + h)[1] - evaluate(z - h)[1]) / 2e-5 for h in steps]
+        excess.append(density - log_posterior(values) - np.linalg.slogdet(jacobian)[1])
+    # Equal up to one constant; differences leave errors of 1e-9 or so in each of the entries.
+    np.testing.assert_allclose(excess, excess[0], atol=1e-4)
+
+
+def test_structure_not_data_nor_numbers_makes_the_key(continent):
+    bcg = lsm.load_dataset("bcg")
+    half = bcg.iloc[:8]
+    key = {
+        name: sampling.fingerprint(builder(lsm.build_design(spec, data), priors))
+        for name, (builder, spec, data, priors) in {
+            "first": (build_pymc_model, "yi ~ ablat", bcg, Priors()),
+            "other data": (build_pymc_model, "yi ~ year", half, Priors()),
+            "raw": (build_pymc_model, "yi ~ ablat", bcg, Priors("slides")),
+            "raw numbers": (
+                build_pymc_model,
+                "yi ~ ablat",
+                bcg,
+                lsm.priors.independent_normal(location=1, scale=2),
+            ),
+            "more terms": (build_pymc_model, "yi ~ ablat + year", bcg, Priors()),
+            "latent": (build_latent_pymc_model, "yi ~ ablat", bcg, Priors()),
+            "latent, fewer": (build_latent_pymc_model, "yi ~ ablat", half, Priors()),
+        }.items()
+        for spec in [lsm.Specification(spec, "vi")]
+    }
+    assert key["first"] == key["other data"]
+    # One scale coefficient, so standardising changes the family of its prior.
+    assert key["raw"] == key["raw numbers"]
+    assert len(set(key.values())) == 5
+
+
+def test_other_data_and_prior_numbers_are_sampled_without_compiling_again(monkeypatch):
+    bcg = lsm.load_dataset("bcg")
+    first = lsm.LocationScaleModel("yi ~ 1", variance="vi", data=bcg)
+    with pytest.warns(lsm.ConvergenceWarning):
+        first.fit_bayes(seed=1, **QUICK)
+
+    def refuse(*_, **__):
+        raise AssertionError("compiled again")
+
+    monkeypatch.setattr(nutpie, "compile_pymc_model", refuse)
+    shifted = bcg.assign(yi=bcg["yi"] + 5).iloc[:10]
+    again = lsm.LocationScaleModel("yi ~ 1", variance="vi", data=shifted)
+    settings = {**QUICK, "draws": 4000}
+    fit = again.fit_bayes(seed=1, **settings)
+    exact = again.fit_bayes(engine="collapsed", draws=4000, seed=2)
+    ours, theirs = fit.summary(), exact.summary()
+    # Data, prior means and the moved average of the effects must all have been replaced.
+    error = 4 * np.hypot(ours["mcse_median"], theirs["mcse_median"])
+    assert (np.abs(ours["median"] - theirs["median"]) < error).all()
+
+
+def test_everything_that_is_shared_is_replaced(continent):
+    model = build_latent_pymc_model(continent.design)
+    numbers = pilot_data(continent.design, Priors(), seed=1)
+    moved = build_sampling_model(model, numbers)
+    outputs = moved.replace_rvs_by_values(moved.deterministics)
+    shared = {
+        leaf.name
+        for leaf in pytensor.graph.traversal.ancestors([moved.logp(), *outputs])
+        if isinstance(leaf, pytensor.compile.sharedvalue.SharedVariable)
+    }
+    assert shared <= {each.name for each in model.data_vars} | numbers.keys()
+
+
+def test_the_compiled_models_that_are_kept_are_few(monkeypatch):
+    monkeypatch.setattr(sampling, "_compiled", type(sampling._compiled)())
+    monkeypatch.setattr(sampling, "_MOST_COMPILED", 1)
+
+    class Compiled:
+        shared_var_keys = ()
+
+        def with_data(self):
+            return self
+
+    monkeypatch.setattr(nutpie, "compile_pymc_model", lambda *_, **__: Compiled())
+    for formula in ("yi ~ 1", "yi ~ ablat"):
+        model = lsm.LocationScaleModel(formula, variance="vi", data=lsm.load_dataset("bcg"))
+        sampling.compile_model(model.to_pymc(), model.design, Priors(), seed=1)
+    assert len(sampling._compiled) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [*ONE_TERM, "default"])
+def test_every_model_file_is_sampled_efficiently(name):
+    """At least one effective draw in two, and no divergence, for several seeds."""
+    hard = name == "default"
+    model = lsm.LocationScaleModel.from_file("preterm_continent" if hard else name)
+    prior = "weakly_informative" if hard else None
+    for seed in (1, 2, 3):
+        fit = model.fit_bayes(engine="nuts", prior=prior, draws=4000, seed=seed, progress=False)
+        assert int(fit.draws.stats["diverging"].sum()) == 0
+        assert (fit.summary()["ess_bulk"] >= 2000).all()
