@@ -8,18 +8,26 @@ parts of all figures, `reading` what they ask of a fit; a new figure is a new mo
 
 from bayes_lsm.plots.beliefs import prior_posterior
 from bayes_lsm.plots.bubble import bubble
+from bayes_lsm.plots.effects import caterpillar, new_effect
 from bayes_lsm.plots.forest import forest
+from bayes_lsm.plots.influential import influence
 from bayes_lsm.plots.nulls import bootstrap_null, permutation_null
 from bayes_lsm.plots.profiles import profile, profiles
+from bayes_lsm.plots.residual import funnel, qq
 from bayes_lsm.plots.scale import heterogeneity
 
 __all__ = [
     "bootstrap_null",
     "bubble",
+    "caterpillar",
     "forest",
+    "funnel",
     "heterogeneity",
+    "influence",
+    "new_effect",
     "permutation_null",
     "prior_posterior",
     "profile",
     "profiles",
+    "qq",
 ]

@@ -87,15 +87,14 @@ def prior_posterior(
     for ax, term in zip(given, wanted, strict=True):
         tidy(ax)
         j = names.index(term)
-        _draw(ax, draws[:, j], block, j, table.loc[term, ["ci_lb", "median", "ci_ub"]], level)
+        summary = table[["ci_lb", "median", "ci_ub"]].to_numpy()[j]
+        _draw(ax, draws[:, j], block, j, summary, level)
         name_axes(ax, term, "density")
         legend(ax)
     return given
 
 
-def _draw(
-    ax: Axes, draws: Array, block: PriorBlock, j: int, summary: Sequence[float], level: float
-) -> None:
+def _draw(ax: Axes, draws: Array, block: PriorBlock, j: int, summary: Array, level: float) -> None:
     x, density = smooth(draws)
     low, high = np.quantile(draws, [1 - _SHOWN, _SHOWN])
     lower, median, upper = summary

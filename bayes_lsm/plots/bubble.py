@@ -12,6 +12,7 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
     BLACK,
     BLUE,
+    FAINT,
     GREY,
     ORANGE,
     VERMILLION,
@@ -25,6 +26,7 @@ from bayes_lsm.plots.canvas import (
 )
 from bayes_lsm.plots.reading import (
     AnyFit,
+    at_held,
     column_of,
     design_of,
     held_text,
@@ -56,7 +58,8 @@ def bubble(
 
     From the inside out: the confidence band of the mean effect; mean ± τ(z), which widens where the
     scale part says so; and the prediction band, in which the true effect of a new study lies. The
-    area of a bubble is the study's weight 1/(v_i + τ_i²).
+    area of a bubble is the study's weight 1/(v_i + τ_i²). Studies whose categorical moderators have
+    other levels than the line are pale.
 
     Parameters
     ----------
@@ -110,7 +113,7 @@ def bubble(
         shown(design.y, transform),
         s=10 + 110 * weights / weights.max(),
         facecolor="white",
-        edgecolor=BLACK,
+        edgecolor=[BLACK if here else FAINT for here in at_held(design, variable, at)],
         alpha=0.85,
         lw=0.9,
         zorder=3,

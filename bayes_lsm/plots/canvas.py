@@ -18,7 +18,7 @@ Transform = Callable[[Array], Array]
 
 # Okabe and Ito's colours, which are told apart by colour-blind readers; line styles and markers
 # go along with them, so that a grey print can be read too.
-BLACK, GREY, PALE = "#1a1a1a", "#6b6b6b", "#d9d9d9"
+BLACK, GREY, FAINT, PALE = "#1a1a1a", "#6b6b6b", "#b0b0b0", "#d9d9d9"
 BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, "#CC79A7", "#56B4E9")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
@@ -100,6 +100,32 @@ def scale_axis(ax: Axes, transform: Transform | None, *, which: str) -> None:
     axis.set_major_locator(LogLocator(subs=marks, numticks=30))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def mark_beyond(
+    ax: Axes, y: Array, lower: Array, upper: Array, *, limits: tuple[float, float], size: float
+) -> None:
+    """Arrows at the edge, in the units of the axis, where something reaches beyond it."""
+    for beyond, edge, marker in (
+        (lower < limits[0], limits[0], "<"),
+        (upper > limits[1], limits[1], ">"),
+    ):
+        place = np.full(int(beyond.sum()), edge)
+        ax.plot(
+            place,
+            y[beyond],
+            marker,
+            color=BLACK,
+            ms=float(np.clip(size, 2.0, 6.0)),
+            clip_on=False,
+            zorder=4,
+            gid="beyond",
+        )
+
+
+def number(value: float, digits: int) -> str:
+    """With a minus sign as long as a plus sign."""
+    return f"{value:.{digits}f}".replace("-", "−")
 
 
 def shorten(text: str, width: int) -> str:

@@ -24,6 +24,9 @@ from bayes_lsm.plots.canvas import (
     Transform,
     canvas,
     fence,
+    legend,
+    mark_beyond,
+    number,
     scale_axis,
     shorten,
     shown,
@@ -34,6 +37,7 @@ from bayes_lsm.plots.reading import (
     design_of,
     interval_name,
     levels_of,
+    row_names,
     rows_at,
     study_weights,
 )
@@ -49,6 +53,8 @@ Kind = Literal["study", "summary", "prediction", "heading", "gap"]
 _ROW, _ROW_MANY, _MANY = 0.2, 0.135, 60
 # Points below which text is left out.
 _SMALLEST_FONT = 4.0
+# Square points of a study that weighs next to nothing.
+_SMALLEST_AREA = 1.5
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ def forest(
     transform: Transform | None = None,
     xlab: str | None = None,
     null: float | None = 0.0,
+    digits: int = 2,
     label_width: int = 40,
 ) -> Axes:
     """Each study's effect with its confidence interval, and the summary with its prediction one.
@@ -106,6 +113,8 @@ def forest(
         Name and unit of the effects.
     null : float or None, default 0
         Where the reference line stands, before `transform`.
+    digits : int, default 2
+        Of the effects printed at the right.
     label_width : int, default 40
         Longer names of studies are cut.
 
@@ -143,12 +152,15 @@ def forest(
     if blups:
         _draw_blups(ax, fit, rows, places, level, transform)
     if null is not None and limits[0] <= null <= limits[1]:
-        ax.axvline(float(shown(null, transform)), color=GREY, lw=0.8, ls=":", zorder=0)
+        x = float(shown(null, transform))
+        ax.plot([x, x], [places[-1] - 0.8, 0.6], color=GREY, lw=0.8, ls=":", zorder=0, gid="null")
     ax.set_xlim(*shown(limits, transform))
     ax.set_ylim(places[-1] - 0.8, 1.6)
+    if ax.get_legend_handles_labels()[1]:
+        legend(ax, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=2)
     scale_axis(ax, transform, which="x")
     ax.set_xlabel(xlab or f"effect ({design.specification.effect})", fontsize=SIZE)
-    _write(ax, fit, rows, places, font, level, transform, label_width)
+    _write(ax, fit, rows, places, font, level, transform, digits, label_width)
     return ax
 
 
@@ -172,7 +184,9 @@ def _rows(
                 rows += [Row("heading", str(value)), *members, *diamonds.get(value, []), Row("gap")]
         rows = rows[:-1]
     if summary is not None:
-        rows += [Row("gap"), *_diamonds(fit.predict(summary, level=level).table, level)]
+        table = fit.predict(summary, level=level).table
+        table = table.set_axis(row_names(table, summary), axis=0)
+        rows += [Row("gap"), *_diamonds(table, level)]
     elif by is None and not len(design.kinds):
         table = fit.predict(level=level).table.iloc[[0]].set_axis([design.kind], axis=0)
         rows += [Row("gap"), *_diamonds(table, level)]
@@ -258,11 +272,13 @@ def _draw_rows(
 ) -> None:
     low, high = shown(limits, transform)
     largest = np.nanmax([row.weight for row in rows])
-    for row, y in zip(rows, places, strict=True):
-        x, left, right = shown([row.estimate, row.lower, row.upper], transform)
+    ends = shown([(row.estimate, row.lower, row.upper) for row in rows], transform)
+    for row, y, (x, left, right) in zip(rows, places, ends, strict=True):
         if row.kind == "study":
-            ax.plot([left, right], [y, y], color=BLACK, lw=0.9, zorder=2, solid_capstyle="butt")
+            width = float(np.clip(0.06 * height, 0.4, 0.9))
+            ax.plot([left, right], [y, y], color=BLACK, lw=width, zorder=2, solid_capstyle="butt")
             area = (0.75 * height) ** 2 * (0.06 + 0.94 * row.weight / largest)
+            area = max(area, _SMALLEST_AREA)
             ax.scatter([x], [y], s=area, marker="s", color=BLUE, lw=0, zorder=3, gid="study")
         elif row.kind == "summary":
             corners = ([left, x, right, x], [y, y + 0.38, y, y - 0.38])
@@ -277,18 +293,7 @@ def _draw_rows(
                 gid="prediction",
                 solid_capstyle="butt",
             )
-        for end, edge, marker in ((left < low, low, "<"), (right > high, high, ">")):
-            if end:
-                ax.plot(
-                    [edge],
-                    [y],
-                    marker=marker,
-                    color=BLACK,
-                    ms=0.3 * height,
-                    clip_on=False,
-                    zorder=4,
-                    gid="arrow",
-                )
+    mark_beyond(ax, places, ends[:, 1], ends[:, 2], limits=(low, high), size=0.3 * height)
 
 
 def _draw_fitted(
@@ -304,7 +309,8 @@ def _draw_fitted(
         if row.kind == "study":
             x, left, right = shown(table[row.study], transform)
             corners = ([left, x, right, x], [y, y + 0.42, y, y - 0.42])
-            ax.fill(*corners, color=PALE, lw=0, zorder=1, gid="fitted")
+            label = None if row.study else "fitted mean"
+            ax.fill(*corners, color=PALE, lw=0, zorder=1, gid="fitted", label=label)
 
 
 def _draw_blups(
@@ -330,7 +336,7 @@ def _draw_blups(
         mew=1.0,
         zorder=4,
         gid="blup",
-        label="study's true effect (BLUP)",
+        label="BLUP",
     )
 
 
@@ -342,6 +348,7 @@ def _write(
     font: float,
     level: float,
     transform: Transform | None,
+    digits: int,
     label_width: int,
 ) -> None:
     """Names at the left and numbers at the right, where there is room for text."""
@@ -355,16 +362,17 @@ def _write(
     ax.tick_params(axis="y", length=0, labelsize=font)
     for text, (row, _) in zip(ax.get_yticklabels(), named, strict=True):
         text.set_fontweight("bold" if row.kind in ("heading", "summary") else "normal")
-    cells = [_cells(row, transform) for row, _ in named]
-    heads = ("Weight", f"Estimate [{100 * level:g}% {interval_name(fit)}]")
+    cells = [_cells(row, transform, digits) for row, _ in named]
+    interval = "CI" if interval_name(fit) == "CI" else "CI/CrI"
+    heads = ("Weight", f"Estimate [{100 * level:g}% {interval}]")
     edge = 0.8 * font
     for j, head in enumerate(heads):
         column = [each[j] for each in cells]
-        edge += 0.62 * font * max(len(head) * (font - 0.0) / font, *map(len, column))
-        for text, y in [(head, 1.0), *zip(column, [y for _, y in named], strict=True)]:
-            if text:
+        edge += 0.62 * font * max(len(head), *map(len, column))
+        for cell, y in [(head, 1.0), *zip(column, [y for _, y in named], strict=True)]:
+            if cell:
                 ax.annotate(
-                    text,
+                    cell,
                     (1.0, y),
                     xycoords=ax.get_yaxis_transform(),
                     xytext=(edge, 0),
@@ -372,17 +380,16 @@ def _write(
                     ha="right",
                     va="center",
                     fontsize=font,
-                    fontweight="bold" if text == head else "normal",
+                    fontweight="bold" if cell == head else "normal",
                     annotation_clip=False,
                     gid="number",
                 )
         edge += 0.8 * font
 
 
-def _cells(row: Row, transform: Transform | None) -> tuple[str, str]:
-    x, low, high = (
-        f"{value:.2f}" for value in shown([row.estimate, row.lower, row.upper], transform)
-    )
+def _cells(row: Row, transform: Transform | None, digits: int) -> tuple[str, str]:
+    values = shown([row.estimate, row.lower, row.upper], transform)
+    x, low, high = (number(value, digits) for value in values)
     if row.kind == "study":
         return f"{row.weight:.1f}%", f"{x} [{low}, {high}]"
     if row.kind == "summary":

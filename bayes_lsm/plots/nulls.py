@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy.special import gammaln
 
 from bayes_lsm.errors import FitError
-from bayes_lsm.plots.canvas import BLACK, GREY, SIZE, VERMILLION, canvas, legend, name_axes
+from bayes_lsm.plots.canvas import BLACK, GREY, SIZE, VERMILLION, canvas, legend, name_axes, number
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -69,8 +69,8 @@ def permutation_null(
         raise FitError(
             f"the test has no term {term!r}; it has {', '.join(map(repr, test.null.columns))}"
         )
-    row = test.table.loc[term]
-    _draw(ax, test.null[term].to_numpy(), float(row["zval"]), float(row["pval"]), bins, df=None)
+    observed, pval = (float(test.table[column].to_dict()[term]) for column in ("zval", "pval"))
+    _draw(ax, test.null[term].to_numpy(), observed, pval, bins, df=None)
     name_axes(ax, xlab or f"z of {term}", "density")
     return ax
 
@@ -148,7 +148,7 @@ def _draw(
             color=VERMILLION,
             lw=1.8,
             gid="observed",
-            label=f"data: {observed:.2f}, p = {pval:.3f}",
+            label=f"data: {number(observed, 2)}, p = {pval:.3f}",
         )
     failed = f"; {lost} refits failed" if lost else ""
     ax.set_title(f"{len(null)} refits{failed}", fontsize=SIZE, loc="left", color=GREY)
@@ -167,6 +167,6 @@ def _edge_at(edges: Array, places: list[float]) -> Array:
 
 def _density(x: Array, df: int | None) -> Array:
     if df is None:
-        return np.exp(-0.5 * x**2) / np.sqrt(2 * np.pi)
+        return np.asarray(np.exp(-0.5 * x**2) / np.sqrt(2 * np.pi))
     half = df / 2
-    return np.exp((half - 1) * np.log(x) - x / 2 - half * np.log(2) - gammaln(half))
+    return np.asarray(np.exp((half - 1) * np.log(x) - x / 2 - half * np.log(2) - gammaln(half)))

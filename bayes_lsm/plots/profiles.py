@@ -17,6 +17,7 @@ from bayes_lsm.plots.canvas import (
     canvas,
     legend,
     name_axes,
+    number,
     panels,
     tidy,
 )
@@ -85,7 +86,7 @@ def _draw_estimate(ax: Axes, found: Profile) -> None:
             zorder=4,
             mec="white",
             gid="estimate",
-            label=f"estimate {found.estimate:.2f}",
+            label=f"estimate {number(found.estimate, 2)}",
         )
     elif np.isinf(found.estimate):
         right = found.estimate > 0

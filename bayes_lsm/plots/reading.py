@@ -89,11 +89,11 @@ def typical(design: Design, at: Mapping[str, Any] | None = None) -> dict[str, An
     at = dict(at or {})
     for name in at:
         column_of(design, name)
-    usual = {
-        name: float(values.mean()) if is_number(design, name) else values.mode().iloc[0]
-        for name, values in design.moderators.items()
-    }
-    return {str(name): value for name, value in {**usual, **at}.items()}
+    usual: dict[str, Any] = {}
+    for name in map(str, design.moderators.columns):
+        values = column_of(design, name)
+        usual[name] = float(values.mean()) if is_number(design, name) else values.mode().iloc[0]
+    return {**usual, **at}
 
 
 def rows_at(
@@ -107,6 +107,21 @@ def rows_at(
     return pd.DataFrame(
         {**{name: [value] * len(values) for name, value in held.items()}, variable: list(values)}
     )
+
+
+def at_held(design: Design, variable: str, at: Mapping[str, Any] | None) -> npt.NDArray[np.bool_]:
+    """Which studies have the levels at which the other categorical moderators are held (k,)."""
+    found = np.ones(design.n_studies, dtype=bool)
+    for name, value in typical(design, at).items():
+        if name != variable and not is_number(design, name):
+            found &= (column_of(design, name) == value).to_numpy()
+    return found
+
+
+def row_names(table: pd.DataFrame, new_data: pd.DataFrame) -> list[str]:
+    """Names of the rows of a prediction: the words of the new data's index, if it has some."""
+    words = all(isinstance(name, str) for name in new_data.index)
+    return list(map(str, new_data.index if words else table.index))
 
 
 def held_text(design: Design, variable: str, at: Mapping[str, Any] | None) -> str:

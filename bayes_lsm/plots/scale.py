@@ -113,13 +113,15 @@ def heterogeneity(
         values = _grid(own, variable, points) if numeric else levels_of(own, variable)
         table = _measured(fit, rows_at(own, variable, values, at), measure, level)
         interval = f"{100 * level:g}% {interval_name(fit)}"
-        draw = _draw_curve if numeric else _draw_levels
-        draw(ax, values, table, i, len(found), name, interval)
-        tops.append(table["estimate"].max())
-        ends.append(table["ub"].max())
-    top = _REACH * float(np.nanmax(tops)) or 1.0
-    default = top if not np.isfinite(np.nanmax(ends)) else min(top, 1.05 * float(np.nanmax(ends)))
-    ax.set_ylim(0, ymax or default)
+        if numeric:
+            _draw_curve(ax, np.asarray(values), table, i, name, interval)
+        else:
+            _draw_levels(ax, list(values), table, i, len(found), name, interval)
+        tops.append(float(table["estimate"].replace(np.inf, np.nan).max()))
+        ends.append(float(table[["estimate", "ub"]].max().max()))
+    top = min(_REACH * max(tops), 1.05 * max(ends)) if ymax is None else ymax
+    ax.set_ylim(0, top or 1.0)
+    _mark_beyond(ax)
     if numeric:
         x = column_of(design, variable).to_numpy(dtype=float)
         ax.plot(x, np.zeros(len(x)), "|", color=GREY, ms=8, clip_on=False, gid="studies")
@@ -151,17 +153,35 @@ def _measured(fit: AnyFit, new: pd.DataFrame, measure: Measure, level: float) ->
 
 
 def _draw_curve(
-    ax: Axes, values: Array, table: pd.DataFrame, i: int, count: int, name: str, interval: str
+    ax: Axes, values: Array, table: pd.DataFrame, i: int, name: str, interval: str
 ) -> None:
     colour, style = COLOURS[i % len(COLOURS)], STYLES[i % len(STYLES)]
     ax.plot(values, table["estimate"], color=colour, ls=style, lw=1.8, label=name, zorder=3)
     # An upper end that is infinite is drawn beyond the axis.
     upper = np.where(np.isposinf(table["ub"]), 1e300, table["ub"])
+    known = bool(np.isfinite(table["lb"]).any())
     ax.fill_between(
-        values, table["lb"], upper, color=colour, alpha=0.15, lw=0, label=f"{interval}, {name}"
+        values,
+        table["lb"],
+        upper,
+        color=colour,
+        alpha=0.15,
+        lw=0,
+        label=f"{interval}, {name}" if known else None,
     )
     for edge in (table["lb"], upper):
         ax.plot(values, edge, color=colour, ls=style, lw=0.7, alpha=0.7, gid="edge")
+
+
+def _mark_beyond(ax: Axes) -> None:
+    """An arrow on top of each vertical interval that goes on beyond the axis."""
+    top = ax.get_ylim()[1]
+    for bars in ax.collections:
+        if bars.get_gid() == "interval":
+            colour = bars.get_edgecolor()[0]
+            ends = np.array([path.vertices for path in bars.get_paths()], dtype=float)
+            x = ends[ends[:, :, 1].max(axis=1) > top, 0, 0]
+            ax.plot(x, np.full(len(x), top), "^", color=colour, ms=6, clip_on=False, gid="beyond")
 
 
 def _draw_levels(
@@ -170,7 +190,9 @@ def _draw_levels(
     x = np.arange(len(values)) + 0.18 * (i - (count - 1) / 2)
     colour = COLOURS[i % len(COLOURS)]
     upper = np.where(np.isposinf(table["ub"]), 1e300, table["ub"])
-    ax.vlines(x, table["lb"], upper, color=colour, lw=1.5, label=f"{interval}, {name}")
+    ax.vlines(
+        x, table["lb"], upper, color=colour, lw=1.5, label=f"{interval}, {name}", gid="interval"
+    )
     ax.plot(
         x,
         table["estimate"],
