@@ -83,7 +83,7 @@ def prior_posterior(
     block: PriorBlock = getattr(resolve_priors(design, fit.priors), part)
     draws = fit.draws.flat_scale if part == "scale" else fit.draws.flat_location
     table = fit.summary(level=level).loc[part]
-    given = panels(len(wanted), columns=columns, size=(4.2, 3.0), axes=axes)
+    given = panels(len(wanted), columns=columns, size=(4.2, 3.0), axes=axes, caution=design.caution)
     for ax, term in zip(given, wanted, strict=True):
         tidy(ax)
         j = names.index(term)

@@ -105,7 +105,7 @@ def bubble(
     x = x.astype(float)
     grid = np.linspace(x.min(), x.max(), points)
     table = fit.predict(rows_at(design, variable, grid, at), level=level).table
-    ax = canvas(ax)
+    ax = canvas(ax, caution=design.caution)
     _draw_bands(ax, fit, grid, table, level, transform)
     weights = study_weights(fit)
     ax.scatter(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +24,18 @@ BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
 COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, "#CC79A7", "#56B4E9")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
-SIZE, SMALL = 9.0, 8.0
+SIZE, SMALL, SMALLEST = 9.0, 8.0, 6.5
+# Inches of a row with few and with many studies, and of the highest figure that names them.
+_ROW, _ROW_MANY, _MANY, _HIGHEST = 0.2, 0.135, 60, 50.0
 
 
-def canvas(ax: Axes | None, *, size: tuple[float, float] = (6.0, 4.0)) -> Axes:
-    """The axes to draw in: those given, or those of a new figure of this size in inches."""
+def canvas(ax: Axes | None, *, size: tuple[float, float] = (6.0, 4.0), caution: str = "") -> Axes:
+    """The axes to draw in: those given, or those of a new figure of this size in inches.
+
+    What has to be known of the data is said below a new figure.
+    """
     if ax is None:
-        ax = panels(1, size=size, columns=1)[0]
+        ax = panels(1, size=size, columns=1, caution=caution)[0]
     tidy(ax)
     return ax
 
@@ -40,6 +46,7 @@ def panels(
     columns: int,
     size: tuple[float, float],
     axes: Sequence[Axes] | npt.NDArray[Any] | None = None,
+    caution: str = "",
 ) -> npt.NDArray[Any]:
     """That many axes as an array: those given, or those of a new figure, each of this size."""
     if axes is not None:
@@ -52,6 +59,10 @@ def panels(
     columns = max(1, min(columns, count))
     rows = -(-count // columns)
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    if caution:
+        # About that many characters of the smallest font fit in an inch.
+        text = textwrap.fill(caution, max(30, int(17 * size[0] * columns)))
+        figure.supxlabel(text, fontsize=SMALLEST, color=GREY, x=0.01, ha="left")
     found = figure.subplots(rows, columns, squeeze=False).ravel()
     for spare in found[count:]:
         spare.remove()
@@ -121,6 +132,12 @@ def mark_beyond(
             zorder=4,
             gid="beyond",
         )
+
+
+def row_height(rows: int) -> float:
+    """Inches of a row in a new figure of so many: with room for names, but for very many."""
+    row = _ROW if rows <= _MANY else _ROW_MANY
+    return row if row * rows <= _HIGHEST else _HIGHEST / 4 / rows
 
 
 def number(value: float, digits: int) -> str:

@@ -23,6 +23,7 @@ from bayes_lsm.plots.canvas import (
     legend,
     mark_beyond,
     name_axes,
+    row_height,
     scale_axis,
     shorten,
     shown,
@@ -37,7 +38,7 @@ Of = Literal["effect", "deviation"]
 
 # Normal scores at which the distribution of a new effect is asked for.
 _SCORES = np.r_[0.05, np.arange(0.25, 3.1, 0.25)]
-_ROW, _SMALLEST_FONT = 0.19, 4.0
+_SMALLEST_FONT = 4.0
 
 
 def caterpillar(
@@ -99,8 +100,8 @@ def caterpillar(
     order = np.argsort(found[:, 0], kind="stable")[::-1]
     k = len(order)
     new = ax is None
-    row = _ROW if k <= 60 else 0.135
-    ax = canvas(ax, size=(6.0, 1.0 + row * k))
+    row = row_height(k)
+    ax = canvas(ax, size=(6.0, 1.0 + row * k), caution=design.caution)
     inches = row if new else ax.get_window_extent().height / ax.figure.dpi / (k + 1)
     font = min(SIZE, 0.7 * 72 * inches)
     y = -np.arange(k, dtype=float)
@@ -205,7 +206,7 @@ def new_effect(
     curves = _densities(fit, new_data, rows)
     if not curves:
         raise FitError("τ² is not known at any of these rows, so nothing can be predicted there")
-    ax = canvas(ax)
+    ax = canvas(ax, caution=design.caution)
     top = max(float(density.max()) for _, density in curves.values())
     interval = table[["pi_lb", "estimate", "pi_ub"]].to_numpy()
     for i, (row, (x, density)) in enumerate(curves.items()):

@@ -27,6 +27,7 @@ from bayes_lsm.plots.canvas import (
     legend,
     mark_beyond,
     number,
+    row_height,
     scale_axis,
     shorten,
     shown,
@@ -49,10 +50,10 @@ Array = npt.NDArray[np.float64]
 Order = Literal["given", "effect", "precision"]
 Kind = Literal["study", "summary", "prediction", "heading", "gap"]
 
-# Inches of a row in a new figure, with few and with many studies.
-_ROW, _ROW_MANY, _MANY = 0.2, 0.135, 60
 # Points below which text is left out.
 _SMALLEST_FONT = 4.0
+# Points kept above the studies for the legend and the headings.
+_HEADER = 14.0
 # Square points of a study that weighs next to nothing.
 _SMALLEST_AREA = 1.5
 
@@ -140,8 +141,8 @@ def forest(
     design = design_of(fit)
     rows = _rows(fit, design, by, summary, order, level)
     new = ax is None
-    row = _ROW if len(rows) <= _MANY else _ROW_MANY
-    ax = canvas(ax, size=(7.5, 1.0 + row * len(rows)))
+    row = row_height(len(rows))
+    ax = canvas(ax, size=(7.5, 1.0 + row * len(rows)), caution=design.caution)
     height = row if new else ax.get_window_extent().height / ax.figure.dpi / (len(rows) + 2)
     font = min(SIZE, 0.7 * 72 * height)
     places = -np.arange(len(rows), dtype=float)
@@ -155,9 +156,11 @@ def forest(
         x = float(shown(null, transform))
         ax.plot([x, x], [places[-1] - 0.8, 0.6], color=GREY, lw=0.8, ls=":", zorder=0, gid="null")
     ax.set_xlim(*shown(limits, transform))
-    ax.set_ylim(places[-1] - 0.8, 1.6)
+    top = 0.6 + max(1.0, _HEADER / (72 * height))
+    ax.set_ylim(places[-1] - 0.8, top)
     if ax.get_legend_handles_labels()[1]:
-        legend(ax, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=2)
+        where = {"loc": "upper left", "borderaxespad": 0.0, "borderpad": 0.2}
+        legend(ax, ncols=2, columnspacing=1.0, **where)
     scale_axis(ax, transform, which="x")
     ax.set_xlabel(xlab or f"effect ({design.specification.effect})", fontsize=SIZE)
     _write(ax, fit, rows, places, font, level, transform, digits, label_width)
@@ -271,28 +274,20 @@ def _draw_rows(
     height: float,
 ) -> None:
     low, high = shown(limits, transform)
-    largest = np.nanmax([row.weight for row in rows])
     ends = shown([(row.estimate, row.lower, row.upper) for row in rows], transform)
-    for row, y, (x, left, right) in zip(rows, places, ends, strict=True):
-        if row.kind == "study":
-            width = float(np.clip(0.06 * height, 0.4, 0.9))
-            ax.plot([left, right], [y, y], color=BLACK, lw=width, zorder=2, solid_capstyle="butt")
-            area = (0.75 * height) ** 2 * (0.06 + 0.94 * row.weight / largest)
-            area = max(area, _SMALLEST_AREA)
-            ax.scatter([x], [y], s=area, marker="s", color=BLUE, lw=0, zorder=3, gid="study")
-        elif row.kind == "summary":
-            corners = ([left, x, right, x], [y, y + 0.38, y, y - 0.38])
+    studies = np.array([row.kind == "study" for row in rows])
+    y, weights = places[studies], np.array([row.weight for row in rows])[studies]
+    width = float(np.clip(0.06 * height, 0.4, 0.9))
+    ax.hlines(y, ends[studies, 1], ends[studies, 2], color=BLACK, lw=width, zorder=2, gid="ci")
+    areas = (0.75 * height) ** 2 * (0.06 + 0.94 * weights / weights.max())
+    areas = np.maximum(areas, _SMALLEST_AREA)
+    ax.scatter(ends[studies, 0], y, s=areas, marker="s", color=BLUE, lw=0, zorder=3, gid="study")
+    for row, place, (x, left, right) in zip(rows, places, ends, strict=True):
+        if row.kind == "summary":
+            corners = ([left, x, right, x], [place, place + 0.38, place, place - 0.38])
             ax.fill(*corners, color=VERMILLION, lw=0, zorder=3, gid="summary")
         elif row.kind == "prediction":
-            ax.plot(
-                [left, right],
-                [y, y],
-                color=VERMILLION,
-                lw=2.0,
-                zorder=2,
-                gid="prediction",
-                solid_capstyle="butt",
-            )
+            ax.hlines([place], left, right, color=VERMILLION, lw=2.0, zorder=2, gid="prediction")
     mark_beyond(ax, places, ends[:, 1], ends[:, 2], limits=(low, high), size=0.3 * height)
 
 
@@ -304,13 +299,17 @@ def _draw_fitted(
     level: float,
     transform: Transform | None,
 ) -> None:
+    """The mean effect that the model has for each study, as a diamond."""
+    from matplotlib.collections import PolyCollection
+
     table = fit.predict(level=level).table[["estimate", "ci_lb", "ci_ub"]].to_numpy()
-    for row, y in zip(rows, places, strict=True):
-        if row.kind == "study":
-            x, left, right = shown(table[row.study], transform)
-            corners = ([left, x, right, x], [y, y + 0.42, y, y - 0.42])
-            label = None if row.study else "fitted mean"
-            ax.fill(*corners, color=PALE, lw=0, zorder=1, gid="fitted", label=label)
+    studies = [i for i, row in enumerate(rows) if row.kind == "study"]
+    x, left, right = shown(table[[rows[i].study for i in studies]], transform).T
+    y = places[studies]
+    corners = np.array([[left, y], [x, y + 0.42], [right, y], [x, y - 0.42]]).transpose(2, 0, 1)
+    ax.add_collection(
+        PolyCollection(list(corners), color=PALE, lw=0, zorder=1, gid="fitted", label="fitted mean")
+    )
 
 
 def _draw_blups(
@@ -369,7 +368,7 @@ def _write(
     for j, head in enumerate(heads):
         column = [each[j] for each in cells]
         edge += 0.62 * font * max(len(head), *map(len, column))
-        for cell, y in [(head, 1.0), *zip(column, [y for _, y in named], strict=True)]:
+        for cell, y in [(head, 1.1), *zip(column, [y for _, y in named], strict=True)]:
             if cell:
                 ax.annotate(
                     cell,

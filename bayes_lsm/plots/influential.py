@@ -97,14 +97,14 @@ def influence(
             raise FitError(
                 f"there is no measure {measure!r}; there are {', '.join(map(repr, _TITLES))}"
             )
-    given = panels(len(wanted), columns=columns, size=(3.8, 2.3), axes=axes)
-    labels = found.fit.design.labels
+    design = found.fit.design
+    given = panels(len(wanted), columns=columns, size=(3.8, 2.3), axes=axes, caution=design.caution)
     for ax, measure in zip(given, wanted, strict=True):
         tidy(ax)
         values = table[measure].to_numpy(dtype=float)
         _draw(ax, values, found, _NEUTRAL.get(measure))
         ax.set_title(_TITLES[measure], fontsize=SIZE, loc="left")
-        _name_studies(ax, values, found, labels, name, label_width)
+        _name_studies(ax, values, found, design.labels, name, label_width)
     return given
 
 

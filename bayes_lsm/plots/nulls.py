@@ -157,12 +157,11 @@ def _draw(
 
 
 def _edge_at(edges: Array, places: list[float]) -> Array:
-    """The nearest inner edges moved to these places, so that no bar lies on both sides of one."""
-    moved = edges.copy()
-    for place in places:
-        if edges[0] < place < edges[-1]:
-            moved[1 + int(np.argmin(np.abs(edges[1:-1] - place)))] = place
-    return np.unique(moved)
+    """Edges at these places in the stead of the nearest ones: no bar lies on both sides of one."""
+    inner = [place for place in places if edges[0] < place < edges[-1]]
+    half = (edges[1] - edges[0]) / 2
+    kept = [edge for edge in edges[1:-1] if all(abs(edge - place) > half for place in inner)]
+    return np.unique(np.r_[edges[0], kept, inner, edges[-1]])
 
 
 def _density(x: Array, df: int | None) -> Array:

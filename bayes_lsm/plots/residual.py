@@ -130,7 +130,8 @@ def qq(
         Of the band, at each quantile by itself: between quantiles of the beta distribution of a
         uniform order statistic.
     name : int, default 3
-        How many of the studies outside the band are named: those farthest out.
+        How many of the studies outside the band are named: those farthest out, if a standard
+        normal number lies there with a probability of less than 1 − `level`.
     ylab : str, optional
 
     Returns
@@ -177,7 +178,8 @@ def qq(
             zorder=3,
             gid="outside" if marker == "D" else "inside",
         )
-    for i in _farthest(sorted_z, outside, name):
+    beyond = outside & (np.abs(sorted_z) > ndtri(0.5 + level / 2))
+    for i in _farthest(sorted_z, beyond, name):
         left = expected[i] > 0
         ax.annotate(
             shorten(residuals.labels[order[i]], 20),

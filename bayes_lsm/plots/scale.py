@@ -93,8 +93,8 @@ def heterogeneity(
     >>> from bayes_lsm.plots import heterogeneity
     >>> model = lsm.LocationScaleModel.from_file("preterm_weeks")
     >>> ax = heterogeneity([model.fit_reml(), model.fit_bayes(seed=1)], "weeks")
-    >>> [line.get_label() for line in ax.lines][:2]
-    ['REML', 'Bayes']
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['REML', '95% CI, REML', 'Bayes', '95% CrI, Bayes']
     """
     if measure not in _SYMBOL:
         raise FitError(f"measure must be 'tau' or 'tau2', got {measure!r}")
@@ -106,7 +106,7 @@ def heterogeneity(
         raise FitError(f"labels must name each of the {len(found)} fits, got {len(names)}")
     design = design_of(found[0])
     numeric = column_of(design, variable) is not None and is_number(design, variable)
-    ax = canvas(ax)
+    ax = canvas(ax, caution=design.caution)
     tops, ends = [], []
     for i, (fit, name) in enumerate(zip(found, names, strict=True)):
         own = design_of(fit)
