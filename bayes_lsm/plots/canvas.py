@@ -121,6 +121,9 @@ def mark_beyond(
         (lower < limits[0], limits[0], "<"),
         (upper > limits[1], limits[1], ">"),
     ):
+        if not beyond.any():
+            # To the layout an empty line would lie in the corner of the figure.
+            continue
         place = np.full(int(beyond.sum()), edge)
         ax.plot(
             place,

@@ -36,6 +36,7 @@ from bayes_lsm.plots.reading import (
     AnyFit,
     column_of,
     design_of,
+    held_text,
     interval_name,
     levels_of,
     row_names,
@@ -236,8 +237,9 @@ def _groups(
         )
     levels = levels_of(design, by)
     table = fit.predict(rows_at(design, by, levels, None), level=level).table
+    label = f"Mean {held_text(design, by, None)}".strip()
     diamonds = {
-        value: _diamonds(table.iloc[[i]].set_axis(["Mean"], axis=0), level)
+        value: _diamonds(table.iloc[[i]].set_axis([label], axis=0), level)
         for i, value in enumerate(levels)
     }
     return values, levels, diamonds

@@ -64,7 +64,14 @@ def column_of(design: Design, variable: str) -> pd.Series:
 
 
 def is_number(design: Design, variable: str) -> bool:
-    """Whether a moderator holds numbers."""
+    """Whether a moderator holds numbers.
+
+    Raises
+    ------
+    FitError
+        When the formulas do not use it.
+    """
+    column_of(design, variable)
     return design.kinds[variable] == "numbers"
 
 

@@ -105,7 +105,8 @@ def heterogeneity(
     if len(names) != len(found):
         raise FitError(f"labels must name each of the {len(found)} fits, got {len(names)}")
     design = design_of(found[0])
-    numeric = column_of(design, variable) is not None and is_number(design, variable)
+    numeric = is_number(design, variable)
+    held = held_text(design, variable, at)
     ax = canvas(ax, caution=design.caution)
     tops, ends = [], []
     for i, (fit, name) in enumerate(zip(found, names, strict=True)):
@@ -119,7 +120,9 @@ def heterogeneity(
             _draw_levels(ax, list(values), table, i, len(found), name, interval)
         tops.append(float(table["estimate"].replace(np.inf, np.nan).max()))
         ends.append(float(table[["estimate", "ub"]].max().max()))
-    top = min(_REACH * max(tops), 1.05 * max(ends)) if ymax is None else ymax
+    if np.isnan(tops).all():
+        raise FitError(f"no fit knows τ along {variable!r} with the others {held or 'as they are'}")
+    top = min(_REACH * np.nanmax(tops), 1.05 * np.nanmax(ends)) if ymax is None else ymax
     ax.set_ylim(0, top or 1.0)
     _mark_beyond(ax)
     if numeric:
@@ -129,7 +132,7 @@ def heterogeneity(
         ax,
         xlab or variable,
         ylab or f"heterogeneity {_SYMBOL[measure]}",
-        title=held_text(design, variable, at),
+        title=held,
     )
     legend(ax)
     return ax
@@ -181,7 +184,10 @@ def _mark_beyond(ax: Axes) -> None:
             colour = bars.get_edgecolor()[0]
             ends = np.array([path.vertices for path in bars.get_paths()], dtype=float)
             x = ends[ends[:, :, 1].max(axis=1) > top, 0, 0]
-            ax.plot(x, np.full(len(x), top), "^", color=colour, ms=6, clip_on=False, gid="beyond")
+            if len(x):
+                ax.plot(
+                    x, np.full(len(x), top), "^", color=colour, ms=6, clip_on=False, gid="beyond"
+                )
 
 
 def _draw_levels(

@@ -103,6 +103,20 @@ def test_what_has_to_be_known_of_the_data_is_said_below(continent_reml):
         assert " ".join(ax.figure.get_supxlabel().split()) == caution
 
 
+def test_panels_of_one_figure_share_it_fairly():
+    """Nothing outside of the axes but their labels asks for room."""
+    figure = Figure((11, 7), layout="constrained")
+    axes = figure.subplots(2, 2).ravel()
+    plots.forest(plain(), ax=axes[0], transform=np.exp)
+    plots.bubble(reml(), "ablat", ax=axes[1])
+    plots.heterogeneity([reml(), bayes()], "ablat", ax=axes[2])
+    plots.caterpillar(reml(), ax=axes[3])
+    figure.draw_without_rendering()
+    boxes = [ax.get_position() for ax in axes]
+    assert min(box.width for box in boxes) > 0.25
+    assert min(box.height for box in boxes) > 0.35
+
+
 class TestForest:
     def test_squares_stand_at_the_effects_and_are_as_large_as_weights(self):
         ax = plots.forest(plain())
