@@ -123,8 +123,12 @@ def caterpillar(
         )
     if of == "deviation":
         ax.axvline(float(shown(0.0, transform)), color=GREY, lw=0.8, ls=":", zorder=0)
-    low, high = shown(fence(*found.T), transform)
-    mark_beyond(ax, y, values[:, 1], values[:, 2], limits=(low, high), size=size)
+    lower, upper = found[:, 1], found[:, 2]
+    if observed:
+        lower, upper = np.minimum(lower, seen), np.maximum(upper, seen)
+    low, high = shown(fence(found[:, 0], lower, upper), transform)
+    ends = shown(np.array([lower[order], upper[order]]), transform)
+    mark_beyond(ax, y, *ends, limits=(low, high), size=size)
     ax.set_xlim(low, high)
     ax.set_ylim(-k + 0.3, 0.7)
     scale_axis(ax, transform, which="x")

@@ -466,6 +466,13 @@ class TestEffects:
         away = fit().design.y - (table["estimate"] - table["u"]).to_numpy()
         assert xy(ax, "observed")[0] == pytest.approx(away[order])
 
+    def test_caterpillar_holds_the_observed_effects_or_says_where_they_are(self):
+        low, high = plots.caterpillar(reml()).get_xlim()
+        y = reml().design.y
+        assert low <= y.min() <= y.max() <= high
+        ax = plots.caterpillar(simulated(20, far=True))
+        assert xy(ax, "beyond")[0] == pytest.approx([ax.get_xlim()[1]])
+
     def test_unknown_effects(self):
         with pytest.raises(lsm.FitError, match="of must be"):
             plots.caterpillar(reml(), of="u")
