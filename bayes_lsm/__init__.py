@@ -14,13 +14,13 @@ density); `reml` and `bayes`, the two ways to estimate; `compare`, which puts fi
 >>> fit.location["estimate"].round(3).to_list()
 [0.251, -0.029]
 
-`cli` does the same from the command line. PyMC, ArviZ and matplotlib are imported only when a
-Bayesian fit needs them.
+`plots` draws results, and `cli` does the same from the command line. PyMC, ArviZ and matplotlib are
+imported only when a Bayesian fit or a figure needs them.
 """
 
 from importlib.metadata import version
 
-from bayes_lsm import priors
+from bayes_lsm import plots, priors
 from bayes_lsm.bayes import (
     BayesFit,
     bayes_factor,
@@ -85,6 +85,7 @@ __all__ = [
     "list_datasets",
     "list_models",
     "load_dataset",
+    "plots",
     "priors",
     "tau_contrasts",
     "tau_means",

@@ -86,6 +86,8 @@ class Design:
         the data frame, such as that some rows are reconstructed. Empty when there is nothing.
     kinds : mapping of str to str
         What each column of the formulas holds: numbers, truth values, text or categories.
+    moderators : DataFrame, n rows
+        Those columns, for figures: what a matrix has of them cannot always be read back.
     """
 
     specification: Specification
@@ -97,6 +99,7 @@ class Design:
     dropped: tuple[DroppedRow, ...] = ()
     caution: str = ""
     kinds: Mapping[str, Kind] = field(default_factory=dict, repr=False)
+    moderators: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
 
     @property
     def X(self) -> Array:
@@ -235,7 +238,7 @@ def build_design(specification: Specification, data: pd.DataFrame) -> Design:
     _check_single_studies(scale, frame, labels)
     if dropped:
         warnings.warn(frames.describe_dropped(dropped, total), DroppedRowsWarning, stacklevel=2)
-    return Design(specification, y, v, location, scale, labels, dropped, caution, kinds)
+    return Design(specification, y, v, location, scale, labels, dropped, caution, kinds, frame)
 
 
 def _one_scale(specification: Specification) -> tuple[str, str]:

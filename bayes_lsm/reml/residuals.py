@@ -306,6 +306,7 @@ def _without(design: Design, i: int) -> Design:
         location=replace(design.location, matrix=design.X[rows]),
         scale=replace(design.scale, matrix=design.Z[rows]),
         labels=design.labels[:i] + design.labels[i + 1 :],
+        moderators=pd.DataFrame(),
     )
 
 

@@ -1,0 +1,170 @@
+"""What all figures share: a canvas without global state, colours, axes in other units, labels."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bayes_lsm.errors import FitError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Array = npt.NDArray[np.float64]
+Transform = Callable[[Array], Array]
+
+# Okabe and Ito's colours, which are told apart by colour-blind readers; line styles and markers
+# go along with them, so that a grey print can be read too.
+BLACK, GREY, FAINT, PALE = "#1a1a1a", "#6b6b6b", "#b0b0b0", "#d9d9d9"
+BLUE, VERMILLION, GREEN, ORANGE = "#0072B2", "#D55E00", "#009E73", "#E69F00"
+COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, "#CC79A7", "#56B4E9")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P")
+SIZE, SMALL, SMALLEST = 9.0, 8.0, 6.5
+# Inches of a row with few and with many studies, and of the highest figure that names them.
+_ROW, _ROW_MANY, _MANY, _HIGHEST = 0.2, 0.135, 60, 50.0
+
+
+def canvas(ax: Axes | None, *, size: tuple[float, float] = (6.0, 4.0), caution: str = "") -> Axes:
+    """The axes to draw in: those given, or those of a new figure of this size in inches.
+
+    What has to be known of the data is said below a new figure.
+    """
+    if ax is None:
+        ax = panels(1, size=size, columns=1, caution=caution)[0]
+    tidy(ax)
+    return ax
+
+
+def panels(
+    count: int,
+    *,
+    columns: int,
+    size: tuple[float, float],
+    axes: Sequence[Axes] | npt.NDArray[Any] | None = None,
+    caution: str = "",
+) -> npt.NDArray[Any]:
+    """That many axes as an array: those given, or those of a new figure, each of this size."""
+    if axes is not None:
+        given = np.asarray(axes, dtype=object).ravel()
+        if len(given) < count:
+            raise FitError(f"{count} panels need as many axes, got {len(given)}")
+        return given[:count]
+    from matplotlib.figure import Figure
+
+    columns = max(1, min(columns, count))
+    rows = -(-count // columns)
+    figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
+    if caution:
+        # About that many characters of the smallest font fit in an inch.
+        text = textwrap.fill(caution, max(30, int(17 * size[0] * columns)))
+        figure.supxlabel(text, fontsize=SMALLEST, color=GREY, x=0.01, ha="left")
+    found = figure.subplots(rows, columns, squeeze=False).ravel()
+    for spare in found[count:]:
+        spare.remove()
+    return np.asarray(found[:count])
+
+
+def tidy(ax: Axes) -> None:
+    """Spines, ticks and font sizes of the house."""
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        ax.spines[side].set_color(GREY)
+    ax.tick_params(labelsize=SMALL, color=GREY)
+
+
+def name_axes(ax: Axes, x: str, y: str, *, title: str | None = None) -> None:
+    """Axis labels, and a title at the left."""
+    ax.set_xlabel(x, fontsize=SIZE)
+    ax.set_ylabel(y, fontsize=SIZE)
+    if title:
+        ax.set_title(title, fontsize=SIZE + 1, loc="left")
+
+
+def legend(ax: Axes, **where: Any) -> None:
+    """A legend without a frame."""
+    ax.legend(fontsize=SMALL, frameon=False, **where)
+
+
+def shown(values: npt.ArrayLike, transform: Transform | None) -> Array:
+    """Effects in the units of the axis."""
+    found = np.asarray(values, dtype=float)
+    return found if transform is None else np.asarray(transform(found), dtype=float)
+
+
+def scale_axis(ax: Axes, transform: Transform | None, *, which: str) -> None:
+    """A logarithmic axis with plain numbers where effects were exponentiated."""
+    if transform is not np.exp:
+        return
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    (ax.set_xscale if which == "x" else ax.set_yscale)("log")
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    low, high = sorted(ax.get_xlim() if which == "x" else ax.get_ylim())
+    decades = np.log10(high / low)
+    marks = (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
+    axis.set_major_locator(LogLocator(subs=marks, numticks=30))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def mark_beyond(
+    ax: Axes, y: Array, lower: Array, upper: Array, *, limits: tuple[float, float], size: float
+) -> None:
+    """Arrows at the edge, in the units of the axis, where something reaches beyond it."""
+    for beyond, edge, marker in (
+        (lower < limits[0], limits[0], "<"),
+        (upper > limits[1], limits[1], ">"),
+    ):
+        if not beyond.any():
+            # To the layout an empty line would lie in the corner of the figure.
+            continue
+        place = np.full(int(beyond.sum()), edge)
+        ax.plot(
+            place,
+            y[beyond],
+            marker,
+            color=BLACK,
+            ms=float(np.clip(size, 2.0, 6.0)),
+            clip_on=False,
+            zorder=4,
+            gid="beyond",
+        )
+
+
+def row_height(rows: int) -> float:
+    """Inches of a row in a new figure of so many: with room for names, but for very many."""
+    row = _ROW if rows <= _MANY else _ROW_MANY
+    return row if row * rows <= _HIGHEST else _HIGHEST / 4 / rows
+
+
+def number(value: float, digits: int) -> str:
+    """With a minus sign as long as a plus sign."""
+    return f"{value:.{digits}f}".replace("-", "−")
+
+
+def shorten(text: str, width: int) -> str:
+    """A label of at most that many characters."""
+    text = " ".join(text.split())
+    return text if len(text) <= width else text[: width - 1].rstrip() + "…"
+
+
+def fence(centres: Array, lower: Array, upper: Array, *, reach: float = 4.0) -> tuple[float, float]:
+    """Limits that hold all intervals, unless a few of them would squeeze the others.
+
+    No farther from the middle half of the estimates than `reach` times the larger of its width and
+    the median width of the intervals.
+    """
+    centres = centres[np.isfinite(centres)]
+    widths = (upper - lower)[np.isfinite(upper - lower)]
+    first, third = np.quantile(centres, [0.25, 0.75])
+    step = reach * max(third - first, float(np.median(widths)) if len(widths) else 0.0)
+    ends = np.r_[centres, lower[np.isfinite(lower)], upper[np.isfinite(upper)]]
+    low, high = max(float(ends.min()), first - step), min(float(ends.max()), third + step)
+    margin = 0.03 * (high - low) or 1.0
+    return low - margin, high + margin

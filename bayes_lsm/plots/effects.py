@@ -1,0 +1,260 @@
+"""True effects: those of the studies, and that of a new one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import ndtr
+
+from bayes_lsm.errors import FitError
+from bayes_lsm.plots.canvas import (
+    BLUE,
+    COLOURS,
+    GREY,
+    SIZE,
+    STYLES,
+    Transform,
+    canvas,
+    fence,
+    legend,
+    mark_beyond,
+    name_axes,
+    row_height,
+    scale_axis,
+    shorten,
+    shown,
+)
+from bayes_lsm.plots.reading import AnyFit, design_of, row_names
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Array = npt.NDArray[np.float64]
+Of = Literal["effect", "deviation"]
+
+# Normal scores at which the distribution of a new effect is asked for.
+_SCORES = np.r_[0.05, np.arange(0.25, 3.1, 0.25)]
+_SMALLEST_FONT = 4.0
+
+
+def caterpillar(
+    fit: AnyFit,
+    *,
+    ax: Axes | None = None,
+    of: Of = "effect",
+    observed: bool = True,
+    level: float = 0.95,
+    transform: Transform | None = None,
+    xlab: str | None = None,
+    label_width: int = 40,
+) -> Axes:
+    """The studies' own true effects in order, with their intervals: BLUPs, or posterior means.
+
+    Parameters
+    ----------
+    fit : RemlFit or BayesFit
+    ax : Axes, optional
+    of : {"effect", "deviation"}, default "effect"
+        θ_i = x_i'β + u_i, or u_i alone: how far a study is from the mean of its moderators.
+    observed : bool, default True
+        Show the observed effects (or their distance from that mean) as well: the way from one to
+        the other is the shrinkage.
+    level : float, default 0.95
+        Of the intervals.
+    transform : callable, optional
+        What effects are shown as, such as ``np.exp`` (on a logarithmic axis).
+    xlab : str, optional
+    label_width : int, default 40
+        Longer names of studies are cut.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    FitError
+        For an unknown `of`, or a fit with several scale terms.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> from bayes_lsm.plots import caterpillar
+    >>> fit = lsm.LocationScaleModel.from_file("bcg").fit_reml()
+    >>> ax = caterpillar(fit, of="deviation")
+    >>> len(ax.lines[0].get_xdata())
+    13
+    """
+    design = design_of(fit)
+    if of not in ("effect", "deviation"):
+        raise FitError(f"of must be 'effect' or 'deviation', got {of!r}")
+    table = fit.blup(level=level).table
+    names = ["estimate", "pi_lb", "pi_ub"] if of == "effect" else ["u", "u_pi_lb", "u_pi_ub"]
+    found = table[names].to_numpy()
+    mean = table["estimate"].to_numpy() - table["u"].to_numpy()
+    seen = design.y if of == "effect" else design.y - mean
+    order = np.argsort(found[:, 0], kind="stable")[::-1]
+    k = len(order)
+    new = ax is None
+    row = row_height(k)
+    ax = canvas(ax, size=(6.0, 1.0 + row * k), caution=design.caution)
+    inches = row if new else ax.get_window_extent().height / ax.figure.dpi / (k + 1)
+    font = min(SIZE, 0.7 * 72 * inches)
+    y = -np.arange(k, dtype=float)
+    values = shown(found[order], transform)
+    size = float(np.clip(0.35 * 72 * inches, 1.5, 5.0))
+    ax.plot(values[:, 0], y, "o", color=BLUE, ms=size, zorder=3, label="true effect", gid="blup")
+    ax.hlines(y, values[:, 1], values[:, 2], color=BLUE, lw=1.0, zorder=2)
+    if observed:
+        ax.plot(
+            shown(seen[order], transform),
+            y,
+            "|",
+            color=GREY,
+            ms=1.6 * size,
+            mew=1.2,
+            zorder=2,
+            label="observed",
+            gid="observed",
+        )
+    if of == "deviation":
+        ax.axvline(float(shown(0.0, transform)), color=GREY, lw=0.8, ls=":", zorder=0)
+    lower, upper = found[:, 1], found[:, 2]
+    if observed:
+        lower, upper = np.minimum(lower, seen), np.maximum(upper, seen)
+    low, high = shown(fence(found[:, 0], lower, upper), transform)
+    ends = shown(np.array([lower[order], upper[order]]), transform)
+    mark_beyond(ax, y, *ends, limits=(low, high), size=size)
+    ax.set_xlim(low, high)
+    ax.set_ylim(-k + 0.3, 0.7)
+    scale_axis(ax, transform, which="x")
+    default = f"effect ({design.specification.effect})" if of == "effect" else "deviation u"
+    name_axes(ax, xlab or default, "" if font >= _SMALLEST_FONT else f"{k} studies")
+    if font >= _SMALLEST_FONT:
+        ax.set_yticks(y, [shorten(design.labels[i], label_width) for i in order])
+        ax.tick_params(axis="y", labelsize=font, length=0)
+    else:
+        ax.set_yticks([])
+    legend(ax, loc="lower right")
+    return ax
+
+
+def new_effect(
+    fit: AnyFit,
+    new_data: pd.DataFrame | None = None,
+    *,
+    ax: Axes | None = None,
+    level: float = 0.95,
+    labels: Sequence[str] | None = None,
+    transform: Transform | None = None,
+    xlab: str | None = None,
+    null: float | None = 0.0,
+) -> Axes:
+    """The distribution of the true effect of a new study, uncertainty of β and τ² included.
+
+    Its density is read from the ends of the prediction intervals of `predict` at many levels, which
+    are exact for fits of either kind. With `transform` it is still the density of the effects
+    before it, on an axis that is labelled anew.
+
+    Parameters
+    ----------
+    fit : RemlFit or BayesFit
+    new_data : DataFrame, optional
+        A curve for each row. May be left out where the model has no moderators.
+    ax : Axes, optional
+    level : float, default 0.95
+        Of the interval that is drawn below each curve.
+    labels : sequence of str, optional
+        Names of the rows; by default the index of the new data.
+    transform : callable, optional
+        What effects are shown as, such as ``np.exp`` (on a logarithmic axis).
+    xlab : str, optional
+    null : float or None, default 0
+        Where the reference line stands, before `transform`.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    FitError
+        Without new data where the model has moderators, for labels that do not match, and where no
+        row has a prediction interval.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> from bayes_lsm.plots import new_effect
+    >>> fit = lsm.LocationScaleModel.from_file("preterm_weeks").fit_reml()
+    >>> ax = new_effect(fit, pd.DataFrame({"weeks": [26, 34]}, index=["26 weeks", "34 weeks"]))
+    >>> [text.get_text() for text in ax.get_legend().get_texts()]
+    ['26 weeks', '34 weeks']
+    """
+    design = design_of(fit)
+    if new_data is None and len(design.kinds):
+        raise FitError(
+            f"the model has moderators ({', '.join(design.kinds)}): say at which values with "
+            "new_data"
+        )
+    table = fit.predict(new_data, level=level).table
+    rows = [0] if new_data is None else list(range(len(table)))
+    names = [design.kind] if new_data is None else row_names(table, new_data)
+    names = names if labels is None else list(labels)
+    if len(names) != len(rows):
+        raise FitError(f"labels must name each of the {len(rows)} rows, got {len(names)}")
+    curves = _densities(fit, new_data, rows)
+    if not curves:
+        raise FitError("τ² is not known at any of these rows, so nothing can be predicted there")
+    ax = canvas(ax, caution=design.caution)
+    top = max(float(density.max()) for _, density in curves.values())
+    interval = table[["pi_lb", "estimate", "pi_ub"]].to_numpy()
+    for i, (row, (x, density)) in enumerate(curves.items()):
+        colour, style = COLOURS[i % len(COLOURS)], STYLES[i % len(STYLES)]
+        axis = shown(x, transform)
+        ax.plot(axis, density, color=colour, ls=style, lw=1.8, label=names[row], gid="density")
+        ax.fill_between(axis, density, color=colour, alpha=0.1, lw=0)
+        low, middle, high = shown(interval[row], transform)
+        y = -0.06 * top * (i + 1)
+        ax.plot([low, high], [y, y], color=colour, ls=style, lw=1.5, gid="interval")
+        ax.plot([middle], [y], "o", color=colour, ms=5, gid="mean")
+    if null is not None:
+        ax.axvline(float(shown(null, transform)), color=GREY, lw=0.8, ls=":", zorder=0)
+    scale_axis(ax, transform, which="x")
+    ax.axhline(0, color=GREY, lw=0.6)
+    ax.set_yticks([])
+    ax.spines["left"].set_visible(False)
+    name_axes(ax, xlab or f"true effect of a new study ({design.specification.effect})", "density")
+    legend(ax)
+    return ax
+
+
+def _densities(
+    fit: AnyFit, new_data: pd.DataFrame | None, rows: Sequence[int]
+) -> dict[int, tuple[Array, Array]]:
+    """Grid and density of each row that has prediction intervals."""
+
+    from scipy.interpolate import CubicSpline
+
+    ends = [fit.predict(new_data, level=float(2 * ndtr(z) - 1)).table for z in _SCORES]
+    scores = np.r_[-_SCORES[::-1], _SCORES]
+    found: dict[int, tuple[Array, Array]] = {}
+    for row in rows:
+        lower, upper = (
+            np.array([table[name].to_numpy()[row] for table in ends]) for name in ("pi_lb", "pi_ub")
+        )
+        x = np.r_[lower[::-1], upper]
+        if not (np.isfinite(x).all() and (np.diff(x) > 0).all()):
+            continue
+        # x is a smooth function of its own normal score z, a line for a normal distribution:
+        # F(x) = Φ(z), so that the density is φ(z) / (dx/dz).
+        quantile = CubicSpline(scores, x)
+        z = np.linspace(scores[0], scores[-1], 300)
+        slope = quantile(z, 1)
+        if (slope > 0).all():
+            found[row] = quantile(z), np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi) / slope
+    return found

@@ -1,0 +1,398 @@
+"""Forest plots: every study, what the model says of it, and the summary below."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import ndtri
+
+from bayes_lsm.design import Design
+from bayes_lsm.errors import FitError
+from bayes_lsm.plots.canvas import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    PALE,
+    SIZE,
+    VERMILLION,
+    Transform,
+    canvas,
+    fence,
+    legend,
+    mark_beyond,
+    number,
+    row_height,
+    scale_axis,
+    shorten,
+    shown,
+)
+from bayes_lsm.plots.reading import (
+    AnyFit,
+    column_of,
+    design_of,
+    held_text,
+    interval_name,
+    levels_of,
+    row_names,
+    rows_at,
+    study_weights,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Array = npt.NDArray[np.float64]
+Order = Literal["given", "effect", "precision"]
+Kind = Literal["study", "summary", "prediction", "heading", "gap"]
+
+# Points below which text is left out.
+_SMALLEST_FONT = 4.0
+# Points kept above the studies for the legend and the headings.
+_HEADER = 14.0
+# Square points of a study that weighs next to nothing.
+_SMALLEST_AREA = 1.5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the plot: a study, a diamond, a prediction interval or a heading."""
+
+    kind: Kind
+    label: str = ""
+    estimate: float = np.nan
+    lower: float = np.nan
+    upper: float = np.nan
+    weight: float = np.nan
+    study: int = -1
+
+
+def forest(
+    fit: AnyFit,
+    *,
+    ax: Axes | None = None,
+    by: str | Sequence[object] | None = None,
+    summary: pd.DataFrame | None = None,
+    order: Order = "given",
+    blups: bool = False,
+    level: float = 0.95,
+    transform: Transform | None = None,
+    xlab: str | None = None,
+    null: float | None = 0.0,
+    digits: int = 2,
+    label_width: int = 40,
+) -> Axes:
+    """Each study's effect with its confidence interval, and the summary with its prediction one.
+
+    The area of a square is the study's weight 1/(v_i + τ_i²), with the τ_i² of that study. Where
+    the location part has moderators, a pale diamond behind each study is the mean effect that the
+    model has for it. Intervals that reach beyond the plot end in an arrow.
+
+    Parameters
+    ----------
+    fit : RemlFit or BayesFit
+    ax : Axes, optional
+        By default those of a new figure that is as high as the studies need.
+    by : str or sequence, optional
+        Groups of studies: a categorical moderator of the model, whose levels get a diamond each
+        (other moderators at their means or most frequent levels), or k values of anything else.
+    summary : DataFrame, optional
+        New data: a diamond with its prediction interval for each row, named by its index. By
+        default there is one where the model has no moderators.
+    order : {"given", "effect", "precision"}, default "given"
+    blups : bool, default False
+        Add the studies' own true effects as the model sees them, with their intervals.
+    level : float, default 0.95
+        Of all intervals.
+    transform : callable, optional
+        What the effects are shown as, such as ``np.exp`` for log ratios (on a logarithmic axis).
+    xlab : str, optional
+        Name and unit of the effects.
+    null : float or None, default 0
+        Where the reference line stands, before `transform`.
+    digits : int, default 2
+        Of the effects printed at the right.
+    label_width : int, default 40
+        Longer names of studies are cut.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    FitError
+        For groups that do not fit, an unknown order, or a fit with several scale terms.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> from bayes_lsm.plots import forest
+    >>> fit = lsm.LocationScaleModel(
+    ...     "yi ~ 1", variance="vi", data=lsm.load_dataset("bcg"), study="trial").fit_reml()
+    >>> ax = forest(fit, transform=np.exp, xlab="risk ratio")
+    >>> ax.get_xlabel()
+    'risk ratio'
+    """
+    design = design_of(fit)
+    rows = _rows(fit, design, by, summary, order, level)
+    new = ax is None
+    row = row_height(len(rows))
+    ax = canvas(ax, size=(7.5, 1.0 + row * len(rows)), caution=design.caution)
+    height = row if new else ax.get_window_extent().height / ax.figure.dpi / (len(rows) + 2)
+    font = min(SIZE, 0.7 * 72 * height)
+    places = -np.arange(len(rows), dtype=float)
+    limits = _limits(rows)
+    if len(design.location.names) > 1:
+        _draw_fitted(ax, fit, rows, places, level, transform)
+    _draw_rows(ax, rows, places, limits, transform, 72 * height)
+    if blups:
+        _draw_blups(ax, fit, rows, places, level, transform)
+    if null is not None and limits[0] <= null <= limits[1]:
+        x = float(shown(null, transform))
+        ax.plot([x, x], [places[-1] - 0.8, 0.6], color=GREY, lw=0.8, ls=":", zorder=0, gid="null")
+    ax.set_xlim(*shown(limits, transform))
+    top = 0.6 + max(1.0, _HEADER / (72 * height))
+    ax.set_ylim(places[-1] - 0.8, top)
+    if ax.get_legend_handles_labels()[1]:
+        where = {"loc": "upper left", "borderaxespad": 0.0, "borderpad": 0.2}
+        legend(ax, ncols=2, columnspacing=1.0, **where)
+    scale_axis(ax, transform, which="x")
+    ax.set_xlabel(xlab or f"effect ({design.specification.effect})", fontsize=SIZE)
+    _write(ax, fit, rows, places, font, level, transform, digits, label_width)
+    return ax
+
+
+def _rows(
+    fit: AnyFit,
+    design: Design,
+    by: str | Sequence[object] | None,
+    summary: pd.DataFrame | None,
+    order: Order,
+    level: float,
+) -> list[Row]:
+    studies = _studies(fit, design, order, level)
+    rows: list[Row] = []
+    if by is None:
+        rows = [*studies]
+    else:
+        values, levels, diamonds = _groups(fit, design, by, level)
+        for value in levels:
+            members = [each for each in studies if values[each.study] == value]
+            if members:
+                rows += [Row("heading", str(value)), *members, *diamonds.get(value, []), Row("gap")]
+        rows = rows[:-1]
+    if summary is not None:
+        table = fit.predict(summary, level=level).table
+        table = table.set_axis(row_names(table, summary), axis=0)
+        rows += [Row("gap"), *_diamonds(table, level)]
+    elif by is None and not len(design.kinds):
+        table = fit.predict(level=level).table.iloc[[0]].set_axis([design.kind], axis=0)
+        rows += [Row("gap"), *_diamonds(table, level)]
+    return rows
+
+
+def _studies(fit: AnyFit, design: Design, order: Order, level: float) -> list[Row]:
+    if order not in ("given", "effect", "precision"):
+        raise FitError(f"order must be 'given', 'effect' or 'precision', got {order!r}")
+    half = float(ndtri(0.5 + level / 2)) * np.sqrt(design.v)
+    weights = study_weights(fit)
+    key = {"given": np.arange(len(half)), "effect": design.y, "precision": design.v}[order]
+    return [
+        Row(
+            "study",
+            design.labels[i],
+            float(design.y[i]),
+            float(design.y[i] - half[i]),
+            float(design.y[i] + half[i]),
+            float(weights[i]),
+            int(i),
+        )
+        for i in np.argsort(key, kind="stable")
+    ]
+
+
+def _groups(
+    fit: AnyFit, design: Design, by: str | Sequence[object], level: float
+) -> tuple[list[object], list[object], dict[object, list[Row]]]:
+    """Each study's group, the groups in order, and the diamonds of each."""
+    if not isinstance(by, str):
+        given = list(by)
+        if len(given) != design.n_studies:
+            raise FitError(
+                f"by must give a group to each of the {design.n_studies} studies of the model, "
+                f"got {len(given)}"
+            )
+        return given, list(dict.fromkeys(given)), {}
+    values = column_of(design, by).tolist()
+    if design.kinds[by] == "numbers":
+        raise FitError(
+            f"by={by!r} holds numbers; give a categorical moderator, or k groups such as "
+            f"pandas.cut(data[{by!r}], 3)"
+        )
+    levels = levels_of(design, by)
+    table = fit.predict(rows_at(design, by, levels, None), level=level).table
+    label = f"Mean {held_text(design, by, None)}".strip()
+    diamonds = {
+        value: _diamonds(table.iloc[[i]].set_axis([label], axis=0), level)
+        for i, value in enumerate(levels)
+    }
+    return values, levels, diamonds
+
+
+def _diamonds(table: pd.DataFrame, level: float) -> list[Row]:
+    rows = []
+    for label, each in table.iterrows():
+        found = Row("summary", str(label), each["estimate"], each["ci_lb"], each["ci_ub"])
+        name = f"{100 * level:g}% prediction interval"
+        rows += [
+            found,
+            replace(found, kind="prediction", label=name, lower=each["pi_lb"], upper=each["pi_ub"]),
+        ]
+    return rows
+
+
+def _limits(rows: Sequence[Row]) -> Array:
+    studies = [row for row in rows if row.kind == "study"]
+    ends = np.array([(row.estimate, row.lower, row.upper) for row in studies])
+    low, high = fence(*ends.T)
+    for row in rows:
+        if row.kind == "summary":
+            low, high = min(low, row.lower), max(high, row.upper)
+    return np.array([low, high])
+
+
+def _draw_rows(
+    ax: Axes,
+    rows: Sequence[Row],
+    places: Array,
+    limits: Array,
+    transform: Transform | None,
+    height: float,
+) -> None:
+    low, high = shown(limits, transform)
+    ends = shown([(row.estimate, row.lower, row.upper) for row in rows], transform)
+    studies = np.array([row.kind == "study" for row in rows])
+    y, weights = places[studies], np.array([row.weight for row in rows])[studies]
+    width = float(np.clip(0.06 * height, 0.4, 0.9))
+    ax.hlines(y, ends[studies, 1], ends[studies, 2], color=BLACK, lw=width, zorder=2, gid="ci")
+    areas = (0.75 * height) ** 2 * (0.06 + 0.94 * weights / weights.max())
+    areas = np.maximum(areas, _SMALLEST_AREA)
+    ax.scatter(ends[studies, 0], y, s=areas, marker="s", color=BLUE, lw=0, zorder=3, gid="study")
+    for row, place, (x, left, right) in zip(rows, places, ends, strict=True):
+        if row.kind == "summary":
+            corners = ([left, x, right, x], [place, place + 0.38, place, place - 0.38])
+            ax.fill(*corners, color=VERMILLION, lw=0, zorder=3, gid="summary")
+        elif row.kind == "prediction":
+            ax.hlines([place], left, right, color=VERMILLION, lw=2.0, zorder=2, gid="prediction")
+    mark_beyond(ax, places, ends[:, 1], ends[:, 2], limits=(low, high), size=0.3 * height)
+
+
+def _draw_fitted(
+    ax: Axes,
+    fit: AnyFit,
+    rows: Sequence[Row],
+    places: Array,
+    level: float,
+    transform: Transform | None,
+) -> None:
+    """The mean effect that the model has for each study, as a diamond."""
+    from matplotlib.collections import PolyCollection
+
+    table = fit.predict(level=level).table[["estimate", "ci_lb", "ci_ub"]].to_numpy()
+    studies = [i for i, row in enumerate(rows) if row.kind == "study"]
+    x, left, right = shown(table[[rows[i].study for i in studies]], transform).T
+    y = places[studies]
+    corners = np.array([[left, y], [x, y + 0.42], [right, y], [x, y - 0.42]]).transpose(2, 0, 1)
+    ax.add_collection(
+        PolyCollection(list(corners), color=PALE, lw=0, zorder=1, gid="fitted", label="fitted mean")
+    )
+
+
+def _draw_blups(
+    ax: Axes,
+    fit: AnyFit,
+    rows: Sequence[Row],
+    places: Array,
+    level: float,
+    transform: Transform | None,
+) -> None:
+    table = fit.blup(level=level).table[["estimate", "pi_lb", "pi_ub"]].to_numpy()
+    studies = [i for i, row in enumerate(rows) if row.kind == "study"]
+    found = shown(table[[rows[i].study for i in studies]], transform)
+    y = places[studies] - 0.3
+    ax.hlines(y, found[:, 1], found[:, 2], color=GREEN, lw=0.9, zorder=2)
+    ax.plot(
+        found[:, 0],
+        y,
+        "o",
+        ms=3,
+        mfc="white",
+        mec=GREEN,
+        mew=1.0,
+        zorder=4,
+        gid="blup",
+        label="BLUP",
+    )
+
+
+def _write(
+    ax: Axes,
+    fit: AnyFit,
+    rows: Sequence[Row],
+    places: Array,
+    font: float,
+    level: float,
+    transform: Transform | None,
+    digits: int,
+    label_width: int,
+) -> None:
+    """Names at the left and numbers at the right, where there is room for text."""
+    ax.spines["left"].set_visible(False)
+    if font < _SMALLEST_FONT:
+        ax.set_yticks([])
+        ax.set_ylabel(f"{sum(row.kind == 'study' for row in rows)} studies", fontsize=SIZE)
+        return
+    named = [(row, y) for row, y in zip(rows, places, strict=True) if row.kind != "gap"]
+    ax.set_yticks([y for _, y in named], [shorten(row.label, label_width) for row, _ in named])
+    ax.tick_params(axis="y", length=0, labelsize=font)
+    for text, (row, _) in zip(ax.get_yticklabels(), named, strict=True):
+        text.set_fontweight("bold" if row.kind in ("heading", "summary") else "normal")
+    cells = [_cells(row, transform, digits) for row, _ in named]
+    interval = "CI" if interval_name(fit) == "CI" else "CI/CrI"
+    heads = ("Weight", f"Estimate [{100 * level:g}% {interval}]")
+    edge = 0.8 * font
+    for j, head in enumerate(heads):
+        column = [each[j] for each in cells]
+        edge += 0.62 * font * max(len(head), *map(len, column))
+        for cell, y in [(head, 1.1), *zip(column, [y for _, y in named], strict=True)]:
+            if cell:
+                ax.annotate(
+                    cell,
+                    (1.0, y),
+                    xycoords=ax.get_yaxis_transform(),
+                    xytext=(edge, 0),
+                    textcoords="offset points",
+                    ha="right",
+                    va="center",
+                    fontsize=font,
+                    fontweight="bold" if cell == head else "normal",
+                    annotation_clip=False,
+                    gid="number",
+                )
+        edge += 0.8 * font
+
+
+def _cells(row: Row, transform: Transform | None, digits: int) -> tuple[str, str]:
+    values = shown([row.estimate, row.lower, row.upper], transform)
+    x, low, high = (number(value, digits) for value in values)
+    if row.kind == "study":
+        return f"{row.weight:.1f}%", f"{x} [{low}, {high}]"
+    if row.kind == "summary":
+        return "", f"{x} [{low}, {high}]"
+    return "", f"[{low}, {high}]" if row.kind == "prediction" else ""

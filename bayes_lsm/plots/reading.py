@@ -1,0 +1,141 @@
+"""What figures read from a fit: predictions along a moderator, weights, names of intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bayes_lsm.design import Design
+from bayes_lsm.errors import FitError
+
+if TYPE_CHECKING:
+    from bayes_lsm.bayes.fit import BayesFit
+    from bayes_lsm.reml.fit import RemlFit
+
+Array = npt.NDArray[np.float64]
+type AnyFit = "RemlFit | BayesFit"
+
+
+def design_of(fit: AnyFit) -> Design:
+    """The design of a fit with one scale term.
+
+    Raises
+    ------
+    FitError
+        For a fit with several scale terms.
+    """
+    if not isinstance(fit.design, Design):
+        raise FitError(
+            "this figure takes a fit with one scale term and independent effects, got a "
+            f"{type(fit).__name__}; fit the model with variance='vi' and one scale formula"
+        )
+    return fit.design
+
+
+def study_weights(fit: AnyFit) -> Array:
+    """Each study's weight 1/(v_i + τ_i²) in per cent, with its own τ_i² (k,)."""
+    from bayes_lsm.reml.residuals import weights
+
+    # It reads v and τ² alone, which a Bayesian fit has as well.
+    return weights(cast("RemlFit", fit))
+
+
+def interval_name(fit: AnyFit) -> str:
+    """``CI``, or of a Bayesian fit ``CrI``."""
+    return "CrI" if fit.label == "Bayes" else "CI"
+
+
+def column_of(design: Design, variable: str) -> pd.Series:
+    """A moderator's values, one a study.
+
+    Raises
+    ------
+    FitError
+        When the formulas do not use it.
+    """
+    if variable not in design.moderators:
+        known = ", ".join(map(repr, design.moderators.columns)) or "none"
+        raise FitError(f"the model has no moderator {variable!r}; it has {known}")
+    return design.moderators[variable]
+
+
+def is_number(design: Design, variable: str) -> bool:
+    """Whether a moderator holds numbers.
+
+    Raises
+    ------
+    FitError
+        When the formulas do not use it.
+    """
+    column_of(design, variable)
+    return design.kinds[variable] == "numbers"
+
+
+def levels_of(design: Design, variable: str) -> list[Any]:
+    """The levels of a categorical moderator, in the order of the fit."""
+    values = column_of(design, variable)
+    for part in (design.location, design.scale):
+        for factor, state in part.spec.factor_contrasts.items():
+            if variable in set(map(str, part.spec.factor_variables[factor])):
+                return list(state.levels)
+    return sorted(values.unique())
+
+
+def typical(design: Design, at: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A value of each moderator: as in `at`, or its mean, or its most frequent level.
+
+    Raises
+    ------
+    FitError
+        When `at` names a column that the formulas do not use.
+    """
+    at = dict(at or {})
+    for name in at:
+        column_of(design, name)
+    usual: dict[str, Any] = {}
+    for name in map(str, design.moderators.columns):
+        values = column_of(design, name)
+        usual[name] = float(values.mean()) if is_number(design, name) else values.mode().iloc[0]
+    return {**usual, **at}
+
+
+def rows_at(
+    design: Design, variable: str, values: Sequence[Any] | Array, at: Mapping[str, Any] | None
+) -> pd.DataFrame:
+    """New data: one row for each value of a moderator, the others held where `typical` says."""
+    if at and variable in at:
+        raise FitError(f"{variable!r} is on the axis and cannot be held in `at`; leave it out")
+    held = typical(design, at)
+    column_of(design, variable)
+    return pd.DataFrame(
+        {**{name: [value] * len(values) for name, value in held.items()}, variable: list(values)}
+    )
+
+
+def at_held(design: Design, variable: str, at: Mapping[str, Any] | None) -> npt.NDArray[np.bool_]:
+    """Which studies have the levels at which the other categorical moderators are held (k,)."""
+    found = np.ones(design.n_studies, dtype=bool)
+    for name, value in typical(design, at).items():
+        if name != variable and not is_number(design, name):
+            found &= (column_of(design, name) == value).to_numpy()
+    return found
+
+
+def row_names(table: pd.DataFrame, new_data: pd.DataFrame) -> list[str]:
+    """Names of the rows of a prediction: the words of the new data's index, if it has some."""
+    words = all(isinstance(name, str) for name in new_data.index)
+    return list(map(str, new_data.index if words else table.index))
+
+
+def held_text(design: Design, variable: str, at: Mapping[str, Any] | None) -> str:
+    """``at continent = Europe, weeks = 30.1``: where the other moderators are held."""
+    held = {name: value for name, value in typical(design, at).items() if name != variable}
+    words = [
+        f"{name} = {value:.3g}" if isinstance(value, float) else f"{name} = {value}"
+        for name, value in held.items()
+    ]
+    return f"at {', '.join(words)}" if words else ""
