@@ -86,14 +86,14 @@ def compare(*fits: Fit, names: Sequence[str] | None = None, at_stop: bool = Fals
     >>> print(lsm.compare(model.fit_reml(), model.fit_reml(method="ML")))
     Location-Scale Model (k = 13)
     <BLANKLINE>
-                        REML             ML
-                   estimate    se  estimate    se
+                            REML              ML
+                       estimate    se  estimate     se
     Location
-      beta0   intrcpt      0.25  0.25      0.30  0.14
-      beta1   ablat       -0.03  0.01     -0.03  0.00
+      beta0   intrcpt      0.25  0.25      0.30   0.14
+      beta1   ablat       -0.03  0.01     -0.03  5e-03
     Scale (ln τ²)
-      alpha0  intrcpt     -2.54  3.42     -4.96  3.27
-      alpha1  ablat       -0.00  0.08      0.04  0.07
+      alpha0  intrcpt     -2.54  3.42     -4.96   3.27
+      alpha1  ablat      -7e-04  0.08      0.04   0.07
     """
     if not fits:
         raise FitError("nothing to compare; give at least one fit")

@@ -72,6 +72,7 @@ def test_a_divergent_fit_is_a_result_and_says_so(run):
     assert "the likelihood has no finite maximum" in out
 
 
+@pytest.mark.slow
 def test_too_few_draws_give_exit_code_3_and_still_the_table(run):
     settings = ("--engine", "bayes", "--draws", "200", "--seed", "1", "-q")
     code, out, err = run("fit", "preterm_random_effects", *settings)

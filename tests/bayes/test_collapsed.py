@@ -165,6 +165,7 @@ def test_every_model_file_is_sampled_well(name, preset):
     assert np.ptp(evidence) < 8 * fit.draws.importance.log_evidence_se
 
 
+@pytest.mark.slow
 def test_engines_agree_on_the_hard_case(continent_bayes, continent_nuts):
     ours, theirs = continent_bayes.summary(), continent_nuts.summary()
     error = 4 * np.hypot(ours["mcse_median"], theirs["mcse_median"])

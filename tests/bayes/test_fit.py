@@ -155,6 +155,7 @@ def test_highest_density_interval_is_shorter_where_the_posterior_is_skewed(conti
     assert np.mean((draws >= lower) & (draws <= upper)) == pytest.approx(0.8, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_TERM)
 def test_every_model_file_samples_without_a_problem(name):
     model = lsm.LocationScaleModel.from_file(name)
