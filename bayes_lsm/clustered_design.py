@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm import formulas, frames
-from bayes_lsm.design import Design, Part, apply_part, build_design, build_part, check_finite
+from bayes_lsm.design import Design, Part, build_design, build_part, check_finite
 from bayes_lsm.errors import DataError, DroppedRowsWarning, SpecificationError
 from bayes_lsm.frames import DroppedRow, Kind
 from bayes_lsm.grouping import Grouping
@@ -72,24 +72,6 @@ class ScaleTerm:
     def name(self) -> str:
         """The grouping as it was written."""
         return self.grouping.text
-
-
-@dataclass(frozen=True, eq=False)
-class ClusteredNewData:
-    """Moderator values at which a model with several scale terms is asked something.
-
-    Attributes
-    ----------
-    X : ndarray, shape (m, p)
-    slopes, Z : tuple of ndarray, shapes (m, s) and (m, s, q), one for each scale term
-        As those of `ScaleTerm`, for groups that are new.
-    labels : tuple of str, length m
-    """
-
-    X: Array
-    slopes: tuple[Array, ...]
-    Z: tuple[Array, ...]
-    labels: tuple[str, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,63 +142,6 @@ class ClusteredDesign:
         return (*frames.dropped_notes(self.dropped), *crossed, *filter(None, [self.caution]))
 
 
-def apply_to_new_data(design: ClusteredDesign, data: pd.DataFrame) -> ClusteredNewData:
-    """The matrices for other rows, with the transforms and levels of the design's data.
-
-    Parameters
-    ----------
-    design : ClusteredDesign
-    data : DataFrame
-        With every column that the formulas use, and the inner column of correlated effects.
-
-    Raises
-    ------
-    DataError
-        For a missing column or value, or a level that the design's data do not have.
-    """
-    data = frames.require_frame(data)
-    if not len(data):
-        raise DataError("the new data have no rows; give one row for each prediction")
-    words = design.specification
-    texts = [words.location, *(term.part.formula for term in design.terms)]
-    texts += [term.grouping.slope for term in design.terms if term.grouping.slope]
-    columns = list(dict.fromkeys(_formula_columns(*texts)))
-    inner = [term.grouping.inner for term in design.terms if term.grouping.inner]
-    frames.require_columns(data, [*columns, *inner])
-    labels = frames.row_labels(data, words.study if words.study in data.columns else None)
-    frames.require_complete(data, columns, labels)
-    frame, kinds = frames.moderators(data, columns, labels)
-    frames.require_same_kinds(frame, kinds, design.kinds)
-    applied = [_apply_term(term, data, frame, labels) for term in design.terms]
-    slopes, Z = zip(*applied, strict=True) if applied else ((), ())
-    X = apply_part(design.location, frame, labels)
-    return ClusteredNewData(X, tuple(slopes), tuple(Z), labels)
-
-
-def _apply_term(
-    term: ScaleTerm, data: pd.DataFrame, frame: pd.DataFrame, labels: Sequence[str]
-) -> tuple[Array, Array]:
-    """Slopes (m, s) and Z (m, s, q) of one term, for other rows."""
-    matrix = apply_part(term.part, frame, labels)
-    if term.grouping.inner:
-        level = [frames.level_text(value) for value in data[term.grouping.inner]]
-        unknown = [each for each in level if each not in term.effects]
-        if unknown:
-            raise DataError(
-                f"new data: {term.grouping.inner!r} has the level {unknown[0]!r}, which the fitted "
-                f"data do not have; they have {', '.join(term.effects)}"
-            )
-        slopes = np.eye(len(term.effects))[[term.effects.index(each) for each in level]]
-        return slopes, slopes[:, :, None] * matrix[:, None, :]
-    s = len(term.effects)
-    if term.slope_part is None:
-        return np.ones((len(matrix), 1)), matrix[:, None, :]
-    slopes = apply_part(term.slope_part, frame, labels)
-    if s == 1:
-        return slopes, matrix[:, None, :]
-    return slopes, np.stack([np.kron(np.eye(s), row) for row in matrix])
-
-
 def build_clustered_design(
     specification: Specification, data: pd.DataFrame, *, covariance: Any = None
 ) -> ClusteredDesign:
@@ -268,7 +193,7 @@ def build_clustered_design(
     v, blocks = sampling_errors(specification, kept, labels, covariance=covariance)
     slopes = [grouping.slope for grouping in groupings if grouping.slope]
     texts = (specification.location, *groupings.values(), *slopes)
-    columns = list(dict.fromkeys(_formula_columns(*texts)))
+    columns = list(dict.fromkeys(formula_columns(*texts)))
     frame, kinds = frames.moderators(kept, columns, labels)
     location = build_part("location", specification.location, frame, kinds, labels)
     terms = tuple(
@@ -342,7 +267,8 @@ def _groupings(specification: Specification) -> dict[Grouping, str]:
     return dict(specification.scale_terms)
 
 
-def _formula_columns(*texts: str) -> list[str]:
+def formula_columns(*texts: str) -> list[str]:
+    """The columns of several formulas, as often as they occur."""
     return [column for text in texts for column in formulas.parse(text).columns]
 
 
@@ -354,7 +280,7 @@ def _needed(specification: Specification, groupings: Mapping[Grouping, str]) -> 
                 specification.effect,
                 *([specification.variance_column] if specification.variance_column else []),
                 *((errors.cluster, *errors.columns) if errors else ()),
-                *_formula_columns(specification.location, *groupings.values()),
+                *formula_columns(specification.location, *groupings.values()),
                 *(column for grouping in groupings for column in grouping.needed),
             ]
         )

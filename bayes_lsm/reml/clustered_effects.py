@@ -15,7 +15,8 @@ from scipy.linalg import cho_solve
 from scipy.sparse.csgraph import connected_components
 from scipy.special import ndtri, stdtrit
 
-from bayes_lsm.clustered_design import ClusteredDesign, apply_to_new_data
+from bayes_lsm.clustered_design import ClusteredDesign
+from bayes_lsm.clustered_new_data import apply_to_new_data
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.terms import sampling_covariance
 from bayes_lsm.reml.clustered_fit import ClusteredFit, TermEstimate

@@ -144,3 +144,18 @@ def test_the_one_stage_model_of_nlme(one_stage):
     slope = one_stage.components.loc["0 + atterm | study", "tau"]
     # lme's optimiser stops where it does: 3.65062 against 3.65060.
     assert slope == pytest.approx(peer["sd_random"][0], rel=1e-4)
+
+
+def test_predictions_follow_the_levels_and_refuse_others():
+    fit = CASES["gums_UN"].fit_reml()
+    new = lsm.load_dataset("berkey1998").iloc[:2][["outcome", "trial"]]
+    table = fit.predict(new).table
+    tau2 = np.exp(fit.terms["outcome | trial"].alpha)
+    names = fit.terms["outcome | trial"].term.names
+    for label, outcome in zip(table.index, new["outcome"], strict=True):
+        expected = tau2[names.index(f"outcome{outcome}")]
+        assert table.loc[label, "tau2"] == pytest.approx(expected)
+    with pytest.raises(lsm.DataError, match="'XX', which the fitted data do not have"):
+        fit.predict(new.assign(outcome="XX"))
+    with pytest.raises(lsm.FitError, match="no scale term 'author'"):
+        fit.predict(new, terms=["author"])
