@@ -12,10 +12,6 @@ import bayes_lsm as lsm
 from bayes_lsm.bayes.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.priors import Normal
-from bayes_lsm.specification import find_specification
-
-# With one scale term; models of several have their own tests.
-ONE_TERM = [name for name in lsm.list_models() if not find_specification(name).scale_terms]
 
 
 def _weighted_quantile(grid, weight, q):
@@ -153,16 +149,6 @@ def test_highest_density_interval_is_shorter_where_the_posterior_is_skewed(conti
     draws = continent_bayes.draws.flat_scale[:, 2]
     lower, upper = hdi.loc[("scale", "continentOther"), ["ci_lb", "ci_ub"]]
     assert np.mean((draws >= lower) & (draws <= upper)) == pytest.approx(0.8, abs=1e-3)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ONE_TERM)
-def test_every_model_file_samples_without_a_problem(name):
-    model = lsm.LocationScaleModel.from_file(name)
-    fit = model.fit_bayes(engine="nuts", draws=4000, progress=False)
-    assert fit.converged
-    assert int(fit.draws.stats["diverging"].sum()) == 0
-    assert np.isfinite(fit.summary().to_numpy()).all()
 
 
 @pytest.mark.parametrize(

@@ -163,3 +163,5 @@ def test_every_model_file_is_sampled_efficiently(name):
         assert int(fit.draws.stats["diverging"].sum()) == 0
         least = 0.02 if name == "preterm_continent" else 0.5
         assert (fit.summary()["ess_bulk"] >= least * 8000).all()
+        assert fit.converged or name == "preterm_continent"
+        assert np.isfinite(fit.summary().to_numpy()).all()
