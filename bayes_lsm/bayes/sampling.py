@@ -159,8 +159,9 @@ def fingerprint(model: pm.Model) -> Hashable:
                 number[leaf] = (str(leaf.type), leaf.name)
         nodes.append((node.op, tuple(number[each] for each in node.inputs)))
         number.update({each: (len(nodes), i) for i, each in enumerate(node.outputs)})
+    dims = model.named_vars_to_dims
     sizes = tuple(
-        (each.name, tuple(len(model.coords[dim]) for dim in model.named_vars_to_dims[each.name]))
+        (each.name, tuple(len(model.coords[dim]) for dim in dims.get(each.name, ())))
         for each in model.free_RVs
     )
     return tuple(nodes), sizes
