@@ -165,7 +165,7 @@ def test_every_model_file_is_sampled_efficiently(name):
             fit = model.fit_bayes(engine="nuts", draws=8000, seed=seed, progress=False)
         assert int(fit.draws.stats["diverging"].sum()) == 0
         fewest = fit.summary()["ess_bulk"].min()
-        assert fit.converged == (fewest >= 400) or fit.problems
+        assert fewest >= 400 or fit.problems
         if name != "preterm_continent":
             assert fit.converged
             assert fewest >= (0.33 if name == "raudenbush1985" else 0.5) * 8000
