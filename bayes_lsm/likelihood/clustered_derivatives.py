@@ -20,7 +20,7 @@ import numpy as np
 from numba import njit
 
 from bayes_lsm.likelihood.clustered_kernels import dot, prepare, whiten
-from bayes_lsm.likelihood.newton import solve_location
+from bayes_lsm.likelihood.kernels import solve_location
 
 # Multiplications from which on a matrix product is left to BLAS: waking its threads takes time.
 _LARGE_PRODUCT = 50_000_000

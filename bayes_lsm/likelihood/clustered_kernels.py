@@ -21,7 +21,8 @@ import numpy.typing as npt
 from numba import njit, prange
 
 from bayes_lsm.likelihood.correlations import correlate
-from bayes_lsm.likelihood.newton import orthonormalise, solve_location
+from bayes_lsm.likelihood.kernels import solve_location
+from bayes_lsm.likelihood.newton import orthonormalise
 from bayes_lsm.links import LARGEST_EXPONENT
 
 Array = npt.NDArray[np.float64]

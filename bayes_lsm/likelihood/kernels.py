@@ -355,11 +355,9 @@ def _add_block(problem, work, lo, hi, score, hessian):
 
 
 @njit(**SUMS)
-def locate(alpha, problem, work, beta, covariance):
-    """Fills β̂ = R⁻¹c at α and its covariance R⁻¹R⁻ᵀ."""
-    evaluate_value(alpha, problem, work)
-    R, c = work.R, work.c
-    p = c.shape[0]
+def solve_location(R, c, beta, covariance):
+    """β = R⁻¹c and its covariance R⁻¹R⁻ᵀ."""
+    p = len(c)
     inverse = np.zeros((p, p))
     for b in range(p):
         inverse[b, b] = 1.0 / R[b, b]
@@ -377,3 +375,10 @@ def locate(alpha, problem, work, beta, covariance):
             for k in range(a, p):
                 s += inverse[a, k] * inverse[b, k]
             covariance[a, b] = covariance[b, a] = s
+
+
+@njit(**SUMS)
+def locate(alpha, problem, work, beta, covariance):
+    """Fills β̂ = R⁻¹c at α and its covariance R⁻¹R⁻ᵀ."""
+    evaluate_value(alpha, problem, work)
+    solve_location(work.R, work.c, beta, covariance)

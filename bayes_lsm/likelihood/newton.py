@@ -49,29 +49,6 @@ def orthonormalise(Q, e, R, c):
 
 
 @njit(cache=True)
-def solve_location(R, c, beta, covariance):
-    """β = R⁻¹c and its covariance R⁻¹R⁻ᵀ."""
-    p = len(c)
-    inverse = np.zeros((p, p))
-    for b in range(p):
-        inverse[b, b] = 1.0 / R[b, b]
-        for a in range(b - 1, -1, -1):
-            s = 0.0
-            for k in range(a + 1, b + 1):
-                s += R[a, k] * inverse[k, b]
-            inverse[a, b] = -s / R[a, a]
-    for a in range(p):
-        beta[a] = 0.0
-        for k in range(a, p):
-            beta[a] += inverse[a, k] * c[k]
-        for b in range(a + 1):
-            s = 0.0
-            for k in range(a, p):
-                s += inverse[a, k] * inverse[b, k]
-            covariance[a, b] = covariance[b, a] = s
-
-
-@njit(cache=True)
 def newton_step(score, hessian, step):
     """Fills the ascent step and returns the gain that its quadratic model predicts.
 
