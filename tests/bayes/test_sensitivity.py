@@ -301,7 +301,6 @@ def test_another_family_of_the_location_prior_by_weights_is_that_of_quadrature()
     assert row["trusted"]
 
 
-@pytest.mark.slow
 def test_a_fit_with_student_t_effects():
     model = lsm.LocationScaleModel(
         "yi ~ 1", variance="vi", data=lsm.load_dataset("bcg"), study_effects="student_t"
