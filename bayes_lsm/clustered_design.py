@@ -73,6 +73,20 @@ class ScaleTerm:
         """The grouping as it was written."""
         return self.grouping.text
 
+    @property
+    def table(self) -> Array:
+        """Z with a row for each effect of each group, shape (G·s, q)."""
+        groups, s, q = self.Z.shape
+        return self.Z.reshape(groups * s, q)
+
+    @property
+    def used(self) -> npt.NDArray[np.bool_]:
+        """Which effects of which groups have rows, shape (G, s)."""
+        used = np.zeros(self.Z.shape[:2], dtype=bool)
+        row, effect = np.nonzero(self.slopes)
+        used[self.index[row], effect] = True
+        return used
+
 
 @dataclass(frozen=True, eq=False)
 class ClusteredDesign:

@@ -57,6 +57,7 @@ __all__ = [
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,7 +273,12 @@ def draw_location(alphas: Array, noise: Array, data: Clustered, *, prior: Normal
 
 
 def ascend_clustered(
-    start: Array, data: Clustered, *, method: Criterion, tolerance: float = 1e-10
+    start: Array,
+    data: Clustered,
+    *,
+    method: Criterion,
+    tolerance: float = 1e-10,
+    held: Mask | None = None,
 ) -> Ascent:
     """Newton's ascent to the nearest maximum: exact Hessian, bounded steps, saddles left behind.
 
@@ -283,6 +289,8 @@ def ascend_clustered(
     method : {"REML", "ML"} or NormalPrior
     tolerance : float, default 1e-10
         It ends where the predicted gain is below this, relative to max(1, |ℓ|).
+    held : ndarray of bool, shape (q,), optional
+        Coefficients that stay where they start; score and Hessian are then 0 and −1 there.
     """
     criterion, constant = _criterion(data, method)
     score, hessian = np.empty(data.q), np.empty((data.q, data.q))
@@ -290,6 +298,7 @@ def ascend_clustered(
     alpha = np.empty(data.q)
     value, iterations, converged = clustered_ascent.ascend_at(
         np.asarray(start, dtype=float),
+        np.zeros(data.q, dtype=bool) if held is None else held,
         criterion,
         tolerance,
         (alpha, score, hessian, beta, covariance),

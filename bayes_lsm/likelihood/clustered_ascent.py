@@ -86,11 +86,23 @@ def _leave_saddle(alpha, value, hessian, criterion, there):
 
 
 @njit(cache=True)
-def ascend_at(start, criterion, tolerance, out):
+def _hold(held, score, hessian):
+    """Makes a summit of the coordinates that are held, so that no step moves them."""
+    for j in range(len(held)):
+        if held[j]:
+            score[j] = 0.0
+            hessian[j, :] = 0.0
+            hessian[:, j] = 0.0
+            hessian[j, j] = -1.0
+
+
+@njit(cache=True)
+def ascend_at(start, held, criterion, tolerance, out):
     """Safeguarded Newton ascent from `start`, written into `out`, a tuple of arrays:
 
     alpha (q,), score (q,), hessian (q, q), beta (p,) and covariance (p, p). `criterion` is
-    (layout, prior_root, prior_y, adjusted). Returns the value without its constants, the number of
+    (layout, prior_root, prior_y, adjusted). Coordinates that are held (q,) stay where they start;
+    score and Hessian are 0 and −1 there. Returns the value without its constants, the number of
     iterations, and whether the predicted gain fell below `tolerance` · max(1, |ℓ|).
     """
     layout, prior_root, prior_y, adjusted = criterion
@@ -105,6 +117,7 @@ def ascend_at(start, criterion, tolerance, out):
         )
         if q == 0 or not np.isfinite(value):
             return value, iteration, q == 0
+        _hold(held, score, hessian)
         gain = newton_step(score, hessian, step)
         size = max(1.0, abs(value))
         candidate = np.nan
@@ -123,4 +136,5 @@ def ascend_at(start, criterion, tolerance, out):
     value = evaluate_at(
         alpha, layout, prior_root, prior_y, adjusted, score, hessian, beta, covariance
     )
+    _hold(held, score, hessian)
     return value, _LARGEST_ITERATIONS, gain < _STUCK * max(1.0, abs(value))

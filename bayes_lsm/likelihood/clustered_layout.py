@@ -17,7 +17,7 @@ Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
-_KINDS = {"compound": COMPOUND, "unstructured": UNSTRUCTURED}
+_KINDS = {"compound_symmetric": COMPOUND, "unstructured": UNSTRUCTURED}
 # Each other type or memory order of an array would be compiled for anew.
 _TYPES = {"b": np.bool_, "i": np.int64, "f": np.float64}
 

@@ -15,7 +15,7 @@ from scipy.sparse.csgraph import connected_components
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
-Correlation = Literal["none", "compound", "unstructured"]
+Correlation = Literal["none", "compound_symmetric", "unstructured"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,9 +30,10 @@ class ScaleTerm:
         What ln variance of each group's effect (of each of its effects) depends on.
     slopes : ndarray, shape (n,) or (n, s), optional
         What each row multiplies its group's effects by: 1, a covariate, indicators of outcomes.
-    correlation : {"none", "compound", "unstructured"}
+    correlation : {"none", "compound_symmetric", "unstructured"}
         How the s effects of a group are correlated, the same in all groups. Its coefficients κ (see
-        `correlations`) follow the term's q in α: 1 for "compound", s(s − 1)/2 for "unstructured".
+        `correlations`) follow the term's q in α: 1 for "compound_symmetric", s(s − 1)/2 for
+        "unstructured".
     """
 
     groups: Index

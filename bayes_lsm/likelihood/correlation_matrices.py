@@ -5,6 +5,7 @@ The compiled likelihood has its own, with derivatives: see `correlations` for th
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import numpy as np
@@ -46,3 +47,16 @@ def correlation_matrices(kappa: Array, effects: int, kind: Kind) -> Array:
         rest = np.cumprod(np.c_[np.ones(len(z)), 1.0 / np.cosh(z)], axis=1)
         L[:, i, :i], L[:, i, i] = np.tanh(z) * rest[:, :-1], rest[:, -1]
     return np.asarray(L @ np.swapaxes(L, 1, 2))
+
+
+def kappa_of(rho: float, effects: int, kind: Kind) -> float:
+    """The κ of one correlation of s effects: of all pairs, or if unstructured of the first pair.
+
+    Examples
+    --------
+    >>> round(kappa_of(0.5, 3, "compound_symmetric"), 4) == round(math.log(2.0), 4)
+    True
+    """
+    if kind == "unstructured":
+        return math.atanh(rho)
+    return 0.5 * math.log((1.0 + (effects - 1) * rho) / (1.0 - rho))

@@ -7,13 +7,7 @@ from typing import TYPE_CHECKING, Any
 from bayes_lsm.clustered_design import ClusteredDesign
 
 if TYPE_CHECKING:
-    from bayes_lsm.likelihood.clustered import Clustered, Correlation
-
-KINDS: dict[str, Correlation] = {
-    "none": "none",
-    "compound_symmetric": "compound",
-    "unstructured": "unstructured",
-}
+    from bayes_lsm.likelihood.clustered import Clustered
 
 
 def sampling_covariance(design: ClusteredDesign) -> Any:
@@ -37,7 +31,7 @@ def arrange_design(design: ClusteredDesign) -> Clustered:
             term.index,
             term.Z,
             term.slopes,
-            KINDS[term.correlation] if len(term.effects) > 1 else "none",
+            term.correlation if len(term.effects) > 1 else "none",
         )
         for term in design.terms
     ]

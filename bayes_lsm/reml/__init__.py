@@ -10,7 +10,8 @@ it. `tau2_estimators` has the classical estimators of one τ². A new method is 
 
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
 from bayes_lsm.reml.bootstrap import BootstrapTest, bootstrap_test
-from bayes_lsm.reml.clustered_fit import ClusteredFit, fit_clustered
+from bayes_lsm.reml.clustered_fit import ClusteredFit
+from bayes_lsm.reml.clustered_fitting import fit_clustered
 from bayes_lsm.reml.divergence import Divergence
 from bayes_lsm.reml.estimate import Bounds
 from bayes_lsm.reml.fit import RemlFit, Test

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -14,10 +13,10 @@ import pandas as pd
 from scipy.special import ndtri
 
 from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
-from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError
 from bayes_lsm.likelihood.correlation_matrices import correlation_matrices
 from bayes_lsm.likelihood.independent import Method
-from bayes_lsm.reml.divergence import Cone, Divergence
+from bayes_lsm.reml.clustered_terms import has_correlations
+from bayes_lsm.reml.divergence import Divergence
 from bayes_lsm.results import model_title, wald_table
 from bayes_lsm.tables import Printable, format_table, text_table, wrap_notes
 
@@ -27,14 +26,16 @@ if TYPE_CHECKING:
         LevelHeterogeneity,
         LevelPrediction,
     )
+    from bayes_lsm.reml.clustered_intervals import ClusteredPart
+    from bayes_lsm.reml.profile import Profile
 
 Array = npt.NDArray[np.float64]
 ClusteredTest = Literal["z", "t"]
 
-# Information on a combination of ln τ² (SE 10,000) below which there is none.
-_NO_INFORMATION = 1e-8
 # |ρ| nearer to 1 than this is at its border.
 _BORDER = 1e-6
+# Step of a central difference in κ: its error is the square.
+_STEP = 1e-5
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,6 +82,8 @@ class ClusteredFit(Printable):
         (X'Σ⁻¹X)⁻¹ at the estimated variances.
     terms : mapping of str to TermEstimate
         The scale terms by their grouping.
+    vcov_scale : ndarray, shape (m, m)
+        Of all scale coefficients and κ, term by term, as one; nan where the terms' own are.
     loglik : float
         With metafor's constants; the supremum when a coefficient diverges.
     log_det_XX : float
@@ -88,6 +91,12 @@ class ClusteredFit(Printable):
     converged : bool
     test : {"z", "t"}
         ``"t"``: with n − p degrees of freedom for the location coefficients.
+    rival : mapping of str to ndarray, or None
+        Scale coefficients, by grouping, of another maximum that is higher, but by so little (less
+        than 0.05 in the log-likelihood) that the data do not choose between the two. The one
+        reported is the one that ordinary starting values lead to.
+    rival_loglik : float
+        Its log-likelihood; nan without one.
     """
 
     design: ClusteredDesign
@@ -95,22 +104,39 @@ class ClusteredFit(Printable):
     beta: Array
     vcov_location: Array
     terms: Mapping[str, TermEstimate]
+    vcov_scale: Array
     loglik: float
     log_det_XX: float
     converged: bool
     test: ClusteredTest = "z"
+    rival: Mapping[str, Array] | None = None
+    rival_loglik: float = math.nan
+
+    @property
+    def highest(self) -> float:
+        """The highest log-likelihood that was found."""
+        return self.loglik if self.rival is None else self.rival_loglik
+
+    @property
+    def df_location(self) -> int | None:
+        """n − p where the location coefficients are tested by t; None with z."""
+        return None if self.test == "z" else len(self.design.y) - len(self.beta)
 
     @property
     def location(self) -> pd.DataFrame:
         """Location coefficients: estimate, se, zval, pval, ci_lb, ci_ub; one row a term."""
-        df = None if self.test == "z" else len(self.design.y) - len(self.beta)
-        return wald_table(self.design.location.names, self.beta, self.vcov_location, df=df)
+        names = self.design.location.names
+        return wald_table(names, self.beta, self.vcov_location, df=self.df_location)
 
     @property
     def scale(self) -> pd.DataFrame:
         """Scale coefficients of ln τ², indexed by grouping and term."""
+        return self.scale_at(0.95)
+
+    def scale_at(self, level: float) -> pd.DataFrame:
+        """`scale` with intervals of another level."""
         tables = {
-            name: wald_table(each.term.names, each.alpha, each.vcov)
+            name: wald_table(each.term.names, each.alpha, each.vcov, level=level)
             for name, each in self.terms.items()
         }
         return pd.concat(tables, names=["grouping", "term"])
@@ -119,10 +145,15 @@ class ClusteredFit(Printable):
     def correlations(self) -> pd.DataFrame:
         """Correlations of a group's effects: estimate, ci_lb, ci_ub; indexed by grouping and pair.
 
-        The intervals are those of Fisher's z; nan where a correlation is at its border, and for all
-        but the first row of an unstructured matrix, whose other entries have no z of their own.
+        Wald intervals of Fisher's z (of the compound-symmetric κ with three or more effects), by
+        the delta method where an unstructured matrix has others as its coefficients; nan where a
+        correlation is at its border.
         """
-        tables = {name: _correlations(each) for name, each in self.terms.items()}
+        return self.correlations_at(0.95)
+
+    def correlations_at(self, level: float) -> pd.DataFrame:
+        """`correlations` with intervals of another level."""
+        tables = {name: _correlations(each, level) for name, each in self.terms.items()}
         found = {name: table for name, table in tables.items() if len(table)}
         if not found:
             return pd.DataFrame(columns=["estimate", "ci_lb", "ci_ub"], dtype=float)
@@ -133,7 +164,7 @@ class ClusteredFit(Printable):
         """τ² and τ of each scale term, and its number of groups; means where τ² differs."""
         rows = []
         for name, each in self.terms.items():
-            used = _used(each.term)
+            used = each.term.used
             for k, effect in enumerate(each.term.effects):
                 values = each.tau2[used[:, k], k]
                 label = name if len(each.term.effects) == 1 else f"{name}: {effect}"
@@ -149,7 +180,7 @@ class ClusteredFit(Printable):
         shared = ["estimate", "se", "pval", "ci_lb", "ci_ub"]
         if self.test == "t":
             parts = {name: table[shared] for name, table in parts.items()}
-        for name, table in ((name, _correlations(each)) for name, each in self.terms.items()):
+        for name, table in ((name, _correlations(each, 0.95)) for name, each in self.terms.items()):
             if len(table):
                 parts[f"correlation ({name})"] = table.reindex(columns=parts["location"].columns)
         return pd.concat(parts, names=["part", "term"])
@@ -221,6 +252,12 @@ class ClusteredFit(Printable):
                 found.append(f"{name}: the data do not identify every scale coefficient")
             if _at_border(each):
                 found.append(f"{name}: a correlation is at its border; it has no interval")
+        if self.rival is not None:
+            higher = self.rival_loglik - self.loglik
+            found.append(
+                f"the likelihood has another maximum, higher by {higher:.4f}, with other scale "
+                "coefficients (.rival); the data do not choose between the two"
+            )
         if not self.converged:
             found.append("the optimiser did not converge; do not use these numbers")
         return (*found, *self.design.notes)
@@ -262,6 +299,32 @@ class ClusteredFit(Printable):
 
         return level_effects(self, level=level)
 
+    def profile(
+        self, term: str, *, points: int | Sequence[float] = 41, level: float = 0.95
+    ) -> Profile:
+        """Profile likelihood of a scale coefficient or correlation.
+
+        See `bayes_lsm.reml.profile.profile`.
+        """
+        from bayes_lsm.reml.profile import profile
+
+        return profile(self, term, points=points, level=level)
+
+    def confidence_intervals(
+        self,
+        *,
+        part: ClusteredPart = "scale",
+        method: Literal["wald", "profile"] = "wald",
+        level: float = 0.95,
+    ) -> pd.DataFrame:
+        """Wald or profile intervals of coefficients and correlations.
+
+        See `bayes_lsm.reml.clustered_intervals.clustered_intervals`.
+        """
+        from bayes_lsm.reml.clustered_intervals import clustered_intervals
+
+        return clustered_intervals(self, part=part, method=method, level=level)
+
     def to_string(self, *, digits: int | None = None) -> str:
         """All of the fit as text."""
         digits = self._digits if digits is None else digits
@@ -279,183 +342,45 @@ class ClusteredFit(Printable):
         return "\n\n".join(parts)
 
 
-def fit_clustered(
-    design: ClusteredDesign, *, method: Method = "REML", test: ClusteredTest = "z"
-) -> ClusteredFit:
-    """Fit a model with several scale terms by restricted or ordinary maximum likelihood.
-
-    Parameters
-    ----------
-    design : ClusteredDesign
-    method : {"REML", "ML"}, default "REML"
-    test : {"z", "t"}, default "z"
-
-    Returns
-    -------
-    ClusteredFit
-
-    Warns
-    -----
-    DivergentScaleWarning
-        When a scale term, or part of it, has no variance at the maximum.
-    ConvergenceWarning
-        When the optimiser stopped early.
-
-    Examples
-    --------
-    >>> from bayes_lsm.clustered_design import build_clustered_design
-    >>> from bayes_lsm.datasets import load_dataset
-    >>> from bayes_lsm.specification import Specification
-    >>> spec = Specification(
-    ...     "yi ~ 1", "vi", scale={"district": "~ 1", "district/school": "~ 1"})
-    >>> design = build_clustered_design(spec, load_dataset("konstantopoulos2011"))
-    >>> fit_clustered(design).components.round(4)
-                       tau2     tau  groups
-    component
-    district         0.0651  0.2551      11
-    district/school  0.0327  0.1809      56
-
-    References
-    ----------
-    Konstantopoulos, S. (2011). Fixed effects and variance components estimation in three-level
-    meta-analysis. Research Synthesis Methods, 2(1), 61-76. doi:10.1002/jrsm.35
-    """
-    from bayes_lsm.reml.clustered_search import ClusteredSearch  # loads numba
-
-    if test not in ("z", "t"):
-        raise FitError(f"test must be 'z' or 't' with several scale terms, got {test!r}")
-    best = ClusteredSearch(design, method).best
-    if not math.isfinite(best.value):
-        raise FitError(
-            "the likelihood cannot be computed at any starting value; check that no group of rows "
-            "has equal effects and no variance"
-        )
-    covariance = _covariance(best.ascent.at.hessian)
-    terms = {term.name: _estimate(term, t, best, covariance) for t, term in enumerate(design.terms)}
-    fit = ClusteredFit(
-        design=design,
-        method=method,
-        beta=best.ascent.at.beta,
-        vcov_location=best.ascent.at.covariance,
-        terms=terms,
-        loglik=best.value,
-        log_det_XX=best.data.log_det_XX,
-        converged=best.ascent.converged,
-        test=test,
-    )
-    _warn(fit)
-    return fit
-
-
-def _covariance(hessian: Array) -> Array:
-    """The inverse of −H; nan for coefficients without information."""
-    values, vectors = np.linalg.eigh(-hessian)
-    informed = values > _NO_INFORMATION
-    inverse = (vectors[:, informed] / values[informed]) @ vectors[:, informed].T
-    lost = np.any(np.abs(vectors[:, ~informed]) > 1e-6, axis=1)
-    inverse[lost, :] = inverse[:, lost] = np.nan
-    return np.asarray(inverse)
-
-
-def _estimate(term: ScaleTerm, t: int, best, covariance: Array) -> TermEstimate:  # type: ignore[no-untyped-def]
-    """One term's share of the maximum; ±inf or nan for what a limit took."""
-    left = best.remaining[t]
-    alpha, kappa = best.coefficients[t]
-    first = int(best.data.starts[t])
-    here = np.arange(first, first + len(alpha))
-    there = np.arange(first + len(alpha), first + len(alpha) + len(kappa))
-    q = len(term.names)
-    full, vcov = np.full(q, np.nan), np.full((q, q), np.nan)
-    kept = list(left.kept)
-    full[kept] = alpha
-    vcov[np.ix_(kept, kept)] = covariance[np.ix_(here, here)]
-    divergence = None
-    if left.zero.any():
-        Z = term.Z.reshape(-1, q)
-        signs, direction = Cone(Z).signs(left.zero.reshape(-1))
-        for j, sign in signs.items():
-            full[j] = sign
-        infinite = ~np.isfinite(full)
-        vcov[infinite, :] = vcov[:, infinite] = np.nan
-        divergence = Divergence(
-            terms={term.names[j]: sign for j, sign in signs.items()},
-            direction=dict(zip(term.names, map(float, direction), strict=True)),
-            studies=tuple(term.groups[g] for g in np.flatnonzero(left.zero.any(axis=1))),
-            everywhere=bool(left.zero.all()),
-        )
-    return TermEstimate(
-        term=term,
-        alpha=full,
-        vcov=vcov,
-        tau2=best.tau2[t],
-        kappa=kappa,
-        vcov_kappa=covariance[np.ix_(there, there)],
-        correlation=_correlation_matrix(term, left.effects, kappa),
-        divergence=divergence,
-    )
-
-
-def _correlation_matrix(term: ScaleTerm, effects: tuple[int, ...], kappa: Array) -> Array:
-    """R (s, s) from κ; nan for effects without variance."""
-    s = len(term.effects)
-    if s == 1 or term.correlation == "none":
-        return np.eye(s)
-    R = correlation_matrices(kappa[None], len(effects), term.correlation)[0]
-    full = np.full((s, s), np.nan)
-    full[np.ix_(effects, effects)] = R
-    np.fill_diagonal(full, 1.0)
-    return full
-
-
-def _correlations(each: TermEstimate, level: float = 0.95) -> pd.DataFrame:
+def _correlations(each: TermEstimate, level: float) -> pd.DataFrame:
     """One row a pair of effects."""
+    columns = ["estimate", "ci_lb", "ci_ub"]
     effects, R = each.term.effects, each.correlation
-    if len(effects) == 1 or each.term.correlation == "none":
-        return pd.DataFrame(columns=["estimate", "ci_lb", "ci_ub"], dtype=float)
-    quantile = float(ndtri(0.5 + level / 2))
-    rows, names = [], []
-    for i in range(len(effects)):
-        for j in range(i):
-            bounds = (math.nan, math.nan)
-            simple = j == 0 or (each.term.correlation == "compound_symmetric" and len(effects) == 2)
-            place = i * (i - 1) // 2 if each.term.correlation == "unstructured" else 0
-            if (
-                simple
-                and len(each.kappa)
-                and not abs(R[i, j]) > 1 - _BORDER
-                and (len(effects) == 2 or each.term.correlation == "unstructured")
-            ):
-                half = quantile * math.sqrt(max(each.vcov_kappa[place, place], 0.0))
-                z = each.kappa[place]
-                bounds = (math.tanh(z - half), math.tanh(z + half))
-            rows.append((R[i, j], *bounds))
-            names.append(f"{effects[j]}, {effects[i]}")
-    return pd.DataFrame(rows, columns=["estimate", "ci_lb", "ci_ub"], index=names)
+    if not has_correlations(each.term):
+        return pd.DataFrame(columns=columns, dtype=float)
+    lower, upper = _correlation_bounds(each, float(ndtri(0.5 + level / 2)))
+    at = [(i, j) for i in range(len(effects)) for j in range(i)]
+    return pd.DataFrame(
+        [(R[i, j], lower[i, j], upper[i, j]) for i, j in at],
+        columns=columns,
+        index=[f"{effects[j]}, {effects[i]}" for i, j in at],
+    )
 
 
-def _used(term: ScaleTerm) -> npt.NDArray[np.bool_]:
-    """Which effects of which groups have rows, shape (G, s)."""
-    used = np.zeros(term.Z.shape[:2], dtype=bool)
-    row, effect = np.nonzero(term.slopes)
-    used[term.index[row], effect] = True
-    return used
+def _correlation_bounds(each: TermEstimate, quantile: float) -> tuple[Array, Array]:
+    """Lower and upper bounds, shape (s, s) each; nan where there are none."""
+    bounds = np.full((2, *each.correlation.shape), np.nan)
+    kept = np.flatnonzero((~np.isnan(each.correlation)).sum(axis=0) > 1)
+    s, kind, kappa = len(kept), each.term.correlation, each.kappa
+    if not len(kappa) or _at_border(each):
+        return bounds[0], bounds[1]
+    here = np.ix_(kept, kept)
+    if kind == "compound_symmetric":
+        half = quantile * math.sqrt(each.vcov_kappa[0, 0])
+        for bound, end in zip(bounds, (kappa - half, kappa + half), strict=True):
+            bound[here] = correlation_matrices(end[None], s, kind)[0]
+        return bounds[0], bounds[1]
+    steps, off = _STEP * np.eye(len(kappa)), ~np.eye(s, dtype=bool)
+    z, ahead, behind = (
+        np.arctanh(np.where(off, correlation_matrices(kappa + x, s, kind), 0.0))
+        for x in (np.zeros((1, len(kappa))), steps, -steps)
+    )
+    slopes = (ahead - behind) / (2 * _STEP)
+    half = quantile * np.sqrt(np.einsum("aij,ab,bij->ij", slopes, each.vcov_kappa, slopes))
+    bounds[0][here], bounds[1][here] = np.tanh(z[0] - half), np.tanh(z[0] + half)
+    return bounds[0], bounds[1]
 
 
 def _at_border(each: TermEstimate) -> bool:
     off = each.correlation[~np.eye(len(each.correlation), dtype=bool)]
     return bool((np.abs(off) > 1 - _BORDER).any())
-
-
-def _warn(fit: ClusteredFit) -> None:
-    for name, each in fit.divergent.items():
-        warnings.warn(
-            f"{name}: {each}. Leave the term out of the scale part, or merge groups.",
-            DivergentScaleWarning,
-            stacklevel=3,
-        )
-    if not fit.converged:
-        warnings.warn(
-            "the optimiser did not converge; simplify the scale formulas",
-            ConvergenceWarning,
-            stacklevel=3,
-        )

@@ -7,7 +7,7 @@ same data: groups without variance leave their term, and so do the coefficients 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,9 +16,9 @@ import numpy.typing as npt
 
 from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.likelihood import clustered
-from bayes_lsm.likelihood.correlation_matrices import count
+from bayes_lsm.likelihood.correlation_matrices import count, kappa_of
 from bayes_lsm.likelihood.independent import Method
-from bayes_lsm.likelihood.terms import KINDS, sampling_covariance
+from bayes_lsm.likelihood.terms import sampling_covariance
 from bayes_lsm.links import LARGEST_EXPONENT
 from bayes_lsm.reml.divergence import Cone
 
@@ -27,6 +27,10 @@ Mask = npt.NDArray[np.bool_]
 
 _TOLERANCE = 1e-13
 _EQUAL = 1e-9
+# Log-likelihoods that differ by less (a likelihood ratio of 1.05) do not choose between two maxima.
+_UNDECIDED = 0.05
+# Share of a row's total variance of an effect that has lost its variance, when a climb has ended.
+_VANISHED = 1e-6
 # Share of a row's total variance below which an effect may be one without variance.
 _SMALL_SHARES = (1e-1, 1e-2, 1e-4, 1e-6, 1e-8)
 # Random starts, and how far from their centre they lie, in ln τ².
@@ -108,16 +112,31 @@ class Spot:
 class ClusteredSearch:
     """The search for the highest point of one log-likelihood.
 
+    Parameters
+    ----------
+    design : ClusteredDesign
+    method : {"REML", "ML"}
+    held : mapping of int to float, optional
+        Correlations that are not estimated, by the number of their term: that of its first two
+        effects where the matrix is unstructured, that of all pairs where it is compound symmetric.
+
     Attributes
     ----------
+    highest : Spot
     best : Spot
+        The highest point, or the one that ordinary starts lead to where the data do not choose
+        between the two.
+    rival : Spot or None
+        Then the highest.
     inside : Spot
         The highest point at which every effect has a variance: where an ordinary optimiser stops.
     """
 
-    def __init__(self, design: ClusteredDesign, method: Method) -> None:
-        self._design, self._method = design, method
-        rows = [term.Z.reshape(-1, term.Z.shape[2]) for term in design.terms]
+    def __init__(
+        self, design: ClusteredDesign, method: Method, *, held: Mapping[int, float] | None = None
+    ) -> None:
+        self._design, self._method, self._held = design, method, dict(held or {})
+        rows = [term.table for term in design.terms]
         self._cones, self._bases = [Cone(Z) for Z in rows], [np.linalg.qr(Z) for Z in rows]
         self._V = sampling_covariance(design)
         self._spots: dict[tuple[bytes, ...], Spot] = {}
@@ -127,12 +146,17 @@ class ClusteredSearch:
         )
         data = self._arrange(whole)
         climbs = [self._climb(whole, data, start) for start in self._starts(data)]
+        home = max(climbs[: 1 + len(design.terms)], key=lambda spot: spot.value)
         self.inside = max(climbs, key=lambda spot: spot.value)
         self._spots[tuple(left.key for left in whole)] = self.inside
         self._follow(climbs)
         for t in range(len(design.terms)):
             self._without(self.inside, t)
-        self.best = self._highest()
+        self.highest = self._highest(self._spots.values())
+        self.best, self.rival = self.highest, None
+        near = self._highest([home, *self._limits_of(home)])
+        if _slack(self.highest.value) < self.highest.value - near.value < _UNDECIDED:
+            self.best, self.rival = near, self.highest
 
     def _arrange(self, remaining: tuple[Remaining, ...]) -> clustered.Clustered:
         """The model of what remains."""
@@ -146,7 +170,7 @@ class ClusteredSearch:
                     term.index,
                     term.Z[:, effects][:, :, list(left.kept)],
                     slopes,
-                    KINDS[term.correlation] if len(effects) > 1 else "none",
+                    term.correlation if len(effects) > 1 else "none",
                 )
             )
         return clustered.arrange(design.y, design.X, tuple(terms), variance=self._V)
@@ -154,7 +178,18 @@ class ClusteredSearch:
     def _climb(
         self, remaining: tuple[Remaining, ...], data: clustered.Clustered, start: Array
     ) -> Spot:
-        ascent = clustered.ascend_clustered(start, data, method=self._method, tolerance=_TOLERANCE)
+        held = np.zeros(data.q, dtype=bool)
+        for t, rho in self._held.items():
+            term, effects = data.terms[t], remaining[t].effects
+            if term.correlation != "none" and (
+                term.correlation == "compound_symmetric" or effects[:2] == (0, 1)
+            ):
+                place = int(data.starts[t]) + term.table.shape[2]
+                held[place], start = True, start.copy()
+                start[place] = kappa_of(rho, len(effects), term.correlation)
+        ascent = clustered.ascend_clustered(
+            start, data, method=self._method, tolerance=_TOLERANCE, held=held
+        )
         return Spot(remaining, data, ascent)
 
     def _starts(self, data: clustered.Clustered) -> Iterator[Array]:
@@ -198,7 +233,7 @@ class ClusteredSearch:
         """A random step that changes ln τ² of the term's effects by about `radius`."""
         term = self._design.terms[t]
         Q, R = self._bases[t]
-        step = radius * random.normal(size=len(R)) * np.sqrt(len(Q) / len(R))
+        step = radius * random.normal(size=len(R)) * np.sqrt(len(Q) / max(1, len(R)))
         correlations = count(term.Z.shape[1], term.correlation)
         return np.concatenate([np.linalg.solve(R, step), 0.3 * random.normal(size=correlations)])
 
@@ -226,17 +261,20 @@ class ClusteredSearch:
 
     def _limit(self, t: int, free: Mask, now: Remaining) -> Remaining | None:
         """Term t with variance in the effects `free` and in those that cannot lose it."""
-        if free.all() or (free | now.zero).all():
+        if free.all() or (free | now.zero).all() or not self._design.terms[t].names:
             return None
         limit = self._cones[t].limit(free.reshape(-1))
         if limit is None:
             return None
-        zero = limit.zero.reshape(free.shape)
+        zero, unused = limit.zero.reshape(free.shape), ~self._design.terms[t].used
+        zero = zero | (unused & (zero | unused).all(axis=0))
         return None if np.array_equal(zero, now.zero) else Remaining(zero, limit.kept)
 
     def _without(self, spot: Spot, t: int) -> None:
         """Climb the limit in which the whole of a term has no variance."""
-        nothing = Remaining(np.ones_like(spot.remaining[t].zero), ())
+        nothing = self._limit(t, np.zeros_like(spot.remaining[t].zero), spot.remaining[t])
+        if nothing is None or not nothing.zero.all():
+            return
         remaining = (*spot.remaining[:t], nothing, *spot.remaining[t + 1 :])
         self._follow(list(self._try(remaining, spot)))
 
@@ -253,9 +291,9 @@ class ClusteredSearch:
         """α of what remains, near to where the climb came from."""
         parts = []
         for term, left, tau2 in zip(self._design.terms, remaining, origin.tau2, strict=True):
-            if not left.kept:
+            if left.zero.all():
                 continue
-            rows = term.Z.reshape(-1, term.Z.shape[2])[~left.zero.reshape(-1)][:, list(left.kept)]
+            rows = term.table[~left.zero.reshape(-1)][:, list(left.kept)]
             target = np.log(np.maximum(tau2[~left.zero], 1e-8 * tau2.max() + 1e-300))
             alpha = np.linalg.lstsq(rows, target, rcond=None)[0]
             kappa = np.zeros(count(len(left.effects), term.correlation))
@@ -278,13 +316,25 @@ class ClusteredSearch:
             found.append(share)
         return found
 
-    def _highest(self) -> Spot:
+    def _limits_of(self, spot: Spot) -> Iterator[Spot]:
+        """The limits that a point inside is on its way to."""
+        vanished = [share < _VANISHED for share in self._shares(spot)]
+        for limit in list(self._spots.values()):
+            if not limit.is_inside and all(
+                gone[left.zero].all() for gone, left in zip(vanished, limit.remaining, strict=True)
+            ):
+                yield limit
+
+    def _highest(self, spots: Iterable[Spot]) -> Spot:
         """The highest point; of equal ones, that with most effects without variance."""
-        spots = list(self._spots.values())
+        spots = list(spots)
         top = max(spot.value for spot in spots)
-        slack = _EQUAL * max(1.0, abs(top))
-        equal = [spot for spot in spots if spot.value >= top - slack]
+        equal = [spot for spot in spots if spot.value >= top - _slack(top)]
         return max(equal, key=lambda spot: sum(int(left.zero.sum()) for left in spot.remaining))
+
+
+def _slack(value: float) -> float:
+    return _EQUAL * max(1.0, abs(value))
 
 
 def _has_variance(design: ClusteredDesign, remaining: Sequence[Remaining]) -> bool:

@@ -36,15 +36,19 @@ class Divergence:
     direction : dict of str to float
         The direction in the coefficients, scaled to a largest component of 1.
     studies : tuple of str
-        The studies whose τ² goes to zero.
+        The studies (of several scale terms the groups, or effects of groups) whose τ² goes to zero.
     everywhere : bool
-        Whether those are all studies: no heterogeneity at all.
+        Whether those are all there are: no heterogeneity at all.
+    one, many : str
+        What such a unit is called.
     """
 
     terms: dict[str, float]
     direction: dict[str, float]
     studies: tuple[str, ...]
     everywhere: bool
+    one: str = "study"
+    many: str = "studies"
 
     def __str__(self) -> str:
         known = [
@@ -64,9 +68,9 @@ class Divergence:
     def _where(self) -> str:
         count = len(self.studies)
         if self.everywhere:
-            return f"all {count} studies"
+            return f"all {count} {self.many}"
         shown = ", ".join(self.studies[:8]) + (" …" if count > 8 else "")
-        return f"the study {shown}" if count == 1 else f"{count} studies: {shown}"
+        return f"the {self.one} {shown}" if count == 1 else f"{count} {self.many}: {shown}"
 
 
 @dataclass(frozen=True, eq=False)

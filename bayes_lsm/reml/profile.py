@@ -1,4 +1,4 @@
-"""Profile likelihood of a scale coefficient: the likelihood of each of its values.
+"""Profile likelihood of a scale coefficient or correlation: the likelihood of each of its values.
 
 For a value c of α_j the other coefficients are chosen for it, limits at infinity included. What is
 wide apart is searched afresh; what lies between is climbed from the neighbours' other coefficients.
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ import pandas as pd
 from scipy.special import ndtri
 
 from bayes_lsm.errors import FitError
+from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.fit import RemlFit
 from bayes_lsm.reml.search import Search
 from bayes_lsm.reml.surface import Surface
@@ -41,7 +43,7 @@ _MOST_POINTS = 10_000
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """The profile likelihood of one scale coefficient.
+    """The profile likelihood of one scale coefficient, or of one correlation.
 
     Attributes
     ----------
@@ -57,9 +59,9 @@ class Profile:
     cutoff : float
         `maximum` − χ²/2: values with a lower log-likelihood are outside the interval.
     lower, upper : float
-        Ends of the profile-likelihood interval; -inf or inf where the profile does not fall below
-        the cut-off on that side. With several peaks, the interval that holds them all. nan where
-        the supremum lies farther out than was looked.
+        Ends of the profile-likelihood interval; -inf or inf (of a correlation, its border) where
+        the profile does not fall below the cut-off on that side. With several peaks, the interval
+        that holds them all. nan where the supremum lies farther out than was looked.
     level : float
     verdict : str
         ``"peaked"``, or what is the matter: ``"flat towards -inf"``, ``"flat towards +inf"``,
@@ -106,15 +108,21 @@ class Profile:
 
 
 def profile(
-    fit: RemlFit, term: str, *, points: int | Sequence[float] = 41, level: float = 0.95
+    fit: RemlFit | ClusteredFit,
+    term: str,
+    *,
+    points: int | Sequence[float] = 41,
+    level: float = 0.95,
 ) -> Profile:
-    """Profile the likelihood of a scale coefficient.
+    """Profile the likelihood of a scale coefficient, or of a correlation.
 
     Parameters
     ----------
-    fit : RemlFit
+    fit : RemlFit or ClusteredFit
     term : str
-        A scale term.
+        A scale term. With several of them a coefficient such as ``"school: size"``, or ``"size"``
+        where no other has it, or a correlation such as ``"AL, PD"``, as `ClusteredFit.correlations`
+        calls it.
     points : int or sequence of float, default 41
         Number of values on the grid, or the values themselves, in the units of the coefficient (the
         change of ln τ² for each unit of its moderator). The grid reaches somewhat beyond the
@@ -149,18 +157,18 @@ def profile(
     Venzon, D. J., & Moolgavkar, S. H. (1988). A method for computing profile-likelihood-based
     confidence intervals. Applied Statistics, 37(1), 87-94. doi:10.2307/2347496
     """
-    require_free_log_link(fit, "a profile")
-    if not isinstance(term, str):
-        raise FitError(f"term must be the name of a scale term, got {term!r}")
-    (j,) = term_columns("scale", fit.design.scale.names, term)
+    slices = _slices(fit, term)
     check_level(level)
     given = _given(points)
-    curve = Curve(fit, j)
+    curve = Curve(slices)
     curve.explore()
     maximum = curve.maximum
     cutoff = maximum - 0.5 * float(ndtri(0.5 + level / 2)) ** 2
     lower, upper = curve.bound(cutoff, -1), curve.bound(cutoff, 1)
-    values = given if isinstance(given, np.ndarray) else curve.grid(given, lower, upper)
+    if isinstance(given, np.ndarray):
+        values = slices.hide(given)
+    else:
+        values = curve.grid(given, lower, upper)
     loglik = curve.sweep(values)
     if curve.maximum > maximum + 1e-9:
         # The grid has met a peak that fit and way out have stepped over.
@@ -168,19 +176,33 @@ def profile(
         cutoff = maximum - 0.5 * float(ndtri(0.5 + level / 2)) ** 2
     lower, upper = curve.bound(cutoff, -1), curve.bound(cutoff, 1)
     peaks = curve.peaks()
+    ends = slices.show(np.array([-math.inf, math.inf]))
+    shown = slices.show(np.array([slices.estimate, lower, upper]))
     return Profile(
-        term=term,
-        values=values,
+        term=slices.label,
+        values=slices.show(values),
         loglik=loglik,
-        estimate=float(fit.alpha[j]),
+        estimate=float(shown[0]),
         maximum=maximum,
         cutoff=cutoff,
-        lower=lower,
-        upper=upper,
+        lower=float(shown[1]),
+        upper=float(shown[2]),
         level=level,
-        verdict=_verdict(lower, upper, peaks),
-        peaks=peaks,
+        verdict=_verdict(lower, upper, peaks, ends),
+        peaks=slices.show(peaks),
     )
+
+
+def _slices(fit: RemlFit | ClusteredFit, term: str) -> Slices:
+    if not isinstance(term, str):
+        raise FitError(f"term must be the name of a scale term, got {term!r}")
+    if isinstance(fit, ClusteredFit):
+        from bayes_lsm.reml.clustered_profile import slices_of
+
+        return slices_of(fit, term)
+    require_free_log_link(fit, "a profile")
+    (j,) = term_columns("scale", fit.design.scale.names, term)
+    return ScaleSlices(fit, j)
 
 
 def check_level(level: float) -> None:
@@ -205,17 +227,53 @@ def _given(points: int | Sequence[float]) -> int | Array:
     return values
 
 
-def _verdict(lower: float, upper: float, peaks: Array) -> str:
+def _verdict(lower: float, upper: float, peaks: Array, ends: Array) -> str:
     if math.isnan(lower) or math.isnan(upper):
         return "maximum not reached"
     found = ["several peaks"] if len(peaks) > 1 else []
-    found += ["flat towards -inf"] if math.isinf(lower) else []
-    found += ["flat towards +inf"] if math.isinf(upper) else []
+    found += [f"flat towards {ends[0]:+g}"] if math.isinf(lower) else []
+    found += [f"flat towards {ends[1]:+g}"] if math.isinf(upper) else []
     return ", ".join(found) or "peaked"
 
 
-class Curve:
-    """ℓ_p(c), and all the points at which it is known.
+class Slices(Protocol):
+    """A likelihood whose coefficient can be held at a value c while the others are chosen for it.
+
+    Attributes
+    ----------
+    label : str
+    estimate, variance : float
+        Of c.
+    highest : float
+        The highest log-likelihood that is known.
+    spread : float
+        How far ln τ² moves, in the typical row, where c moves by 1.
+    others : int
+        How many other coefficients there are.
+    """
+
+    label: str
+    estimate: float
+    variance: float
+    highest: float
+    spread: float
+    others: int
+
+    def search(self, c: float) -> tuple[float, Array]:
+        """ℓ_p(c) by a search, and the others inside, where climbs at other c may start."""
+
+    def climb(self, c: float, starts: list[Array]) -> tuple[float, Array]:
+        """The highest point that climbs from `starts` reach."""
+
+    def show(self, c: Array) -> Array:
+        """c, in the units in which it is told."""
+
+    def hide(self, value: Array) -> Array:
+        """The c of what is told."""
+
+
+class ScaleSlices:
+    """Those of a scale coefficient of the model with one scale term.
 
     The column of the coefficient is made orthogonal to the other columns. This leaves the profile
     as it is, and makes the other coefficients change little with c.
@@ -230,33 +288,58 @@ class Curve:
         if self._rest.shape[1]:
             column = column - self._rest @ np.linalg.lstsq(self._rest, column, rcond=None)[0]
         self._column = column
-        self._spread = float(np.sqrt(np.mean(column**2)))
+        self.label, self.others = design.scale.names[j], self._rest.shape[1]
+        self.spread = float(np.sqrt(np.mean(column**2)))
+        self.highest = float(np.nanmax([fit.loglik, fit.rival_loglik]))
+        self.estimate, self.variance = float(fit.alpha[j]), float(fit.vcov_scale[j, j])
+
+    def search(self, c: float) -> tuple[float, Array]:
+        """ℓ_p(c) by a search of its own."""
+        search = Search(*self._data, self._rest, self._method, offset=self._column * c)
+        best = max([search.best, *([search.rival] if search.rival else [])], key=lambda p: p.value)
+        return best.value, best.alpha if best.limit is None else search.stop
+
+    def climb(self, c: float, starts: list[Array]) -> tuple[float, Array]:
+        """The highest point that climbs from `starts` reach."""
+        surface = Surface(*self._data, self._rest, self._method, offset=self._column * c)
+        best = max(surface.climb(starts), key=lambda point: point.value)
+        return best.value, best.alpha
+
+    def show(self, c: Array) -> Array:
+        """The coefficient as it is."""
+        return c
+
+    def hide(self, value: Array) -> Array:
+        """The coefficient as it is."""
+        return value
+
+
+class Curve:
+    """ℓ_p(c), and all the points at which it is known."""
+
+    def __init__(self, slices: Slices) -> None:
+        self._slices = slices
         self._known: dict[float, tuple[float, Array]] = {}
-        self._highest = float(np.nanmax([fit.loglik, fit.rival_loglik]))
-        estimate, variance = fit.alpha[j], fit.vcov_scale[j, j]
-        self._estimate = float(estimate)
-        self._centre = float(estimate) if math.isfinite(estimate) else 0.0
-        se = math.sqrt(variance) if variance > 0 else math.inf
-        self._step = min(0.5 * se, 1.0 / self._spread)
+        self._estimate = slices.estimate
+        self._centre = slices.estimate if math.isfinite(slices.estimate) else 0.0
+        se = math.sqrt(slices.variance) if slices.variance > 0 else math.inf
+        self._step = min(0.5 * se, 1.0 / slices.spread)
 
     @property
     def maximum(self) -> float:
         """The highest log-likelihood that is known."""
-        return max(self._highest, *(value for value, _ in self._known.values()))
+        return max(self._slices.highest, *(value for value, _ in self._known.values()))
 
     @cached_property
     def _far(self) -> float:
-        return _FAR / self._spread
+        return _FAR / self._slices.spread
 
     def search(self, c: float) -> float:
         """ℓ_p(c) by a search of its own."""
-        if not self._rest.shape[1]:
+        if not self._slices.others:
             return self._climb(c, [])
-        search = Search(*self._data, self._rest, self._method, offset=self._column * c)
-        best = max([search.best, *([search.rival] if search.rival else [])], key=lambda p: p.value)
-        inside = best.alpha if best.limit is None else search.stop
-        self._known[c] = (best.value, inside)
-        return best.value
+        self._known[c] = self._slices.search(c)
+        return self._known[c][0]
 
     def climb(self, c: float) -> float:
         """ℓ_p(c), climbed from the nearest known points on both sides."""
@@ -272,11 +355,8 @@ class Curve:
         return self._climb(c, starts)
 
     def _climb(self, c: float, starts: list[Array]) -> float:
-        surface = Surface(*self._data, self._rest, self._method, offset=self._column * c)
-        found = surface.climb(starts or [np.zeros(0)])
-        best = max(found, key=lambda point: point.value)
-        self._known[c] = (best.value, best.alpha)
-        return best.value
+        self._known[c] = self._slices.climb(c, starts or [np.zeros(self._slices.others)])
+        return self._known[c][0]
 
     def explore(self) -> None:
         """From the centre out in doubling steps, on both sides, until the profile is flat."""
@@ -337,7 +417,9 @@ class Curve:
             for bound, side in ((lower, -1), (upper, 1))
         ]
         margin = 0.25 * (ends[1] - ends[0])
-        return np.linspace(ends[0] - margin, ends[1] + margin, points)
+        reach = np.array([ends[0] - margin, ends[1] + margin])
+        first, last = map(float, self._slices.show(reach))
+        return self._slices.hide(np.linspace(first, last, points))
 
     def _flat_from(self, side: int) -> float:
         """Where the profile comes within 0.01 of what it is at the end of this side."""

@@ -33,7 +33,7 @@ def covariance(alpha, terms, V):
         h = term.correlations
         R = np.eye(s)
         if h:
-            kind = COMPOUND if term.correlation == "compound" else UNSTRUCTURED
+            kind = COMPOUND if term.correlation == "compound_symmetric" else UNSTRUCTURED
             pairs = s * (s - 1) // 2
             rho = np.empty(pairs)
             rest = np.empty((pairs, h)), np.empty((pairs, h, h)), np.empty((s, s))
@@ -88,7 +88,9 @@ def problems(draw):
             ScaleTerm(outer, rng.normal(size=(4, 2, q)), np.c_[np.ones(n), slope], "unstructured"),
         ),
         "outcomes": (
-            ScaleTerm(outer, rng.normal(size=(4, 3, q)), np.eye(3)[np.arange(n) % 3], "compound"),
+            ScaleTerm(
+                outer, rng.normal(size=(4, 3, q)), np.eye(3)[np.arange(n) % 3], "compound_symmetric"
+            ),
         ),
     }
     terms = choices[draw(st.sampled_from(list(choices)))]

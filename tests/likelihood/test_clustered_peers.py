@@ -70,8 +70,8 @@ CASES = {
     "gums_UN": gums("unstructured"),
     "gums_UN_year": gums("unstructured", year=True),
     "gums_DIAG": gums("none"),
-    "gums_CS": gums("compound", common=True),
-    "gums_HCS": gums("compound"),
+    "gums_CS": gums("compound_symmetric", common=True),
+    "gums_HCS": gums("compound_symmetric"),
 }
 
 

@@ -78,6 +78,74 @@ fit_metafor <- function() {
   )
 }
 
+# metafor: what is asked of a fit ------------------------------------------------------------------------
+
+# Profiles are refits with a component held; their limits are the roots that confint finds of these.
+tight <- list(optimizer = "nlminb", rel.tol = 1e-12, eval.max = 5000, iter.max = 5000)
+describe_interval <- function(fit, which) {
+  args <- c(list(fit, control = list(tol = 1e-8)), which)
+  as.numeric(do.call(confint, args)$random[1, ])
+}
+describe_profile <- function(fit, which, xlim) {
+  args <- c(list(fit, xlim = xlim, steps = 7, plot = FALSE, progbar = FALSE), which)
+  found <- suppressWarnings(do.call(profile, args))
+  list(value = found[[1]], loglik = found[["ll"]])
+}
+describe_robust <- function(fit) {
+  list(vcov = matrix(as.numeric(fit$vb), nrow = fit$p), se = fit$se, df = as.numeric(fit$ddf), pval = fit$pval)
+}
+# `cluster` is looked up in the data, so that its name is put into the calls.
+describe_residuals <- function(fit, cluster) {
+  standard <- rstandard(fit)
+  list(
+    standard = list(resid = standard$resid, se = standard$se), hat = as.numeric(hatvalues(fit)),
+    CR1 = describe_robust(eval(bquote(robust(fit, cluster = .(as.name(cluster)))))),
+    CR2 = describe_robust(eval(bquote(robust(fit, cluster = .(as.name(cluster)), clubSandwich = TRUE))))
+  )
+}
+describe_deletion <- function(fit, cluster) {
+  student <- eval(bquote(rstudent(fit, cluster = .(as.name(cluster)), progbar = FALSE)))
+  cook <- eval(bquote(cooks.distance(fit, cluster = .(as.name(cluster)), progbar = FALSE)))
+  dfbs <- eval(bquote(dfbetas(fit, cluster = .(as.name(cluster)), progbar = FALSE)))
+  list(
+    cluster = names(cook), cook = as.numeric(cook), dfbetas = unname(as.matrix(dfbs)),
+    resid = student$obs$resid, se = student$obs$se, X2 = student$cluster$X2
+  )
+}
+fit_metafor_verbs <- function() {
+  schools <- read_dataset("konstantopoulos2011")
+  schools$decade <- (schools$year - 1990) / 10
+  crimes <- read_dataset("assink2016")
+  gums <- read_dataset("berkey1998")
+  V <- vcalc(vi = 1, cluster = trial, rvars = c(v1i, v2i), data = gums)
+  correlated <- vcalc(vi, cluster = study, obs = esid, data = crimes, rho = 0.6)
+  one <- rma.mv(yi, vi, random = ~ 1 | district / school, data = schools)
+  two <- rma.mv(yi, vi, mods = ~ decade, random = ~ 1 | district / school, data = schools, control = tight)
+  three <- rma.mv(yi, V, mods = ~ 0 + outcome, random = ~ outcome | trial, struct = "UN", data = gums)
+  four <- rma.mv(yi, correlated, random = ~ 1 | study / id, data = crimes, control = tight)
+  list(
+    schools = list(
+      interval = list(describe_interval(one, list(sigma2 = 1)), describe_interval(one, list(sigma2 = 2))),
+      profile = list(
+        describe_profile(one, list(sigma2 = 1), c(0.02, 0.3)), describe_profile(one, list(sigma2 = 2), c(0.01, 0.1))
+      )
+    ),
+    gums_UN = list(
+      interval = list(
+        describe_interval(three, list(tau2 = 1)), describe_interval(three, list(tau2 = 2)),
+        describe_interval(three, list(rho = 1))
+      ),
+      profile = list(
+        describe_profile(three, list(tau2 = 1), c(0.01, 0.2)), describe_profile(three, list(tau2 = 2), c(0.005, 0.1)),
+        describe_profile(three, list(rho = 1), c(-0.6, 0.9))
+      )
+    ),
+    schools_year = c(describe_residuals(two, "district"), describe_deletion(two, "district")),
+    gums = describe_residuals(three, "trial"),
+    crimes = c(describe_residuals(four, "study"), describe_deletion(four, "study"))
+  )
+}
+
 # nlme and glmmTMB, individual scores ------------------------------------------------------------------
 
 read_scores <- function() {
@@ -140,7 +208,9 @@ fit_glmmTMB <- function() {
 
 # ------------------------------------------------------------------------------------------------------
 
-sections <- list(metafor = fit_metafor, nlme = fit_nlme, glmmTMB = fit_glmmTMB, one_stage = fit_one_stage)
+sections <- list(
+  metafor = fit_metafor, metafor_verbs = fit_metafor_verbs, nlme = fit_nlme, glmmTMB = fit_glmmTMB, one_stage = fit_one_stage
+)
 asked <- commandArgs(trailingOnly = TRUE)
 if (length(asked) == 0) asked <- names(sections)
 as_json <- function(x) as.character(toJSON(x, digits = I(15), na = "null", null = "null"))

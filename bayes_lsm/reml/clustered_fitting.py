@@ -1,0 +1,225 @@
+"""Fitting a model with several scale terms by REML or ML: the estimate, and the warnings."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
+from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError
+from bayes_lsm.likelihood.correlation_matrices import correlation_matrices
+from bayes_lsm.likelihood.independent import Method
+from bayes_lsm.reml.clustered_fit import ClusteredFit, ClusteredTest, TermEstimate
+from bayes_lsm.reml.clustered_terms import size_of
+from bayes_lsm.reml.divergence import Cone, Divergence
+
+if TYPE_CHECKING:
+    from bayes_lsm.reml.clustered_search import Spot
+
+Array = npt.NDArray[np.float64]
+
+# Information on a combination of ln τ² (SE 10,000) below which there is none.
+_NO_INFORMATION = 1e-8
+
+
+def fit_clustered(
+    design: ClusteredDesign, *, method: Method = "REML", test: ClusteredTest = "z"
+) -> ClusteredFit:
+    """Fit a model with several scale terms by restricted or ordinary maximum likelihood.
+
+    Parameters
+    ----------
+    design : ClusteredDesign
+    method : {"REML", "ML"}, default "REML"
+    test : {"z", "t"}, default "z"
+
+    Returns
+    -------
+    ClusteredFit
+
+    Warns
+    -----
+    DivergentScaleWarning
+        When a scale term, or part of it, has no variance at the maximum.
+    ConvergenceWarning
+        When the optimiser stopped early.
+
+    Examples
+    --------
+    >>> from bayes_lsm.clustered_design import build_clustered_design
+    >>> from bayes_lsm.datasets import load_dataset
+    >>> from bayes_lsm.specification import Specification
+    >>> spec = Specification(
+    ...     "yi ~ 1", "vi", scale={"district": "~ 1", "district/school": "~ 1"})
+    >>> design = build_clustered_design(spec, load_dataset("konstantopoulos2011"))
+    >>> fit_clustered(design).components.round(4)
+                       tau2     tau  groups
+    component
+    district         0.0651  0.2551      11
+    district/school  0.0327  0.1809      56
+
+    References
+    ----------
+    Konstantopoulos, S. (2011). Fixed effects and variance components estimation in three-level
+    meta-analysis. Research Synthesis Methods, 2(1), 61-76. doi:10.1002/jrsm.35
+    """
+    from bayes_lsm.reml.clustered_search import ClusteredSearch  # loads numba
+
+    if test not in ("z", "t"):
+        raise FitError(f"test must be 'z' or 't' with several scale terms, got {test!r}")
+    search = ClusteredSearch(design, method)
+    best, rival = search.best, search.rival
+    if not math.isfinite(best.value):
+        raise FitError(
+            "the likelihood cannot be computed at any starting value; check that no group of rows "
+            "has equal effects and no variance"
+        )
+    covariance = _covariance(best.ascent.at.hessian)
+    found = [_estimate(term, t, best, covariance) for t, term in enumerate(design.terms)]
+    terms = {each.term.name: each for each in found}
+    fit = ClusteredFit(
+        design=design,
+        method=method,
+        beta=best.ascent.at.beta,
+        vcov_location=best.ascent.at.covariance,
+        terms=terms,
+        vcov_scale=_together(found, best, covariance),
+        loglik=best.value,
+        log_det_XX=best.data.log_det_XX,
+        converged=best.ascent.converged,
+        test=test,
+        rival=None if rival is None else _coefficients(design, rival),
+        rival_loglik=math.nan if rival is None else rival.value,
+    )
+    _warn(fit)
+    return fit
+
+
+def _covariance(hessian: Array) -> Array:
+    """The inverse of −H; nan for coefficients without information."""
+    values, vectors = np.linalg.eigh(-hessian)
+    informed = values > _NO_INFORMATION
+    inverse = (vectors[:, informed] / values[informed]) @ vectors[:, informed].T
+    lost = np.any(np.abs(vectors[:, ~informed]) > 1e-6, axis=1)
+    inverse[lost, :] = inverse[:, lost] = np.nan
+    return np.asarray(inverse)
+
+
+def _estimate(term: ScaleTerm, t: int, best: Spot, covariance: Array) -> TermEstimate:
+    """One term's share of the maximum; ±inf or nan for what a limit took."""
+    left = best.remaining[t]
+    alpha, kappa = best.coefficients[t]
+    first = int(best.data.starts[t])
+    here = np.arange(first, first + len(alpha))
+    there = np.arange(first + len(alpha), first + len(alpha) + len(kappa))
+    q = len(term.names)
+    full, vcov = np.full(q, np.nan), np.full((q, q), np.nan)
+    kept = list(left.kept)
+    full[kept] = alpha
+    vcov[np.ix_(kept, kept)] = covariance[np.ix_(here, here)]
+    divergence = None
+    if left.zero.any():
+        Z = term.table
+        signs, direction = Cone(Z).signs(left.zero.reshape(-1))
+        for j, sign in signs.items():
+            full[j] = sign
+        infinite = ~np.isfinite(full)
+        vcov[infinite, :] = vcov[:, infinite] = np.nan
+        one, many = _units(term)
+        divergence = Divergence(
+            terms={term.names[j]: sign for j, sign in signs.items()},
+            direction=dict(zip(term.names, map(float, direction), strict=True)),
+            studies=tuple(_gone(term, left.zero)),
+            everywhere=bool(left.zero[term.used].all()),
+            one=one,
+            many=many,
+        )
+    return TermEstimate(
+        term=term,
+        alpha=full,
+        vcov=vcov,
+        tau2=best.tau2[t],
+        kappa=kappa,
+        vcov_kappa=covariance[np.ix_(there, there)],
+        correlation=_correlation_matrix(term, left.effects, kappa),
+        divergence=divergence,
+    )
+
+
+def _units(term: ScaleTerm) -> tuple[str, str]:
+    """What a group of a term, or an effect of it, is called, and several of them."""
+    if term.grouping.is_residual:
+        return "row", "rows"
+    if len(term.effects) > 1:
+        return f"effect of {term.name!r}", f"effects of {term.name!r}"
+    return f"group of {term.name!r}", f"groups of {term.name!r}"
+
+
+def _gone(term: ScaleTerm, zero: npt.NDArray[np.bool_]) -> Iterator[str]:
+    """The names of the groups, or effects of groups, that have rows and no variance."""
+    for g, k in np.argwhere(zero & term.used):
+        several = len(term.effects) > 1
+        yield f"{term.groups[g]} ({term.effects[k]})" if several else term.groups[g]
+
+
+def _together(found: list[TermEstimate], best: Spot, covariance: Array) -> Array:
+    """The covariance of the coefficients and κ of all terms, in the order of the terms."""
+    places: list[int] = []
+    for t, (each, left) in enumerate(zip(found, best.remaining, strict=True)):
+        first, q = int(best.data.starts[t]), len(left.kept)
+        number = dict(zip(left.kept, range(first, first + q), strict=True))
+        places += [number.get(j, -1) for j in range(len(each.alpha))]
+        correlations = size_of(each.term) - len(each.alpha)
+        if len(each.kappa) == correlations:
+            places += [*range(first + q, first + q + correlations)]
+        else:  # those of fewer effects are others
+            places += [-1] * correlations
+    kept = np.array(places)
+    full = covariance[np.ix_(kept, kept)] if len(covariance) else np.full((len(kept),) * 2, np.nan)
+    infinite = [
+        ~np.isfinite(np.r_[each.alpha, np.zeros(size_of(each.term) - len(each.alpha))])
+        for each in found
+    ]
+    lost = (kept < 0) | np.concatenate(infinite)
+    full[lost, :] = full[:, lost] = np.nan
+    return full
+
+
+def _coefficients(design: ClusteredDesign, spot: Spot) -> dict[str, Array]:
+    """α of each term at a maximum; −inf, inf or nan for what a limit took."""
+    nothing = np.zeros((spot.data.q, spot.data.q))
+    return {
+        term.name: _estimate(term, t, spot, nothing).alpha for t, term in enumerate(design.terms)
+    }
+
+
+def _correlation_matrix(term: ScaleTerm, effects: tuple[int, ...], kappa: Array) -> Array:
+    """R (s, s) from κ; nan for effects without variance."""
+    s = len(term.effects)
+    if s == 1 or term.correlation == "none":
+        return np.eye(s)
+    R = correlation_matrices(kappa[None], len(effects), term.correlation)[0]
+    full = np.full((s, s), np.nan)
+    full[np.ix_(effects, effects)] = R
+    np.fill_diagonal(full, 1.0)
+    return full
+
+
+def _warn(fit: ClusteredFit) -> None:
+    for name, each in fit.divergent.items():
+        warnings.warn(
+            f"{name}: {each}. Leave the term out of the scale part, or merge groups.",
+            DivergentScaleWarning,
+            stacklevel=3,
+        )
+    if not fit.converged:
+        warnings.warn(
+            "the optimiser did not converge; simplify the scale formulas",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
