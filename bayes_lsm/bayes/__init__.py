@@ -11,8 +11,9 @@ inside the functions that need them.
 
 What is asked of a fit: `prediction`, `probability`, `effects`, `heterogeneity` and `contrasts`, the
 verbs of the REML room; `evidence` (Bayes factors) and `savage_dickey`; `loo` (leave-one-study-out,
-K-fold, WAIC), by the exact refits of `refits`; `checks` (posterior predictive); and of a model with
-some of its terms left out (`submodels`), `averaging`.
+K-fold, WAIC), by the exact refits of `refits`; `checks` (posterior predictive); `sensitivity` (the
+same model under other priors); and of a model with some of its terms left out (`submodels`),
+`averaging`.
 """
 
 from bayes_lsm.bayes.averaging import ModelAverage, average_models
@@ -31,6 +32,7 @@ from bayes_lsm.bayes.prediction import Prediction, new_effects, predict, predict
 from bayes_lsm.bayes.prior_predictive import PriorPredictive, prior_predictive
 from bayes_lsm.bayes.probability import Probability, probability
 from bayes_lsm.bayes.savage_dickey import SavageDickey, savage_dickey
+from bayes_lsm.bayes.sensitivity import Sensitivity, sensitivity
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
 
 __all__ = [
@@ -50,6 +52,7 @@ __all__ = [
     "PriorPredictive",
     "Probability",
     "SavageDickey",
+    "Sensitivity",
     "average_models",
     "bayes_factor",
     "blup",
@@ -68,6 +71,7 @@ __all__ = [
     "prior_predictive",
     "probability",
     "savage_dickey",
+    "sensitivity",
     "tau_contrasts",
     "tau_means",
     "tau_steps",

@@ -117,7 +117,7 @@ def draw_weighted(target: Target, draws: int, rng: np.random.Generator) -> tuple
     log_weights = target(phi) - mixture.logpdf(phi)
     smoothed, k = smooth_weights(log_weights)
     weights = np.exp(smoothed)
-    chosen = _resample(weights, draws, rng)
+    chosen = resample(weights, draws, rng)
     return phi[chosen], _importance(log_weights, weights, k, draws)
 
 
@@ -311,7 +311,7 @@ def _clustered(
     """Components around the centres of clusters of the weighted points."""
     from scipy.cluster.vq import kmeans2  # slow to import
 
-    drawn = points[_resample(weights, 500, rng)]
+    drawn = points[resample(weights, 500, rng)]
     spread = drawn.std(axis=0) + 1e-12
     centres, label = kmeans2(drawn / spread, _COMPONENTS, minit="++", seed=rng)
     counts = np.bincount(label, minlength=_COMPONENTS)
@@ -344,8 +344,8 @@ def _tempered(log_weights: Array, least: float = 0.1) -> Array:
     return np.asarray(weights / weights.sum())
 
 
-def _resample(weights: Array, size: int, rng: np.random.Generator) -> np.ndarray:
-    """Systematic resampling, in random order."""
+def resample(weights: Array, size: int, rng: np.random.Generator) -> np.ndarray:
+    """Systematic resampling by weights that sum to 1, in random order: which points (size,)."""
     steps = (np.arange(size) + rng.uniform()) / size
     chosen = np.searchsorted(np.cumsum(weights), steps * weights.sum())
     return rng.permutation(np.minimum(chosen, len(weights) - 1))

@@ -23,7 +23,7 @@ from bayes_lsm.bayes.student_collapsed import can_sample_student, sample_student
 from bayes_lsm.bayes.tree import build_datatree
 from bayes_lsm.design import Design
 from bayes_lsm.errors import ConvergenceWarning, FitError
-from bayes_lsm.priors import Priors
+from bayes_lsm.priors import PresetName, Priors
 from bayes_lsm.results import model_title
 from bayes_lsm.specification import Engine, TrueEffects
 from bayes_lsm.tables import Printable
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from bayes_lsm.bayes.prediction import Prediction
     from bayes_lsm.bayes.probability import Direction, Probability
     from bayes_lsm.bayes.savage_dickey import SavageDickey
+    from bayes_lsm.bayes.sensitivity import Sensitivity
     from bayes_lsm.bayes.weights import StudyWeights
     from bayes_lsm.contrasts import ContrastInterval, Measure, ScaleFunctions
 
@@ -273,6 +274,29 @@ class BayesFit(Printable):
         from bayes_lsm.bayes.checks import posterior_predictive_check
 
         return posterior_predictive_check(self, quantities=quantities, draws=draws, seed=seed)
+
+    def sensitivity(
+        self,
+        *,
+        factors: Sequence[float] | None = None,
+        presets: Sequence[PresetName] | None = None,
+        level: float = 0.95,
+        draws: int = 8000,
+        seed: int | None = None,
+        progress: bool = True,
+    ) -> Sensitivity:
+        """How far each coefficient is the prior's; see `bayes_lsm.bayes.sensitivity`."""
+        from bayes_lsm.bayes.sensitivity import sensitivity
+
+        return sensitivity(
+            self,
+            factors=factors,
+            presets=presets,
+            level=level,
+            draws=draws,
+            seed=seed,
+            progress=progress,
+        )
 
     def study_weights(self) -> StudyWeights:
         """How far Student-t study effects discount each study.

@@ -12,9 +12,9 @@ moderator), or τ or τ² of it, so `resolve` turns `Priors` and the design's ar
 ``theta[j]``; only under a shrinkage prior slopes share one.
 
 `family` says what a distribution is, `families` and `variances` have them, `shrinkage` the joint
-priors of many scale slopes, `rules` what the presets say and `informed` the published figures among
-it, `statement` the `Priors`, `presets` their names, `blocks` what the engines use, `elicitation`
-priors in words.
+priors of many scale slopes, `stretching` makes any prior wider; `rules` says what the presets are
+and `informed` has the published figures among it, `statement` the `Priors`, `presets` their names,
+`blocks` what the engines use, `elicitation` priors in words.
 """
 
 from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
@@ -35,6 +35,7 @@ from bayes_lsm.priors.presets import independent_normal, preset
 from bayes_lsm.priors.rules import Measure, PresetName, contrasts
 from bayes_lsm.priors.shrinkage import R2D2, Horseshoe, Shrinkage
 from bayes_lsm.priors.statement import EVERY_OTHER_TERM, Priors
+from bayes_lsm.priors.stretching import Stretched, stretch
 from bayes_lsm.priors.variances import (
     HalfCauchy,
     HalfNormal,
@@ -66,6 +67,7 @@ __all__ = [
     "Priors",
     "ResolvedPriors",
     "Shrinkage",
+    "Stretched",
     "StudentT",
     "Uniform",
     "around",
@@ -77,4 +79,5 @@ __all__ = [
     "preset",
     "resolve",
     "spread_to_tau",
+    "stretch",
 ]

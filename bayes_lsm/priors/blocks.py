@@ -28,12 +28,12 @@ class PriorBlock:
     contrasts : ndarray, shape (p, p)
         Row j is the linear function θ_j of the coefficients that ``priors[j]`` is a distribution
         of. The identity when every prior is on its raw coefficient.
-    priors : tuple of Prior or Shrinkage, length p
+    priors : tuple of Family or Shrinkage, length p
         A shrinkage prior is that of all θ_j together at whose places it stands.
     """
 
     contrasts: Array
-    priors: tuple[Prior | Shrinkage, ...]
+    priors: tuple[Family | Shrinkage, ...]
 
     @property
     def is_raw(self) -> bool:

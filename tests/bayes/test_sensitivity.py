@@ -1,0 +1,350 @@
+"""Prior sensitivity against closed forms, grids, ArviZ, and data whose answer is known."""
+
+import math
+
+import arviz as az
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.integrate import quad
+from scipy.optimize import brentq
+from scipy.special import ndtri
+from scipy.stats import cauchy, norm
+
+import bayes_lsm as lsm
+from bayes_lsm.bayes import ClusteredBayesFit, sensitivity
+from bayes_lsm.bayes.graph import resolve_priors
+from bayes_lsm.bayes.pareto import smooth_weights
+from bayes_lsm.bayes.sensitivity_priors import other_families
+from bayes_lsm.bayes.sensitivity_refits import (
+    find_coefficients,
+    make_refitter,
+    overlap,
+    stretched,
+)
+from bayes_lsm.bayes.sensitivity_verdicts import judge, tipping_point
+from bayes_lsm.priors import Cauchy, Horseshoe, Normal, Priors
+
+from .fits import grid_of
+
+FEW = {"factors": (0.5, 2), "presets": (), "progress": False}
+LOG_TAU2 = math.log(0.1)
+
+
+def _pinned(mean, sd):
+    """A random-effects model of the BCG trials whose τ² is all but known, so that μ is normal.
+
+    The fit, and the precision and mean that the data alone give μ.
+    """
+    prior = Priors(
+        location={"intrcpt": Normal(mean, sd)}, scale={"intrcpt": Normal(LOG_TAU2, 1e-3)}
+    )
+    model = lsm.LocationScaleModel("yi ~ 1", variance="vi", data=lsm.load_dataset("bcg"))
+    weight = 1 / (model.design.v + 0.1)
+    fit = model.fit_bayes(prior=prior, draws=1000, seed=1)
+    return fit, weight.sum(), weight @ model.design.y / weight.sum()
+
+
+@pytest.fixture(scope="module")
+def slides(continent):
+    return sensitivity(continent.fit_bayes(prior="slides", seed=1), **FEW)
+
+
+@pytest.fixture(scope="module")
+def weak(continent):
+    return sensitivity(continent.fit_bayes(prior="weakly_informative", seed=1), **FEW)
+
+
+def test_share_and_contraction_of_a_normal_posterior_are_in_closed_form():
+    fit, information, _ = _pinned(0.0, 0.2)
+    found = sensitivity(fit, draws=40_000, **FEW).table.loc["location", "intrcpt"]
+    sd = {f: (1 / (0.2 * f) ** 2 + information) ** -0.5 for f in (0.5, 1, 2)}
+    # 40,000 draws: a quantile's error is 1.3% of the SD, an interval's 0.5% of its length.
+    assert found["share"] == pytest.approx(math.log(sd[2] / sd[0.5]) / math.log(4), abs=0.02)
+    assert found["contraction"] == pytest.approx(1 - (sd[1] / 0.2) ** 2, abs=0.03)
+
+
+def test_tipping_point_of_a_normal_posterior_is_in_closed_form():
+    fit, information, effect = _pinned(0.0, 0.3)
+
+    def upper(log_factor, z):
+        precision = math.exp(-2 * log_factor) / 0.09 + information
+        return effect * information / precision + z / math.sqrt(precision)
+
+    found = sensitivity(fit, draws=40_000, presets=(), progress=False)
+    tip = found.tipping.loc["location", "intrcpt"]
+    assert tip["conclusion"] == "< 0"
+    for column, probability in (("narrower", 0.975), ("p_narrower", 0.95)):
+        exact = math.exp(brentq(upper, math.log(1e-3), 0.0, args=(ndtri(probability),)))
+        # A straight line between factors that differ by 2.
+        assert tip[column] == pytest.approx(exact, rel=0.1)
+    assert math.isnan(tip["wider"])
+    assert f"narrower by a factor of {1 / tip['narrower']:.2g}" in str(found).replace("\n  ", " ")
+
+
+def test_tipping_points_of_curves_made_by_hand():
+    factors = np.array([0.25, 0.5, 1.0, 2.0, 4.0])
+    lower = np.array([0.3, 0.2, 0.1, -0.1, -0.5])
+    tip = tipping_point(factors, lower, lower + 1, np.full(5, 0.99), draws=1000)
+    assert tip["conclusion"] == "> 0"
+    assert math.isnan(tip["narrower"])
+    assert tip["wider"] == pytest.approx(math.sqrt(2))
+    assert math.isnan(tip["p_wider"])
+    # The other sign: the mirror image.
+    mirrored = tipping_point(factors, -lower - 1, -lower, np.full(5, 0.01), draws=1000)
+    assert mirrored["conclusion"] == "< 0"
+    assert mirrored["wider"] == pytest.approx(math.sqrt(2))
+    # Undecided, until the prior is narrow.
+    tip = tipping_point(factors, lower - 0.15, lower + 1, np.full(5, 0.9), draws=1000)
+    assert tip["conclusion"] == "open"
+    assert tip["narrower"] == pytest.approx(2**-0.5)
+
+
+def test_overlap_of_two_normals_is_in_closed_form():
+    rng = np.random.default_rng(2)
+    first, second = rng.normal(size=40_000), rng.normal(1.0, 1.0, 40_000)
+    # 2 Φ(−½); bins of a sixtieth leave 0.002 out, counting errors are of that size too.
+    assert overlap(first, second) == pytest.approx(2 * norm.cdf(-0.5), abs=0.01)
+    assert overlap(first, first) == pytest.approx(1.0)
+    assert overlap(first, first + 20) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_power_scaling_is_that_of_arviz(continent):
+    fit = continent.fit_bayes(draws=4000, seed=1)
+    found = sensitivity(fit, draws=4000, **FEW).table
+    tree = fit.posterior
+    for column, group in (("prior_sens", "prior"), ("lik_sens", "likelihood")):
+        theirs = az.psense(tree, group=group)
+        values = np.r_[theirs["location"].to_numpy(), theirs["scale"].to_numpy()]
+        assert found[column].to_numpy() == pytest.approx(values, rel=1e-6)
+
+
+def _distance(first, second):
+    """Square root of the relative cumulative Jensen-Shannon distance of two rows of shares."""
+    a, b = np.cumsum(first), np.cumsum(second)
+    inside = (a > 1e-12) & (b > 1e-12)
+    a, b = a[inside], b[inside]
+    middle = np.log2((a + b) / 2)
+    parts = [np.sum(c * (np.log2(c) - middle)) for c in (a, b)]
+    return math.sqrt(sum(parts) / (a.sum() + b.sum()))
+
+
+def test_power_scaling_of_a_half_flat_posterior_is_that_of_a_grid():
+    """Studies that agree: the likelihood of ln τ² is flat below."""
+    data = pd.DataFrame({"yi": [0.1, 0.2, -0.1, 0.0, 0.15], "vi": [0.1, 0.2, 0.1, 0.05, 0.1]})
+    prior = lsm.priors.independent_normal(location=1, scale=4)
+    model = lsm.LocationScaleModel("yi ~ 1", variance="vi", data=data, priors=prior)
+    fit = model.fit_bayes(draws=20_000, seed=5)
+    grid = grid_of(tuple(data["yi"]), tuple(data["vi"]), prior_sd=(1, 4))
+    # The distance is relative to an integral over the range of the draws.
+    drawn = fit.draws.flat_scale
+    inside = (grid.log_tau2[0] > drawn.min()) & (grid.log_tau2[0] < drawn.max())
+    own = grid.weight.sum(axis=0)[inside]
+    log_prior = norm.logpdf(grid.mu, 0, 1) + norm.logpdf(grid.log_tau2, 0, 4)
+    exact = []
+    for power in (0.99, 1.01):
+        weight = grid.weight * np.exp((power - 1) * log_prior)
+        scaled = weight.sum(axis=0)[inside] / weight.sum()
+        either_side = max(_distance(own, scaled), _distance(own[::-1], scaled[::-1]))
+        exact.append(either_side / abs(math.log2(power)))
+    found = sensitivity(fit, draws=20_000, **FEW).table.loc[("scale", "intrcpt"), "prior_sens"]
+    # 20,000 draws, worth some 10,000, know the distance to a few per cent.
+    assert found == pytest.approx(np.mean(exact), rel=0.1)
+
+
+def test_exact_refits_and_reweighted_draws_agree(continent):
+    """The prior to the power 0.81: refitted, and by weights on the draws of the half-flat model."""
+    fit = continent.fit_bayes(prior="slides", draws=20_000, seed=1)
+    priors = resolve_priors(fit.design, fit.priors)
+    refit = make_refitter(fit.design, fit.priors, priors, draws=20_000, seed=1)
+    base = refit(priors)
+    exact = refit(stretched(priors, find_coefficients(fit.design), 1 / 0.9)).values
+    log_weights, k = smooth_weights((0.81 - 1) * refit.log_densities(base)[0])
+    assert k < 0.7
+    weights = np.exp(log_weights)
+    order = np.argsort(base.values, axis=0)
+    half = [
+        base.values[column[np.searchsorted(np.cumsum(weights[column]), 0.5)], j]
+        for j, column in enumerate(order.T)
+    ]
+    # A median's error is 1.25 SD/√ESS in either; four of them, with an ESS of 5000.
+    error = 4 * 1.25 * math.sqrt(2 / 5000) * exact.std(axis=0)
+    assert (np.abs(np.median(exact, axis=0) - half) < error).all()
+
+
+def test_the_divergent_coefficient_is_the_priors_and_weeks_is_not(slides, weak):
+    for found in (slides, weak):
+        assert found.verdicts["scale", "continentOther"] == "prior-dominated"
+        assert found.verdicts["location", "I(weeks - 40)"] == "data-driven"
+        assert found.verdicts["scale", "I(weeks - 40)"] == "prior-informed"
+        assert (found.verdicts.loc["location"] == "data-driven").all()
+    # A contraction of 0.6 looks as if something had been learned.
+    assert slides.table.loc[("scale", "continentOther"), "contraction"] > 0.5
+    assert slides.table.loc[("scale", "continentOther"), "share"] > 0.8
+
+
+def test_many_studies_are_stronger_than_any_prior():
+    rng = np.random.default_rng(8)
+    data = pd.DataFrame({"vi": rng.uniform(0.01, 0.05, 400), "x": rng.normal(size=400)})
+    tau2 = np.exp(-2 + 0.5 * data["x"])
+    data["yi"] = rng.normal(0.3 + 0.1 * data["x"], np.sqrt(data["vi"] + tau2))
+    model = lsm.LocationScaleModel("yi ~ x", scale="~ x", variance="vi", data=data)
+    found = sensitivity(model.fit_bayes(seed=1), **FEW)
+    assert (found.verdicts == "data-driven").all(), found.table
+
+
+def test_a_coefficient_without_information_is_the_priors():
+    """So imprecise are the studies of the second group that nothing is known of their τ."""
+    rng = np.random.default_rng(5)
+    second = np.arange(300) % 4 == 0
+    data = pd.DataFrame({"b": 1.0 * second, "vi": np.where(second, 1e4, 0.02)})
+    data["yi"] = rng.normal(0.3, np.sqrt(data["vi"] + 0.1))
+    model = lsm.LocationScaleModel("yi ~ 1", scale="~ b", variance="vi", data=data)
+    prior = lsm.priors.independent_normal(location=2, scale=2)
+    found = sensitivity(model.fit_bayes(prior=prior, seed=1), **FEW)
+    row = found.table.loc["scale", "b"]
+    assert row["verdict"] == "prior-dominated"
+    # Nothing is learned, so everything passes through; errors as of quantiles of 8000 draws.
+    assert row["share"] == pytest.approx(1.0, abs=0.06)
+    assert row["contraction"] == pytest.approx(0.0, abs=0.06)
+    assert row["overlap"] > 0.95
+    assert found.verdicts["location", "intrcpt"] == "data-driven"
+    assert found.verdicts["scale", "intrcpt"] == "data-driven"
+
+
+def test_each_threshold_decides():
+    clear = {"share": 0.05, "together": 0.1, "moved": 0.1, "prior_sens": 0.01}
+    assert judge(clear) == "data-driven"
+    for name, value in (("share", 0.1), ("together", -0.25), ("moved", 0.5), ("prior_sens", 0.05)):
+        assert judge(clear | {name: value}) == "prior-informed"
+        assert judge(clear | {name: math.nan}) == "prior-informed"
+    assert judge(clear | {"share": 0.5}) == "prior-dominated"
+
+
+def test_curves_and_presets_are_fits_under_those_priors(continent):
+    options = {"draws": 1000, "seed": 4}
+    fit = continent.fit_bayes(prior="slides", **options)
+    found = sensitivity(
+        fit,
+        presets=("weakly_informative", "robma", "blsmeta"),
+        factors=(4,),
+        progress=False,
+        **options,
+    )
+    columns = ["median", "ci_lb", "ci_ub"]
+    for name in ("weakly_informative", "blsmeta"):
+        own = continent.fit_bayes(prior=name, **options).summary()[columns]
+        pd.testing.assert_frame_equal(found.presets.loc[name, columns], own)
+    assert "needs the effect measure" in found.skipped["robma"]
+    assert "preset 'robma' left out" in str(found)
+    wider = fit.priors.with_terms(scale={"continentOther": Normal(0, 28)})
+    own = continent.fit_bayes(prior=wider, **options).summary()
+    curve = found.widths.loc[("own", "scale", "continentOther", 4.0)]
+    assert curve[columns].tolist() == pytest.approx(
+        own.loc[("scale", "continentOther"), columns].tolist()
+    )
+    all_wider = lsm.priors.independent_normal(location=400, scale=28)
+    own = continent.fit_bayes(prior=all_wider, **options).summary()
+    curve = found.widths.xs("together").xs(4.0, level="factor")
+    pd.testing.assert_frame_equal(curve[columns], own[columns])
+
+
+def test_priors_of_tau_are_those_of_prior_predictions(continent):
+    fit = continent.fit_bayes(prior="weakly_informative", draws=1000, seed=4)
+    found = sensitivity(fit, factors=(), presets=("blsmeta",), draws=1000, progress=False).tau
+    said = continent.prior_predictive(prior="blsmeta", draws=40_000, seed=9).tau
+    ours = np.log(found.loc["blsmeta", ["prior_median", "prior_ci_lb", "prior_ci_ub"]])
+    theirs = np.log(said[["50%", "2.5%", "97.5%"]])
+    # ln τ has an SD of 1 to 5; the ends of 20,000 and 40,000 draws differ by 2% of it.
+    assert np.abs(ours.to_numpy() - theirs.to_numpy()).max() < 0.4
+    after = np.log(found.loc["as fitted", "median"].to_numpy()) * 2
+    assert after == pytest.approx(np.log(fit.tau2), abs=1e-6)
+
+
+def test_other_families_have_the_same_middle(continent):
+    design = continent.design
+    priors = resolve_priors(design, lsm.priors.preset("weakly_informative"))
+    found = {each.name: each.priors for each in other_families(design, priors)}
+    assert "location: normal" not in found
+    assert "scale slopes: normal" not in found
+    assert "τ: half-normal" not in found
+    quartiles = [0.25, 0.5, 0.75]
+    for name in ("location: Laplace", "scale slopes: Cauchy", "scale slopes: Student t (3 df)"):
+        part = "location" if name.startswith("location") else "scale"
+        for own, other in zip(
+            getattr(priors, part).priors[1:], getattr(found[name], part).priors[1:], strict=True
+        ):
+            assert type(other) is not type(own)
+            assert other.quantile(quartiles) == pytest.approx(own.quantile(quartiles), abs=1e-9)
+    level = priors.scale.priors[0]
+    for name in ("τ: half-Cauchy", "τ: half-t (3 df)", "τ: log-normal"):
+        assert found[name].scale.priors[0].quantile(0.5) == pytest.approx(level.quantile(0.5))
+        assert found[name].scale.priors[1:] == priors.scale.priors[1:]
+    # On ln τ², twice the τ is ln 4 more.
+    twice = found["τ: twice as large"].scale.priors[0]
+    assert twice.quantile(quartiles) == pytest.approx(level.quantile(quartiles) + math.log(4))
+
+
+def test_another_family_of_the_location_prior_by_weights_is_that_of_quadrature():
+    fit, information, effect = _pinned(0.0, 0.5)
+    found = sensitivity(fit, draws=40_000, **FEW)
+    family = Cauchy(0, 0.5 * ndtri(0.75))
+
+    def density(mu):
+        return cauchy.pdf(mu, scale=family.scale) * norm.pdf(mu, effect, information**-0.5)
+
+    total, _ = quad(density, -3, 2)
+    mean = quad(lambda mu: mu * density(mu), -3, 2)[0] / total
+    row = found.families.loc[("location: Cauchy", "location", "intrcpt")]
+    # The posterior is all but symmetric: its median is its mean to 1% of its SD.
+    assert row["median"] == pytest.approx(mean, abs=0.04 * information**-0.5)
+    assert row["trusted"]
+
+
+def test_a_fit_with_student_t_effects():
+    model = lsm.LocationScaleModel(
+        "yi ~ 1", variance="vi", data=lsm.load_dataset("bcg"), study_effects="student_t"
+    )
+    fit = model.fit_bayes(draws=1000, seed=1)
+    found = sensitivity(fit, draws=1000, **FEW)
+    assert found.verdicts["location", "intrcpt"] != "prior-dominated"
+    assert found.table.loc[("location", "intrcpt"), "median"] == pytest.approx(
+        fit.location.loc["intrcpt", "median"]
+    )
+    cauchy_row = found.families.loc[("location: Cauchy", "location", "intrcpt")]
+    assert cauchy_row["trusted"]  # refitted: here every family can be
+
+
+def test_the_same_seed_gives_the_same_result_in_silence(weak, continent, capsys):
+    again = continent.fit_bayes(prior="weakly_informative", seed=1).sensitivity(**FEW)
+    pd.testing.assert_frame_equal(again.table, weak.table)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_printed_table_says_the_verdicts_and_their_thresholds(slides):
+    text = " ".join(str(slides).split())
+    assert "scale[continentOther] is prior-dominated: its 95% interval" in text
+    assert "share ≥ 0.5" in text
+    assert "own scale" not in text  # every refit was good
+    assert "prior-dominated" in slides.to_html()
+    assert slides.to_dataframe().shape == (8, 12)
+
+
+def test_wrong_questions_are_refused(continent):
+    fit, _, _ = _pinned(0.0, 1.0)
+    for options, words in (
+        ({"factors": (0.0, 2)}, "factors must be finite and > 0"),
+        ({"draws": 10}, "draws must be a whole number of at least 100"),
+        ({"level": 1.0}, "level must be between 0 and 1"),
+    ):
+        with pytest.raises(lsm.FitError, match=words):
+            sensitivity(fit, progress=False, **options)
+    shrunk = Priors(scale_shrinkage=Horseshoe())
+    other = lsm.BayesFit(continent.design, shrunk, fit.draws, 1, fit.convergence, ())
+    with pytest.raises(lsm.FitError, match="NUTS is too slow"):
+        sensitivity(other, progress=False)
+    several = lsm.LocationScaleModel.from_file("konstantopoulos2011")
+    importance, beta = fit.draws.importance, np.zeros((100, 1))
+    clustered = ClusteredBayesFit(several.design, shrunk, beta, {}, importance, 1, ())
+    with pytest.raises(lsm.FitError, match="one scale term, got a ClusteredBayesFit"):
+        sensitivity(clustered)
