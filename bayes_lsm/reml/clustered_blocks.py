@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +65,7 @@ def loadings(design: ClusteredDesign) -> sparse.csr_array:
 
 def stack_covariances(tau2: Sequence[Array], correlations: Sequence[Array]) -> sparse.csr_array:
     """D (m, m) of the effects' variances (G, s) and correlation matrix (s, s) of each term."""
-    found = []
+    found: list[Any] = []
     for values, R in zip(tau2, correlations, strict=True):
         if values.shape[1] == 1:
             found.append(sparse.diags_array(values.ravel()))
