@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -44,6 +44,8 @@ from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.fit import BayesFit
+
+Varied = Literal["own", "together"]
 
 AS_FITTED = "as fitted"
 _FACTORS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -150,6 +152,22 @@ class Sensitivity(Printable):
             made,
             *self.fit.design.notes,
         )
+
+    def curve(self, part: str, term: str, *, varied: Varied = "own") -> pd.DataFrame:
+        """The rows of `widths` of one coefficient, by factor.
+
+        Raises
+        ------
+        FitError
+            When there is no such coefficient.
+        """
+        name = (varied, part, term)
+        places = [self.widths.index.get_level_values(level) for level in range(3)]
+        rows = np.logical_and.reduce([at == of for at, of in zip(places, name, strict=True)])
+        if not rows.any():
+            known = ", ".join(f"{of}[{each}]" for of, each in self.table.index)
+            raise FitError(f"there is no {varied} curve of {part}[{term}]; there are {known}")
+        return self.widths[rows].droplevel(["varied", "part", "term"])
 
     def to_dataframe(self) -> pd.DataFrame:
         """`table`, unrounded."""
