@@ -14,13 +14,14 @@ density); `reml` and `bayes`, the two ways to estimate; `compare`, which puts fi
 >>> fit.location["estimate"].round(3).to_list()
 [0.251, -0.029]
 
-`plots` draws results, and `cli` does the same from the command line. PyMC, ArviZ and matplotlib are
-imported only when a Bayesian fit or a figure needs them.
+`plots` draws results, `report` writes pages of them, and `cli` does the same from the command line.
+PyMC, ArviZ, matplotlib and Jinja2 are imported only when a Bayesian fit, a figure or a page needs
+them.
 """
 
 from importlib.metadata import version
 
-from bayes_lsm import plots, priors
+from bayes_lsm import plots, priors, report
 from bayes_lsm.bayes import (
     BayesFit,
     bayes_factor,
@@ -87,6 +88,7 @@ __all__ = [
     "load_dataset",
     "plots",
     "priors",
+    "report",
     "tau_contrasts",
     "tau_means",
     "tau_steps",

@@ -91,6 +91,11 @@ class Printable(ABC):
         return self.to_html()
 
 
+def printed(result: Printable, digits: int | None = None) -> tuple[pd.DataFrame, int]:
+    """What is printed of a result: its columns, unrounded, and how many decimals they get."""
+    return result._table(), result._digits if digits is None else digits
+
+
 def heading(part: str) -> str:
     """What stands above the coefficients of a part.
 
@@ -111,7 +116,7 @@ def format_cells(table: pd.DataFrame, *, digits: int) -> pd.DataFrame:
     2e-09 is not 0.
     """
     columns = [
-        [_format(str(_last(label)), value, digits) for value in table.iloc[:, j]]
+        [_format(str(last_label(label)), value, digits) for value in table.iloc[:, j]]
         for j, label in enumerate(table.columns)
     ]
     cells = pd.DataFrame(dict(enumerate(columns)), index=table.index, dtype=object)
@@ -135,7 +140,8 @@ def _format(column: str, value: object, digits: int) -> str:
     return f"{0.0 if size <= _NOISE else value:.{digits}f}"
 
 
-def _last(label: object) -> object:
+def last_label(label: object) -> object:
+    """The statistic that a column holds, without the fit that it is of."""
     return label[-1] if isinstance(label, tuple) else label
 
 
@@ -148,14 +154,14 @@ def format_table(table: pd.DataFrame, *, digits: int = 4) -> str:
 def text_table(table: pd.DataFrame, *, digits: int) -> str:
     """For a terminal: the parts below each other, a fit's name above its statistics."""
     cells = format_cells(table, digits=digits)
-    keys = [_key(key) for key in cells.index]
+    keys = [row_key(key) for key in cells.index]
     stubs = [max(len(key[i]) for key in keys) for i in range(1, len(keys[0]))]
     indent = "  " if any(key[0] for key in keys) else ""
     left = [indent + "  ".join(map(str.ljust, key[1:], stubs)) for key in keys]
     stub = len(left[0])
-    groups = _groups(table.columns)
+    groups = column_groups(table.columns)
     widths = [
-        max(len(str(_last(label))), *(len(cell) for cell in cells.iloc[:, j])) + 2
+        max(len(str(last_label(label))), *(len(cell) for cell in cells.iloc[:, j])) + 2
         for j, label in enumerate(table.columns)
     ]
     for name, members in groups:
@@ -163,7 +169,7 @@ def text_table(table: pd.DataFrame, *, digits: int) -> str:
     above = "".join(
         "  " + name.center(sum(widths[j] for j in members) - 2) for name, members in groups
     )
-    below = "".join(str(_last(c)).rjust(w) for c, w in zip(table.columns, widths, strict=True))
+    below = "".join(str(last_label(c)).rjust(w) for c, w in zip(table.columns, widths, strict=True))
     lines = [" " * stub + above] if any(name for name, _ in groups) else []
     lines += [" " * stub + below]
     part = ""
@@ -190,7 +196,7 @@ def html_table(result: Printable, *, digits: int) -> str:
 
     table = result._table()
     cells = format_cells(table, digits=digits)
-    keys = [_key(key) for key in cells.index]
+    keys = [row_key(key) for key in cells.index]
     frame = pd.DataFrame(
         {
             "part": [heading(key[0]) for key in keys],
@@ -202,7 +208,7 @@ def html_table(result: Printable, *, digits: int) -> str:
     if parts is None:
         frame = frame.drop(columns="part")
     keyed = [f"key{i}" for i in range(1, len(keys[0]))]
-    labels = {f"c{j}": html.escape(str(_last(c))) for j, c in enumerate(table.columns)}
+    labels = {f"c{j}": html.escape(str(last_label(c))) for j, c in enumerate(table.columns)}
     shown = (
         gt.GT(frame, groupname_col=parts, id=f"t{zlib.crc32(frame.to_csv().encode()):08x}")
         .tab_header(title=gt.html(html.escape(result.title)))
@@ -210,7 +216,7 @@ def html_table(result: Printable, *, digits: int) -> str:
         .cols_align("left", columns=keyed)
         .cols_align("right", columns=list(labels))
     )
-    for name, members in _groups(table.columns):
+    for name, members in column_groups(table.columns):
         if name:
             shown = shown.tab_spanner(
                 label=html.escape(name), columns=[f"c{j}" for j in members], id=f"fit{members[0]}"
@@ -224,7 +230,7 @@ def latex_table(result: Printable, *, digits: int) -> str:
     """A LaTeX table; its document needs ``\\usepackage{booktabs}``."""
     table = result._table()
     cells = format_cells(table, digits=digits)
-    keys = [_key(key) for key in cells.index]
+    keys = [row_key(key) for key in cells.index]
     stubs, width = len(keys[0]) - 1, len(keys[0]) - 1 + cells.shape[1]
     lines = [
         r"\begin{table}",
@@ -232,12 +238,12 @@ def latex_table(result: Printable, *, digits: int) -> str:
         rf"\begin{{tabular}}{{{'l' * stubs}{'r' * cells.shape[1]}}}",
         r"\toprule",
     ]
-    groups = _groups(table.columns)
+    groups = column_groups(table.columns)
     if any(name for name, _ in groups):
         names = [rf"\multicolumn{{{len(m)}}}{{c}}{{{_tex(name)}}}" for name, m in groups]
         rules = [rf"\cmidrule(lr){{{stubs + m[0] + 1}-{stubs + m[-1] + 1}}}" for _, m in groups]
         lines += [" & " * stubs + " & ".join(names) + r" \\", " ".join(rules)]
-    heads = [_tex(str(_last(label))) for label in table.columns]
+    heads = [_tex(str(last_label(label))) for label in table.columns]
     lines += [" & " * stubs + " & ".join(heads) + r" \\"]
     part = ""
     if not keys[0][0]:
@@ -279,12 +285,12 @@ def _tex_number(text: str) -> str:
     return text.replace("-", "$-$", 1) if text.startswith("-") else _tex(text)
 
 
-def _key(key: object) -> tuple[str, ...]:
+def row_key(key: object) -> tuple[str, ...]:
     """Part and names of a row; the part is empty where the index has one level only."""
     return tuple(map(str, key)) if isinstance(key, tuple) else ("", str(key))
 
 
-def _groups(columns: pd.Index) -> list[tuple[str, list[int]]]:
+def column_groups(columns: pd.Index) -> list[tuple[str, list[int]]]:
     """Neighbouring columns of one fit: its name and their positions."""
     found: list[tuple[str, list[int]]] = []
     for j, label in enumerate(columns):

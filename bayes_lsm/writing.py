@@ -57,13 +57,13 @@ def write(result: Printable, path: Path) -> None:
 
 
 def _csv(result: Printable) -> str:
-    return _flat(result.to_dataframe()).to_csv(index=False)
+    return flat_table(result.to_dataframe()).to_csv(index=False)
 
 
 def _json(result: Printable) -> str:
     rows = [
         {name: _plain(value) for name, value in row.items()}
-        for row in _flat(result.to_dataframe()).to_dict("records")
+        for row in flat_table(result.to_dataframe()).to_dict("records")
     ]
     content = {"title": result.title, "notes": list(result.notes), "coefficients": rows}
     return json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -73,8 +73,8 @@ def _html(result: Printable) -> str:
     return _PAGE.format(title=html.escape(result.title), body=result.to_html())
 
 
-def _flat(table: pd.DataFrame) -> pd.DataFrame:
-    """Index levels as columns, and one name a column: ``REML estimate``."""
+def flat_table(table: pd.DataFrame) -> pd.DataFrame:
+    """Index levels as columns, and one name a column (``REML estimate``): as csv files have it."""
     flat = table.copy()
     if table.columns.nlevels > 1:
         flat.columns = pd.Index([" ".join(map(str, column)) for column in table.columns])
