@@ -11,13 +11,17 @@ from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from bayes_lsm.bayes import BayesFit, ClusteredBayesFit
+from bayes_lsm.bayes import BayesFit, ClusteredBayesFit, sensitivity
+from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.compare import compare
 from bayes_lsm.datasets import describe_dataset, list_datasets
 from bayes_lsm.errors import BayesLsmError, BayesLsmWarning, FitError
 from bayes_lsm.model import LocationScaleModel
 from bayes_lsm.priors import PresetName
 from bayes_lsm.reml import Test
+from bayes_lsm.report import Page, write_page, write_tables
+from bayes_lsm.report.files import PAGE_ENDINGS
+from bayes_lsm.report.sensitivity import sensitivity_page
 from bayes_lsm.specification import Method, find_specification, list_models
 from bayes_lsm.tables import Printable
 from bayes_lsm.writing import check_paths, write
@@ -120,6 +124,49 @@ def fit_command(
     return OK if bayes.converged else NOT_CONVERGED
 
 
+@app.command(name="sensitivity")
+def sensitivity_command(
+    file: File,
+    /,
+    *,
+    prior: Preset = None,
+    draws: Annotated[int, Parameter(help="Posterior draws of each refit.")] = 8000,
+    seed: Seed = None,
+    tables: Annotated[
+        Path | None, Parameter(help="Write every table of the report into this folder, as .csv.")
+    ] = None,
+    digits: Digits = None,
+    output: Annotated[
+        list[Path] | None,
+        Parameter(
+            ("--output", "-o"),
+            negative=(),
+            help="Write to this file in place of the terminal: the report as .html or .md, its "
+            "main table as .csv, .json, .tex or .txt. May be given more than once.",
+        ),
+    ] = None,
+    quiet: Quiet = False,
+) -> int:
+    """How far each coefficient is the prior's: the same model under many other priors."""
+    outputs = _check(output, extra=(".md",))
+    model = LocationScaleModel.from_file(file)
+    if isinstance(model.design, ClusteredDesign):
+        raise FitError(
+            "sensitivity takes models with one scale term and independent effects, got "
+            f"{file!r} with {len(model.design.terms)} scale terms; compare fits under other priors "
+            "by --prior"
+        )
+    fit = model.fit_bayes(prior=prior, seed=seed, progress=not quiet)
+    found = sensitivity(fit, draws=draws, progress=not quiet)
+    pages = [path for path in outputs if path.suffix.lower() in PAGE_ENDINGS]
+    if pages or tables is not None:
+        _deliver_page(sensitivity_page(found), pages, tables=tables, quiet=quiet)
+    others = [path for path in outputs if path not in pages]
+    if others or not outputs:
+        _deliver(found, others, digits=digits, quiet=quiet)
+    return OK if fit.converged else NOT_CONVERGED
+
+
 @app.command(name="models")
 def models_command(name: Annotated[str | None, Parameter(help="Show this file.")] = None, /) -> int:
     """List the bundled model files, or show one (to begin a file of your own)."""
@@ -175,6 +222,15 @@ def _deliver(
         else:
             write(result, path)
         if not quiet:
+            print(f"written: {path}", file=sys.stderr)  # noqa: T201
+
+
+def _deliver_page(page: Page, paths: list[Path], *, tables: Path | None, quiet: bool) -> None:
+    """Write a report to the files, and its tables into the folder."""
+    written = [file for path in paths for file in write_page(page, path)]
+    written += [] if tables is None else write_tables(page, tables)
+    if not quiet:
+        for path in written:
             print(f"written: {path}", file=sys.stderr)  # noqa: T201
 
 

@@ -15,6 +15,7 @@ from bayes_lsm.plots.nulls import bootstrap_null, permutation_null
 from bayes_lsm.plots.profiles import profile, profiles
 from bayes_lsm.plots.residual import funnel, qq
 from bayes_lsm.plots.scale import heterogeneity
+from bayes_lsm.plots.sensitivity import sensitivity, under_priors
 
 __all__ = [
     "bootstrap_null",
@@ -30,4 +31,6 @@ __all__ = [
     "profile",
     "profiles",
     "qq",
+    "sensitivity",
+    "under_priors",
 ]
