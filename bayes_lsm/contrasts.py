@@ -318,6 +318,11 @@ def _compared(measure: Measure) -> str:
 def _check(fit: ScaleFit, measure: str) -> None:
     if measure not in POWER:
         raise FitError(f"measure must be 'tau2', 'tau' or 'log_tau2', got {measure!r}")
+    if not isinstance(fit.design, Design):
+        raise FitError(
+            "marginal means and ratios of τ² are for fits with one scale term, got one of several; "
+            "use wald_test(fit, contrast=...) on its scale coefficients"
+        )
     if fit.design.specification.link != "log":
         raise FitError(
             "marginal means and ratios are linear in α with link='log' alone; this fit has "

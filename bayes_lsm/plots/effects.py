@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtr
 
+from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
     BLUE,
@@ -33,6 +35,8 @@ from bayes_lsm.plots.reading import AnyFit, design_of, row_names
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from bayes_lsm.reml.clustered_fit import ClusteredFit
+
 Array = npt.NDArray[np.float64]
 Of = Literal["effect", "deviation"]
 
@@ -42,10 +46,11 @@ _SMALLEST_FONT = 4.0
 
 
 def caterpillar(
-    fit: AnyFit,
+    fit: AnyFit | ClusteredFit,
     *,
     ax: Axes | None = None,
-    of: Of = "effect",
+    of: Of | None = None,
+    grouping: str | None = None,
     observed: bool = True,
     level: float = 0.95,
     transform: Transform | None = None,
@@ -56,10 +61,13 @@ def caterpillar(
 
     Parameters
     ----------
-    fit : RemlFit or BayesFit
+    fit : RemlFit or BayesFit, or ClusteredFit
     ax : Axes, optional
-    of : {"effect", "deviation"}, default "effect"
-        θ_i = x_i'β + u_i, or u_i alone: how far a study is from the mean of its moderators.
+    of : {"effect", "deviation"}, optional
+        θ_i = x_i'β + u_i (the default), or u_i alone: how far a study is from the mean of its
+        moderators. The effects of groups are deviations.
+    grouping : str, optional
+        Of a fit of several scale terms: the one whose groups are shown.
     observed : bool, default True
         Show the observed effects (or their distance from that mean) as well: the way from one to
         the other is the shrinkage.
@@ -78,7 +86,7 @@ def caterpillar(
     Raises
     ------
     FitError
-        For an unknown `of`, or a fit with several scale terms.
+        For an unknown `of`, and an unknown `grouping`.
 
     Examples
     --------
@@ -89,27 +97,21 @@ def caterpillar(
     >>> len(ax.lines[0].get_xdata())
     13
     """
-    design = design_of(fit)
-    if of not in ("effect", "deviation"):
-        raise FitError(f"of must be 'effect' or 'deviation', got {of!r}")
-    table = fit.blup(level=level).table
-    names = ["estimate", "pi_lb", "pi_ub"] if of == "effect" else ["u", "u_pi_lb", "u_pi_ub"]
-    found = table[names].to_numpy()
-    mean = table["estimate"].to_numpy() - table["u"].to_numpy()
-    seen = design.y if of == "effect" else design.y - mean
-    order = np.argsort(found[:, 0], kind="stable")[::-1]
+    found = _true_effects(fit, of, grouping, level)
+    order = np.argsort(found.values[:, 0], kind="stable")[::-1]
     k = len(order)
     new = ax is None
     row = row_height(k)
-    ax = canvas(ax, size=(6.0, 1.0 + row * k), caution=design.caution)
+    ax = canvas(ax, size=(6.0, 1.0 + row * k), caution=fit.design.caution)
     inches = row if new else ax.get_window_extent().height / ax.figure.dpi / (k + 1)
     font = min(SIZE, 0.7 * 72 * inches)
     y = -np.arange(k, dtype=float)
-    values = shown(found[order], transform)
+    values = shown(found.values[order], transform)
     size = float(np.clip(0.35 * 72 * inches, 1.5, 5.0))
     ax.plot(values[:, 0], y, "o", color=BLUE, ms=size, zorder=3, label="true effect", gid="blup")
     ax.hlines(y, values[:, 1], values[:, 2], color=BLUE, lw=1.0, zorder=2)
-    if observed:
+    seen = found.seen if observed else None
+    if seen is not None:
         ax.plot(
             shown(seen[order], transform),
             y,
@@ -121,26 +123,71 @@ def caterpillar(
             label="observed",
             gid="observed",
         )
-    if of == "deviation":
+    if found.of == "deviation":
         ax.axvline(float(shown(0.0, transform)), color=GREY, lw=0.8, ls=":", zorder=0)
-    lower, upper = found[:, 1], found[:, 2]
-    if observed:
+    lower, upper = found.values[:, 1], found.values[:, 2]
+    if seen is not None:
         lower, upper = np.minimum(lower, seen), np.maximum(upper, seen)
-    low, high = shown(fence(found[:, 0], lower, upper), transform)
+    low, high = shown(fence(found.values[:, 0], lower, upper), transform)
     ends = shown(np.array([lower[order], upper[order]]), transform)
     mark_beyond(ax, y, *ends, limits=(low, high), size=size)
     ax.set_xlim(low, high)
     ax.set_ylim(-k + 0.3, 0.7)
     scale_axis(ax, transform, which="x")
-    default = f"effect ({design.specification.effect})" if of == "effect" else "deviation u"
-    name_axes(ax, xlab or default, "" if font >= _SMALLEST_FONT else f"{k} studies")
+    default = f"effect ({fit.design.specification.effect})"
+    default = default if found.of == "effect" else "deviation u"
+    name_axes(ax, xlab or default, "" if font >= _SMALLEST_FONT else f"{k} {found.unit}")
     if font >= _SMALLEST_FONT:
-        ax.set_yticks(y, [shorten(design.labels[i], label_width) for i in order])
+        ax.set_yticks(y, [shorten(found.labels[i], label_width) for i in order])
         ax.tick_params(axis="y", labelsize=font, length=0)
     else:
         ax.set_yticks([])
     legend(ax, loc="lower right")
     return ax
+
+
+@dataclass(frozen=True, eq=False)
+class _TrueEffects:
+    """What a caterpillar shows: estimate and ends (k, 3), names, and what was observed (k,)."""
+
+    values: Array
+    labels: Sequence[str]
+    of: Of
+    unit: str
+    seen: Array | None = None
+
+
+def _true_effects(
+    fit: AnyFit | ClusteredFit, of: Of | None, grouping: str | None, level: float
+) -> _TrueEffects:
+    if of not in ("effect", "deviation", None):
+        raise FitError(f"of must be 'effect' or 'deviation', got {of!r}")
+    if isinstance(fit.design, ClusteredDesign):
+        return _of_level(fit, of, grouping, level)
+    if grouping is not None:
+        raise FitError("grouping is for fits of several scale terms; leave it out")
+    design, table = design_of(fit), fit.blup(level=level).table
+    of = of or "effect"
+    names = ["estimate", "pi_lb", "pi_ub"] if of == "effect" else ["u", "u_pi_lb", "u_pi_ub"]
+    mean = table["estimate"].to_numpy() - table["u"].to_numpy()
+    seen = design.y if of == "effect" else design.y - mean
+    return _TrueEffects(table[names].to_numpy(), design.labels, of, "studies", seen)
+
+
+def _of_level(fit: ClusteredFit, of: Of | None, grouping: str | None, level: float) -> _TrueEffects:
+    """The deviations of the groups of one scale term."""
+    known = ", ".join(repr(term.name) for term in fit.design.terms)
+    if grouping is None:
+        raise FitError(f"say which level with grouping=, one of the scale terms {known}")
+    if grouping not in [term.name for term in fit.design.terms]:
+        raise FitError(f"there is no scale term {grouping!r}; there are {known}")
+    if of == "effect":
+        raise FitError("the effects of a level are deviations from x'β; use of='deviation'")
+    table = fit.blup(level=level).table.loc[grouping]
+    several = len(table.index.get_level_values("effect").unique()) > 1
+    labels = [f"{group}: {effect}" if several else str(group) for group, effect in table.index]
+    values = table[["estimate", "pi_lb", "pi_ub"]].to_numpy()
+    return _TrueEffects(values, labels, "deviation", f"effects of {grouping}")
 
 
 def new_effect(

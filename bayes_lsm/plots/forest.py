@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
+from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
@@ -47,6 +48,8 @@ from bayes_lsm.plots.reading import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from bayes_lsm.reml.clustered_fit import ClusteredFit
+
 Array = npt.NDArray[np.float64]
 Order = Literal["given", "effect", "precision"]
 Kind = Literal["study", "summary", "prediction", "heading", "gap"]
@@ -73,7 +76,7 @@ class Row:
 
 
 def forest(
-    fit: AnyFit,
+    fit: AnyFit | ClusteredFit,
     *,
     ax: Axes | None = None,
     by: str | Sequence[object] | None = None,
@@ -93,14 +96,18 @@ def forest(
     the location part has moderators, a pale diamond behind each study is the mean effect that the
     model has for it. Intervals that reach beyond the plot end in an arrow.
 
+    With several scale terms each row of the data is a study here, whose weight is 1/Σ_ii with its
+    total variance.
+
     Parameters
     ----------
-    fit : RemlFit or BayesFit
+    fit : RemlFit or BayesFit, or ClusteredFit
     ax : Axes, optional
         By default those of a new figure that is as high as the studies need.
     by : str or sequence, optional
         Groups of studies: a categorical moderator of the model, whose levels get a diamond each
-        (other moderators at their means or most frequent levels), or k values of anything else.
+        (other moderators at their means or most frequent levels), of several scale terms the
+        grouping of one of them; or k values of anything else.
     summary : DataFrame, optional
         New data: a diamond with its prediction interval for each row, named by its index. By
         default there is one where the model has no moderators.
@@ -127,7 +134,7 @@ def forest(
     Raises
     ------
     FitError
-        For groups that do not fit, an unknown order, or a fit with several scale terms.
+        For groups that do not fit, an unknown order, or BLUPs of several scale terms.
 
     Examples
     --------
@@ -139,8 +146,16 @@ def forest(
     >>> ax.get_xlabel()
     'risk ratio'
     """
-    design = design_of(fit)
-    rows = _rows(fit, design, by, summary, order, level)
+    if isinstance(fit.design, ClusteredDesign):
+        from bayes_lsm.plots.levels import fitted_means, forest_rows
+
+        if blups:
+            raise FitError("of several scale terms see caterpillar(fit, grouping=...) for blups")
+        rows, means = forest_rows(fit, by, summary, order, level), fitted_means(fit, level)
+    else:
+        rows = _rows(fit, design_of(fit), by, summary, order, level)
+        means = fit.predict(level=level).table[["estimate", "ci_lb", "ci_ub"]].to_numpy()
+    design = fit.design
     new = ax is None
     row = row_height(len(rows))
     ax = canvas(ax, size=(7.5, 1.0 + row * len(rows)), caution=design.caution)
@@ -149,10 +164,10 @@ def forest(
     places = -np.arange(len(rows), dtype=float)
     limits = _limits(rows)
     if len(design.location.names) > 1:
-        _draw_fitted(ax, fit, rows, places, level, transform)
+        _draw_fitted(ax, means, rows, places, transform)
     _draw_rows(ax, rows, places, limits, transform, 72 * height)
     if blups:
-        _draw_blups(ax, fit, rows, places, level, transform)
+        _draw_blups(ax, cast("AnyFit", fit), rows, places, level, transform)
     if null is not None and limits[0] <= null <= limits[1]:
         x = float(shown(null, transform))
         ax.plot([x, x], [places[-1] - 0.8, 0.6], color=GREY, lw=0.8, ls=":", zorder=0, gid="null")
@@ -164,7 +179,7 @@ def forest(
         legend(ax, ncols=2, columnspacing=1.0, **where)
     scale_axis(ax, transform, which="x")
     ax.set_xlabel(xlab or f"effect ({design.specification.effect})", fontsize=SIZE)
-    _write(ax, fit, rows, places, font, level, transform, digits, label_width)
+    _write(ax, interval_name(fit), rows, places, font, level, transform, digits, label_width)
     return ax
 
 
@@ -181,35 +196,41 @@ def _rows(
     if by is None:
         rows = [*studies]
     else:
-        values, levels, diamonds = _groups(fit, design, by, level)
+        values, levels, found = _groups(fit, design, by, level)
         for value in levels:
             members = [each for each in studies if values[each.study] == value]
             if members:
-                rows += [Row("heading", str(value)), *members, *diamonds.get(value, []), Row("gap")]
+                rows += [Row("heading", str(value)), *members, *found.get(value, []), Row("gap")]
         rows = rows[:-1]
     if summary is not None:
         table = fit.predict(summary, level=level).table
         table = table.set_axis(row_names(table, summary), axis=0)
-        rows += [Row("gap"), *_diamonds(table, level)]
+        rows += [Row("gap"), *diamonds(table, level)]
     elif by is None and not len(design.kinds):
         table = fit.predict(level=level).table.iloc[[0]].set_axis([design.kind], axis=0)
-        rows += [Row("gap"), *_diamonds(table, level)]
+        rows += [Row("gap"), *diamonds(table, level)]
     return rows
 
 
 def _studies(fit: AnyFit, design: Design, order: Order, level: float) -> list[Row]:
+    return study_rows(design.y, design.v, design.labels, study_weights(fit), order, level)
+
+
+def study_rows(
+    y: Array, v: Array, labels: Sequence[str], weights: Array, order: Order, level: float
+) -> list[Row]:
+    """A row for each effect, with its confidence interval."""
     if order not in ("given", "effect", "precision"):
         raise FitError(f"order must be 'given', 'effect' or 'precision', got {order!r}")
-    half = float(ndtri(0.5 + level / 2)) * np.sqrt(design.v)
-    weights = study_weights(fit)
-    key = {"given": np.arange(len(half)), "effect": design.y, "precision": design.v}[order]
+    half = float(ndtri(0.5 + level / 2)) * np.sqrt(v)
+    key = {"given": np.arange(len(half)), "effect": y, "precision": v}[order]
     return [
         Row(
             "study",
-            design.labels[i],
-            float(design.y[i]),
-            float(design.y[i] - half[i]),
-            float(design.y[i] + half[i]),
+            labels[i],
+            float(y[i]),
+            float(y[i] - half[i]),
+            float(y[i] + half[i]),
             float(weights[i]),
             int(i),
         )
@@ -238,14 +259,15 @@ def _groups(
     levels = levels_of(design, by)
     table = fit.predict(rows_at(design, by, levels, None), level=level).table
     label = f"Mean {held_text(design, by, None)}".strip()
-    diamonds = {
-        value: _diamonds(table.iloc[[i]].set_axis([label], axis=0), level)
+    found = {
+        value: diamonds(table.iloc[[i]].set_axis([label], axis=0), level)
         for i, value in enumerate(levels)
     }
-    return values, levels, diamonds
+    return values, levels, found
 
 
-def _diamonds(table: pd.DataFrame, level: float) -> list[Row]:
+def diamonds(table: pd.DataFrame, level: float) -> list[Row]:
+    """A diamond and a prediction interval for each row of predictions."""
     rows = []
     for label, each in table.iterrows():
         found = Row("summary", str(label), each["estimate"], each["ci_lb"], each["ci_ub"])
@@ -295,16 +317,14 @@ def _draw_rows(
 
 def _draw_fitted(
     ax: Axes,
-    fit: AnyFit,
+    table: Array,
     rows: Sequence[Row],
     places: Array,
-    level: float,
     transform: Transform | None,
 ) -> None:
     """The mean effect that the model has for each study, as a diamond."""
     from matplotlib.collections import PolyCollection
 
-    table = fit.predict(level=level).table[["estimate", "ci_lb", "ci_ub"]].to_numpy()
     studies = [i for i, row in enumerate(rows) if row.kind == "study"]
     x, left, right = shown(table[[rows[i].study for i in studies]], transform).T
     y = places[studies]
@@ -343,7 +363,7 @@ def _draw_blups(
 
 def _write(
     ax: Axes,
-    fit: AnyFit,
+    called: str,
     rows: Sequence[Row],
     places: Array,
     font: float,
@@ -364,7 +384,7 @@ def _write(
     for text, (row, _) in zip(ax.get_yticklabels(), named, strict=True):
         text.set_fontweight("bold" if row.kind in ("heading", "summary") else "normal")
     cells = [_cells(row, transform, digits) for row, _ in named]
-    interval = "CI" if interval_name(fit) == "CI" else "CI/CrI"
+    interval = "CI" if called == "CI" else "CI/CrI"
     heads = ("Weight", f"Estimate [{100 * level:g}% {interval}]")
     edge = 0.8 * font
     for j, head in enumerate(heads):

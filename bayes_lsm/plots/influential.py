@@ -20,6 +20,7 @@ from bayes_lsm.plots.canvas import (
     shorten,
     tidy,
 )
+from bayes_lsm.plots.reading import refuse_fit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -93,6 +94,7 @@ def influence(
     >>> [ax.get_title(loc="left") for ax in axes]
     ['studentised deleted residual', "Cook's distance"]
     """
+    refuse_fit(found, "influence measures", "fit.influence()")
     table = found.to_dataframe()
     known = [measure for measure in _TITLES if measure in table]
     wanted = list(known if measures is None else measures)

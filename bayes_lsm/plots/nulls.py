@@ -10,6 +10,7 @@ from scipy.special import gammaln
 
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import BLACK, GREY, SIZE, VERMILLION, canvas, legend, name_axes, number
+from bayes_lsm.plots.reading import refuse_fit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -60,6 +61,7 @@ def permutation_null(
     >>> permutation_null(test, "I(weeks - 40)").get_xlabel()
     'z of I(weeks - 40)'
     """
+    refuse_fit(test, "a permutation test", "fit.permutation_test()")
     ax = canvas(ax, size=(5.0, 3.4))
     if term is None:
         _draw(ax, test.null_joint, test.statistic, test.pval, bins, df=test.df)
@@ -104,6 +106,7 @@ def bootstrap_null(
     >>> bootstrap_null(test).get_xlabel()
     'likelihood-ratio statistic'
     """
+    refuse_fit(test, "a bootstrap test", "reml.bootstrap_test(full, reduced)")
     ax = canvas(ax, size=(5.0, 3.4))
     _draw(ax, test.null, test.statistic, test.pval, bins, df=test.df)
     name_axes(ax, xlab or "likelihood-ratio statistic", "density")

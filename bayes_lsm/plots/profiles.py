@@ -21,6 +21,7 @@ from bayes_lsm.plots.canvas import (
     panels,
     tidy,
 )
+from bayes_lsm.plots.reading import refuse_fit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -54,6 +55,7 @@ def profile(found: Profile, *, ax: Axes | None = None, xlab: str | None = None) 
     >>> len(profile(found).lines[0].get_xdata())
     21
     """
+    refuse_fit(found, "a profile", "fit.profile(term)")
     ax = canvas(ax, size=(4.2, 3.2))
     level = f"{100 * found.level:g}%"
     ax.plot(found.values, found.loglik, color=BLUE, lw=1.8, zorder=3)
@@ -138,6 +140,7 @@ def profiles(
     >>> profiles([fit.profile(term, points=11) for term in fit.design.scale.names]).shape
     (2,)
     """
+    refuse_fit(found, "profiles", "[fit.profile(term)]")
     if not len(found):
         raise FitError("found must hold at least one profile, got none; use fit.profile(term)")
     given = panels(len(found), columns=columns, size=(4.2, 3.2), axes=axes)

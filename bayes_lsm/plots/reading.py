@@ -11,6 +11,7 @@ import pandas as pd
 
 from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
+from bayes_lsm.results import Fit
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.fit import BayesFit
@@ -20,7 +21,7 @@ Array = npt.NDArray[np.float64]
 type AnyFit = "RemlFit | BayesFit"
 
 
-def design_of(fit: AnyFit) -> Design:
+def design_of(fit: Fit) -> Design:
     """The design of a fit with one scale term.
 
     Raises
@@ -31,9 +32,22 @@ def design_of(fit: AnyFit) -> Design:
     if not isinstance(fit.design, Design):
         raise FitError(
             "this figure takes a fit with one scale term and independent effects, got a "
-            f"{type(fit).__name__}; fit the model with variance='vi' and one scale formula"
+            f"{type(fit).__name__}; of several scale terms there are forest, caterpillar, profile, "
+            "influence, funnel and qq"
         )
     return fit.design
+
+
+def refuse_fit(found: object, what: str, how: str) -> None:
+    """Refuse a fit where a result of one is asked for.
+
+    Raises
+    ------
+    FitError
+        For a fit.
+    """
+    if hasattr(found, "loglik") and hasattr(found, "design"):
+        raise FitError(f"this figure takes {what}, got a {type(found).__name__}; pass {how}")
 
 
 def study_weights(fit: AnyFit) -> Array:
@@ -44,7 +58,7 @@ def study_weights(fit: AnyFit) -> Array:
     return weights(cast("RemlFit", fit))
 
 
-def interval_name(fit: AnyFit) -> str:
+def interval_name(fit: Fit) -> str:
     """``CI``, or of a Bayesian fit ``CrI``."""
     return "CrI" if fit.label == "Bayes" else "CI"
 

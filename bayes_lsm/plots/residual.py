@@ -20,6 +20,7 @@ from bayes_lsm.plots.canvas import (
     name_axes,
     shorten,
 )
+from bayes_lsm.plots.reading import refuse_fit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -196,6 +197,7 @@ def qq(
 
 
 def _standardised(residuals: Residuals) -> tuple[Array, Array, Array]:
+    refuse_fit(residuals, "residuals", "reml.residuals(fit, 'standardized')")
     if residuals.kind == "raw":
         raise FitError(
             "raw residuals have no standard errors; use residuals(fit, 'standardized') or "

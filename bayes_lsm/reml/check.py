@@ -104,6 +104,9 @@ def check(fit: RemlFit, *, starts: int = 50, seed: int = 0) -> Check:
     unique:           yes (50 of 50 climbs end there)
     well conditioned: yes (condition 6.53, largest slope ...)
     """
+    from bayes_lsm.reml.clustered_fit import require_one_term
+
+    require_one_term(fit, "check(fit)", "see .rival, .divergent and profile()")
     if starts < 1:
         raise FitError(f"starts must be at least 1, got {starts}")
     design = fit.design

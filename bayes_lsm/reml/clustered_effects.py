@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import ndtri, stdtrit
+from scipy.special import chdtrc, ndtri, stdtrit
 
 from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.clustered_new_data import apply_to_new_data
@@ -17,6 +17,7 @@ from bayes_lsm.reml.clustered_blocks import blocks, covariance_of_effects, loadi
 from bayes_lsm.reml.clustered_deletion import tau2_at
 from bayes_lsm.reml.clustered_fit import ClusteredFit, TermEstimate
 from bayes_lsm.reml.clustered_predictive import clustered_predictive
+from bayes_lsm.reml.heterogeneity import ChiSquareTest
 from bayes_lsm.reml.prediction import VAGUE, ScaleUncertainty
 from bayes_lsm.results import ResultTable, model_title
 
@@ -264,19 +265,42 @@ def _new_variance(each: TermEstimate, slopes: Array, Z: Array) -> Array:
     return np.asarray(np.einsum("ij,jk,ik->i", loadings, np.nan_to_num(each.correlation), loadings))
 
 
-def _typical_variance(design: ClusteredDesign) -> float:
-    """(n − p) / tr(P) with weights V⁻¹."""
+def cochran_q_of_blocks(design: ClusteredDesign) -> ChiSquareTest:
+    """Weighted residual sum of squares with weights V⁻¹: the test of (residual) heterogeneity.
+
+    Raises
+    ------
+    FitError
+        For individual data, which have no sampling variances.
+    """
     if not (design.v > 0).all():
-        return 0.0
+        raise FitError("Cochran's Q needs sampling variances; individual data have none")
+    weighted, _ = _weigh(design, np.column_stack([design.X, design.y]))
+    WX, Wy = weighted[:, :-1], weighted[:, -1]
+    beta = np.linalg.solve(design.X.T @ WX, WX.T @ design.y)
+    statistic = float((design.y - design.X @ beta) @ (Wy - WX @ beta))
+    df = len(design.y) - design.X.shape[1]
+    return ChiSquareTest(statistic, df, float(chdtrc(df, statistic)))
+
+
+def _weigh(design: ClusteredDesign, columns: Array) -> tuple[Array, float]:
+    """V⁻¹ times some columns (n, m), and tr V⁻¹."""
     alone = np.ones(len(design.v), dtype=bool)
-    WX = np.zeros_like(design.X)
+    found = np.zeros_like(columns)
     trace = 0.0
     for block in design.blocks:
         alone[block.rows] = False
         W = np.linalg.inv(block.covariance)
-        WX[block.rows] = W @ design.X[block.rows]
+        found[block.rows] = W @ columns[block.rows]
         trace += float(np.trace(W))
-    WX[alone] = design.X[alone] / design.v[alone, None]
-    trace += float(np.sum(1.0 / design.v[alone]))
+    found[alone] = columns[alone] / design.v[alone, None]
+    return found, trace + float(np.sum(1.0 / design.v[alone]))
+
+
+def _typical_variance(design: ClusteredDesign) -> float:
+    """(n − p) / tr(P) with weights V⁻¹."""
+    if not (design.v > 0).all():
+        return 0.0
+    WX, trace = _weigh(design, design.X)
     trace -= float(np.trace(np.linalg.solve(design.X.T @ WX, WX.T @ WX)))
     return float((len(design.v) - design.X.shape[1]) / trace)

@@ -18,6 +18,8 @@ from bayes_lsm.likelihood.correlation_matrices import correlation_matrices
 from bayes_lsm.likelihood.independent import Method
 from bayes_lsm.reml.clustered_terms import coefficients, has_correlations, scale_places
 from bayes_lsm.reml.divergence import Divergence
+from bayes_lsm.reml.fit import FTest, omnibus
+from bayes_lsm.reml.heterogeneity import ChiSquareTest
 from bayes_lsm.results import model_title, wald_table
 from bayes_lsm.tables import Printable, format_table, text_table, wrap_notes
 
@@ -42,6 +44,12 @@ ClusteredTest = Literal["z", "t"]
 _BORDER = 1e-6
 # Step of a central difference in κ: its error is the square.
 _STEP = 1e-5
+
+
+_ONE_TERM = (
+    "{what} is for fits with one scale term and independent effects, got one of several scale "
+    "terms or dependent sampling errors; {cure}"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,6 +242,65 @@ class ClusteredFit(Printable):
         return -2 * self.loglik + 2 * self.n_parameters * n / (n - self.n_parameters - 1)
 
     @property
+    def qe(self) -> ChiSquareTest:
+        """Cochran's test of (residual) heterogeneity, with weights V⁻¹: statistic, df, pval."""
+        from bayes_lsm.reml.clustered_effects import cochran_q_of_blocks
+
+        return cochran_q_of_blocks(self.design)
+
+    @property
+    def qm(self) -> ChiSquareTest | FTest:
+        """Wald test of all location moderators (of the intercept, when there are none)."""
+        names = self.design.location.names
+        return omnibus(names, self.beta, self.vcov_location, self.df_location)
+
+    @property
+    def qs(self) -> ChiSquareTest | FTest:
+        """Wald test of the scale moderators of all terms; nan when one of them diverges."""
+        names = [each.name for each in coefficients(self.design)]
+        return omnibus(names, self.alpha, self.vcov_alpha, None)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether a coefficient with a finite estimate has no standard error."""
+        return any(
+            bool((np.isnan(np.diag(each.vcov)) & np.isfinite(each.alpha)).any())
+            for each in self.terms.values()
+        )
+
+    @property
+    def at_stop(self) -> pd.DataFrame:
+        """Not told of several scale terms.
+
+        Raises
+        ------
+        FitError
+        """
+        raise FitError(_ONE_TERM.format(what="at_stop", cure="see .divergent and profile()"))
+
+    def check(self) -> None:
+        """Not there for several scale terms.
+
+        Raises
+        ------
+        FitError
+        """
+        raise FitError(
+            _ONE_TERM.format(what="check()", cure="see .rival, .divergent and profile()")
+        )
+
+    def scale_functions(self, *_: object, **__: object) -> None:
+        """Not there for several scale terms.
+
+        Raises
+        ------
+        FitError
+        """
+        raise FitError(
+            _ONE_TERM.format(what="a function of ln τ²", cure="use wald_test(fit, contrast=...)")
+        )
+
+    @property
     def nlme(self) -> pd.Series:
         """logLik, AIC and BIC as nlme prints them: its REML likelihood leaves out ln |X'X|."""
         loglik = self.loglik - (0.5 * self.log_det_XX if self.method == "REML" else 0.0)
@@ -299,7 +366,7 @@ class ClusteredFit(Printable):
 
     def predict(
         self,
-        new_data: pd.DataFrame,
+        new_data: pd.DataFrame | None = None,
         *,
         terms: Sequence[str] | None = None,
         level: float = 0.95,
@@ -311,6 +378,11 @@ class ClusteredFit(Printable):
         """
         from bayes_lsm.reml.clustered_effects import predict_levels
 
+        if new_data is None:
+            raise FitError(
+                "with several scale terms new_data must say where to predict, one row for each "
+                "prediction; the effects of the groups in the data are blup()"
+            )
         return predict_levels(
             self, new_data, terms=terms, level=level, scale_uncertainty=scale_uncertainty
         )
@@ -400,10 +472,7 @@ class ClusteredFit(Printable):
 def require_one_term(fit: object, what: str, cure: str) -> None:
     """Refuse a fit of several scale terms where a verb is for one τ² a study."""
     if isinstance(fit, ClusteredFit):
-        raise FitError(
-            f"{what} is for fits with one scale term and independent effects, got one of several "
-            f"scale terms or dependent sampling errors; {cure}"
-        )
+        raise FitError(_ONE_TERM.format(what=what, cure=cure))
 
 
 def _correlations(each: TermEstimate, level: float) -> pd.DataFrame:

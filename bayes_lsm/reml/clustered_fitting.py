@@ -131,8 +131,7 @@ def _estimate(term: ScaleTerm, t: int, best: Spot, covariance: Array) -> TermEst
     vcov[np.ix_(kept, kept)] = covariance[np.ix_(here, here)]
     divergence = None
     if left.zero.any():
-        Z = term.table
-        signs, direction = Cone(Z).signs(left.zero.reshape(-1))
+        signs, direction = Cone(term.Z[term.used]).signs(left.zero[term.used])
         for j, sign in signs.items():
             full[j] = sign
         infinite = ~np.isfinite(full)

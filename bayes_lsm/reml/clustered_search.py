@@ -35,6 +35,12 @@ _VANISHED = 1e-6
 _SMALL_SHARES = (1e-1, 1e-2, 1e-4, 1e-6, 1e-8)
 # Random starts, and how far from their centre they lie, in ln τ².
 _CLOUD = (1.0, 3.0, 6.0)
+# That many of the first starts have such a cloud, and limits are climbed from as many first climbs.
+_CLOUDS = 3
+# Slopes of the steep starts, in ln τ² for each SD of a coefficient's column.
+_STEEP = (2.0, 5.0)
+# Rounds of climbs from around the best point and from near so many limits.
+_TURNS, _RETURNS = 3, 4
 # With more coefficients no random starts.
 _MANY = 12
 # A limit of a limit of …; each loses an effect.
@@ -139,6 +145,10 @@ class ClusteredSearch:
         rows = [term.table for term in design.terms]
         self._cones, self._bases = [Cone(Z) for Z in rows], [np.linalg.qr(Z) for Z in rows]
         self._V = sampling_covariance(design)
+        # With one coefficient for each effect there is hardly room for a second maximum.
+        self._is_moderated = any(
+            len(term.names) > len(term.effects) or len(term.effects) > 1 for term in design.terms
+        )
         self._spots: dict[tuple[bytes, ...], Spot] = {}
         whole = tuple(
             Remaining(np.zeros(term.Z.shape[:2], dtype=bool), tuple(range(term.Z.shape[2])))
@@ -146,17 +156,43 @@ class ClusteredSearch:
         )
         data = self._arrange(whole)
         climbs = [self._climb(whole, data, start) for start in self._starts(data)]
+        self._first = _distinct(climbs)
         home = max(climbs[: 1 + len(design.terms)], key=lambda spot: spot.value)
         self.inside = max(climbs, key=lambda spot: spot.value)
         self._spots[tuple(left.key for left in whole)] = self.inside
         self._follow(climbs)
         for t in range(len(design.terms)):
             self._without(self.inside, t)
+        self._explore(whole, data)
         self.highest = self._highest(self._spots.values())
         self.best, self.rival = self.highest, None
         near = self._highest([home, *self._limits_of(home)])
         if _slack(self.highest.value) < self.highest.value - near.value < _UNDECIDED:
             self.best, self.rival = near, self.highest
+
+    def _explore(self, whole: tuple[Remaining, ...], data: clustered.Clustered) -> None:
+        """Climb inside from around the best point and from near good limits, while that helps."""
+        if data.q > _MANY or not self._is_moderated:
+            return
+        random = np.random.default_rng(1)
+        for _ in range(_TURNS):
+            before = self._highest(self._spots.values()).value
+            good = sorted(self._spots.values(), key=lambda spot: -spot.value)[:_RETURNS]
+            starts = [self._restart(whole, spot) for spot in good if not spot.is_inside]
+            here = self.inside.ascent.alpha
+            starts += [here + self._jumps(radius, random) for radius in _CLOUD]
+            starts += [here + step for step in self._steep()]
+            climbs = [self._climb(whole, data, start) for start in starts]
+            best = max(climbs, key=lambda spot: spot.value)
+            if best.value > self.inside.value:
+                self.inside = best
+                self._spots[tuple(left.key for left in whole)] = best
+            highest = self._highest(self._spots.values())
+            corners = [found for spot in (self.inside, highest) for found in self._corners(spot)]
+            self._follow([*climbs, *corners])
+            after = self._highest(self._spots.values()).value
+            if after <= before + _slack(before):
+                return
 
     def _arrange(self, remaining: tuple[Remaining, ...]) -> clustered.Clustered:
         """The model of what remains."""
@@ -209,9 +245,30 @@ class ClusteredSearch:
         yield from starts
         if data.q > _MANY:
             return
+        yield from (starts[0] + step for step in self._steep())
         random = np.random.default_rng(0)
-        for radius in _CLOUD:
-            yield starts[0] + np.concatenate([self._jump(t, radius, random) for t in range(terms)])
+        for start in starts[: _CLOUDS if self._is_moderated else 1]:
+            yield from (start + self._jumps(radius, random) for radius in _CLOUD)
+
+    def _steep(self) -> Iterator[Array]:
+        """Steps that make ln τ² of one term steeper along one of its coefficients, both ways."""
+        sizes = [
+            len(R) + count(term.Z.shape[1], term.correlation)
+            for term, (_, R) in zip(self._design.terms, self._bases, strict=True)
+        ]
+        first = 0
+        for (Q, R), size in zip(self._bases, sizes, strict=True):
+            for j in range(1, len(R)):
+                step = np.zeros(sum(sizes))
+                direction = np.sqrt(len(Q)) * np.eye(len(R))[j]
+                step[first : first + len(R)] = np.linalg.solve(R, direction)
+                yield from (slope * step for steep in _STEEP for slope in (-steep, steep))
+            first += size
+
+    def _jumps(self, radius: float, random: np.random.Generator) -> Array:
+        """A random step in all terms."""
+        terms = range(len(self._design.terms))
+        return np.concatenate([self._jump(t, radius, random) for t in terms])
 
     def _start(self, levels: Array, residuals: Array, *, own: bool) -> Array:
         """ln τ² of each term: constant, or (`own`) that of each group's own residuals."""
@@ -245,6 +302,17 @@ class ClusteredSearch:
             todo = _distinct(found)
             if not todo:
                 return
+
+    def _corners(self, spot: Spot) -> Iterator[Spot]:
+        """Climb the limits in which of one term the groups farthest out alone keep a variance."""
+        for t, term in enumerate(self._design.terms):
+            for j in range(len(term.names)):
+                column = term.Z[:, :, j]
+                for extreme in {column[term.used].min(), column[term.used].max()}:
+                    limit = self._limit(t, column == extreme, spot.remaining[t])
+                    if limit is not None:
+                        remaining = (*spot.remaining[:t], limit, *spot.remaining[t + 1 :])
+                        yield from self._try(remaining, spot)
 
     def _limits_near(self, spot: Spot) -> Iterator[Spot]:
         shares = self._shares(spot)
@@ -283,7 +351,11 @@ class ClusteredSearch:
         if key in self._spots or not _has_variance(self._design, remaining):
             return
         data = self._arrange(remaining)
-        spot = self._climb(remaining, data, self._restart(remaining, origin))
+        starts = [self._restart(remaining, origin)]
+        if data.q <= _MANY:
+            starts += [self._restart(remaining, other) for other in self._first[:_CLOUDS]]
+        climbs = [self._climb(remaining, data, start) for start in starts]
+        spot = max(climbs, key=lambda each: each.value)
         self._spots[key] = spot
         yield spot
 

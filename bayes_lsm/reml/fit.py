@@ -170,13 +170,13 @@ class RemlFit(Printable):
     def qm(self) -> ChiSquareTest | FTest:
         """Wald test of all location moderators (of the intercept, when there are none)."""
         names, df = self.design.location.names, self._df(len(self.beta))
-        return _omnibus(names, self.beta, self.vcov_location, df)
+        return omnibus(names, self.beta, self.vcov_location, df)
 
     @property
     def qs(self) -> ChiSquareTest | FTest:
         """Wald test of all scale moderators; nan when one of their coefficients diverges."""
         names, df = self.design.scale.names, self._df(len(self.alpha))
-        return _omnibus(names, self.alpha, self.vcov_scale, df)
+        return omnibus(names, self.alpha, self.vcov_scale, df)
 
     @property
     def at_stop(self) -> pd.DataFrame:
@@ -385,9 +385,10 @@ class RemlFit(Printable):
         return "\n\n".join(parts)
 
 
-def _omnibus(
-    names: tuple[str, ...], estimate: Array, covariance: Array, df: int | None
+def omnibus(
+    names: Sequence[str], estimate: Array, covariance: Array, df: int | None
 ) -> ChiSquareTest | FTest:
+    """Wald test of all but the intercept (of that, when it is alone); nan where one diverges."""
     tested = [j for j, name in enumerate(names) if name != "intrcpt"] or [0]
     b, V = estimate[tested], covariance[np.ix_(tested, tested)]
     statistic = math.nan

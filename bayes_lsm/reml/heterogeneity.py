@@ -167,6 +167,9 @@ def heterogeneity(fit: RemlFit) -> Heterogeneity:
     row 0  0.076  0.276  68.344  3.159
     row 1  0.076  0.275  68.170  3.142
     """
+    from bayes_lsm.reml.clustered_fit import require_one_term
+
+    require_one_term(fit, "heterogeneity(fit)", "use fit.heterogeneity()")
     design = fit.design
     constant = design.scale.names == ("intrcpt",)
     identity = design.specification.link == "identity"

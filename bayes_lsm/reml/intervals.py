@@ -21,6 +21,7 @@ from bayes_lsm.reml.bootstrap import (
     log_tau2_of,
     simulate,
 )
+from bayes_lsm.reml.clustered_fit import require_one_term
 from bayes_lsm.reml.divergence import Cone
 from bayes_lsm.reml.fit import RemlFit
 from bayes_lsm.reml.permutation import (
@@ -118,6 +119,7 @@ def confidence_intervals(
     Garthwaite, P. H. (1996). Confidence intervals from randomization tests. Biometrics, 52(4),
     1387-1393. doi:10.2307/2532852
     """
+    require_one_term(fit, "confidence_intervals(fit)", "use fit.confidence_intervals()")
     if part not in ("location", "scale"):
         raise FitError(f"part must be 'location' or 'scale', got {part!r}")
     check_level(level)

@@ -12,6 +12,7 @@ import pandas as pd
 
 from bayes_lsm.errors import FitError
 from bayes_lsm.links import tau2_from_log
+from bayes_lsm.reml.clustered_fit import require_one_term
 from bayes_lsm.reml.linear_scale import (
     Reference,
     ScaleValue,
@@ -120,6 +121,7 @@ def predict(
     Viechtbauer, W., & López-López, J. A. (2022). Location-scale models for meta-analysis.
     Research Synthesis Methods, 13(6), 697-715. doi:10.1002/jrsm.1562
     """
+    require_one_term(fit, "predict(fit)", "use fit.predict(new_data)")
     _check(level, scale_uncertainty)
     X, Z, labels = _points(fit, new_data)
     quantile = Reference.of_location(fit).quantile(0.5 + level / 2)
@@ -195,6 +197,7 @@ def predict_tau(
     row 0     -2.56  1.96  0.28
     row 1     -2.57  1.03  0.28
     """
+    require_one_term(fit, "predict_tau(fit)", "see fit.predict(new_data) and fit.components")
     _check(level)
     _, Z, labels = _points(fit, new_data)
     scale = scale_at(fit, Z)
@@ -264,6 +267,7 @@ def blup(fit: RemlFit, *, level: float = 0.95) -> Blups:
     Robinson, G. K. (1991). That BLUP is a good thing: the estimation of random effects.
     Statistical Science, 6(1), 15-32. doi:10.1214/ss/1177011926
     """
+    require_one_term(fit, "blup(fit)", "use fit.blup()")
     _check(level)
     design, weight = fit.design, fit.tau2 / (fit.tau2 + fit.design.v)
     mean = design.X @ fit.beta
