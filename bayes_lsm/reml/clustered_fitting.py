@@ -76,12 +76,12 @@ def fit_clustered(
 
 
 def estimate_clustered(
-    design: ClusteredDesign, method: Method, *, test: ClusteredTest = "z"
+    design: ClusteredDesign, method: Method, *, test: ClusteredTest = "z", turns: int = 3
 ) -> ClusteredFit:
-    """The same without a word of what a reader should be warned of."""
+    """The same without a word of what a reader should be warned of; `turns` as in the search."""
     from bayes_lsm.reml.clustered_search import ClusteredSearch  # loads numba
 
-    search = ClusteredSearch(design, method)
+    search = ClusteredSearch(design, method, turns=turns)
     best, rival = search.best, search.rival
     if not math.isfinite(best.value):
         raise FitError(

@@ -64,7 +64,7 @@ class _CoefficientSlices:
         """ℓ_p(c) by a search of its own."""
         from bayes_lsm.reml.clustered_search import ClusteredSearch
 
-        found = ClusteredSearch(self._at(c), self._method)
+        found = ClusteredSearch(self._at(c), self._method, turns=0)
         return found.highest.value, found.inside.ascent.alpha
 
     def climb(self, c: float, starts: list[Array]) -> tuple[float, Array]:
@@ -125,7 +125,7 @@ class _CorrelationSlices:
         from bayes_lsm.reml.clustered_search import ClusteredSearch
 
         rho = float(self.show(np.array(_within(c))))
-        found = ClusteredSearch(self._design, self._method, held={self._t: rho})
+        found = ClusteredSearch(self._design, self._method, held={self._t: rho}, turns=0)
         return found.highest.value, found.inside.ascent.alpha
 
     def climb(self, c: float, starts: list[Array]) -> tuple[float, Array]:

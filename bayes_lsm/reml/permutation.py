@@ -167,7 +167,8 @@ def permutation_test(
     the fit itself diverges there is no z to compare, and its p-value is missing.
 
     With several scale terms whole clusters are reshuffled: the moderators of a part must have one
-    value in each cluster, and each permutation is fitted by the same search as the data.
+    value in each cluster, and each permutation is fitted by a search, with fewer starts than the
+    data.
 
     Parameters
     ----------

@@ -16,15 +16,15 @@ from .peers import gums
 
 
 def test_the_exact_test_goes_through_every_order_of_the_clusters():
-    data = nested_data(2, districts=5, schools=4, slopes=(0.0, 0.0), effect=0.3)
+    data = nested_data(2, districts=4, schools=4, effect=0.3)
     fit = nested_model(data, location="yi ~ z").fit_reml()
-    test = permutation_test(fit, part="location", iterations=120, progress=False)
+    test = permutation_test(fit, part="location", iterations=24, progress=False)
     assert test.exact
-    assert test.iterations == 120
+    assert test.iterations == 24
     # By hand: each district gets the z of another.
     z = data.groupby("district")["z"].first().to_numpy()
     by_hand = []
-    for order in itertools.permutations(range(5)):
+    for order in itertools.permutations(range(4)):
         moved = data.assign(z=z[list(order)][data["district"]])
         refit = nested_model(moved, location="yi ~ z")
         found = estimate_clustered(refit.design, "REML")
