@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,10 +15,12 @@ from cyclopts import App, CycloptsError, Parameter
 from bayes_lsm.bayes import BayesFit, ClusteredBayesFit
 from bayes_lsm.compare import compare
 from bayes_lsm.datasets import describe_dataset, list_datasets
+from bayes_lsm.design import Design
 from bayes_lsm.errors import BayesLsmError, BayesLsmWarning, FitError
 from bayes_lsm.model import LocationScaleModel
 from bayes_lsm.priors import PresetName
 from bayes_lsm.reml import Test
+from bayes_lsm.report import PAGE_ENDINGS, Page, diagnosis_page, write_page, write_tables
 from bayes_lsm.specification import Method, find_specification, list_models
 from bayes_lsm.tables import Printable
 from bayes_lsm.writing import check_paths, write
@@ -53,6 +56,18 @@ Output = Annotated[
         help="Write to this file in place of the terminal, as its ending says: .csv, .json, .html, "
         ".tex, .txt, or .nc (all posterior draws, for ArviZ). May be given more than once.",
     ),
+]
+PageOutput = Annotated[
+    list[Path] | None,
+    Parameter(
+        ("--output", "-o"),
+        negative=(),
+        help="Write to this file in place of the terminal: .html or .md (a page with figures), or "
+        ".csv, .json, .tex, .txt (the main table). May be given more than once.",
+    ),
+]
+Tables = Annotated[
+    Path | None, Parameter(help="Write every table of the page as csv into this folder.")
 ]
 
 
@@ -120,6 +135,30 @@ def fit_command(
     return OK if bayes.converged else NOT_CONVERGED
 
 
+@app.command(name="diagnose")
+def diagnose_command(
+    file: File,
+    /,
+    *,
+    engines: Annotated[
+        bool, Parameter(negative=(), help="Also draw by the other engine, and compare.")
+    ] = False,
+    prior: Preset = None,
+    draws: Draws = None,
+    seed: Seed = None,
+    output: PageOutput = None,
+    tables: Tables = None,
+    quiet: Quiet = False,
+) -> int:
+    """Posterior diagnostics: convergence, leave-one-study-out, predictive checks, influence."""
+    outputs = _check(output, extra=PAGE_ENDINGS)
+    model = LocationScaleModel.from_file(file)
+    bayes = _fit_one_scale_term(model, prior=prior, draws=draws, seed=seed, quiet=quiet)
+    found = bayes.diagnose(engines=engines, progress=not quiet)
+    _deliver_page(lambda: diagnosis_page(found), found, outputs, tables, quiet=quiet)
+    return OK if bayes.converged else NOT_CONVERGED
+
+
 @app.command(name="models")
 def models_command(name: Annotated[str | None, Parameter(help="Show this file.")] = None, /) -> int:
     """List the bundled model files, or show one (to begin a file of your own)."""
@@ -176,6 +215,50 @@ def _deliver(
             write(result, path)
         if not quiet:
             print(f"written: {path}", file=sys.stderr)  # noqa: T201
+
+
+def _deliver_page(
+    make: Callable[[], Page],
+    result: Printable,
+    outputs: list[Path],
+    tables: Path | None,
+    *,
+    quiet: bool,
+) -> None:
+    """Print the result, or write it to the files: its page, its main table, all its tables."""
+    if not outputs and tables is None:
+        _say(result.to_string())
+        return
+    pages = [path for path in outputs if path.suffix.lower() in PAGE_ENDINGS]
+    if others := [path for path in outputs if path not in pages]:
+        _deliver(result, others, digits=None, quiet=quiet)
+    written = []
+    if pages or tables is not None:
+        page = make()
+        written = [file for path in pages for file in write_page(page, path)]
+        written += write_tables(page, tables) if tables is not None else []
+    if not quiet:
+        for file in written:
+            print(f"written: {file}", file=sys.stderr)  # noqa: T201
+
+
+def _fit_one_scale_term(
+    model: LocationScaleModel,
+    *,
+    prior: PresetName | None,
+    draws: int | None,
+    seed: int | None,
+    quiet: bool,
+) -> BayesFit:
+    fit = None
+    if isinstance(model.design, Design):
+        fit = model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=not quiet)
+    if not isinstance(fit, BayesFit):
+        raise FitError(
+            "this command takes models with one scale term and independent sampling errors; for "
+            "others there are fit and compare"
+        )
+    return fit
 
 
 def _say(text: str) -> None:
