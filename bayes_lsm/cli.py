@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from bayes_lsm.bayes import BayesFit, ClusteredBayesFit
+from bayes_lsm.bayes import BayesFit, ClusteredBayesFit, sensitivity
 from bayes_lsm.compare import compare
 from bayes_lsm.datasets import describe_dataset, list_datasets
 from bayes_lsm.design import Design
@@ -20,7 +20,14 @@ from bayes_lsm.errors import BayesLsmError, BayesLsmWarning, FitError
 from bayes_lsm.model import LocationScaleModel
 from bayes_lsm.priors import PresetName
 from bayes_lsm.reml import Test
-from bayes_lsm.report import PAGE_ENDINGS, Page, diagnosis_page, write_page, write_tables
+from bayes_lsm.report import (
+    PAGE_ENDINGS,
+    Page,
+    diagnosis_page,
+    sensitivity_page,
+    write_page,
+    write_tables,
+)
 from bayes_lsm.specification import Method, find_specification, list_models
 from bayes_lsm.tables import Printable
 from bayes_lsm.writing import check_paths, write
@@ -146,6 +153,7 @@ def diagnose_command(
     prior: Preset = None,
     draws: Draws = None,
     seed: Seed = None,
+    digits: Digits = None,
     output: PageOutput = None,
     tables: Tables = None,
     quiet: Quiet = False,
@@ -153,10 +161,34 @@ def diagnose_command(
     """Posterior diagnostics: convergence, leave-one-study-out, predictive checks, influence."""
     outputs = _check(output, extra=PAGE_ENDINGS)
     model = LocationScaleModel.from_file(file)
-    bayes = _fit_one_scale_term(model, prior=prior, draws=draws, seed=seed, quiet=quiet)
+    bayes = _fit_one_scale_term(model, "diagnose", prior=prior, draws=draws, seed=seed, quiet=quiet)
     found = bayes.diagnose(engines=engines, progress=not quiet)
-    _deliver_page(lambda: diagnosis_page(found), found, outputs, tables, quiet=quiet)
+    _deliver_page(lambda: diagnosis_page(found), found, outputs, tables, digits=digits, quiet=quiet)
     return OK if bayes.converged else NOT_CONVERGED
+
+
+@app.command(name="sensitivity")
+def sensitivity_command(
+    file: File,
+    /,
+    *,
+    prior: Preset = None,
+    draws: Annotated[int, Parameter(help="Posterior draws of each refit.")] = 8000,
+    seed: Seed = None,
+    digits: Digits = None,
+    output: PageOutput = None,
+    tables: Tables = None,
+    quiet: Quiet = False,
+) -> int:
+    """How far each coefficient is the prior's: the same model under many other priors."""
+    outputs = _check(output, extra=PAGE_ENDINGS)
+    model = LocationScaleModel.from_file(file)
+    fit = _fit_one_scale_term(model, "sensitivity", prior=prior, seed=seed, quiet=quiet)
+    found = sensitivity(fit, draws=draws, progress=not quiet)
+    _deliver_page(
+        lambda: sensitivity_page(found), found, outputs, tables, digits=digits, quiet=quiet
+    )
+    return OK if fit.converged else NOT_CONVERGED
 
 
 @app.command(name="models")
@@ -223,15 +255,16 @@ def _deliver_page(
     outputs: list[Path],
     tables: Path | None,
     *,
+    digits: int | None,
     quiet: bool,
 ) -> None:
     """Print the result, or write it to the files: its page, its main table, all its tables."""
     if not outputs and tables is None:
-        _say(result.to_string())
+        _say(result.to_string(digits=digits))
         return
     pages = [path for path in outputs if path.suffix.lower() in PAGE_ENDINGS]
     if others := [path for path in outputs if path not in pages]:
-        _deliver(result, others, digits=None, quiet=quiet)
+        _deliver(result, others, digits=digits, quiet=quiet)
     written = []
     if pages or tables is not None:
         page = make()
@@ -244,9 +277,10 @@ def _deliver_page(
 
 def _fit_one_scale_term(
     model: LocationScaleModel,
+    command: str,
     *,
     prior: PresetName | None,
-    draws: int | None,
+    draws: int | None = None,
     seed: int | None,
     quiet: bool,
 ) -> BayesFit:
@@ -255,8 +289,9 @@ def _fit_one_scale_term(
         fit = model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=not quiet)
     if not isinstance(fit, BayesFit):
         raise FitError(
-            "this command takes models with one scale term and independent sampling errors; for "
-            "others there are fit and compare"
+            f"{command} takes models with one scale term and independent effects, got a "
+            f"{model.design.kind} with terms {', '.join(map(repr, model.specification.scale))}; "
+            "for such models there are fit and compare"
         )
     return fit
 

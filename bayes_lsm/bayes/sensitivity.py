@@ -11,12 +11,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
+from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 from bayes_lsm.bayes.draws import Array, row_blocks
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.intervals import check_interval
@@ -44,6 +45,8 @@ from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.fit import BayesFit
+
+Varied = Literal["own", "together"]
 
 AS_FITTED = "as fitted"
 _FACTORS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0, 16.0)
@@ -151,13 +154,29 @@ class Sensitivity(Printable):
             *self.fit.design.notes,
         )
 
+    def curve(self, part: str, term: str, *, varied: Varied = "own") -> pd.DataFrame:
+        """The rows of `widths` of one coefficient, by factor.
+
+        Raises
+        ------
+        FitError
+            When there is no such coefficient.
+        """
+        name = (varied, part, term)
+        places = [self.widths.index.get_level_values(level) for level in range(3)]
+        rows = np.logical_and.reduce([at == of for at, of in zip(places, name, strict=True)])
+        if not rows.any():
+            known = ", ".join(f"{of}[{each}]" for of, each in self.table.index)
+            raise FitError(f"there is no {varied} curve of {part}[{term}]; there are {known}")
+        return self.widths[rows].droplevel(["varied", "part", "term"])
+
     def to_dataframe(self) -> pd.DataFrame:
         """`table`, unrounded."""
         return self.table.copy()
 
 
 def sensitivity(
-    fit: BayesFit,
+    fit: BayesFit | ClusteredBayesFit,
     *,
     factors: Sequence[float] | None = None,
     presets: Sequence[PresetName] | None = None,
@@ -228,7 +247,8 @@ def sensitivity(
     prior and likelihood sensitivity with power-scaling. Statistics and Computing, 34, 57.
     doi:10.1007/s11222-023-10366-5
     """
-    design = _checked(fit, level=level, draws=draws)
+    fit = _checked(fit, level=level, draws=draws)
+    design = fit.design
     widths = _checked_factors(_FACTORS if factors is None else factors)
     names = get_args(PresetName) if presets is None else presets
     seed = fit.seed if seed is None else seed
@@ -252,7 +272,7 @@ def sensitivity(
         )
         if task.key[0] == "preset":
             alphas[str(task.key[1])] = found.draws.flat_scale
-        problems += [f"{' '.join(map(str, task.key))}: {each}" for each in found.problems]
+        problems += [f"{task.words}: {each}" for each in found.problems]
     center = summarise(base.values, coefficients, level=level, trusted=not base.problems)
     curves = _curves(tables, center, coefficients, widths)
     table = _measure(refit, base, center, curves, coefficients, level)
@@ -288,9 +308,19 @@ class _Task:
     key: _Key
     priors: ResolvedPriors
 
+    @property
+    def words(self) -> str:
+        """What it is called in a sentence."""
+        if self.key[0] == "own":
+            _, part, term, factor = self.key
+            return f"{part}[{term}] with its prior {factor:g} times as wide"
+        if self.key[0] == "together":
+            return f"all priors {self.key[1]:g} times as wide"
+        return str(self.key[1])
 
-def _checked(fit: BayesFit, *, level: float, draws: int) -> Design:
-    if not isinstance(fit.design, Design):
+
+def _checked(fit: BayesFit | ClusteredBayesFit, *, level: float, draws: int) -> BayesFit:
+    if isinstance(fit, ClusteredBayesFit):
         raise FitError(
             f"sensitivity takes a fit with one scale term, got a {type(fit).__name__}; refit the "
             "model under other priors with model.fit_bayes(prior=…), and compare the tables"
@@ -298,7 +328,7 @@ def _checked(fit: BayesFit, *, level: float, draws: int) -> Design:
     check_interval(level, "eti")
     if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 100:
         raise FitError(f"draws must be a whole number of at least 100, got {draws!r}")
-    return fit.design
+    return fit
 
 
 def _checked_factors(factors: Sequence[float]) -> Array:
@@ -387,6 +417,7 @@ def _tipping(
     for each in coefficients:
         if not each.is_level:
             curve = curves["own", each.part, each.term]
+            curve = curve[curve["trusted"] | (curve.index == 1)]
             columns = (curve[name].to_numpy() for name in ("ci_lb", "ci_ub", "p_positive"))
             found[each.part, each.term] = tipping_point(
                 curve.index.to_numpy(dtype=float), *columns, draws=draws

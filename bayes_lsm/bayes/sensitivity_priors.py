@@ -77,11 +77,13 @@ def other_families(design: Design, priors: ResolvedPriors) -> Iterator[NamedPrio
         if _are(priors.scale, levels, family):
             continue
         yield _changed(f"τ: {name}", priors, "scale", _like_tau(priors.scale, levels, family))
-    normal = {
-        j: LogNormal(prior.mean, prior.sd, on="tau2")
-        for j, prior in _like(priors.scale, levels, (Normal,)).items()
-    }
-    yield _changed("τ: log-normal", priors, "scale", normal)
+    # A normal prior of ln τ² is a log-normal one of τ².
+    if not all(isinstance(priors.scale.priors[j], Normal | LogNormal) for j in levels):
+        normal = {
+            j: LogNormal(prior.mean, prior.sd, on="tau2")
+            for j, prior in _like(priors.scale, levels, (Normal,)).items()
+        }
+        yield _changed("τ: log-normal", priors, "scale", normal)
     for name, ratio in (("τ: half as large", 0.5), ("τ: twice as large", 2.0)):
         by = 2 * math.log(ratio)  # on ln τ²
         moved = {

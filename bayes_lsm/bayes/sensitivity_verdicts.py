@@ -129,7 +129,8 @@ def tipping_point(
 
     There are two conclusions: that the interval excludes 0, and that the more probable sign has a
     probability of at least 0.95. Between two refits the interval's end (the normal score of the
-    probability) is taken as a straight line in the logarithm of the factor.
+    probability) is taken as a straight line in the logarithm of the factor. A change that is within
+    two Monte Carlo errors is none.
 
     Parameters
     ----------
@@ -138,7 +139,7 @@ def tipping_point(
     lower, upper, p_positive : ndarray, shape (m,)
         Of the posterior at each.
     draws : int
-        Behind p_positive.
+        Behind each, worth about half as many independent ones.
 
     Returns
     -------
@@ -147,25 +148,37 @@ def tipping_point(
         and p_wider at which the conclusion changes; nan where it does not in the range.
     """
     here = int(np.flatnonzero(factors == 1)[0])
+    ways = (slice(here, None, -1), slice(here, None))
     beyond = np.maximum(lower, -upper)
     sure = np.clip(np.maximum(p_positive, 1 - p_positive), 0, 1 - 0.5 / draws)
     score = ndtri(sure) - ndtri(DIRECTION)
     sign = "open" if beyond[here] <= 0 else "> 0" if lower[here] > 0 else "< 0"
     x = np.log(factors)
+    error = math.sqrt(2 / draws)
+    # Two errors of a tail quantile, in lengths of a 95% interval, and of a normal score near 0.95.
+    curves = ((beyond, 2 * 2.67 / 3.92 * error * (upper - lower)), (score, 2 * 2.11 * error))
+    (narrower, wider), (p_narrower, p_wider) = (
+        [_crossing(x[way], values[way], np.broadcast_to(slack, len(x))[way]) for way in ways]
+        for values, slack in curves
+    )
     return {
         "conclusion": sign,
-        "narrower": _crossing(x[here::-1], beyond[here::-1]),
-        "wider": _crossing(x[here:], beyond[here:]),
-        "p_narrower": _crossing(x[here::-1], score[here::-1]),
-        "p_wider": _crossing(x[here:], score[here:]),
+        "narrower": narrower,
+        "wider": wider,
+        "p_narrower": p_narrower,
+        "p_wider": p_wider,
     }
 
 
-def _crossing(x: Array, values: Array) -> float:
-    """exp(x) where values first cross 0, going along; nan where they do not."""
-    changed = np.flatnonzero((values > 0) != (values[0] > 0))
-    if not len(changed):
+def _crossing(x: Array, values: Array, slack: Array) -> float:
+    """exp(x) where values cross 0, going along, to lie on the other side by more than `slack`.
+
+    nan where they do not.
+    """
+    side = 1.0 if values[0] > 0 else -1.0
+    there = np.flatnonzero(-side * values > slack)
+    if not len(there):
         return math.nan
-    i = int(changed[0])
+    i = int(np.flatnonzero(side * values[: there[0]] >= 0)[-1]) + 1
     part = values[i - 1] / (values[i - 1] - values[i])
     return float(np.exp(x[i - 1] + part * (x[i] - x[i - 1])))

@@ -12,6 +12,7 @@ import numpy as np
 from numba import njit, prange
 
 from bayes_lsm.likelihood.kernels import (
+    LEAN,
     SUMS,
     Problem,
     cholesky,
@@ -102,37 +103,45 @@ def allocate(m, p, q):
     )
 
 
-@njit(**_COMPILED)
+@njit(**LEAN)
 def _newton_step(hessian, steps):
-    """Fills the ascent step; returns the gain that its quadratic model predicts, and whether it is
-    an ordinary one.
+    """Fills the ascent step; returns the gain that its quadratic model predicts.
 
-    Where −H is not positive definite its eigenvalues are reflected, so the step climbs.
+    nan where −H is not positive definite, or hardly so.
     """
     score, step, information, L = steps.score, steps.step, steps.information, steps.L
     q = score.shape[0]
     for j in range(q):
         for k in range(q):
             information[j, k] = -hessian[j, k]
-    if cholesky(information, L):
-        smallest = L[0, 0]
-        for j in range(q):
-            smallest = min(smallest, L[j, j])
-        if smallest * smallest > 1e-8:
-            gain = 0.0
-            for j in range(q):
-                s = score[j]
-                for k in range(j):
-                    s -= L[j, k] * step[k]
-                step[j] = s / L[j, j]
-                gain += 0.5 * step[j] * step[j]
-            for j in range(q - 1, -1, -1):
-                s = step[j]
-                for k in range(j + 1, q):
-                    s -= L[k, j] * step[k]
-                step[j] = s / L[j, j]
-            return gain, True
-    values, vectors = np.linalg.eigh(information)
+    if not cholesky(information, L):
+        return np.nan
+    gain = 0.0
+    for j in range(q):
+        if not L[j, j] * L[j, j] > 1e-8:
+            return np.nan
+        s = score[j]
+        for k in range(j):
+            s -= L[j, k] * step[k]
+        step[j] = s / L[j, j]
+        gain += 0.5 * step[j] * step[j]
+    for j in range(q - 1, -1, -1):
+        s = step[j]
+        for k in range(j + 1, q):
+            s -= L[k, j] * step[k]
+        step[j] = s / L[j, j]
+    return gain
+
+
+@njit(**_COMPILED)
+def _reflected_step(steps):
+    """Fills the step that climbs although −H has eigenvalues below 0: they are reflected.
+
+    Returns the gain that is predicted.
+    """
+    score, step = steps.score, steps.step
+    values, vectors = np.linalg.eigh(steps.information)
+    q = score.shape[0]
     gain = 0.0
     for k in range(q):
         step[k] = 0.0
@@ -144,7 +153,7 @@ def _newton_step(hessian, steps):
         gain += 0.5 * slope * slope / curvature
         for k in range(q):
             step[k] += vectors[k, j] * slope / curvature
-    return gain, False
+    return gain
 
 
 @njit(**SUMS)
@@ -182,7 +191,7 @@ def _allowed(alpha, step, problem, change):
     return 1.0 / most
 
 
-@njit(**_COMPILED)
+@njit(**LEAN)
 def _step_up(alpha, value, problem, work, steps):
     """Shorten the step until it climbs enough; returns the value there, nan where it never does."""
     q = alpha.shape[0]
@@ -222,7 +231,7 @@ def _leave_saddle(alpha, value, hessian, problem, work, steps):
     return np.nan
 
 
-@njit(**_COMPILED)
+@njit(**LEAN)
 def _arriving(alpha, value, gain, hessian, step, known, count):
     """The known summit to which the last steps of this climb lead; −1 if it is none of them."""
     q = alpha.shape[0]
@@ -260,7 +269,10 @@ def ascend(start, problem, work, steps, tolerance, early, out, i, known, count):
     converged, stopped = q == 0, False
     if q > 0 and np.isfinite(value):
         for _ in range(_LARGEST_ITERATIONS):
-            gain, plain = _newton_step(hessian, steps)
+            gain = _newton_step(hessian, steps)
+            plain = not np.isnan(gain)
+            if not plain:
+                gain = _reflected_step(steps)
             size = max(1.0, abs(value))
             # Rounding can keep it stepping on the spot; then there is nothing left to gain.
             converged = gain < _STUCK * size
@@ -387,7 +399,7 @@ def climb_sets(starts, Y, problem, location_orders, scale_orders, tolerance):
     return Summits(value, converged, alpha, ordinary, hessian, beta, covariance)
 
 
-@njit(**SUMS)
+@njit(**_COMPILED)
 def first_starts(problem, given, slopes, constant, pivots, kept):
     """Where a search begins, one α (q,) a row.
 
@@ -444,7 +456,7 @@ def first_starts(problem, given, slopes, constant, pivots, kept):
     return starts[:row]
 
 
-@njit(**SUMS)
+@njit(**_COMPILED)
 def _squared_residuals(problem):
     """Of y, weighted by 1 / (v + mean v)."""
     n, p, _ = _sizes(problem)
@@ -460,4 +472,4 @@ def _squared_residuals(problem):
     )
     work = workspace(n, p, 0)
     evaluate_value(np.empty(0), whole, work)
-    return (work.e / work.root) ** 2
+    return work.e**2

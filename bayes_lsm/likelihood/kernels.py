@@ -19,9 +19,12 @@ from numba import njit
 
 from bayes_lsm.links import LARGEST_EXPONENT
 
+# Without numba's reference counts, which cost more than the sums over some dozens of studies: what
+# is compiled so neither makes arrays nor keeps them.
+LEAN = {"cache": True, "error_model": "numpy", "_nrt": False}
 # Sums may be reordered; infinities and nan keep their meaning, and 1 / 0 is one of them.
-SUMS = {"cache": True, "error_model": "numpy", "fastmath": {"reassoc", "contract"}}
-EXACT = {"cache": True, "error_model": "numpy", "fastmath": {"contract"}}
+SUMS = {**LEAN, "fastmath": {"reassoc", "contract"}}
+_EXACT = {**LEAN, "fastmath": {"contract"}}
 _BLOCK = 256
 
 _LOG2_E = 1.4426950408889634
@@ -61,21 +64,21 @@ class Work(NamedTuple):
 
     Attributes
     ----------
-    root, slope, e : ndarray, shape (n,)
-        (v + τ²)^−½, dτ²/dη, and the residuals divided by their standard deviations.
+    weight, slope, e : ndarray, shape (n,)
+        1 / (v + τ²), dτ²/dη, and the residuals.
     Q : ndarray, shape (p, n)
-        An orthogonal basis of W^½X; the lengths of its rows are the diagonal of R.
+        A basis of X with QWQ' diagonal; the roots of that are the diagonal of R.
     R : ndarray, shape (p, p)
         |R| is the root of |X'WX|.
     c : ndarray, shape (p,)
         Rβ̂.
     shrink : ndarray, shape (p,)
-        1 / the lengths of the rows of Q.
+        1 / the diagonal of R.
     block : ndarray, shape (6, _BLOCK)
     g, M : ndarray, shapes (q, p) and (q, p, p)
     """
 
-    root: Any
+    weight: Any
     slope: Any
     e: Any
     Q: Any
@@ -87,7 +90,7 @@ class Work(NamedTuple):
     M: Any
 
 
-@njit(**SUMS)
+@njit(cache=True)
 def workspace(n, p, q):
     """Scratch memory for problems of this size."""
     return Work(
@@ -122,7 +125,7 @@ def cholesky(A, L):
     return True
 
 
-@njit(**EXACT)
+@njit(**_EXACT)
 def exponentials(x, out):
     """exp(x), for x up to LARGEST_EXPONENT, to the last digit but one.
 
@@ -206,29 +209,29 @@ def _log_product(variance):
 
 
 @njit(**SUMS)
-def _orthogonalise(Q, e, R, c, shrink):
-    """Modified Gram–Schmidt on the rows of Q (p, n), in place, but for their lengths.
+def _orthogonalise(w, Q, e, R, c, shrink):
+    """Modified Gram–Schmidt on the rows of Q (p, n), in place, with weights w (n,).
 
-    With D the diagonal of R, the old Q is R'D⁻¹Q, and c = D⁻¹Qe. Leaves in `e` the residual. Unlike
-    the normal equations it keeps its digits when sampling variances differ by many powers of ten.
-    False where a row depends on those before it.
+    With D the diagonal of R, the old Q is R'D⁻¹Q, and c = D⁻¹QWe. Leaves in `e` the residual.
+    Unlike the normal equations it keeps its digits when sampling variances differ by many powers of
+    ten. False where a row depends on those before it.
     """
     p, n = Q.shape
     for a in range(p):
         q = Q[a]
-        square = _product_of_two(q, q)
+        square = _product_of_three(w, q, q)
         if not square > 0.0:
             return False
         R[a, a] = math.sqrt(square)
         shrink[a] = 1.0 / R[a, a]
         for b in range(a + 1, p):
             other = Q[b]
-            s = _product_of_two(q, other)
+            s = _product_of_three(w, q, other)
             R[a, b] = s * shrink[a]
             s *= shrink[a] * shrink[a]
             for i in range(n):
                 other[i] -= s * q[i]
-        s = _product_of_two(q, e)
+        s = _product_of_three(w, q, e)
         c[a] = s * shrink[a]
         s *= shrink[a] * shrink[a]
         for i in range(n):
@@ -237,10 +240,9 @@ def _orthogonalise(Q, e, R, c, shrink):
 
 
 @njit(**SUMS)
-def _whiten_block(alpha, problem, work, lo, hi):
-    """Fills root, slope, e and Q for the studies lo … hi; returns their Σ ln(v + τ²)."""
-    p = problem.X.shape[0]
-    root, y, e = work.root[lo:hi], problem.y[lo:hi], work.e[lo:hi]
+def _weigh_block(alpha, problem, work, lo, hi):
+    """Fills weight, slope, e and Q for the studies lo … hi; returns their Σ ln(v + τ²)."""
+    weight, y, e = work.weight[lo:hi], problem.y[lo:hi], work.e[lo:hi]
     _variances(
         alpha,
         problem.v,
@@ -249,17 +251,17 @@ def _whiten_block(alpha, problem, work, lo, hi):
         problem.zero,
         problem.identity,
         lo,
-        root,
+        weight,
         work.slope[lo:hi],
     )
-    total = _log_product(root)
+    total = _log_product(weight)
     for i in range(hi - lo):
-        root[i] = math.sqrt(1.0 / root[i])
-        e[i] = root[i] * y[i]
-    for a in range(p):
+        weight[i] = 1.0 / weight[i]
+        e[i] = y[i]
+    for a in range(problem.X.shape[0]):
         x, q = problem.X[a, lo:hi], work.Q[a, lo:hi]
         for i in range(hi - lo):
-            q[i] = root[i] * x[i]
+            q[i] = x[i]
     return total
 
 
@@ -273,10 +275,11 @@ def evaluate_value(alpha, problem, work):
     p, n = problem.X.shape
     total = 0.0
     for lo in range(0, n, _BLOCK):
-        total += _whiten_block(alpha, problem, work, lo, min(lo + _BLOCK, n))
-    if np.isnan(total) or not _orthogonalise(work.Q, work.e, work.R, work.c, work.shrink):
+        total += _weigh_block(alpha, problem, work, lo, min(lo + _BLOCK, n))
+    w, e = work.weight, work.e
+    if np.isnan(total) or not _orthogonalise(w, work.Q, e, work.R, work.c, work.shrink):
         return np.nan
-    total += _product_of_two(work.e, work.e)
+    total += _product_of_three(w, e, e)
     if problem.reml:
         for a in range(p):
             total += 2.0 * math.log(work.R[a, a])
@@ -312,14 +315,14 @@ def evaluate(alpha, problem, work, score, hessian):
 
 @njit(**SUMS)
 def _add_block(problem, work, lo, hi, score, hessian):
-    """What the studies lo … hi add to score, Hessian, g = Q diag(√w d u) Z' and M = Q diag(wd z)Q'.
+    """What the studies lo … hi add to score, Hessian, g = Q diag(wdu) Z' and M = Q diag(w²dz) Q'.
 
-    There the rows of Q have length 1. d is the derivative of τ² in η.
+    There the rows of Q are shrunk, so that QWQ' = I. d is the derivative of τ² in η.
     """
     p, q, size = problem.X.shape[0], problem.Z.shape[0], hi - lo
-    root, slope, e = work.root[lo:hi], work.slope[lo:hi], work.e[lo:hi]
+    weight, slope, e = work.weight[lo:hi], work.slope[lo:hi], work.e[lo:hi]
     h, first, second = work.block[0, :size], work.block[1, :size], work.block[2, :size]
-    pull, wd, wdqq = work.block[3, :size], work.block[4, :size], work.block[5, :size]
+    pull, wwd, wwdqq = work.block[3, :size], work.block[4, :size], work.block[5, :size]
     curved = 0.0 if problem.identity else 1.0
     h[:] = 0.0
     if problem.reml:
@@ -328,13 +331,14 @@ def _add_block(problem, work, lo, hi, score, hessian):
             for i in range(size):
                 h[i] += (shrink * basis[i]) ** 2
     for i in range(size):
-        d, w = slope[i], root[i] * root[i]
-        u = root[i] * e[i]  # = Py
-        excess = u * u - w * (1.0 - h[i])
-        wd[i] = w * d
-        pull[i] = d * u * root[i]
+        d, w = slope[i], weight[i]
+        leverage, u = w * h[i], w * e[i]  # u = Py
+        dw = d * w
+        excess = u * u - w * (1.0 - leverage)
+        pull[i] = dw * u
+        wwd[i] = dw * w
         first[i] = 0.5 * d * excess
-        second[i] = curved * first[i] + 0.5 * wd[i] * wd[i] * (1.0 - 2.0 * h[i]) - wd[i] * d * u * u
+        second[i] = curved * first[i] + 0.5 * dw * dw * (1.0 - 2.0 * leverage) - dw * d * u * u
     for j in range(q):
         z = problem.Z[j, lo:hi]
         score[j] += _product_of_two(first, z)
@@ -349,12 +353,12 @@ def _add_block(problem, work, lo, hi, score, hessian):
             one, other = work.Q[a, lo:hi], work.Q[b, lo:hi]
             shrink = work.shrink[a] * work.shrink[b]
             for i in range(size):
-                wdqq[i] = shrink * wd[i] * one[i] * other[i]
+                wwdqq[i] = shrink * wwd[i] * one[i] * other[i]
             for j in range(q):
-                work.M[j, a, b] += _product_of_two(wdqq, problem.Z[j, lo:hi])
+                work.M[j, a, b] += _product_of_two(wwdqq, problem.Z[j, lo:hi])
 
 
-@njit(**SUMS)
+@njit(cache=True)
 def solve_location(R, c, beta, covariance):
     """β = R⁻¹c and its covariance R⁻¹R⁻ᵀ."""
     p = len(c)
@@ -377,7 +381,7 @@ def solve_location(R, c, beta, covariance):
             covariance[a, b] = covariance[b, a] = s
 
 
-@njit(**SUMS)
+@njit(cache=True)
 def locate(alpha, problem, work, beta, covariance):
     """Fills β̂ = R⁻¹c at α and its covariance R⁻¹R⁻ᵀ."""
     evaluate_value(alpha, problem, work)

@@ -16,6 +16,7 @@ from bayes_lsm.plots.predictive import loo_pit, replicated, shifts
 from bayes_lsm.plots.profiles import profile, profiles
 from bayes_lsm.plots.residual import funnel, qq
 from bayes_lsm.plots.scale import heterogeneity
+from bayes_lsm.plots.sensitivity import sensitivity, under_priors
 
 __all__ = [
     "bootstrap_null",
@@ -33,5 +34,7 @@ __all__ = [
     "profiles",
     "qq",
     "replicated",
+    "sensitivity",
     "shifts",
+    "under_priors",
 ]

@@ -2,16 +2,20 @@
 
 `surface` climbs one likelihood surface, `divergence` knows its limits at infinity, and `search`
 finds the highest point of all; `estimate` and `identity` add fixed values, bounds and the other
-link, and `fitting` makes a `RemlFit` of it. All else takes a `RemlFit`: `tests`, `permutation`,
-`bootstrap`, `profile` and `intervals` on its coefficients; `heterogeneity`, `prediction` and
-`contrasts` on what they mean; `residuals`, `influence`, `robust` and `check` on whether to believe
-it. `tau2_estimators` has the classical estimators of one τ². A new method is a new module here.
+link, and `fitting` makes a `RemlFit` of it. All else takes a `RemlFit`: `tests`, `score`,
+`permutation`, `bootstrap`, `profile` and `intervals` on its coefficients; `heterogeneity`,
+`prediction` and `contrasts` on what they mean; `residuals`, `influence`, `robust` and `check` on
+whether to believe it. `tau2_estimators` has the classical estimators of one τ². What is named
+`clustered_…` is the same for several scale terms: `clustered_search` and `clustered_fitting` make a
+`ClusteredFit`. A new method is a new module here.
 """
 
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
 from bayes_lsm.reml.bootstrap import BootstrapTest, bootstrap_test
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.clustered_fitting import fit_clustered
+from bayes_lsm.reml.clustered_influence import ClusterInfluence, ClusterLeaveOneOut
+from bayes_lsm.reml.clustered_residuals import ClusteredRobustFit
 from bayes_lsm.reml.divergence import Divergence
 from bayes_lsm.reml.estimate import Bounds
 from bayes_lsm.reml.fit import RemlFit, Test
@@ -23,13 +27,12 @@ from bayes_lsm.reml.prediction import Blups, Prediction, blup, predict, predict_
 from bayes_lsm.reml.profile import Profile, profile
 from bayes_lsm.reml.residuals import fitted_values, hat_values, residuals, weights
 from bayes_lsm.reml.robust import RobustFit, robust
+from bayes_lsm.reml.score import ScoreTest, score_test
 from bayes_lsm.reml.tau2_estimators import estimate_tau2, q_profile_interval
 from bayes_lsm.reml.tests import (
     LikelihoodRatioTest,
-    ScoreTest,
     WaldTest,
     likelihood_ratio_test,
-    score_test,
     wald_test,
 )
 
@@ -37,7 +40,10 @@ __all__ = [
     "Blups",
     "BootstrapTest",
     "Bounds",
+    "ClusterInfluence",
+    "ClusterLeaveOneOut",
     "ClusteredFit",
+    "ClusteredRobustFit",
     "Divergence",
     "Influence",
     "LeaveOneOut",

@@ -21,6 +21,7 @@ from bayes_lsm.reml.batch import climb_highest
 from bayes_lsm.reml.fit import RemlFit
 from bayes_lsm.reml.surface import Surface
 from bayes_lsm.reml.tests import (
+    AnyFit,
     check_nested,
     format_pval,
     likelihood_ratio_test,
@@ -171,8 +172,8 @@ class BootstrapTest:
 
 
 def bootstrap_test(
-    full: RemlFit,
-    reduced: RemlFit,
+    full: AnyFit,
+    reduced: AnyFit,
     *,
     iterations: int = 1000,
     seed: int | None = None,
@@ -187,7 +188,7 @@ def bootstrap_test(
 
     Parameters
     ----------
-    full, reduced : RemlFit
+    full, reduced : RemlFit or ClusteredFit
         Of the same effects, by the same method; under REML with the same location part.
     iterations : int, default 1000
     seed : int, optional
@@ -223,23 +224,18 @@ def bootstrap_test(
     """
     check_nested(full, reduced)
     for fit in (full, reduced):
-        require_free_log_link(fit, "a bootstrap test")
+        if isinstance(fit, RemlFit):
+            require_free_log_link(fit, "a bootstrap test")
     check_iterations(iterations)
     seed = checked_seed(seed)
     observed = likelihood_ratio_test(full, reduced)
-    design, rng = reduced.design, np.random.default_rng(seed)
-    refitters = [
-        Refitter(fit.design.v, fit.design.X, fit.design.Z, fit.method) for fit in (full, reduced)
-    ]
-    known = log_tau2_of(reduced)
-    null = np.empty(iterations)
-    work = design.n_studies * (12 + 4 * full.design.Z.shape[1])
-    for batch in batches(iterations, work, "Refitting simulated effects", progress=progress):
-        Y = simulate(reduced, batch.stop - batch.start, rng)
-        below = refitters[1].refit(Y, known)
-        above = refitters[0].refit(Y, known, below.log_tau2)
-        statistic = 2 * np.maximum(0.0, above.value - below.value)
-        null[batch] = np.where(above.converged & below.converged, statistic, np.inf)
+    rng = np.random.default_rng(seed)
+    if isinstance(full, RemlFit) and isinstance(reduced, RemlFit):
+        null = _null(full, reduced, iterations, rng, progress)
+    else:
+        from bayes_lsm.reml.clustered_bootstrap import clustered_null
+
+        null = clustered_null(full, reduced, iterations, rng, progress)
     extreme = int(np.sum(null >= observed.statistic - TIED))
     return BootstrapTest(
         statistic=observed.statistic,
@@ -252,6 +248,25 @@ def bootstrap_test(
         seed=seed,
         table=observed.table,
     )
+
+
+def _null(
+    full: RemlFit, reduced: RemlFit, iterations: int, rng: np.random.Generator, progress: bool
+) -> Array:
+    """Statistics of sets of effects from the reduced fit; inf where a refit failed."""
+    refitters = [
+        Refitter(fit.design.v, fit.design.X, fit.design.Z, fit.method) for fit in (full, reduced)
+    ]
+    known = log_tau2_of(reduced)
+    null = np.empty(iterations)
+    work = reduced.design.n_studies * (12 + 4 * full.design.Z.shape[1])
+    for batch in batches(iterations, work, "Refitting simulated effects", progress=progress):
+        Y = simulate(reduced, batch.stop - batch.start, rng)
+        below = refitters[1].refit(Y, known)
+        above = refitters[0].refit(Y, known, below.log_tau2)
+        statistic = 2 * np.maximum(0.0, above.value - below.value)
+        null[batch] = np.where(above.converged & below.converged, statistic, np.inf)
+    return null
 
 
 def simulate(fit: RemlFit, sets: int, rng: np.random.Generator) -> Array:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import sparse
-from scipy.linalg import cho_solve
-from scipy.sparse.csgraph import connected_components
 from scipy.special import ndtri, stdtrit
 
 from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.clustered_new_data import apply_to_new_data
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.terms import sampling_covariance
+from bayes_lsm.reml.clustered_blocks import blocks, covariance_of_effects, loadings
+from bayes_lsm.reml.clustered_deletion import tau2_at
 from bayes_lsm.reml.clustered_fit import ClusteredFit, TermEstimate
 from bayes_lsm.results import ResultTable, model_title
 
@@ -111,16 +107,17 @@ def level_effects(fit: ClusteredFit, *, level: float = 0.95) -> LevelEffects:
         for group in each.term.groups
         for effect in each.term.effects
     ]
-    A, D = _effects(fit)
+    A, D = loadings(design), covariance_of_effects(fit)
     estimate, variance = np.zeros(len(names)), np.zeros(len(names))
     residuals = design.y - design.X @ fit.beta
-    for rows, columns, solve in _blocks(fit, A, D):
-        loadings = (A[rows][:, columns] @ D[columns][:, columns]).toarray()
-        weighted = solve(np.column_stack([residuals[rows], loadings, design.X[rows]]))
+    for block in blocks(design, A, D):
+        rows, columns = block.rows, block.columns
+        shared = (A[rows][:, columns] @ D[columns][:, columns]).toarray()
+        weighted = block.solve(np.column_stack([residuals[rows], shared, design.X[rows]]))
         count = len(columns)
-        estimate[columns] = loadings.T @ weighted[:, 0]
-        explained = np.einsum("ij,ij->j", loadings, weighted[:, 1 : count + 1])
-        pull = loadings.T @ weighted[:, count + 1 :]
+        estimate[columns] = shared.T @ weighted[:, 0]
+        explained = np.einsum("ij,ij->j", shared, weighted[:, 1 : count + 1])
+        pull = shared.T @ weighted[:, count + 1 :]
         known = np.einsum("ij,jk,ik->i", pull, fit.vcov_location, pull)
         variance[columns] = D.diagonal()[columns] - explained + known
     se = np.sqrt(np.maximum(variance, 0.0))
@@ -223,12 +220,7 @@ def _row_variance(each: TermEstimate) -> Array:
 
 def _new_variance(each: TermEstimate, slopes: Array, Z: Array) -> Array:
     """The same for groups that are new; 0 where the likelihood sends it there."""
-    alpha = each.alpha
-    finite = np.isfinite(alpha)
-    tau2 = np.exp(Z[:, :, finite] @ alpha[finite])
-    if each.divergence is not None:
-        direction = np.array(list(each.divergence.direction.values()))
-        tau2 = np.where(Z @ direction < -1e-9, 0.0, tau2)
+    tau2 = tau2_at(each, Z)
     loadings = slopes * np.sqrt(tau2)
     return np.asarray(np.einsum("ij,jk,ik->i", loadings, np.nan_to_num(each.correlation), loadings))
 
@@ -249,44 +241,3 @@ def _typical_variance(design: ClusteredDesign) -> float:
     trace += float(np.sum(1.0 / design.v[alone]))
     trace -= float(np.trace(np.linalg.solve(design.X.T @ WX, WX.T @ WX)))
     return float((len(design.v) - design.X.shape[1]) / trace)
-
-
-def _effects(fit: ClusteredFit) -> tuple[sparse.csr_array, sparse.csr_array]:
-    """All effects together: A (n, m) and their covariance D (m, m), both sparse."""
-    loadings, covariances = [], []
-    for each in fit.terms.values():
-        term = each.term
-        n, s = term.slopes.shape
-        columns = (s * term.index[:, None] + np.arange(s)).ravel()
-        rows = np.repeat(np.arange(n), s)
-        shape = (n, s * len(term.groups))
-        loadings.append(sparse.csr_array((term.slopes.ravel(), (rows, columns)), shape=shape))
-        tau = np.sqrt(each.tau2)
-        R = np.nan_to_num(each.correlation)
-        blocks = tau[:, :, None] * R * tau[:, None, :]
-        covariances.append(
-            sparse.block_diag([sparse.coo_array(each) for each in blocks])
-            if s > 1
-            else sparse.diags_array(each.tau2.ravel())
-        )
-    return sparse.csr_array(sparse.hstack(loadings)), sparse.csr_array(
-        sparse.block_diag(covariances)
-    )
-
-
-def _blocks(
-    fit: ClusteredFit, A: sparse.csr_array, D: sparse.csr_array
-) -> Iterator[tuple[Any, Any, Callable[[Array], Array]]]:
-    """Rows and effects that have to do with each other, and how to solve with their Σ."""
-    design = fit.design
-    V = sampling_covariance(design)
-    V = sparse.diags_array(V) if isinstance(V, np.ndarray) else V
-    sigma = sparse.csr_array(A @ D @ A.T + V)
-    _, block = connected_components(abs(A) @ abs(A).T + abs(V), directed=False)
-    order = np.argsort(block, kind="stable")
-    starts = np.flatnonzero(np.diff(block[order])) + 1
-    for rows in np.split(order, starts):
-        columns = np.unique(A[rows].indices)
-        factor = np.linalg.cholesky(sigma[rows][:, rows].toarray())
-
-        yield rows, columns, partial(cho_solve, (factor, True))

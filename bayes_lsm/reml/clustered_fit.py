@@ -13,9 +13,10 @@ import pandas as pd
 from scipy.special import ndtri
 
 from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
+from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.correlation_matrices import correlation_matrices
 from bayes_lsm.likelihood.independent import Method
-from bayes_lsm.reml.clustered_terms import has_correlations
+from bayes_lsm.reml.clustered_terms import coefficients, has_correlations, scale_places
 from bayes_lsm.reml.divergence import Divergence
 from bayes_lsm.results import model_title, wald_table
 from bayes_lsm.tables import Printable, format_table, text_table, wrap_notes
@@ -26,8 +27,12 @@ if TYPE_CHECKING:
         LevelHeterogeneity,
         LevelPrediction,
     )
+    from bayes_lsm.reml.clustered_influence import ClusterInfluence
     from bayes_lsm.reml.clustered_intervals import ClusteredPart
+    from bayes_lsm.reml.clusters import Cluster
+    from bayes_lsm.reml.permutation import PermutationTest
     from bayes_lsm.reml.profile import Profile
+    from bayes_lsm.reml.tests import PartName
 
 Array = npt.NDArray[np.float64]
 ClusteredTest = Literal["z", "t"]
@@ -116,6 +121,22 @@ class ClusteredFit(Printable):
     def highest(self) -> float:
         """The highest log-likelihood that was found."""
         return self.loglik if self.rival is None else self.rival_loglik
+
+    @property
+    def scale_names(self) -> tuple[str, ...]:
+        """The scale coefficients with their groupings, such as ``"school: size"``; term by term."""
+        return tuple(each.label for each in coefficients(self.design))
+
+    @property
+    def alpha(self) -> Array:
+        """The scale coefficients of all terms."""
+        return np.concatenate([each.alpha for each in self.terms.values()])
+
+    @property
+    def vcov_alpha(self) -> Array:
+        """Their covariance: `vcov_scale` without the κ."""
+        places = scale_places(self.design)
+        return self.vcov_scale[np.ix_(places, places)]
 
     @property
     def df_location(self) -> int | None:
@@ -325,6 +346,36 @@ class ClusteredFit(Printable):
 
         return clustered_intervals(self, part=part, method=method, level=level)
 
+    def permutation_test(
+        self,
+        *,
+        part: PartName = "scale",
+        cluster: Cluster | None = None,
+        iterations: int = 1000,
+        seed: int | None = None,
+        progress: bool = True,
+    ) -> PermutationTest:
+        """Reshuffle the moderators of a part, whole clusters at a time.
+
+        See `bayes_lsm.reml.permutation.permutation_test`.
+        """
+        from bayes_lsm.reml.permutation import permutation_test
+
+        return permutation_test(
+            self, part=part, cluster=cluster, iterations=iterations, seed=seed, progress=progress
+        )
+
+    def influence(
+        self, cluster: Cluster | None = None, *, progress: bool = True
+    ) -> ClusterInfluence:
+        """What each cluster does to the fit, by refits without it.
+
+        See `bayes_lsm.reml.clustered_influence.cluster_influence`.
+        """
+        from bayes_lsm.reml.clustered_influence import cluster_influence
+
+        return cluster_influence(self, cluster, progress=progress)
+
     def to_string(self, *, digits: int | None = None) -> str:
         """All of the fit as text."""
         digits = self._digits if digits is None else digits
@@ -340,6 +391,15 @@ class ClusteredFit(Printable):
             *wrap_notes(self.notes),
         ]
         return "\n\n".join(parts)
+
+
+def require_one_term(fit: object, what: str, cure: str) -> None:
+    """Refuse a fit of several scale terms where a verb is for one τ² a study."""
+    if isinstance(fit, ClusteredFit):
+        raise FitError(
+            f"{what} is for fits with one scale term and independent effects, got one of several "
+            f"scale terms or dependent sampling errors; {cure}"
+        )
 
 
 def _correlations(each: TermEstimate, level: float) -> pd.DataFrame:

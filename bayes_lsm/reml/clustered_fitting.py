@@ -68,10 +68,19 @@ def fit_clustered(
     Konstantopoulos, S. (2011). Fixed effects and variance components estimation in three-level
     meta-analysis. Research Synthesis Methods, 2(1), 61-76. doi:10.1002/jrsm.35
     """
-    from bayes_lsm.reml.clustered_search import ClusteredSearch  # loads numba
-
     if test not in ("z", "t"):
         raise FitError(f"test must be 'z' or 't' with several scale terms, got {test!r}")
+    fit = estimate_clustered(design, method, test=test)
+    _warn(fit)
+    return fit
+
+
+def estimate_clustered(
+    design: ClusteredDesign, method: Method, *, test: ClusteredTest = "z"
+) -> ClusteredFit:
+    """The same without a word of what a reader should be warned of."""
+    from bayes_lsm.reml.clustered_search import ClusteredSearch  # loads numba
+
     search = ClusteredSearch(design, method)
     best, rival = search.best, search.rival
     if not math.isfinite(best.value):
@@ -82,7 +91,7 @@ def fit_clustered(
     covariance = _covariance(best.ascent.at.hessian)
     found = [_estimate(term, t, best, covariance) for t, term in enumerate(design.terms)]
     terms = {each.term.name: each for each in found}
-    fit = ClusteredFit(
+    return ClusteredFit(
         design=design,
         method=method,
         beta=best.ascent.at.beta,
@@ -96,8 +105,6 @@ def fit_clustered(
         rival=None if rival is None else _coefficients(design, rival),
         rival_loglik=math.nan if rival is None else rival.value,
     )
-    _warn(fit)
-    return fit
 
 
 def _covariance(hessian: Array) -> Array:

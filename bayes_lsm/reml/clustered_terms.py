@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.correlation_matrices import count
@@ -73,6 +76,17 @@ def has_correlations(term: ScaleTerm) -> bool:
 def size_of(term: ScaleTerm) -> int:
     """How many coefficients and correlations a term has."""
     return len(term.names) + count(len(term.effects), term.correlation)
+
+
+def scale_places(design: ClusteredDesign) -> npt.NDArray[np.intp]:
+    """Where the scale coefficients stand among all of a model's, κ of the terms included."""
+    starts = np.cumsum([0, *map(size_of, design.terms)])
+    return np.concatenate(
+        [
+            start + np.arange(len(term.names))
+            for start, term in zip(starts, design.terms, strict=False)
+        ]
+    )
 
 
 def find[T: (Coefficient, Pair, Coefficient | Pair)](

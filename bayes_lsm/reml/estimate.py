@@ -131,11 +131,14 @@ def _estimate(
     """Put the free coefficients back among the fixed ones; ±inf or nan for what a limit took."""
     q = len(full)
     alpha, stopped = full.copy(), full.copy()
-    covariance = np.full((q, q), np.nan)
+    covariance = np.full((q, q), math.nan)
     kept = free if point.limit is None else [free[j] for j in point.limit.kept]
     alpha[kept] = point.alpha
     stopped[free] = stop
-    covariance[np.ix_(kept, kept)] = point.covariance
+    if len(kept) == q:
+        covariance = point.covariance
+    else:
+        covariance[np.ix_(kept, kept)] = point.covariance
     divergence = None
     if point.limit is not None:
         face = geometry_of(design.Z[:, free]).face_of(point.limit)

@@ -329,6 +329,8 @@ class RemlFit(Printable):
         """Whether a coefficient that was estimated has no standard error."""
         if self.divergence is not None or (self.at_bound and self._is_identity):
             return False
+        if not np.isnan(self.vcov_scale).any():
+            return False
         known = {**self.fixed, **self.at_bound}
         names = self.design.scale.names
         return any(

@@ -186,6 +186,20 @@ def _remembered(columns: int, numbers: bytes) -> Geometry:
     return Geometry(np.frombuffer(numbers).reshape(-1, columns))
 
 
+def log_volume(X: Array) -> float:
+    """½ ln |X'X| of X (n, p), kept for the next search if there are not too many studies."""
+    return _log_volume(X) if len(X) > MANY_STUDIES else _remembered_volume(X.shape, X.tobytes())
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _remembered_volume(shape: tuple[int, int], numbers: bytes) -> float:
+    return _log_volume(np.frombuffer(numbers).reshape(shape))
+
+
+def _log_volume(X: Array) -> float:
+    return float(np.sum(np.log(np.abs(np.diag(np.linalg.qr(X, mode="r"))))))
+
+
 @lru_cache(maxsize=16)
 def steep_slopes(q: int, slopes: tuple[float, ...], oblique: int) -> Array:
     """Slopes along every axis, up and down, and in random directions, shape (s, q)."""
@@ -196,6 +210,7 @@ def steep_slopes(q: int, slopes: tuple[float, ...], oblique: int) -> Array:
 
 
 @lru_cache(maxsize=16)
-def random_steps(rounds: int, size: int, q: int) -> Array:
-    """Standard normal steps, the same each time, shape (rounds, size, q)."""
-    return np.random.default_rng(0).normal(size=(rounds, size, q))
+def random_steps(rounds: int, size: int, q: int, radii: tuple[float, ...]) -> Array:
+    """Normal steps of each of some sizes in turn, the same each time, shape (rounds, size, q)."""
+    steps = np.random.default_rng(0).normal(size=(rounds, size, q))
+    return np.asarray(np.resize(radii, size)[:, None] * steps)

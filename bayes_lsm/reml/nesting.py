@@ -21,6 +21,17 @@ def same_location(one: AnyDesign, other: AnyDesign) -> bool:
     return one.X.shape[1] == other.X.shape[1] and inside(one.X, other.X)
 
 
+def same_sampling_errors(one: AnyDesign, other: AnyDesign) -> bool:
+    """Whether the covariances of two sets of sampling errors are equal, variances apart."""
+    blocks = [
+        design.blocks if isinstance(design, ClusteredDesign) else () for design in (one, other)
+    ]
+    return len(blocks[0]) == len(blocks[1]) and all(
+        np.array_equal(a.rows, b.rows) and np.array_equal(a.covariance, b.covariance)
+        for a, b in zip(*blocks, strict=True)
+    )
+
+
 def is_nested(reduced: AnyDesign, full: AnyDesign) -> bool:
     """Whether the location part and every scale term of `reduced` lie within those of `full`."""
     if not inside(reduced.X, full.X):

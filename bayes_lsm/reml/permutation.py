@@ -9,7 +9,6 @@ diverge, while the others keep theirs.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -22,7 +21,10 @@ from bayes_lsm.likelihood.independent import estimate_location
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.reml.batch import climb_highest
 from bayes_lsm.reml.bootstrap import TIED, batches, check_iterations, checked_seed
+from bayes_lsm.reml.clustered_fit import ClusteredFit
+from bayes_lsm.reml.clusters import Cluster
 from bayes_lsm.reml.fit import RemlFit
+from bayes_lsm.reml.orders import ExactOrders, Orders, RandomOrders, is_exhaustive
 from bayes_lsm.reml.surface import Surface
 from bayes_lsm.reml.tests import PartName, format_pval, require_free_log_link, term_columns
 from bayes_lsm.tables import format_cells, format_table
@@ -31,14 +33,11 @@ if TYPE_CHECKING:
     from bayes_lsm.likelihood.ascent import Summits
 
 Array = npt.NDArray[np.float64]
-Orders = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
 
 # Information on a combination of ln τ² (SE 1000) below which an ascent was on its way to infinity:
 # it ends there with 1e-12 or less, while even two or three studies with τ² have 0.1.
 _DIVERGING = 1e-6
-# More arrangements than this are not enumerated.
-_MOST_ARRANGEMENTS = 1_000_000
 # Slopes of further starts, in ln τ² for each SD of a moderator.
 _STEEP = 3.0
 Starts = Literal["one", "several"]
@@ -139,13 +138,14 @@ class PermutationTest:
 
 
 def permutation_test(
-    fit: RemlFit,
+    fit: RemlFit | ClusteredFit,
     *,
     part: PartName = "scale",
     iterations: int = 1000,
     seed: int | None = None,
     exact: bool | Literal["auto"] = "auto",
     starts: Starts = "one",
+    cluster: Cluster | None = None,
     progress: bool = True,
 ) -> PermutationTest:
     """Test the coefficients of one part by reshuffling its moderators.
@@ -166,9 +166,12 @@ def permutation_test(
     cannot be inverted draws again, or if exact leaves out the permutation.) Where a coefficient of
     the fit itself diverges there is no z to compare, and its p-value is missing.
 
+    With several scale terms whole clusters are reshuffled: the moderators of a part must have one
+    value in each cluster, and each permutation is fitted by the same search as the data.
+
     Parameters
     ----------
-    fit : RemlFit
+    fit : RemlFit or ClusteredFit
     part : {"scale", "location"}, default "scale"
     iterations : int, default 1000
         Number of permutations, the data as they are among them.
@@ -178,6 +181,9 @@ def permutation_test(
         Use all different permutations in place of random ones; by default when there are at most
         `iterations` of them.
     starts : {"one", "several"}, default "one"
+    cluster : str or sequence of length n, optional
+        Of a fit of several scale terms: what is reshuffled as a whole, the grouping of a scale term
+        or the cluster of each row; by default the outermost groups.
     progress : bool, default True
         Show a progress bar on standard error when it takes more than a second or two.
 
@@ -208,20 +214,24 @@ def permutation_test(
     of procedures to test for moderators in mixed-effects meta-regression models. Psychological
     Methods, 20(3), 360-374. doi:10.1037/met0000023
     """
-    require_free_log_link(fit, "a permutation test")
     check_iterations(iterations)
+    if exact not in (True, False, "auto"):
+        raise FitError(f"exact must be 'auto', True or False, got {exact!r}")
+    if isinstance(fit, ClusteredFit):
+        from bayes_lsm.reml.clustered_permutation import permute_clusters
+
+        if starts != "one":
+            raise FitError(
+                "with several scale terms every permutation is searched; leave out starts"
+            )
+        return permute_clusters(fit, part, cluster, iterations, seed, exact, progress)
+    if cluster is not None:
+        raise FitError("cluster is for fits of several scale terms; leave it out")
+    require_free_log_link(fit, "a permutation test")
     if starts not in ("one", "several"):
         raise FitError(f"starts must be 'one' or 'several', got {starts!r}")
     shuffler = Shuffler(fit, part, starts=starts)
-    count = count_arrangements(shuffler.moderators)
-    if exact not in (True, False, "auto"):
-        raise FitError(f"exact must be 'auto', True or False, got {exact!r}")
-    exhaustive = count <= iterations if exact == "auto" else bool(exact)
-    if exhaustive and count > _MOST_ARRANGEMENTS:
-        raise FitError(
-            f"an exact test would need {count:.3g} permutations, at most {_MOST_ARRANGEMENTS} can "
-            "be made; use exact=False"
-        )
+    count, exhaustive = is_exhaustive(shuffler.moderators, iterations, exact)
     seed = None if exhaustive else checked_seed(seed)
     names = getattr(fit.design, part).names
     moderators = term_columns(part, names)
@@ -229,7 +239,9 @@ def permutation_test(
     z_null, joint_null = np.empty((0, len(names))), np.empty(0)
     diverged, same_maximum = 0, True
     total = count if exhaustive else iterations - 1
-    orders = _exact_orders(shuffler.moderators) if exhaustive else _random_orders(fit, seed)
+    orders = (
+        ExactOrders(shuffler.moderators) if exhaustive else RandomOrders(fit.design.n_studies, seed)
+    )
     # The data as they are come first, to see where the starts lead.
     unmoved = np.arange(fit.design.n_studies)[None, :]
     for batch in batches(total, fit.design.n_studies, "Refitting permutations", progress=progress):
@@ -437,57 +449,3 @@ def common_start(y: Array, v: Array, X: Array, Z: Array) -> Array:
     residuals = estimate_location(y, v + np.mean(v), X).residuals
     spread = len(y) / max(1, len(y) - X.shape[1]) * float(np.mean(residuals**2 - v))
     return np.asarray(math.log(max(spread, 0.05 * float(np.median(v)))) * np.mean(Z, axis=0))
-
-
-def count_arrangements(rows: Array) -> int:
-    """How many different ways there are to order the rows (n, p), some of which may be equal."""
-    _, sizes = np.unique(rows, axis=0, return_counts=True)
-    count = math.factorial(len(rows)) if len(rows) <= 170 else None
-    if count is None:
-        # Too many for anything; the exact number does not matter.
-        return _MOST_ARRANGEMENTS + 1 if len(sizes) > 1 else 1
-    for size in sizes:
-        count //= math.factorial(int(size))
-    return count
-
-
-def arrangements(rows: Array) -> Iterator[list[int]]:
-    """Every different order of the rows (n, p): for each position a row that is to be there.
-
-    Knuth, The Art of Computer Programming 4A, section 7.2.1.2, algorithm L.
-    """
-    _, first, codes = np.unique(rows, axis=0, return_index=True, return_inverse=True)
-    a = sorted(int(code) for code in codes.ravel())
-    n = len(a)
-    while True:
-        yield [int(first[code]) for code in a]
-        j = n - 2
-        while j >= 0 and a[j] >= a[j + 1]:
-            j -= 1
-        if j < 0:
-            return
-        k = n - 1
-        while a[j] >= a[k]:
-            k -= 1
-        a[j], a[k] = a[k], a[j]
-        a[j + 1 :] = a[:j:-1]
-
-
-class _exact_orders:
-    """The next so many of all arrangements of some rows."""
-
-    def __init__(self, rows: Array) -> None:
-        self._left = arrangements(rows)
-
-    def __call__(self, count: int) -> Orders:
-        return np.array([next(self._left) for _ in range(count)], dtype=np.intp)
-
-
-class _random_orders:
-    """So many random permutations of the studies."""
-
-    def __init__(self, fit: RemlFit, seed: int | None) -> None:
-        self._rng, self._n = np.random.default_rng(seed), fit.design.n_studies
-
-    def __call__(self, count: int) -> Orders:
-        return self._rng.permuted(np.tile(np.arange(self._n), (count, 1)), axis=1)

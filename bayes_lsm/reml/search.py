@@ -43,9 +43,10 @@ _WORTH = 5.0
 # That many of the best limits are joined in pairs.
 _JOINED = 6
 _ROUNDS = 5
-# Random starts for each coefficient, and how far from their centre they lie, in ln τ².
+# Random starts for each coefficient, and how far from their centre they lie, in ln τ²; the last
+# ones as many times farther as the centre is from a common τ².
 _CLOUD = 6
-_RADII = (1.0, 3.0, 8.0)
+_RADII = (1.0, 3.0, 8.0, 1.0)
 # Outlying studies to go through, slopes in ln τ² for each SD of a moderator, and how many of the
 # best of these starts are climbed from for each coefficient.
 _OUTLIERS = 6
@@ -91,7 +92,7 @@ class Search:
         self._returned: set[Face] = set()
         small = n <= MANY_STUDIES
         many = q * small * (_MORE if q > 2 else 1)
-        self._steps = random_steps(_ROUNDS + 1, _CLOUD * many, q)
+        self._steps = random_steps(_ROUNDS + 1, _CLOUD * many, q, _RADII)
         given = np.zeros((0, q)) if start is None else (self._inside.forth @ start)[None]
         starts = self._inside.first_starts(
             given,
@@ -132,10 +133,10 @@ class Search:
 
     def _cloud(self, centre: Array, turn: int) -> Array:
         """Random starts around a point (q,), some near and some far, shape (m, q)."""
-        steps = self._steps[turn]
-        far = math.sqrt(float(centre[1:] @ centre[1:]))
-        radii = np.resize([*_RADII, far], len(steps))
-        return np.asarray(centre + radii[:, None] * steps)
+        cloud: Array = self._steps[turn] + 0.0
+        cloud[len(_RADII) - 1 :: len(_RADII)] *= math.sqrt(float(centre[1:] @ centre[1:]))
+        cloud += centre
+        return cloud
 
     def _follow(self, points: list[Point]) -> None:
         """Climb the limits that these points are near to, and the limits of those."""

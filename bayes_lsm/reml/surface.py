@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ import numpy.typing as npt
 from bayes_lsm.likelihood.independent import Method
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.reml.divergence import Limit
-from bayes_lsm.reml.geometry import Coordinates, Face, geometry_of
+from bayes_lsm.reml.geometry import Coordinates, Face, geometry_of, log_volume
 
 if TYPE_CHECKING:
     from bayes_lsm.likelihood.ascent import Summits
@@ -92,6 +91,8 @@ class Point:
         values, vectors = np.linalg.eigh(-self.hessian)
         informed = values > _NO_INFORMATION
         directions = back @ vectors
+        if informed.all():
+            return np.asarray(directions / values @ directions.T)
         covariance = directions[:, informed] / values[informed] @ directions[:, informed].T
         size = np.linalg.norm(directions, axis=1)
         blind = np.linalg.norm(directions[:, ~informed], axis=1) > 1e-6 * size
@@ -150,15 +151,15 @@ class Surface:
         )
         self.constant = -0.5 * (n - p * reml) * math.log(2 * math.pi)
         if reml:
-            R = np.linalg.qr(X, mode="r")
-            self.constant += float(np.sum(np.log(np.abs(np.diag(R)))))
+            self.constant += log_volume(X)
 
     def _lie_in(self, coordinates: Coordinates) -> None:
         self.forth, self.back = coordinates.forth, coordinates.back
 
     def at(self, face: Face) -> Surface:
         """The surface of a limit of this one."""
-        there = copy(self)
+        there = object.__new__(Surface)
+        there.__dict__.update(self.__dict__)
         there.limit = face.limit
         there._lie_in(face.coordinates)
         there.problem = self.problem._replace(Z=face.coordinates.columns, zero=face.limit.zero)
@@ -210,14 +211,14 @@ class Surface:
 
     def points(self, found: Summits, begin: int = 0) -> list[Point]:
         """Summits as points, those from number `begin` on."""
-        values = np.where(np.isnan(found.value), -np.inf, found.value) + self.constant
+        values = found.value.tolist()
         return [
             Point(
                 self,
                 found.alpha[i],
                 found.ordinary[i],
                 found.hessian[i],
-                float(values[i]),
+                -math.inf if math.isnan(values[i]) else values[i] + self.constant,
                 found.beta[i],
                 found.covariance[i],
                 bool(found.converged[i]),

@@ -1,6 +1,6 @@
-"""Tests of coefficients that need no resampling: Wald, likelihood ratio and Rao's score.
+"""Tests of coefficients of fits: Wald and likelihood ratio.
 
-The resampling ones are in `permutation` and `bootstrap`.
+Rao's score test is in `score`, those that resample are in `permutation` and `bootstrap`.
 """
 
 from __future__ import annotations
@@ -15,11 +15,9 @@ import pandas as pd
 from scipy.special import chdtrc, fdtrc
 
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.independent import Method, evaluate
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.fit import RemlFit
-from bayes_lsm.reml.nesting import is_nested, same_location
-from bayes_lsm.reml.search import Search
+from bayes_lsm.reml.nesting import is_nested, same_location, same_sampling_errors
 from bayes_lsm.results import wald_table
 from bayes_lsm.tables import format_cells, format_table
 
@@ -69,7 +67,7 @@ class WaldTest:
 
 
 def wald_test(
-    fit: RemlFit,
+    fit: AnyFit,
     *,
     part: PartName = "scale",
     contrast: Contrast | Sequence[Contrast] | npt.ArrayLike | None = None,
@@ -80,8 +78,10 @@ def wald_test(
 
     Parameters
     ----------
-    fit : RemlFit
-        Its `test` decides between z and χ² on the one hand, t and F on the other.
+    fit : RemlFit or ClusteredFit
+        Its `test` decides between z and χ² on the one hand, t and F on the other. With several
+        scale terms scale coefficients are called ``"school: size"``, or ``"size"`` where no other
+        term has one of that name, and are tested by z and χ² (the location by t and F if so asked).
     part : {"location", "scale"}, default "scale"
     contrast : mapping of term to weight, list of such, or array, shape (m, q) or (q,), optional
         The combinations; an array has one weight for each term of the part.
@@ -114,11 +114,7 @@ def wald_test(
     ----------
     Viechtbauer & López-López (2022), doi:10.1002/jrsm.1562, section 2.3.
     """
-    design_part = getattr(fit.design, _checked_part(part))
-    names = design_part.names
-    estimate, covariance = (
-        (fit.beta, fit.vcov_location) if part == "location" else (fit.alpha, fit.vcov_scale)
-    )
+    names, estimate, covariance, df_residual = _part_of(fit, part)
     weights, labels = _rows(part, names, contrast, terms)
     m = len(weights)
     null = np.asarray(value, dtype=float)
@@ -129,7 +125,6 @@ def wald_test(
     C = weights[:, touched]
     difference = C @ estimate[touched] - null
     V = C @ covariance[np.ix_(touched, touched)] @ C.T
-    df_residual = None if fit.test == "z" else fit.design.n_studies - len(names)
     table = wald_table(labels, difference, V, df=df_residual).rename_axis("contrast")
     if m == 1:
         ratio = table["zval" if df_residual is None else "tval"].iloc[0]
@@ -141,20 +136,37 @@ def wald_test(
     return WaldTest(part, table, chi2 / m, m, df_residual, pval)
 
 
+def _part_of(fit: AnyFit, part: str) -> tuple[Sequence[str], Array, Array, int | None]:
+    """Names, estimates, their covariance, and the degrees of freedom of t and F."""
+    if part not in ("location", "scale"):
+        raise FitError(f"part must be 'location' or 'scale', got {part!r}")
+    location = part == "location"
+    if isinstance(fit, ClusteredFit):
+        if location:
+            return fit.design.location.names, fit.beta, fit.vcov_location, fit.df_location
+        return fit.scale_names, fit.alpha, fit.vcov_alpha, None
+    names = fit.design.location.names if location else fit.design.scale.names
+    estimate, covariance = (
+        (fit.beta, fit.vcov_location) if location else (fit.alpha, fit.vcov_scale)
+    )
+    return (
+        names,
+        estimate,
+        covariance,
+        None if fit.test == "z" else fit.design.n_studies - len(names),
+    )
+
+
 def term_columns(
     part: str, names: Sequence[str], terms: str | Sequence[str] | None = None
 ) -> list[int]:
     """Columns of some terms of a part; of all its moderators (or the intercept) by default."""
     if terms is None:
-        return [j for j, name in enumerate(names) if name != "intrcpt"] or [0]
-    wanted = [terms] if isinstance(terms, str) else list(terms)
-    if not wanted:
+        return [j for j, name in enumerate(names) if name.split(": ")[-1] != "intrcpt"] or [0]
+    given = [terms] if isinstance(terms, str) else list(terms)
+    if not given:
         raise FitError(f"no terms are given; the {part} terms are {', '.join(names)}")
-    for term in wanted:
-        if term not in names:
-            raise FitError(
-                f"there is no {part} term {term!r}; the {part} terms are {', '.join(names)}"
-            )
+    wanted = [_whole_name(part, names, term) for term in given]
     if len(set(wanted)) < len(wanted):
         raise FitError(f"each term can be given once, got {', '.join(wanted)}")
     return [list(names).index(term) for term in wanted]
@@ -177,10 +189,17 @@ def format_pval(pval: float) -> str:
     return "p < .0001" if pval < 1e-4 else f"p = {pval:.4f}"
 
 
-def _checked_part(part: str) -> str:
-    if part not in ("location", "scale"):
-        raise FitError(f"part must be 'location' or 'scale', got {part!r}")
-    return part
+def _whole_name(part: str, names: Sequence[str], term: str) -> str:
+    """The term as it is called; of several scale terms, with the grouping that it may leave out."""
+    if term in names:
+        return term
+    found = [name for name in names if name.endswith(f": {term}")]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = ", ".join(map(repr, found))
+        raise FitError(f"several scale terms have {term!r}; write one of {listed}")
+    raise FitError(f"there is no {part} term {term!r}; the {part} terms are {', '.join(names)}")
 
 
 def _rows(
@@ -235,7 +254,7 @@ def _label(row: Array, names: Sequence[str]) -> str:
 
 
 def _require_estimated(
-    fit: RemlFit,
+    fit: AnyFit,
     part: str,
     names: Sequence[str],
     estimate: Array,
@@ -246,15 +265,21 @@ def _require_estimated(
     if not bad.any():
         return
     listed = ", ".join(name for name, is_bad in zip(names, bad, strict=True) if is_bad)
-    if fit.divergence is not None and part == "scale":
+    if part == "scale" and (why := _divergence(fit)):
         raise FitError(
-            f"a Wald test of {listed} does not exist: {fit.divergence}. Leave it out of the test, "
+            f"a Wald test of {listed} does not exist: {why}. Leave it out of the test, "
             "or use likelihood_ratio_test, bootstrap_test or profile"
         )
     raise FitError(
         f"a Wald test of {listed} does not exist: the fit has no standard error for it (fixed, at "
         "a bound, or not identified by the data); leave it out of the test"
     )
+
+
+def _divergence(fit: AnyFit) -> str:
+    if isinstance(fit, ClusteredFit):
+        return "; ".join(f"{name}: {each}" for name, each in fit.divergent.items())
+    return str(fit.divergence or "")
 
 
 @dataclass(frozen=True, eq=False)
@@ -329,10 +354,11 @@ def check_nested(full: AnyFit, reduced: AnyFit) -> None:
     if not (
         np.array_equal(full.design.y, reduced.design.y)
         and np.array_equal(full.design.v, reduced.design.v)
+        and same_sampling_errors(full.design, reduced.design)
     ):
         raise FitError(
-            f"the fits are of different rows ({full.design.size} and {reduced.design.size}); drop "
-            "rows with missing moderators first"
+            f"the fits are of different rows ({full.design.size} and {reduced.design.size}), or of "
+            "other sampling variances; drop rows with missing moderators first"
         )
     if full.method == "REML" and not same_location(full.design, reduced.design):
         raise FitError(
@@ -343,136 +369,3 @@ def check_nested(full: AnyFit, reduced: AnyFit) -> None:
             "the reduced model must be a special case of the full one, with fewer coefficients; "
             "give them in the order (full, reduced) and check that the models are nested"
         )
-
-
-@dataclass(frozen=True, eq=False)
-class ScoreTest:
-    """Rao's score test of scale coefficients.
-
-    Attributes
-    ----------
-    terms : tuple of str, length m
-        The coefficients that are 0 under the null hypothesis.
-    statistic : float
-        χ².
-    df : int
-    pval : float
-    score : ndarray, shape (m,)
-        Slope of the log-likelihood in each of them, at the fit without them.
-    information : ndarray, shape (m, m)
-        Expected information on them, less what estimating the other coefficients costs.
-    alpha : ndarray, shape (q,)
-        Scale coefficients of the fit without them, with zeros in their places.
-    """
-
-    terms: tuple[str, ...]
-    statistic: float
-    df: int
-    pval: float
-    score: Array
-    information: Array
-    alpha: Array
-
-    def __str__(self) -> str:
-        return (
-            f"Score test of {', '.join(self.terms)}: χ²(df = {self.df}) = {self.statistic:.4f}, "
-            f"{format_pval(self.pval)}"
-        )
-
-
-def score_test(fit: RemlFit, terms: str | Sequence[str] | None = None) -> ScoreTest:
-    r"""Test scale coefficients by the slope of the likelihood at the fit without them.
-
-    The statistic is U'I⁻¹U with the (REML or ML) score U and the *expected* information
-    I_jk = ½ tr(P V_j P V_k) at the reduced fit (W in place of P for ML). Expected, because it is
-    positive definite wherever the test is made, while the negative Hessian need not be away from
-    its own maximum. The full model is never fitted, so the test exists when its coefficients
-    diverge.
-
-    Parameters
-    ----------
-    fit : RemlFit
-        Of the full model, by either method; only its design and method are used.
-    terms : str or sequence of str, optional
-        Scale terms that are 0 under the null hypothesis; default: all scale moderators.
-
-    Returns
-    -------
-    ScoreTest
-
-    Raises
-    ------
-    FitError
-        For an unknown term; a link other than log, fixed or bounded coefficients; and when τ² is 0
-        in some studies at the reduced fit: on that border the likelihood has no slope to test.
-
-    Examples
-    --------
-    >>> import bayes_lsm as lsm
-    >>> fit = lsm.LocationScaleModel(
-    ...     "yi ~ ablat", scale="~ ablat", variance="vi", data=lsm.load_dataset("bcg")).fit_reml()
-    >>> round(score_test(fit, "ablat").pval, 3)
-    0.995
-
-    References
-    ----------
-    Rao, C. R. (1948). Large sample tests of statistical hypotheses concerning several parameters.
-    Mathematical Proceedings of the Cambridge Philosophical Society, 44(1), 50-57.
-    doi:10.1017/S0305004100023987
-    """
-    require_free_log_link(fit, "a score test")
-    design, method = fit.design, fit.method
-    y, v, X, Z = design.y, design.v, design.X, design.Z
-    names = design.scale.names
-    tested = term_columns("scale", names, terms)
-    others = [j for j in range(len(names)) if j not in tested]
-    alpha = np.zeros(len(names))
-    if others:
-        best = Search(y, v, X, Z[:, others], method).best
-        if best.limit is not None:
-            raise FitError(
-                f"there is no score test of {', '.join(names[j] for j in tested)}: without these "
-                f"terms τ² is 0 in {int(best.limit.zero.sum())} of {len(y)} studies, where the "
-                "likelihood has no slope; use bootstrap_test"
-            )
-        alpha[others] = best.alpha
-    # Orthogonal columns, the tested ones last: neither units nor origins of moderators lose digits.
-    Q, R = np.linalg.qr(Z[:, [*others, *tested]])
-    m = len(others)
-    rotated = R @ alpha[[*others, *tested]]
-    information = expected_information(rotated, v, X, Q, method=method)
-    slope = evaluate(rotated, y, v, X, Q, method=method).score[m:]
-    efficient = information[m:, m:]
-    if others:
-        cross = information[:m, m:]
-        efficient = efficient - cross.T @ np.linalg.solve(information[:m, :m], cross)
-    statistic = float(slope @ np.linalg.solve(efficient, slope))
-    to_terms = R[m:, m:]
-    return ScoreTest(
-        terms=tuple(names[j] for j in tested),
-        statistic=statistic,
-        df=len(tested),
-        pval=float(chdtrc(len(tested), statistic)),
-        score=to_terms.T @ slope,
-        information=to_terms.T @ efficient @ to_terms,
-        alpha=alpha,
-    )
-
-
-def expected_information(alpha: Array, v: Array, X: Array, Z: Array, *, method: Method) -> Array:
-    """½ tr(P V_j P V_k) at α, shape (q, q); ½ tr(W V_j W V_k) for ML.
-
-    Viechtbauer & López-López (2022), doi:10.1002/jrsm.1562, equations for Fisher scoring; V_j is
-    diag(τ_i² z_ij), and P and W are those of `bayes_lsm.likelihood.independent`.
-    """
-    location = evaluate(alpha, np.zeros_like(v), v, X, Z, method=method).location
-    with np.errstate(over="ignore"):
-        d = np.exp(Z @ alpha)
-    wd = d / (v + d)
-    if method == "ML":
-        return np.asarray(0.5 * Z.T @ (wd[:, None] ** 2 * Z))
-    Q = location.basis
-    h = np.sum(Q**2, axis=1)
-    M = ((Z.T * wd)[:, None, :] * Q.T) @ Q
-    diagonal = Z.T @ ((wd**2 * (1.0 - 2.0 * h))[:, None] * Z)
-    return np.asarray(0.5 * (diagonal + np.einsum("jab,kba->jk", M, M)))

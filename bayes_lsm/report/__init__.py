@@ -25,6 +25,7 @@ from bayes_lsm.report.page import (
     Verdict,
     Verdicts,
 )
+from bayes_lsm.report.sensitivity import sensitivity_page
 
 __all__ = [
     "PAGE_ENDINGS",
@@ -42,6 +43,7 @@ __all__ = [
     "Verdict",
     "Verdicts",
     "diagnosis_page",
+    "sensitivity_page",
     "to_html",
     "to_markdown",
     "write_page",

@@ -12,7 +12,8 @@ import pytest
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.errors import DivergentScaleWarning, FitError
 from bayes_lsm.reml import fit_reml
-from bayes_lsm.reml.permutation import arrangements, count_arrangements, permutation_test
+from bayes_lsm.reml.orders import arrangements, count_arrangements
+from bayes_lsm.reml.permutation import permutation_test
 from bayes_lsm.reml.search import Search
 from bayes_lsm.reml.surface import Surface
 

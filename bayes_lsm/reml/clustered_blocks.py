@@ -1,0 +1,117 @@
+"""Σ = V + A D A' of several scale terms, block by block: for what needs it as it is, not its value.
+
+All effects of all groups stand beside each other, A (n, m) and their covariance D (m, m), sparse.
+Rows that share an effect or a sampling covariance form a block, as in the likelihood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from scipy.linalg import cho_solve
+from scipy.sparse.csgraph import connected_components
+
+from bayes_lsm.clustered_design import ClusteredDesign
+from bayes_lsm.likelihood.terms import sampling_covariance
+from bayes_lsm.reml.clustered_fit import ClusteredFit
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class DenseBlock:
+    """Rows and effects that have to do with each other.
+
+    Attributes
+    ----------
+    rows : ndarray of int, shape (b,)
+    columns : ndarray of int, shape (e,)
+        Their effects.
+    sigma : ndarray, shape (b, b)
+    """
+
+    rows: Index
+    columns: Index
+    sigma: Array
+
+    @cached_property
+    def root(self) -> Array:
+        """Lower Cholesky factor."""
+        return np.linalg.cholesky(self.sigma)
+
+    def solve(self, right: Array) -> Array:
+        """Σ⁻¹ times what is given."""
+        return np.asarray(cho_solve((self.root, True), right))
+
+
+def loadings(design: ClusteredDesign) -> sparse.csr_array:
+    """A (n, m): what each row multiplies every effect by, terms beside each other."""
+    found = []
+    for term in design.terms:
+        n, s = term.slopes.shape
+        columns = (s * term.index[:, None] + np.arange(s)).ravel()
+        rows = np.repeat(np.arange(n), s)
+        shape = (n, s * len(term.groups))
+        found.append(sparse.csr_array((term.slopes.ravel(), (rows, columns)), shape=shape))
+    return sparse.csr_array(sparse.hstack(found))
+
+
+def stack_covariances(tau2: Sequence[Array], correlations: Sequence[Array]) -> sparse.csr_array:
+    """D (m, m) of the effects' variances (G, s) and correlation matrix (s, s) of each term."""
+    found: list[Any] = []
+    for values, R in zip(tau2, correlations, strict=True):
+        if values.shape[1] == 1:
+            found.append(sparse.diags_array(values.ravel()))
+            continue
+        tau = np.sqrt(values)
+        found.append(block_diagonal(tau[:, :, None] * R * tau[:, None, :]))
+    return sparse.csr_array(sparse.block_diag(found))
+
+
+def block_diagonal(matrices: Array) -> sparse.csr_array:
+    """Matrices (G, s, s) along the diagonal of one."""
+    return sparse.csr_array(sparse.block_diag([sparse.coo_array(each) for each in matrices]))
+
+
+def covariance_of_effects(fit: ClusteredFit) -> sparse.csr_array:
+    """D (m, m) as it was estimated."""
+    terms = fit.terms.values()
+    return stack_covariances(
+        [each.tau2 for each in terms], [np.nan_to_num(each.correlation) for each in terms]
+    )
+
+
+def blocks(
+    design: ClusteredDesign, A: sparse.csr_array, D: sparse.csr_array
+) -> Iterator[DenseBlock]:
+    """The blocks of V + A D A'."""
+    V = sampling_covariance(design)
+    V = sparse.diags_array(V) if isinstance(V, np.ndarray) else V
+    sigma = sparse.csr_array(A @ D @ A.T + V)
+    for rows in block_rows(design, A):
+        yield DenseBlock(rows, np.unique(A[rows].indices), sigma[rows][:, rows].toarray())
+
+
+def block_rows(design: ClusteredDesign, A: sparse.csr_array) -> list[Index]:
+    """The rows of each block, whatever the variances."""
+    V = sampling_covariance(design)
+    V = sparse.diags_array(V) if isinstance(V, np.ndarray) else V
+    _, block = connected_components(abs(A) @ abs(A).T + abs(V), directed=False)
+    order = np.argsort(block, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(block[order])) + 1)
+
+
+def simulate_clustered(fit: ClusteredFit, sets: int, rng: np.random.Generator) -> Array:
+    """Sets of effects from a fit, shape (sets, n): Normal(Xβ̂, Σ̂)."""
+    design = fit.design
+    noise = np.empty((sets, len(design.y)))
+    for block in blocks(design, loadings(design), covariance_of_effects(fit)):
+        noise[:, block.rows] = rng.normal(size=(sets, len(block.rows))) @ block.root.T
+    return np.asarray(design.X @ fit.beta + noise)
