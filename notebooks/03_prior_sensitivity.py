@@ -146,7 +146,7 @@ plots.under_priors(found)[0].figure
 )
 
 # %% [markdown]
-# The preset `slides`, Normal(0, 7) on raw coefficients, allows a τ of more than $10^{20}$ IQ points.
+# The preset `slides`, Normal(0, 7) on raw coefficients, allows a τ beyond $10^{20}$ IQ points.
 # Nobody believes that, and for coefficients which the data know it does no harm. For the others it
 # is what widens the interval.
 #

@@ -24,9 +24,11 @@ from bayes_lsm.plots.canvas import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from bayes_lsm.reml.clustered_influence import ClusterInfluence
     from bayes_lsm.reml.influence import Influence
 
 Array = npt.NDArray[np.float64]
+type AnyInfluence = "Influence | ClusterInfluence"
 
 _TITLES = {
     "rstudent": "studentised deleted residual",
@@ -35,6 +37,7 @@ _TITLES = {
     "cov.r": "covariance ratio",
     "tau2.del": "mean τ² without it",
     "tau2.change": "change of mean τ²",
+    "X2": "χ² of deleted residuals",
     "QE.del": "Q without it",
     "hat": "hat value",
     "weight": "weight (%)",
@@ -44,7 +47,7 @@ _NEUTRAL = {"rstudent": 0.0, "dffits": 0.0, "cov.r": 1.0, "tau2.change": 0.0}
 
 
 def influence(
-    found: Influence,
+    found: AnyInfluence,
     measures: Sequence[str] | None = None,
     *,
     axes: Sequence[Axes] | npt.NDArray[Any] | None = None,
@@ -56,10 +59,10 @@ def influence(
 
     Parameters
     ----------
-    found : Influence
-        From `RemlFit.influence`.
+    found : Influence or ClusterInfluence
+        From `RemlFit.influence` or `ClusteredFit.influence`.
     measures : sequence of str, optional
-        Columns of ``found.to_dataframe()``; by default all nine.
+        Columns of ``found.to_dataframe()``; by default all that have a title.
     axes : sequence of Axes, optional
         As many as measures; by default those of a new figure.
     columns : int, default 3
@@ -91,11 +94,12 @@ def influence(
     ['studentised deleted residual', "Cook's distance"]
     """
     table = found.to_dataframe()
-    wanted = list(_TITLES if measures is None else measures)
+    known = [measure for measure in _TITLES if measure in table]
+    wanted = list(known if measures is None else measures)
     for measure in wanted:
-        if measure not in _TITLES:
+        if measure not in known:
             raise FitError(
-                f"there is no measure {measure!r}; there are {', '.join(map(repr, _TITLES))}"
+                f"there is no measure {measure!r}; there are {', '.join(map(repr, known))}"
             )
     design = found.fit.design
     given = panels(len(wanted), columns=columns, size=(3.8, 2.3), axes=axes, caution=design.caution)
@@ -104,11 +108,11 @@ def influence(
         values = table[measure].to_numpy(dtype=float)
         _draw(ax, values, found, _NEUTRAL.get(measure))
         ax.set_title(_TITLES[measure], fontsize=SIZE, loc="left")
-        _name_studies(ax, values, found, design.labels, name, label_width)
+        _name_studies(ax, values, found, found.labels, name, label_width)
     return given
 
 
-def _draw(ax: Axes, values: Array, found: Influence, neutral: float | None) -> None:
+def _draw(ax: Axes, values: Array, found: AnyInfluence, neutral: float | None) -> None:
     from matplotlib.ticker import MaxNLocator
 
     x = np.arange(1, len(values) + 1)
@@ -127,11 +131,16 @@ def _draw(ax: Axes, values: Array, found: Influence, neutral: float | None) -> N
         ax.axhline(neutral, color=GREY, lw=0.7, ls=":", zorder=0)
     ax.margins(y=0.2)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_xlabel("study (in the order of the data)", fontsize=SMALL)
+    ax.set_xlabel(f"{found.unit} (in the order of the data)", fontsize=SMALL)
 
 
 def _name_studies(
-    ax: Axes, values: Array, found: Influence, labels: Sequence[str], count: int, width: int
+    ax: Axes,
+    values: Array,
+    found: AnyInfluence,
+    labels: Sequence[str],
+    count: int,
+    width: int,
 ) -> None:
     """The influential studies farthest from the others, if they are not beside one another."""
     marked = np.flatnonzero((found.influential | found.influential_scale) & np.isfinite(values))

@@ -14,6 +14,8 @@ from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
 from bayes_lsm.reml.bootstrap import BootstrapTest, bootstrap_test
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.clustered_fitting import fit_clustered
+from bayes_lsm.reml.clustered_influence import ClusterInfluence, ClusterLeaveOneOut
+from bayes_lsm.reml.clustered_residuals import ClusteredRobustFit
 from bayes_lsm.reml.divergence import Divergence
 from bayes_lsm.reml.estimate import Bounds
 from bayes_lsm.reml.fit import RemlFit, Test
@@ -38,7 +40,10 @@ __all__ = [
     "Blups",
     "BootstrapTest",
     "Bounds",
+    "ClusterInfluence",
+    "ClusterLeaveOneOut",
     "ClusteredFit",
+    "ClusteredRobustFit",
     "Divergence",
     "Influence",
     "LeaveOneOut",

@@ -14,6 +14,7 @@ from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.clustered_new_data import apply_to_new_data
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.clustered_blocks import blocks, covariance_of_effects, loadings
+from bayes_lsm.reml.clustered_deletion import tau2_at
 from bayes_lsm.reml.clustered_fit import ClusteredFit, TermEstimate
 from bayes_lsm.results import ResultTable, model_title
 
@@ -219,12 +220,7 @@ def _row_variance(each: TermEstimate) -> Array:
 
 def _new_variance(each: TermEstimate, slopes: Array, Z: Array) -> Array:
     """The same for groups that are new; 0 where the likelihood sends it there."""
-    alpha = each.alpha
-    finite = np.isfinite(alpha)
-    tau2 = np.exp(Z[:, :, finite] @ alpha[finite])
-    if each.divergence is not None:
-        direction = np.array(list(each.divergence.direction.values()))
-        tau2 = np.where(Z @ direction < -1e-9, 0.0, tau2)
+    tau2 = tau2_at(each, Z)
     loadings = slopes * np.sqrt(tau2)
     return np.asarray(np.einsum("ij,jk,ik->i", loadings, np.nan_to_num(each.correlation), loadings))
 

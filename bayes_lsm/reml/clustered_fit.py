@@ -13,6 +13,7 @@ import pandas as pd
 from scipy.special import ndtri
 
 from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
+from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.correlation_matrices import correlation_matrices
 from bayes_lsm.likelihood.independent import Method
 from bayes_lsm.reml.clustered_terms import coefficients, has_correlations, scale_places
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
         LevelHeterogeneity,
         LevelPrediction,
     )
+    from bayes_lsm.reml.clustered_influence import ClusterInfluence
     from bayes_lsm.reml.clustered_intervals import ClusteredPart
     from bayes_lsm.reml.clusters import Cluster
     from bayes_lsm.reml.permutation import PermutationTest
@@ -363,6 +365,17 @@ class ClusteredFit(Printable):
             self, part=part, cluster=cluster, iterations=iterations, seed=seed, progress=progress
         )
 
+    def influence(
+        self, cluster: Cluster | None = None, *, progress: bool = True
+    ) -> ClusterInfluence:
+        """What each cluster does to the fit, by refits without it.
+
+        See `bayes_lsm.reml.clustered_influence.cluster_influence`.
+        """
+        from bayes_lsm.reml.clustered_influence import cluster_influence
+
+        return cluster_influence(self, cluster, progress=progress)
+
     def to_string(self, *, digits: int | None = None) -> str:
         """All of the fit as text."""
         digits = self._digits if digits is None else digits
@@ -378,6 +391,15 @@ class ClusteredFit(Printable):
             *wrap_notes(self.notes),
         ]
         return "\n\n".join(parts)
+
+
+def require_one_term(fit: object, what: str, cure: str) -> None:
+    """Refuse a fit of several scale terms where a verb is for one τ² a study."""
+    if isinstance(fit, ClusteredFit):
+        raise FitError(
+            f"{what} is for fits with one scale term and independent effects, got one of several "
+            f"scale terms or dependent sampling errors; {cure}"
+        )
 
 
 def _correlations(each: TermEstimate, level: float) -> pd.DataFrame:

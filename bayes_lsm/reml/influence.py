@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +28,10 @@ import pandas as pd
 from scipy.special import chdtr, ndtr, ndtri, stdtr, stdtrit
 
 from bayes_lsm.design import Design
+from bayes_lsm.errors import FitError
+from bayes_lsm.reml.clustered_fit import ClusteredFit
+from bayes_lsm.reml.clustered_influence import ClusterInfluence, ClusterLeaveOneOut
+from bayes_lsm.reml.clusters import Cluster
 from bayes_lsm.reml.fit import RemlFit
 from bayes_lsm.reml.residuals import Refits, fitted_values, hat_values, weights
 from bayes_lsm.tables import format_cells, format_table, wrap_notes
@@ -188,6 +193,16 @@ class Influence:
         return self.leave_one_out.fit
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """The studies' names."""
+        return self.fit.design.labels
+
+    @property
+    def unit(self) -> str:
+        """What is left out."""
+        return "study"
+
+    @property
     def rstudent(self) -> Array:
         """Studentised deleted residuals (k,): about standard normal without outliers."""
         return self.deleted_residual / self.deleted_residual_se
@@ -265,20 +280,24 @@ class Influence:
         return str(format_cells(self.to_dataframe(), digits=4).to_html())
 
 
-def leave_one_out(fit: RemlFit, *, progress: bool = True) -> LeaveOneOut:
+def leave_one_out(
+    fit: RemlFit | ClusteredFit, *, cluster: Cluster | None = None, progress: bool = True
+) -> LeaveOneOut | ClusterLeaveOneOut:
     """Estimates with each study left out in turn, by exact refits.
 
     Parameters
     ----------
-    fit : RemlFit
+    fit : RemlFit or ClusteredFit
         Its method, test and fixed coefficients are those of the refits. (Bounds on α are not known
         to a fit, and are not kept.)
+    cluster : str or sequence of length n, optional
+        With several scale terms whole clusters are left out: see `cluster_influence`.
     progress : bool, default True
         Show a progress bar on standard error when it takes more than a second or two.
 
     Returns
     -------
-    LeaveOneOut
+    LeaveOneOut or ClusterLeaveOneOut
 
     Examples
     --------
@@ -293,7 +312,15 @@ def leave_one_out(fit: RemlFit, *, progress: bool = True) -> LeaveOneOut:
     2        -0.654  0.181
     3        -0.686  0.186
     """
+    if isinstance(fit, ClusteredFit):
+        return fit.influence(cluster, progress=progress).leave_one_out
+    _refuse(cluster)
     return _leave_one_out(Refits(fit, progress=progress))
+
+
+def _refuse(cluster: Cluster | None) -> None:
+    if cluster is not None:
+        raise FitError("cluster is for fits of several scale terms; leave it out")
 
 
 def _leave_one_out(found: Refits) -> LeaveOneOut:
@@ -319,19 +346,30 @@ def _leave_one_out(found: Refits) -> LeaveOneOut:
     )
 
 
-def influence(fit: RemlFit, *, progress: bool = True) -> Influence:
+@overload
+def influence(
+    fit: RemlFit, *, cluster: Cluster | None = None, progress: bool = True
+) -> Influence: ...
+@overload
+def influence(
+    fit: ClusteredFit, *, cluster: Cluster | None = None, progress: bool = True
+) -> ClusterInfluence: ...
+def influence(
+    fit: RemlFit | ClusteredFit, *, cluster: Cluster | None = None, progress: bool = True
+) -> Influence | ClusterInfluence:
     """What each study does to a fit, by exact refits without it.
 
     Parameters
     ----------
-    fit : RemlFit
+    fit : RemlFit or ClusteredFit
+    cluster : str or sequence of length n, optional
         As for `leave_one_out`.
     progress : bool, default True
         Show a progress bar on standard error when it takes more than a second or two.
 
     Returns
     -------
-    Influence
+    Influence or ClusterInfluence
 
     Examples
     --------
@@ -351,6 +389,9 @@ def influence(fit: RemlFit, *, progress: bool = True) -> Influence:
     Viechtbauer, W., & Cheung, M. W.-L. (2010). Outlier and influence diagnostics for meta-analysis.
     Research Synthesis Methods, 1(2), 112-125. doi:10.1002/jrsm.11
     """
+    if isinstance(fit, ClusteredFit):
+        return fit.influence(cluster, progress=progress)
+    _refuse(cluster)
     found = Refits(fit, progress=progress)
     design, deleted = fit.design, _leave_one_out(found)
     hat, shift = hat_values(fit), fit.beta - found.beta

@@ -22,6 +22,8 @@ from bayes_lsm.design import Design
 from bayes_lsm.errors import BayesLsmError, BayesLsmWarning, FitError
 from bayes_lsm.likelihood.independent import estimate_location, typical_sampling_variance
 from bayes_lsm.links import tau2_from_log
+from bayes_lsm.reml.clustered_fit import ClusteredFit, require_one_term
+from bayes_lsm.reml.clusters import Cluster
 from bayes_lsm.reml.fit import RemlFit
 from bayes_lsm.reml.fitting import fit_reml
 from bayes_lsm.reml.heterogeneity import cochran_q
@@ -88,18 +90,23 @@ class Residuals:
         return str(format_cells(self.to_dataframe(), digits=4).to_html())
 
 
-def residuals(fit: RemlFit, kind: ResidualKind = "raw") -> Residuals:
+def residuals(
+    fit: RemlFit | ClusteredFit, kind: ResidualKind = "raw", *, cluster: Cluster | None = None
+) -> Residuals:
     """Residuals of a fit.
 
     Parameters
     ----------
-    fit : RemlFit
+    fit : RemlFit or ClusteredFit
     kind : {"raw", "pearson", "standardized", "studentized_deleted"}, default "raw"
         ``"raw"``: e_i = y_i − x_i'β̂. ``"pearson"``: e_i / √(v_i + τ_i²). ``"standardized"``
         (internally): e_i / √((v_i + τ_i²)(1 − h_i)), metafor's ``rstandard``.
         ``"studentized_deleted"`` (externally): the study's distance from what the other studies
         predict of it, by an exact refit without it, divided by its standard error; metafor's
-        ``rstudent``, which metafor refuses for location-scale fits.
+        ``rstudent``, which metafor refuses for location-scale fits. With several scale terms the
+        variance of a row is Σ_ii, and whole clusters are left out.
+    cluster : str or sequence of length n, optional
+        Of a fit of several scale terms: what is left out, see `influence`.
 
     Returns
     -------
@@ -132,11 +139,14 @@ def residuals(fit: RemlFit, kind: ResidualKind = "raw") -> Residuals:
         allowed = ", ".join(map(repr, get_args(ResidualKind)))
         raise FitError(f"kind must be one of {allowed}, got {kind!r}")
     labels = fit.design.labels
+    if isinstance(fit, ClusteredFit):
+        return _clustered_residuals(fit, kind, cluster)
+    if cluster is not None:
+        raise FitError("cluster is for fits of several scale terms; leave it out")
     if kind == "studentized_deleted":
         found = Refits(fit, progress=False)
         return Residuals(kind, labels, fit.design.y - found.predicted, found.residual_se)
-    raw = fit.design.y - fitted_values(fit)
-    raw = np.where(np.abs(raw) < _ROUNDING * np.abs(fit.design.y).max(), 0.0, raw)
+    raw = _raw(fit)
     if kind == "raw":
         return Residuals(kind, labels, raw, np.full(len(raw), np.nan))
     variance = fit.design.v + fit.tau2
@@ -146,7 +156,30 @@ def residuals(fit: RemlFit, kind: ResidualKind = "raw") -> Residuals:
     return Residuals(kind, labels, raw, np.sqrt(variance))
 
 
-def fitted_values(fit: RemlFit) -> Array:
+def _raw(fit: RemlFit | ClusteredFit) -> Array:
+    raw = fit.design.y - fitted_values(fit)
+    return np.where(np.abs(raw) < _ROUNDING * np.abs(fit.design.y).max(), 0.0, raw)
+
+
+def _clustered_residuals(
+    fit: ClusteredFit, kind: ResidualKind, cluster: Cluster | None
+) -> Residuals:
+    from bayes_lsm.reml.clustered_influence import cluster_influence
+    from bayes_lsm.reml.clustered_residuals import standard_errors
+
+    labels, raw = fit.design.labels, _raw(fit)
+    if kind == "studentized_deleted":
+        found = cluster_influence(fit, cluster, progress=False)
+        return Residuals(kind, labels, found.deleted_residual, found.deleted_residual_se)
+    if kind == "raw":
+        return Residuals(kind, labels, raw, np.full(len(raw), np.nan))
+    total, own = standard_errors(fit)
+    if kind == "pearson":
+        return Residuals(kind, labels, raw, total)
+    return Residuals(kind, labels, raw, np.where(own > _ALL_ITS_OWN * total, own, np.nan))
+
+
+def fitted_values(fit: RemlFit | ClusteredFit) -> Array:
     """What the location part predicts of each study, x_i'β̂ (k,).
 
     Examples
@@ -160,7 +193,7 @@ def fitted_values(fit: RemlFit) -> Array:
     return np.asarray(fit.design.X @ fit.beta)
 
 
-def hat_values(fit: RemlFit) -> Array:
+def hat_values(fit: RemlFit | ClusteredFit) -> Array:
     """The share of each study's own effect in its fitted value (k,), the diagonal of H.
 
     They lie between 0 and 1 and add up to p.
@@ -173,6 +206,10 @@ def hat_values(fit: RemlFit) -> Array:
     >>> round(float(hat_values(fit).sum()), 9)
     2.0
     """
+    if isinstance(fit, ClusteredFit):
+        from bayes_lsm.reml.clustered_residuals import clustered_hat_values
+
+        return clustered_hat_values(fit)
     basis = estimate_location(fit.design.y, fit.design.v + fit.tau2, fit.design.X).basis
     return np.asarray(np.sum(basis**2, axis=1))
 
@@ -188,6 +225,7 @@ def weights(fit: RemlFit) -> Array:
     >>> weights(fit)[:3].round(2)
     array([5.06, 6.36, 4.44])
     """
+    require_one_term(fit, "weights", "see hat_values")
     inverse = 1.0 / (fit.design.v + fit.tau2)
     return np.asarray(100.0 * inverse / inverse.sum())
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -37,9 +37,14 @@ from scipy.special import fdtrc, ndtr, ndtri, stdtr, stdtrit
 from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.independent import Method, estimate_location, evaluate
+from bayes_lsm.reml.clustered_fit import ClusteredFit
+from bayes_lsm.reml.clusters import Cluster
 from bayes_lsm.reml.fit import RemlFit
 from bayes_lsm.results import model_title, stack_parts
 from bayes_lsm.tables import Printable
+
+if TYPE_CHECKING:
+    from bayes_lsm.reml.clustered_residuals import ClusteredRobustFit
 
 Array = npt.NDArray[np.float64]
 Kind = Literal["CR0", "CR1", "CR2"]
@@ -98,12 +103,12 @@ class RobustFit(Printable):
     def location(self) -> pd.DataFrame:
         """Location coefficients: estimate, se, tval, df, pval, ci_lb, ci_ub; one row a term."""
         names = self.design.location.names
-        return _t_table(names, self.fit.beta, self.vcov_location, self.df_location)
+        return t_table(names, self.fit.beta, self.vcov_location, self.df_location)
 
     @property
     def scale(self) -> pd.DataFrame:
         """Scale coefficients of ln τ²: the same columns, one row a term."""
-        return _t_table(self.design.scale.names, self.fit.alpha, self.vcov_scale, self.df_scale)
+        return t_table(self.design.scale.names, self.fit.alpha, self.vcov_scale, self.df_scale)
 
     @property
     def qm(self) -> RobustTest:
@@ -142,16 +147,21 @@ class RobustFit(Printable):
 
 
 def robust(
-    fit: RemlFit, cluster: Sequence[Any], *, kind: Kind = "CR1", small_sample: bool = True
-) -> RobustFit:
+    fit: RemlFit | ClusteredFit,
+    cluster: Cluster | None = None,
+    *,
+    kind: Kind = "CR1",
+    small_sample: bool = True,
+) -> RobustFit | ClusteredRobustFit:
     """Cluster-robust covariances of the location and the scale coefficients of a fit.
 
     Parameters
     ----------
-    fit : RemlFit
-        With the log link.
+    fit : RemlFit or ClusteredFit
+        With the log link. With several scale terms it is the location part alone.
     cluster : sequence of length k
-        The cluster of each row that was fitted: numbers or text, none missing.
+        The cluster of each row that was fitted: numbers or text, none missing. With several scale
+        terms also the grouping of one of them; by default the outermost groups.
     kind : {"CR1", "CR2", "CR0"}, default "CR1"
         ``"CR0"``: without correction. ``"CR1"``: metafor's, times G/(G − p) for β, and G/(G − 1)
         for α. ``"CR2"``: bias-reduced, with Satterthwaite degrees of freedom, as clubSandwich; for
@@ -161,7 +171,7 @@ def robust(
 
     Returns
     -------
-    RobustFit
+    RobustFit or ClusteredRobustFit
 
     Raises
     ------
@@ -187,6 +197,10 @@ def robust(
     estimation and hypothesis testing in fixed effects models. Journal of Business & Economic
     Statistics, 36(4), 672-683. doi:10.1080/07350015.2016.1247004
     """
+    if isinstance(fit, ClusteredFit):
+        from bayes_lsm.reml.clustered_residuals import clustered_robust
+
+        return clustered_robust(fit, cluster, kind=kind, small_sample=small_sample)
     design = fit.design
     if kind not in get_args(Kind):
         raise FitError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
@@ -207,9 +221,11 @@ def robust(
     return RobustFit(fit, kind, G, vcov_location, vcov_scale, df, df_scale)
 
 
-def _groups(design: Design, cluster: Sequence[Any]) -> tuple[npt.NDArray[np.intp], int]:
+def _groups(design: Design, cluster: Cluster | None) -> tuple[npt.NDArray[np.intp], int]:
     """Clusters as 0, 1, … of each row, and their number."""
     k, p = design.X.shape
+    if cluster is None:
+        raise FitError(f"cluster must hold the cluster of each of the {k} rows; give one")
     if isinstance(cluster, str):
         raise FitError(
             f"cluster must hold the cluster of each of the {k} rows, got the text {cluster!r}; "
@@ -355,7 +371,8 @@ def _scaled(Z: Array) -> Array:
     return np.asarray(Z / _lengths(Z))
 
 
-def _t_table(names: Sequence[str], estimate: Array, covariance: Array, df: Array) -> pd.DataFrame:
+def t_table(names: Sequence[str], estimate: Array, covariance: Array, df: Array) -> pd.DataFrame:
+    """Estimates with t tests of their own degrees of freedom; with the normal one where inf."""
     variances = np.diag(covariance)
     se = np.sqrt(np.where(variances > 0, variances, np.nan))
     ratio = np.where(np.isfinite(estimate), estimate, np.nan) / se

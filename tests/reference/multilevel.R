@@ -81,7 +81,6 @@ fit_metafor <- function() {
 # metafor: what is asked of a fit ------------------------------------------------------------------------
 
 # Profiles are refits with a component held; their limits are the roots that confint finds of these.
-tight <- list(optimizer = "nlminb", rel.tol = 1e-12, eval.max = 5000, iter.max = 5000)
 describe_interval <- function(fit, which) {
   args <- c(list(fit, control = list(tol = 1e-8)), which)
   as.numeric(do.call(confint, args)$random[1, ])
@@ -120,9 +119,9 @@ fit_metafor_verbs <- function() {
   V <- vcalc(vi = 1, cluster = trial, rvars = c(v1i, v2i), data = gums)
   correlated <- vcalc(vi, cluster = study, obs = esid, data = crimes, rho = 0.6)
   one <- rma.mv(yi, vi, random = ~ 1 | district / school, data = schools)
-  two <- rma.mv(yi, vi, mods = ~ decade, random = ~ 1 | district / school, data = schools, control = tight)
+  two <- rma.mv(yi, vi, mods = ~ decade, random = ~ 1 | district / school, data = schools)
   three <- rma.mv(yi, V, mods = ~ 0 + outcome, random = ~ outcome | trial, struct = "UN", data = gums)
-  four <- rma.mv(yi, correlated, random = ~ 1 | study / id, data = crimes, control = tight)
+  four <- rma.mv(yi, correlated, random = ~ 1 | study / id, data = crimes)
   list(
     schools = list(
       interval = list(describe_interval(one, list(sigma2 = 1)), describe_interval(one, list(sigma2 = 2))),

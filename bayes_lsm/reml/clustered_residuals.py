@@ -1,0 +1,177 @@
+r"""Residuals, hat values and cluster-robust covariances of fits of several scale terms.
+
+With W = Σ⁻¹, M = (X'WX)⁻¹ and e = y − Xβ̂, the hat matrix is XMX'W and e has the covariance
+Σ − XMX'. Cluster by cluster, with clusters that are independent of each other under the model,
+
+    V_β = M [ Σ_c X_c'W_c A_c e_c e_c' A_c'W_c X_c ] M
+
+with A_c = I for CR0 and CR1 (times G/(G − p)), and for CR2 A_c = D'(D (Σ_c − X_cMX_c') D')^{−½} D,
+D'D = Σ_c: see `robust`, whose formulas these are for a Σ that is not diagonal.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bayes_lsm.errors import FitError
+from bayes_lsm.reml.clustered_blocks import blocks, covariance_of_effects, loadings
+from bayes_lsm.reml.clustered_fit import ClusteredFit
+from bayes_lsm.reml.clusters import Cluster, read_clusters, shared
+from bayes_lsm.reml.robust import Kind, t_table
+from bayes_lsm.results import model_title
+from bayes_lsm.tables import Printable
+
+Array = npt.NDArray[np.float64]
+
+# Eigenvalues of a matrix, relative to the largest possible, that are the rounding of 0.
+_ZERO = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class ClusteredRobustFit(Printable):
+    """Cluster-robust location coefficients of a fit of several scale terms.
+
+    Attributes
+    ----------
+    fit : ClusteredFit
+    kind : {"CR0", "CR1", "CR2"}
+    n_clusters : int
+    vcov_location : ndarray, shape (p, p)
+    df_location : ndarray, shape (p,)
+        G − p, or Satterthwaite's for CR2; inf for tests with the normal distribution.
+    """
+
+    fit: ClusteredFit
+    kind: str
+    n_clusters: int
+    vcov_location: Array
+    df_location: Array
+
+    @property
+    def location(self) -> pd.DataFrame:
+        """Location coefficients: estimate, se, tval, df, pval, ci_lb, ci_ub; one row a term."""
+        names = self.fit.design.location.names
+        return t_table(names, self.fit.beta, self.vcov_location, self.df_location)
+
+    @property
+    def title(self) -> str:
+        """The kind of model, how it was fitted, and the clusters."""
+        how = f"{self.fit.label}; {self.kind} in {self.n_clusters} clusters"
+        return model_title(self.fit.design, how)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the table has to know."""
+        return (
+            "standard errors and tests are cluster-robust, for the location part alone",
+            *self.fit.notes,
+        )
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The table of location coefficients."""
+        return self.location
+
+
+def standard_errors(fit: ClusteredFit) -> tuple[Array, Array]:
+    """√Σ_ii of each row, and √(Σ − XMX')_ii of its residual (n,)."""
+    design = fit.design
+    total = np.empty(len(design.y))
+    for block in blocks(design, loadings(design), covariance_of_effects(fit)):
+        total[block.rows] = np.diag(block.sigma)
+    mean = np.einsum("ij,jk,ik->i", design.X, fit.vcov_location, design.X)
+    return np.sqrt(total), np.sqrt(np.maximum(total - mean, 0.0))
+
+
+def clustered_hat_values(fit: ClusteredFit) -> Array:
+    """The diagonal of XMX'W (n,)."""
+    design = fit.design
+    found = np.empty(len(design.y))
+    for block in blocks(design, loadings(design), covariance_of_effects(fit)):
+        X = design.X[block.rows]
+        found[block.rows] = np.sum(X @ fit.vcov_location * block.solve(X), axis=1)
+    return found
+
+
+def clustered_robust(
+    fit: ClusteredFit, cluster: Cluster | None, *, kind: str, small_sample: bool
+) -> ClusteredRobustFit:
+    """Cluster-robust covariance of β.
+
+    Raises
+    ------
+    FitError
+        For an unknown kind, clusters that depend on each other under the model, and as few of them
+        as there are location coefficients.
+    """
+    if kind not in get_args(Kind):
+        raise FitError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
+    design = fit.design
+    clusters = read_clusters(design, cluster)
+    common = shared(design, clusters)
+    if common:
+        raise FitError(
+            f"{common} lie in several clusters, so that the model itself makes these dependent; "
+            "give coarser clusters"
+        )
+    G, p = len(clusters), len(fit.beta)
+    if p >= G:
+        raise FitError(
+            f"{G} clusters are too few for {p} location coefficients; at least {p + 1} are needed"
+        )
+    pieces = _pieces(fit, clusters.code, adjusted=kind == "CR2")
+    estimates = np.array([pull.T @ e for pull, _, _, e in pieces])
+    vcov = estimates.T @ estimates
+    df = np.full(p, float(G - p))
+    if kind == "CR1":
+        vcov = vcov * G / (G - p)
+    if kind == "CR2":
+        df = _satterthwaite(pieces, fit.vcov_location)
+    if not small_sample:
+        df = np.full(p, np.inf)
+    return ClusteredRobustFit(fit, kind, G, vcov, df)
+
+
+_Piece = tuple[Array, Array, Array, Array]  # A W X M, X, Σ and e of a cluster
+
+
+def _pieces(fit: ClusteredFit, code: npt.NDArray[np.intp], *, adjusted: bool) -> list[_Piece]:
+    design = fit.design
+    M, e = fit.vcov_location, design.y - design.X @ fit.beta
+    of_cluster: dict[int, list[tuple[npt.NDArray[np.intp], Array]]] = {}
+    for block in blocks(design, loadings(design), covariance_of_effects(fit)):
+        of_cluster.setdefault(int(code[block.rows[0]]), []).append((block.rows, block.sigma))
+    found = []
+    for parts in of_cluster.values():
+        rows = np.concatenate([rows for rows, _ in parts])
+        sigma = np.zeros((len(rows), len(rows)))
+        first = 0
+        for _, part in parts:
+            last = first + len(part)
+            sigma[first:last, first:last] = part
+            first = last
+        X = design.X[rows]
+        pull = np.linalg.solve(sigma, X) @ M
+        if adjusted:
+            D = np.linalg.cholesky(sigma).T
+            values, vectors = np.linalg.eigh(D @ (sigma - X @ M @ X.T) @ D.T)
+            kept = values > _ZERO * np.linalg.eigvalsh(sigma)[-1] ** 2
+            root = (vectors[:, kept] / np.sqrt(values[kept])) @ vectors[:, kept].T
+            pull = D.T @ (root @ (D @ pull))
+        found.append((pull, X, sigma, e[rows]))
+    return found
+
+
+def _satterthwaite(pieces: list[_Piece], M: Array) -> Array:
+    """(tr P)²/tr PP of each coefficient, with P_cd = 1(c = d) a_c'Σ_c a_c − a_c'X_cMX_d'a_d."""
+    df = np.empty(len(M))
+    for j in range(len(M)):
+        own = np.array([pull[:, j] @ sigma @ pull[:, j] for pull, _, sigma, _ in pieces])
+        U = np.array([pull[:, j] @ X for pull, X, _, _ in pieces])
+        P = np.diag(own) - U @ M @ U.T
+        df[j] = np.trace(P) ** 2 / np.sum(P * P)
+    return df
