@@ -57,7 +57,7 @@ class Printable(ABC):
         super().__init_subclass__(**options)
         # A dataclass would show every array that it holds, in a terminal and below a notebook.
         if "__repr__" not in vars(cls):
-            cls.__repr__ = Printable.__str__  # type: ignore[method-assign]
+            cls.__repr__ = Printable.__str__  # type: ignore[assignment]
 
     @property
     @abstractmethod
