@@ -52,6 +52,7 @@ __all__ = [
     "ascend_clustered",
     "draw_location",
     "evaluate",
+    "locations",
     "log_likelihoods",
 ]
 
@@ -261,6 +262,18 @@ def log_likelihoods(alphas: Array, data: Clustered, *, method: Criterion) -> Arr
     criterion, constant = _criterion(data, method)
     values: Array = clustered_kernels.values_at(np.ascontiguousarray(alphas), *criterion)
     return values + constant
+
+
+def locations(alphas: Array, data: Clustered) -> tuple[Array, Array]:
+    """Generalised least squares at each row of alphas (m, q): β̂ (m, p), covariances (m, p, p).
+
+    nan where X'Σ⁻¹X is singular.
+    """
+    criterion, _ = _criterion(data, "ML")
+    betas = np.full((len(alphas), data.p), np.nan)
+    covariances = np.full((len(alphas), data.p, data.p), np.nan)
+    clustered_kernels.locations_at(np.ascontiguousarray(alphas), *criterion, betas, covariances)
+    return betas, covariances
 
 
 def draw_location(alphas: Array, noise: Array, data: Clustered, *, prior: NormalPrior) -> Array:

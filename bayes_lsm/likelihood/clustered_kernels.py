@@ -392,6 +392,13 @@ def values_at(alphas, layout, prior_root, prior_y, adjusted):
 
 
 @njit(cache=True, parallel=True)
+def locations_at(alphas, layout, prior_root, prior_y, adjusted, betas, covariances):
+    """Fills β̂ (m, p) and its covariance (m, p, p) at each row of alphas (m, q)."""
+    for i in prange(len(alphas)):
+        value_at(alphas[i], layout, prior_root, prior_y, adjusted, betas[i], covariances[i])
+
+
+@njit(cache=True, parallel=True)
 def draw_location(alphas, noise, layout, prior_root, prior_y):
     """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
     p = layout.X.shape[1]

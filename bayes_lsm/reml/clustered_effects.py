@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,8 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.reml.clustered_blocks import blocks, covariance_of_effects, loadings
 from bayes_lsm.reml.clustered_deletion import tau2_at
 from bayes_lsm.reml.clustered_fit import ClusteredFit, TermEstimate
+from bayes_lsm.reml.clustered_predictive import clustered_predictive
+from bayes_lsm.reml.prediction import VAGUE, ScaleUncertainty
 from bayes_lsm.results import ResultTable, model_title
 
 Array = npt.NDArray[np.float64]
@@ -142,8 +144,13 @@ def predict_levels(
     *,
     terms: Sequence[str] | None = None,
     level: float = 0.95,
+    scale_uncertainty: ScaleUncertainty = "propagated",
 ) -> LevelPrediction:
     """The mean effect, and a prediction interval for the true effect in groups that are new.
+
+    By default the uncertainty of the variances is in the prediction interval (``"propagated"``): it
+    holds the central `level` of the mixture that `bayes_lsm.reml.clustered_predictive` describes.
+    ``"plug-in"`` takes the estimated variances for known, as metafor does.
 
     Parameters
     ----------
@@ -156,14 +163,25 @@ def predict_levels(
         district.
     level : float, default 0.95
         Of the confidence and prediction intervals.
+    scale_uncertainty : {"propagated", "plug-in"}, default "propagated"
 
     Returns
     -------
     LevelPrediction
-        Columns estimate, se, ci_lb, ci_ub, pi_lb, pi_ub, and τ² of each term and of their sum. The
-        estimated variances are taken for known.
+        Columns estimate, se, ci_lb, ci_ub, pi_lb, pi_ub, and τ² of each term and of their sum.
+
+    Raises
+    ------
+    FitError
+        For an unknown scale term, a level outside (0, 1), or an unknown `scale_uncertainty`.
+    DataError
+        For a column or a value that is missing in the new data.
     """
     _check_level(level)
+    if scale_uncertainty not in ("propagated", "plug-in"):
+        raise FitError(
+            f"scale_uncertainty must be 'propagated' or 'plug-in', got {scale_uncertainty!r}"
+        )
     chosen = _chosen(fit, terms)
     design = fit.design
     new = apply_to_new_data(design, new_data)
@@ -179,22 +197,43 @@ def predict_levels(
     df = len(design.y) - len(fit.beta)
     quantile = float(ndtri(tail) if fit.test == "z" else stdtrit(df, tail))
     spread = np.sqrt(se**2 + total)
+    lower, upper = estimate - quantile * spread, estimate + quantile * spread
+    if scale_uncertainty == "propagated":
+        lower, upper = clustered_predictive(fit, new, chosen, level)
     table = pd.DataFrame(
         {
             "estimate": estimate,
             "se": se,
             "ci_lb": estimate - quantile * se,
             "ci_ub": estimate + quantile * se,
-            "pi_lb": estimate - quantile * spread,
-            "pi_ub": estimate + quantile * spread,
+            "pi_lb": lower,
+            "pi_ub": upper,
             **{f"tau2 ({name})": values for name, values in variances.items()},
             "tau2": total,
         },
         index=pd.Index(new.labels, name="row"),
     )
-    return LevelPrediction(
-        f"Predictions of a {model_title(design, fit.label)}", table, fit.notes, level
-    )
+    what = "propagated" if scale_uncertainty == "propagated" else "ignored"
+    title = f"Predictions of a {model_title(design, f'{fit.label}; uncertainty of τ² {what}')}"
+    notes = (*_vague(fit, chosen, scale_uncertainty), *fit.notes)
+    return LevelPrediction(title, table, notes, level)
+
+
+def _vague(
+    fit: ClusteredFit, chosen: Sequence[str], scale_uncertainty: ScaleUncertainty
+) -> Iterator[str]:
+    """What has to be said where the normal approximation of ln τ² is poor."""
+    if scale_uncertainty == "plug-in":
+        return
+    for name in chosen:
+        each = fit.terms[name]
+        Z = each.term.Z[each.term.used]
+        variance = np.einsum("ij,jk,ik->i", Z, np.nan_to_num(each.vcov), Z)
+        if np.sqrt(variance.max()) > VAGUE:
+            yield (
+                f"the data say little about the variances of {name!r} (SE of ln τ² above "
+                f"{VAGUE:g}): the prediction intervals rest on a normal approximation for ln τ²"
+            )
 
 
 def _chosen(fit: ClusteredFit, terms: Sequence[str] | None) -> list[str]:

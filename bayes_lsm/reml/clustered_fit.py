@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bayes_lsm.reml.clustered_intervals import ClusteredPart
     from bayes_lsm.reml.clusters import Cluster
     from bayes_lsm.reml.permutation import PermutationTest
+    from bayes_lsm.reml.prediction import ScaleUncertainty
     from bayes_lsm.reml.profile import Profile
     from bayes_lsm.reml.tests import PartName
 
@@ -302,6 +303,7 @@ class ClusteredFit(Printable):
         *,
         terms: Sequence[str] | None = None,
         level: float = 0.95,
+        scale_uncertainty: ScaleUncertainty = "propagated",
     ) -> LevelPrediction:
         """The mean effect and a prediction interval in new groups.
 
@@ -309,7 +311,9 @@ class ClusteredFit(Printable):
         """
         from bayes_lsm.reml.clustered_effects import predict_levels
 
-        return predict_levels(self, new_data, terms=terms, level=level)
+        return predict_levels(
+            self, new_data, terms=terms, level=level, scale_uncertainty=scale_uncertainty
+        )
 
     def blup(self, *, level: float = 0.95) -> LevelEffects:
         """Predicted effects of the groups of every scale term.

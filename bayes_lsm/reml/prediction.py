@@ -30,7 +30,7 @@ Mask = npt.NDArray[np.bool_]
 ScaleUncertainty = Literal["propagated", "plug-in"]
 
 # A SE of ln τ² above this: the normal approximation to its distribution is poor.
-_VAGUE = 2.0
+VAGUE = 2.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -357,9 +357,9 @@ def _scale_notes(
     elif propagated:
         kinds.append(
             (
-                found & (scale.se > _VAGUE),
+                found & (scale.se > VAGUE),
                 lambda rows: (
-                    f"the data say little about τ² in {rows} (SE of ln τ² above {_VAGUE:g}): there "
+                    f"the data say little about τ² in {rows} (SE of ln τ² above {VAGUE:g}): there "
                     "the prediction interval rests on a normal approximation for ln τ²"
                 ),
             )

@@ -69,7 +69,7 @@ def predictive_interval(
             for i, row in enumerate(rows):
                 centre[i], of_mean = path.location(X[row], int(row), nodes)
                 variance[i] += of_mean
-        mixture = _Mixture(centre, np.sqrt(variance), weights, reference)
+        mixture = Mixture(centre, np.sqrt(variance), weights, reference)
         for j, probability in enumerate((0.5 - level / 2, 0.5 + level / 2)):
             bounds[j, rows] = mixture.quantile(probability, mean[rows], se[rows])
     return bounds[0], bounds[1]
@@ -136,7 +136,7 @@ class _Path:
 
 
 @dataclass(frozen=True, eq=False)
-class _Mixture:
+class Mixture:
     """Mixtures, one a row, of a distribution at some centres and with some SDs (m, K)."""
 
     centre: Array

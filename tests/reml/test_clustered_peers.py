@@ -60,7 +60,7 @@ def test_the_levels_of_a_three_level_model():
         rtol=1e-5,
     )
     new = lsm.load_dataset("konstantopoulos2011").head(1)
-    prediction = fit.predict(new).table.iloc[0]
+    prediction = fit.predict(new, scale_uncertainty="plug-in").table.iloc[0]
     assert prediction["pi_lb"] == pytest.approx(-0.4502, abs=5e-5)
     assert prediction["pi_ub"] == pytest.approx(0.8197, abs=5e-5)
 
