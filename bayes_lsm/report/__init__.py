@@ -6,6 +6,8 @@ it to `write_page` and `write_tables`. Every number on a page is one that a resu
 matplotlib are loaded when a page is written.
 """
 
+from bayes_lsm.report.analysis import Analysis, analyse
+from bayes_lsm.report.analysis_page import analysis_page
 from bayes_lsm.report.diagnosis import diagnosis_page
 from bayes_lsm.report.files import PAGE_ENDINGS, write_page, write_tables
 from bayes_lsm.report.html import to_html
@@ -29,6 +31,7 @@ from bayes_lsm.report.sensitivity import sensitivity_page
 
 __all__ = [
     "PAGE_ENDINGS",
+    "Analysis",
     "Code",
     "Equation",
     "Items",
@@ -42,6 +45,8 @@ __all__ = [
     "Text",
     "Verdict",
     "Verdicts",
+    "analyse",
+    "analysis_page",
     "diagnosis_page",
     "sensitivity_page",
     "to_html",
