@@ -23,6 +23,9 @@ from bayes_lsm.reml import Test
 from bayes_lsm.report import (
     PAGE_ENDINGS,
     Page,
+    analyse,
+    analysis_page,
+    check_page_path,
     diagnosis_page,
     sensitivity_page,
     write_page,
@@ -191,6 +194,54 @@ def sensitivity_command(
     return OK if fit.converged else NOT_CONVERGED
 
 
+@app.command(name="report")
+def report_command(
+    file: File,
+    /,
+    *,
+    prior: Preset = None,
+    draws: Draws = None,
+    seed: Seed = None,
+    permutations: Annotated[
+        int, Parameter(help="Of the scale moderators; 0 leaves the test out.")
+    ] = 1000,
+    sensitivity: Annotated[
+        bool, Parameter(help="Refit under other priors: most of the time it takes.")
+    ] = True,
+    format: Annotated[
+        Literal["html", "md"] | None,
+        Parameter(help="Without --output: NAME_report.html (the default) or NAME_report.md here."),
+    ] = None,
+    output: Annotated[
+        list[Path] | None,
+        Parameter(
+            ("--output", "-o"),
+            negative=(),
+            help="Write to this file: .html or .md. May be given more than once.",
+        ),
+    ] = None,
+    tables: Tables = None,
+    quiet: Quiet = False,
+) -> int:
+    """The whole analysis as a report: model, results, tests, sensitivity, diagnostics, methods."""
+    if output and format is not None:
+        raise FitError("give --format or --output, whose ending says the format, not both")
+    paths = output or [Path(f"{Path(file).stem}_report.{format or 'html'}")]
+    for path in paths:
+        check_page_path(path)
+    found = analyse(
+        LocationScaleModel.from_file(file),
+        prior=prior,
+        draws=draws,
+        seed=seed,
+        permutations=permutations,
+        with_sensitivity=sensitivity,
+        progress=not quiet,
+    )
+    _write_page(analysis_page(found), paths, tables, quiet=quiet)
+    return OK if found.reml.converged and found.bayes.converged else NOT_CONVERGED
+
+
 @app.command(name="models")
 def models_command(name: Annotated[str | None, Parameter(help="Show this file.")] = None, /) -> int:
     """List the bundled model files, or show one (to begin a file of your own)."""
@@ -265,11 +316,13 @@ def _deliver_page(
     pages = [path for path in outputs if path.suffix.lower() in PAGE_ENDINGS]
     if others := [path for path in outputs if path not in pages]:
         _deliver(result, others, digits=digits, quiet=quiet)
-    written = []
     if pages or tables is not None:
-        page = make()
-        written = [file for path in pages for file in write_page(page, path)]
-        written += write_tables(page, tables) if tables is not None else []
+        _write_page(make(), pages, tables, quiet=quiet)
+
+
+def _write_page(page: Page, paths: list[Path], tables: Path | None, *, quiet: bool) -> None:
+    written = [file for path in paths for file in write_page(page, path)]
+    written += write_tables(page, tables) if tables is not None else []
     if not quiet:
         for file in written:
             print(f"written: {file}", file=sys.stderr)  # noqa: T201

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
@@ -16,7 +17,7 @@ import pandas as pd
 from bayes_lsm.bayes import diagnose, sensitivity
 from bayes_lsm.compare import Comparison, compare
 from bayes_lsm.design import Design
-from bayes_lsm.errors import FitError
+from bayes_lsm.errors import BayesLsmWarning, FitError
 from bayes_lsm.plots.reading import is_number, levels_of, typical
 from bayes_lsm.reml import (
     RemlFit,
@@ -129,26 +130,29 @@ def analyse(
     ['I(weeks - 40)', 'all moderators']
     """
     _require_one_scale_term(model)
-    reml = cast("RemlFit", model.fit_reml())
-    bayes = cast(
-        "BayesFit", model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=progress)
-    )
-    tests, test_notes, permutation = _tests(
-        reml, permutations=permutations, seed=bayes.seed, progress=progress
-    )
-    return Analysis(
-        model,
-        reml,
-        bayes,
-        compare(reml, bayes),
-        tests,
-        test_notes,
-        permutation,
-        {term: reml.profile(term) for term in reml.design.scale.names},
-        _points(reml.design),
-        sensitivity(bayes, progress=progress) if with_sensitivity else None,
-        diagnose(bayes, progress=progress),
-    )
+    with warnings.catch_warnings():
+        # What the fits warn of is in their notes, which the report shows.
+        warnings.simplefilter("ignore", BayesLsmWarning)
+        reml = cast("RemlFit", model.fit_reml())
+        bayes = cast(
+            "BayesFit", model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=progress)
+        )
+        tests, test_notes, permutation = _tests(
+            reml, permutations=permutations, seed=bayes.seed, progress=progress
+        )
+        return Analysis(
+            model,
+            reml,
+            bayes,
+            compare(reml, bayes),
+            tests,
+            test_notes,
+            permutation,
+            {term: reml.profile(term) for term in reml.design.scale.names},
+            _points(reml.design),
+            sensitivity(bayes, progress=progress) if with_sensitivity else None,
+            diagnose(bayes, progress=progress),
+        )
 
 
 def _require_one_scale_term(model: LocationScaleModel) -> None:

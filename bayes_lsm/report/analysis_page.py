@@ -100,9 +100,9 @@ def _lead(found: Analysis) -> tuple[Block, ...]:
         for term in map(str, judged.index):
             if term != "intrcpt" or found.tests is None:
                 word = str(judged[term])
-                verdicts.append(
-                    Verdict(f"scale[{term}]", _JUDGED[word], str(sentences[term]), word=word)
-                )
+                label = f"scale[{term}]"
+                sentence = str(sentences[term]).removeprefix(f"{label} ")
+                verdicts.append(Verdict(label, _JUDGED[word], sentence, word=word))
     worst = {each.status for each in found.diagnosis.findings}
     status: Status = "bad" if "bad" in worst else "caution" if "caution" in worst else "good"
     verdicts.append(Verdict("Diagnostics", status, found.diagnosis.verdict))
