@@ -6,8 +6,7 @@ it to `write_page` and `write_tables`. Every number on a page is one that a resu
 matplotlib are loaded when a page is written.
 """
 
-from bayes_lsm.report.diagnosis import diagnosis_page
-from bayes_lsm.report.files import PAGE_ENDINGS, write_page, write_tables
+from bayes_lsm.report.files import write_page, write_tables
 from bayes_lsm.report.html import to_html
 from bayes_lsm.report.markdown import to_markdown
 from bayes_lsm.report.page import (
@@ -25,10 +24,8 @@ from bayes_lsm.report.page import (
     Verdict,
     Verdicts,
 )
-from bayes_lsm.report.sensitivity import sensitivity_page
 
 __all__ = [
-    "PAGE_ENDINGS",
     "Code",
     "Equation",
     "Items",
@@ -42,8 +39,6 @@ __all__ = [
     "Text",
     "Verdict",
     "Verdicts",
-    "diagnosis_page",
-    "sensitivity_page",
     "to_html",
     "to_markdown",
     "write_page",
