@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
@@ -12,16 +13,24 @@ from typing import Annotated, Literal
 from cyclopts import App, CycloptsError, Parameter
 
 from bayes_lsm.bayes import BayesFit, ClusteredBayesFit, sensitivity
-from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.compare import compare
 from bayes_lsm.datasets import describe_dataset, list_datasets
+from bayes_lsm.design import Design
 from bayes_lsm.errors import BayesLsmError, BayesLsmWarning, FitError
 from bayes_lsm.model import LocationScaleModel
 from bayes_lsm.priors import PresetName
 from bayes_lsm.reml import Test
-from bayes_lsm.report import Page, write_page, write_tables
-from bayes_lsm.report.files import PAGE_ENDINGS
-from bayes_lsm.report.sensitivity import sensitivity_page
+from bayes_lsm.report import (
+    PAGE_ENDINGS,
+    Page,
+    analyse,
+    analysis_page,
+    check_page_path,
+    diagnosis_page,
+    sensitivity_page,
+    write_page,
+    write_tables,
+)
 from bayes_lsm.specification import Method, find_specification, list_models
 from bayes_lsm.tables import Printable
 from bayes_lsm.writing import check_paths, write
@@ -57,6 +66,18 @@ Output = Annotated[
         help="Write to this file in place of the terminal, as its ending says: .csv, .json, .html, "
         ".tex, .txt, or .nc (all posterior draws, for ArviZ). May be given more than once.",
     ),
+]
+PageOutput = Annotated[
+    list[Path] | None,
+    Parameter(
+        ("--output", "-o"),
+        negative=(),
+        help="Write to this file in place of the terminal: .html or .md (a page with figures), or "
+        ".csv, .json, .tex, .txt (the main table). May be given more than once.",
+    ),
+]
+Tables = Annotated[
+    Path | None, Parameter(help="Write every table of the page as csv into this folder.")
 ]
 
 
@@ -124,6 +145,31 @@ def fit_command(
     return OK if bayes.converged else NOT_CONVERGED
 
 
+@app.command(name="diagnose")
+def diagnose_command(
+    file: File,
+    /,
+    *,
+    engines: Annotated[
+        bool, Parameter(negative=(), help="Also draw by the other engine, and compare.")
+    ] = False,
+    prior: Preset = None,
+    draws: Draws = None,
+    seed: Seed = None,
+    digits: Digits = None,
+    output: PageOutput = None,
+    tables: Tables = None,
+    quiet: Quiet = False,
+) -> int:
+    """Posterior diagnostics: convergence, leave-one-study-out, predictive checks, influence."""
+    outputs = _check(output, extra=PAGE_ENDINGS)
+    model = LocationScaleModel.from_file(file)
+    bayes = _fit_one_scale_term(model, "diagnose", prior=prior, draws=draws, seed=seed, quiet=quiet)
+    found = bayes.diagnose(engines=engines, progress=not quiet)
+    _deliver_page(lambda: diagnosis_page(found), found, outputs, tables, digits=digits, quiet=quiet)
+    return OK if bayes.converged else NOT_CONVERGED
+
+
 @app.command(name="sensitivity")
 def sensitivity_command(
     file: File,
@@ -132,39 +178,68 @@ def sensitivity_command(
     prior: Preset = None,
     draws: Annotated[int, Parameter(help="Posterior draws of each refit.")] = 8000,
     seed: Seed = None,
-    tables: Annotated[
-        Path | None, Parameter(help="Write every table of the report into this folder, as .csv.")
-    ] = None,
     digits: Digits = None,
+    output: PageOutput = None,
+    tables: Tables = None,
+    quiet: Quiet = False,
+) -> int:
+    """How far each coefficient is the prior's: the same model under many other priors."""
+    outputs = _check(output, extra=PAGE_ENDINGS)
+    model = LocationScaleModel.from_file(file)
+    fit = _fit_one_scale_term(model, "sensitivity", prior=prior, seed=seed, quiet=quiet)
+    found = sensitivity(fit, draws=draws, progress=not quiet)
+    _deliver_page(
+        lambda: sensitivity_page(found), found, outputs, tables, digits=digits, quiet=quiet
+    )
+    return OK if fit.converged else NOT_CONVERGED
+
+
+@app.command(name="report")
+def report_command(
+    file: File,
+    /,
+    *,
+    prior: Preset = None,
+    draws: Draws = None,
+    seed: Seed = None,
+    permutations: Annotated[
+        int, Parameter(help="Of the scale moderators; 0 leaves the test out.")
+    ] = 1000,
+    sensitivity: Annotated[
+        bool, Parameter(help="Refit under other priors: most of the time it takes.")
+    ] = True,
+    format: Annotated[
+        Literal["html", "md"] | None,
+        Parameter(help="Without --output: NAME_report.html (the default) or NAME_report.md here."),
+    ] = None,
     output: Annotated[
         list[Path] | None,
         Parameter(
             ("--output", "-o"),
             negative=(),
-            help="Write to this file in place of the terminal: the report as .html or .md, its "
-            "main table as .csv, .json, .tex or .txt. May be given more than once.",
+            help="Write to this file: .html or .md. May be given more than once.",
         ),
     ] = None,
+    tables: Tables = None,
     quiet: Quiet = False,
 ) -> int:
-    """How far each coefficient is the prior's: the same model under many other priors."""
-    outputs = _check(output, extra=(".md",))
-    model = LocationScaleModel.from_file(file)
-    if isinstance(model.design, ClusteredDesign):
-        raise FitError(
-            "sensitivity takes models with one scale term and independent effects, got "
-            f"{file!r} with {len(model.design.terms)} scale terms; compare fits under other priors "
-            "by --prior"
-        )
-    fit = model.fit_bayes(prior=prior, seed=seed, progress=not quiet)
-    found = sensitivity(fit, draws=draws, progress=not quiet)
-    pages = [path for path in outputs if path.suffix.lower() in PAGE_ENDINGS]
-    if pages or tables is not None:
-        _deliver_page(sensitivity_page(found), pages, tables=tables, quiet=quiet)
-    others = [path for path in outputs if path not in pages]
-    if others or not outputs:
-        _deliver(found, others, digits=digits, quiet=quiet)
-    return OK if fit.converged else NOT_CONVERGED
+    """The whole analysis as a report: model, results, tests, sensitivity, diagnostics, methods."""
+    if output and format is not None:
+        raise FitError("give --format or --output, whose ending says the format, not both")
+    paths = output or [Path(f"{Path(file).stem}_report.{format or 'html'}")]
+    for path in paths:
+        check_page_path(path)
+    found = analyse(
+        LocationScaleModel.from_file(file),
+        prior=prior,
+        draws=draws,
+        seed=seed,
+        permutations=permutations,
+        with_sensitivity=sensitivity,
+        progress=not quiet,
+    )
+    _write_page(analysis_page(found), paths, tables, quiet=quiet)
+    return OK if found.reml.converged and found.bayes.converged else NOT_CONVERGED
 
 
 @app.command(name="models")
@@ -225,13 +300,53 @@ def _deliver(
             print(f"written: {path}", file=sys.stderr)  # noqa: T201
 
 
-def _deliver_page(page: Page, paths: list[Path], *, tables: Path | None, quiet: bool) -> None:
-    """Write a report to the files, and its tables into the folder."""
+def _deliver_page(
+    make: Callable[[], Page],
+    result: Printable,
+    outputs: list[Path],
+    tables: Path | None,
+    *,
+    digits: int | None,
+    quiet: bool,
+) -> None:
+    """Print the result, or write it to the files: its page, its main table, all its tables."""
+    if not outputs and tables is None:
+        _say(result.to_string(digits=digits))
+        return
+    pages = [path for path in outputs if path.suffix.lower() in PAGE_ENDINGS]
+    if others := [path for path in outputs if path not in pages]:
+        _deliver(result, others, digits=digits, quiet=quiet)
+    if pages or tables is not None:
+        _write_page(make(), pages, tables, quiet=quiet)
+
+
+def _write_page(page: Page, paths: list[Path], tables: Path | None, *, quiet: bool) -> None:
     written = [file for path in paths for file in write_page(page, path)]
-    written += [] if tables is None else write_tables(page, tables)
+    written += write_tables(page, tables) if tables is not None else []
     if not quiet:
-        for path in written:
-            print(f"written: {path}", file=sys.stderr)  # noqa: T201
+        for file in written:
+            print(f"written: {file}", file=sys.stderr)  # noqa: T201
+
+
+def _fit_one_scale_term(
+    model: LocationScaleModel,
+    command: str,
+    *,
+    prior: PresetName | None,
+    draws: int | None = None,
+    seed: int | None,
+    quiet: bool,
+) -> BayesFit:
+    fit = None
+    if isinstance(model.design, Design):
+        fit = model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=not quiet)
+    if not isinstance(fit, BayesFit):
+        raise FitError(
+            f"{command} takes models with one scale term and independent effects, got a "
+            f"{model.design.kind} with terms {', '.join(map(repr, model.specification.scale))}; "
+            "for such models there are fit and compare"
+        )
+    return fit
 
 
 def _say(text: str) -> None:

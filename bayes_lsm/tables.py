@@ -13,7 +13,7 @@ import textwrap
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -52,6 +52,12 @@ class Printable(ABC):
 
     _digits: ClassVar[int] = 4
     _hidden: ClassVar[Sequence[str]] = ()
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        # A dataclass would show every array that it holds, in a terminal and below a notebook.
+        if "__repr__" not in vars(cls):
+            cls.__repr__ = Printable.__str__  # type: ignore[assignment]
 
     @property
     @abstractmethod

@@ -160,3 +160,25 @@ def test_interruption_is_said(run, monkeypatch):
     code, out, err = run("compare", "bcg", "-q")
     assert (code, out) == (130, "")
     assert "interrupted" in err
+
+
+def test_diagnose_prints_and_writes_a_page(run, tmp_path):
+    code, out, _ = run("diagnose", "preterm_weeks", "--seed", "1", "--quiet")
+    assert code == 0
+    assert "checks are within their limits" in " ".join(out.split())
+    page, table, folder = tmp_path / "page.html", tmp_path / "checks.json", tmp_path / "csv"
+    options = ("-o", str(page), "-o", str(table), "--tables", str(folder), "--seed", "1")
+    code, out, err = run("diagnose", "preterm_weeks", *options)
+    assert (code, out) == (0, "")
+    assert f"written: {folder / 'checks.csv'}" in err
+    assert page.read_text().startswith("<!DOCTYPE html>")
+    checks = list(csv.DictReader((folder / "checks.csv").open()))
+    assert [float(row["value"]) for row in checks] == pytest.approx(
+        [row["value"] for row in json.loads(table.read_text())["coefficients"]]
+    )
+
+
+def test_diagnose_refuses_several_scale_terms(run):
+    code, _, err = run("diagnose", "konstantopoulos2011")
+    assert code == 1
+    assert "one scale term" in err

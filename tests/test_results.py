@@ -64,3 +64,8 @@ def test_a_long_table_is_cut():
         long
     ).replace("\n  ", " ")
     assert len(long.to_dataframe()) == 1500
+
+
+def test_a_result_shows_its_table_and_not_its_arrays():
+    table = result(pd.DataFrame({"tau": [0.25]}, index=["a"]))
+    assert repr(table) == str(table)

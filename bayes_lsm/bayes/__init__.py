@@ -21,6 +21,7 @@ from bayes_lsm.bayes.calibration import Calibration, calibrate
 from bayes_lsm.bayes.checks import PredictiveCheck, posterior_predictive_check
 from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit, fit_clustered_bayes
 from bayes_lsm.bayes.coverage import Coverage, coverage
+from bayes_lsm.bayes.diagnosis import Diagnosis, diagnose
 from bayes_lsm.bayes.effects import Blups, blup, true_effects
 from bayes_lsm.bayes.elpd import Elpd, ElpdComparison, compare_elpd
 from bayes_lsm.bayes.evidence import BayesFactor, bayes_factor
@@ -42,6 +43,7 @@ __all__ = [
     "Calibration",
     "ClusteredBayesFit",
     "Coverage",
+    "Diagnosis",
     "Elpd",
     "ElpdComparison",
     "Heterogeneity",
@@ -61,6 +63,7 @@ __all__ = [
     "calibrate",
     "compare_elpd",
     "coverage",
+    "diagnose",
     "fit_bayes",
     "fit_clustered_bayes",
     "heterogeneity",

@@ -164,11 +164,12 @@ class _Target:
     """The log posterior density of φ, up to the marginal likelihood."""
 
     def __init__(self, design: Numbers, priors: ResolvedPriors) -> None:
+        from bayes_lsm.likelihood.integrated import Integrated
+
         self._inverse = np.linalg.inv(priors.scale.contrasts)
-        mean, precision = normal_prior(priors.location)
-        self._data = tuple(
-            np.ascontiguousarray(array, dtype=float)
-            for array in (design.y, design.v, design.X, design.Z, mean, precision)
+        self._locations = design.X.shape[1]
+        self._likelihood = Integrated(
+            design.y, design.v, design.X, design.Z, *normal_prior(priors.location)
         )
         G = design.Z @ self._inverse
         self.coordinates = Coordinates(priors.scale.priors, G / math.sqrt(2))
@@ -181,18 +182,14 @@ class _Target:
         return np.ascontiguousarray(self.coordinates.theta(phi) @ self._inverse.T)
 
     def __call__(self, phi: Array) -> Array:
-        from bayes_lsm.likelihood.integrated import log_marginal
-
-        values = log_marginal(self.coefficients(phi), *self._data)
+        values = self._likelihood.log_marginal(self.coefficients(phi))
         values = values + self.coordinates.prior.logpdf(phi)
         return np.where(np.isnan(values), -np.inf, values)
 
     def draw_location(self, alphas: Array, rng: np.random.Generator) -> Array:
         """One β (m, p) given each α (m, q)."""
-        from bayes_lsm.likelihood.integrated import draw_location
-
-        noise = rng.standard_normal((len(alphas), self._data[2].shape[1]))
-        return np.asarray(draw_location(alphas, noise, *self._data))
+        noise = rng.standard_normal((len(alphas), self._locations))
+        return self._likelihood.draw_location(alphas, noise)
 
 
 def normal_prior(block: PriorBlock) -> tuple[Array, Array]:

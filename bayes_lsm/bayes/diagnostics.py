@@ -91,7 +91,7 @@ def find_problems(draws: Draws, table: pd.DataFrame) -> list[str]:
             "target_accept or use tighter priors"
         )
     if "energy" in draws.stats:
-        lowest = float(np.min(_bfmi(np.asarray(draws.stats["energy"], dtype=float))))
+        lowest = float(np.min(bfmi(np.asarray(draws.stats["energy"], dtype=float))))
         if lowest < SMALLEST_BFMI:
             found.append(
                 f"E-BFMI is {lowest:.2f} (at least {SMALLEST_BFMI} is good): heavy tails are "
@@ -116,6 +116,6 @@ def weight_problems(importance: Importance) -> list[str]:
     return found
 
 
-def _bfmi(energy: Array) -> Array:
+def bfmi(energy: Array) -> Array:
     """Estimated Bayesian fraction of missing information of each chain, (chains, draws) in."""
     return np.asarray(np.mean(np.diff(energy, axis=1) ** 2, axis=1) / np.var(energy, axis=1))

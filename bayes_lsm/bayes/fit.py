@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from xarray import DataTree
 
     from bayes_lsm.bayes.checks import PredictiveCheck
+    from bayes_lsm.bayes.diagnosis import Diagnosis
     from bayes_lsm.bayes.effects import Blups
     from bayes_lsm.bayes.elpd import Elpd
     from bayes_lsm.bayes.evidence import BayesFactor
@@ -297,6 +298,14 @@ class BayesFit(Printable):
             seed=seed,
             progress=progress,
         )
+
+    def diagnose(
+        self, *, engines: bool = False, seed: int | None = None, progress: bool = True
+    ) -> Diagnosis:
+        """What speaks for and against this fit; see `bayes_lsm.bayes.diagnosis.diagnose`."""
+        from bayes_lsm.bayes.diagnosis import diagnose
+
+        return diagnose(self, engines=engines, seed=seed, progress=progress)
 
     def study_weights(self) -> StudyWeights:
         """How far Student-t study effects discount each study.

@@ -72,7 +72,7 @@ def loo(fit: BayesFit, *, seed: int | None = None, progress: bool = True) -> Elp
     >>> round(found.elpd), round(found.p)
     (-11, 3)
     """
-    studies = _studies(fit)
+    studies = checked_studies(fit)
     folds = list(np.arange(len(studies.names))[:, None])
     found = _refit(fit, studies, folds, seed=seed, progress=progress)
     psis = _psis(fit, studies, progress=progress)
@@ -116,7 +116,7 @@ def kfold(fit: BayesFit, k: int = 10, *, seed: int | None = None, progress: bool
     >>> len(fit.kfold(5, seed=1).pointwise)
     13
     """
-    studies = _studies(fit)
+    studies = checked_studies(fit)
     count = len(studies.names)
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 2 <= k <= count:
         raise FitError(f"k must be a whole number of folds from 2 to {count}, got {k!r}")
@@ -163,7 +163,7 @@ def psis_loo(fit: BayesFit, *, progress: bool = True) -> Elpd:
     Vehtari, A., Simpson, D., Gelman, A., Yao, Y., & Gabry, J. (2024). Pareto smoothed importance
     sampling. Journal of Machine Learning Research, 25(72), 1-58.
     """
-    studies = _studies(fit)
+    studies = checked_studies(fit)
     found = _psis(fit, studies, progress=progress)
     high = np.flatnonzero(~(found.pareto_k <= LARGEST_PARETO_K))
     problems: tuple[str, ...] = ()
@@ -218,9 +218,9 @@ def waic(fit: BayesFit) -> Elpd:
     information criterion in singular learning theory. Journal of Machine Learning Research, 11,
     3571-3594.
     """
-    studies = _studies(fit)
+    studies = checked_studies(fit)
     lpd, penalty = np.empty((2, len(studies.names)))
-    for u, density, _ in _densities(fit, studies):
+    for u, density, _ in densities(fit, studies):
         lpd[u] = logsumexp(density) - np.log(len(density))
         penalty[u] = np.var(density, ddof=1)
     high = np.flatnonzero(penalty > _LARGEST_WAIC_PENALTY)
@@ -236,7 +236,14 @@ def waic(fit: BayesFit) -> Elpd:
     return Elpd("waic", heading, studies, y, lpd - penalty, penalty, {}, None, problems, remarks)
 
 
-def _studies(fit: BayesFit) -> Studies:
+def checked_studies(fit: BayesFit) -> Studies:
+    """The studies of a fit that can be left out one by one.
+
+    Raises
+    ------
+    FitError
+        With Student-t study effects, or a single study.
+    """
     require_normal_effects(fit.design, "leaving studies out")
     studies = group_studies(fit.design)
     if len(studies.names) < 2:
@@ -293,7 +300,7 @@ def _psis(fit: BayesFit, studies: Studies, *, progress: bool) -> Predictions:
     elpd, lpd, mcse, k = np.empty((4, count))
     pit = np.empty(fit.design.n_studies)
     show = progress and count > _MANY_STUDIES
-    for u, density, below in _densities(fit, studies, progress=show):
+    for u, density, below in densities(fit, studies, progress=show):
         log_weights, k[u] = smooth_weights(-density)
         weights = np.exp(log_weights)
         elpd[u] = logsumexp(log_weights + density)
@@ -305,7 +312,7 @@ def _psis(fit: BayesFit, studies: Studies, *, progress: bool) -> Predictions:
     return Predictions(elpd, lpd, mcse, pit, k, np.full(count, np.nan), nothing)
 
 
-def _densities(
+def densities(
     fit: BayesFit, studies: Studies, *, progress: bool = False
 ) -> Iterator[tuple[int, Array, Array]]:
     """Each study's log density (draws,) and its effects' probabilities (draws, rows)."""

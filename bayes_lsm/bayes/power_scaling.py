@@ -31,8 +31,8 @@ def power_scaling(values: Array, log_component: Array) -> Array:
     Returns
     -------
     ndarray
-        From 0.05 up it is worth a look: it is about what a normal posterior has whose mean moves by
-        0.3 of its standard deviation when the power is doubled.
+        From 0.05 up it is worth a look: a normal posterior has that whose mean moves by a quarter
+        of its standard deviation when the power is doubled.
     """
     from arviz_stats.base import array_stats
 

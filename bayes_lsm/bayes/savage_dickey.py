@@ -41,6 +41,7 @@ from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.fit import BayesFit
+    from bayes_lsm.likelihood.integrated import Integrated
 
 PartName = Literal["location", "scale"]
 
@@ -233,6 +234,8 @@ def _scale(
         raise FitError(
             f"several scale coefficients can be tested for 0 only, got {value}; name one of them"
         )
+    from bayes_lsm.likelihood.integrated import Integrated
+
     design = fit.design
     location = list(range(design.X.shape[1]))
     scale = list(range(design.Z.shape[1]))
@@ -248,13 +251,13 @@ def _scale(
             draws, worth = drawn.flat_scale, drawn.importance.ess if drawn.importance else 0.0
             numbers = take_columns(design, location, scale)
         block = restrict(priors.scale, scale)
-        arrays = _arrays(numbers, priors)
+        likelihood = Integrated(*_arrays(numbers, priors))
         j = scale.index(column)
         most = int(
             np.clip(_WORK / (len(design.y) * (_COARSE + _FINE[0])), _FEWEST_DRAWS, len(draws))
         )
         density, se = _log_mean(
-            *_conditional(*_thinned(draws, worth, most), j, value, block, arrays)
+            *_conditional(*_thinned(draws, worth, most), j, value, block, likelihood)
         )
         log_posterior += density
         log_prior += _scale_prior(block, j, value, fit.seed)
@@ -268,19 +271,18 @@ def _conditional(
     j: int,
     value: float,
     block: PriorBlock,
-    arrays: tuple[Array, ...],
+    likelihood: Integrated,
 ) -> tuple[Array, float]:
     """Log density (m,) of coefficient j at the value, given the others of each draw; and `worth`.
 
     The trapezoidal rule, on nodes that a first, coarse look finds to hold all but e^−11: of a
     smooth density that vanishes at both ends its error falls faster than any power of the step.
     """
-    from bayes_lsm.likelihood.integrated import log_marginal
 
     def log_density(rows: Indices, nodes: Array) -> Array:
         moved = np.repeat(alphas[rows], nodes.shape[1], axis=0)
         moved[:, j] = nodes.ravel()
-        values = log_marginal(moved, *arrays) + block.logpdf(moved).sum(axis=1)
+        values = likelihood.log_marginal(moved) + block.logpdf(moved).sum(axis=1)
         return np.asarray(np.nan_to_num(values, nan=-np.inf).reshape(nodes.shape))
 
     rows = np.arange(len(alphas))

@@ -280,7 +280,7 @@ def sensitivity(
         fit,
         table.assign(verdict=[judge(row) for row in table.to_dict("records")]),
         pd.concat(curves, names=["varied", "part", "term"]),
-        _tipping(curves, coefficients, draws),
+        _tipping(curves, coefficients, level, draws),
         _named(tables, "family", center),
         _named(tables, "preset", center),
         _tau(
@@ -411,6 +411,7 @@ def _change(curve: pd.DataFrame) -> tuple[float, float]:
 def _tipping(
     curves: Mapping[tuple[str, str, str], pd.DataFrame],
     coefficients: Sequence[Coefficient],
+    level: float,
     draws: int,
 ) -> pd.DataFrame:
     found = {}
@@ -418,9 +419,11 @@ def _tipping(
         if not each.is_level:
             curve = curves["own", each.part, each.term]
             curve = curve[curve["trusted"] | (curve.index == 1)]
-            columns = (curve[name].to_numpy() for name in ("ci_lb", "ci_ub", "p_positive"))
             found[each.part, each.term] = tipping_point(
-                curve.index.to_numpy(dtype=float), *columns, draws=draws
+                curve.index.to_numpy(dtype=float),
+                curve["p_positive"].to_numpy(),
+                level=level,
+                draws=draws,
             )
     return pd.DataFrame.from_dict(found, orient="index").rename_axis(["part", "term"])
 

@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 from scipy.special import ndtri
+from scipy.stats import norm
 
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.power_scaling import NOTICEABLE
@@ -123,21 +124,23 @@ def _tip_words(tip: Row, factors: tuple[float, float]) -> str:
 
 
 def tipping_point(
-    factors: Array, lower: Array, upper: Array, p_positive: Array, *, draws: int
+    factors: Array, p_positive: Array, *, level: float, draws: int
 ) -> dict[str, float | str]:
     """Where a conclusion changes as the prior is made narrower or wider.
 
-    There are two conclusions: that the interval excludes 0, and that the more probable sign has a
-    probability of at least 0.95. Between two refits the interval's end (the normal score of the
-    probability) is taken as a straight line in the logarithm of the factor. A change that is within
-    two Monte Carlo errors is none.
+    There are two conclusions: that the equal-tailed interval excludes 0, which is that the more
+    probable sign has a probability above (1 + level)/2, and that this probability is above 0.95.
+    Between two refits its normal score is taken as a straight line in the logarithm of the factor.
+    A change that is within two Monte Carlo errors is none.
 
     Parameters
     ----------
     factors : ndarray, shape (m,)
         Ascending widths of the prior, relative to its own, with 1 among them.
-    lower, upper, p_positive : ndarray, shape (m,)
-        Of the posterior at each.
+    p_positive : ndarray, shape (m,)
+        Posterior probability of a positive coefficient at each.
+    level : float
+        Of the interval.
     draws : int
         Behind each, worth about half as many independent ones.
 
@@ -148,29 +151,19 @@ def tipping_point(
         and p_wider at which the conclusion changes; nan where it does not in the range.
     """
     here = int(np.flatnonzero(factors == 1)[0])
-    ways = (slice(here, None, -1), slice(here, None))
-    beyond = np.maximum(lower, -upper)
     sure = np.clip(np.maximum(p_positive, 1 - p_positive), 0, 1 - 0.5 / draws)
-    score = ndtri(sure) - ndtri(DIRECTION)
-    sign = "open" if beyond[here] <= 0 else "> 0" if lower[here] > 0 else "< 0"
-    x = np.log(factors)
-    error = math.sqrt(2 / draws)
-    # Two errors of a tail quantile, in lengths of a 95% interval, and of a normal score near 0.95.
-    curves = ((beyond, 2 * 2.67 / 3.92 * error * (upper - lower)), (score, 2 * 2.11 * error))
-    (narrower, wider), (p_narrower, p_wider) = (
-        [_crossing(x[way], values[way], np.broadcast_to(slack, len(x))[way]) for way in ways]
-        for values, slack in curves
-    )
-    return {
-        "conclusion": sign,
-        "narrower": narrower,
-        "wider": wider,
-        "p_narrower": p_narrower,
-        "p_wider": p_wider,
-    }
+    found: dict[str, float | str] = {"conclusion": "open"}
+    for prefix, threshold in (("", (1 + level) / 2), ("p_", DIRECTION)):
+        away = ndtri(sure) - ndtri(threshold)
+        if not prefix and away[here] > 0:
+            found["conclusion"] = "> 0" if p_positive[here] > 0.5 else "< 0"
+        error = math.sqrt(threshold * (1 - threshold) * 2 / draws) / norm.pdf(ndtri(threshold))
+        for name, way in (("narrower", slice(here, None, -1)), ("wider", slice(here, None))):
+            found[prefix + name] = _crossing(np.log(factors[way]), away[way], slack=2 * error)
+    return found
 
 
-def _crossing(x: Array, values: Array, slack: Array) -> float:
+def _crossing(x: Array, values: Array, *, slack: float) -> float:
     """exp(x) where values cross 0, going along, to lie on the other side by more than `slack`.
 
     nan where they do not.

@@ -5,111 +5,110 @@ With β ~ N(m, S), s_i = v_i + τ_i², W = diag(1/s), r = y − Xm, A = X'WX + S
     ln p(y | α) = −½ [ n ln 2π + Σ ln s_i + r'Wr − b'A⁻¹b + ln |A| + ln |S| ]
     β | α, y ~ N( m + A⁻¹b, A⁻¹ )
 
-so all that is left to be explored are the q scale coefficients. Import this module inside the
-functions that need it: it loads numba.
+so all that is left to be explored are the q scale coefficients. What depends on the data is a sum
+of w_i times numbers that do not depend on α (r_i², x_ij r_i, x_ij x_il), which one product of
+matrices gives for many α. Import this module inside the functions that need it: it loads numba.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit, prange
+from numba import njit
 
 from bayes_lsm.likelihood.kernels import cholesky
 from bayes_lsm.links import LARGEST_EXPONENT
 
 Array = npt.NDArray[np.float64]
 
-_BLOCK = 512  # rows of one thread's turn
-_MUCH_WORK = 100_000_000  # multiplications: some 50 ms
+# Weights that are held at once: they should stay in the cache.
+_BLOCK = 50_000
+
+
+class Integrated:
+    """ln p(y | α) and β | α, y of one dataset, given β ~ N(mean, precision⁻¹).
+
+    Parameters
+    ----------
+    y, v : ndarray, shape (n,)
+    X, Z : ndarray, shapes (n, p) and (n, q)
+    mean, precision : ndarray, shapes (p,) and (p, p)
+    """
+
+    def __init__(
+        self, y: Array, v: Array, X: Array, Z: Array, mean: Array, precision: Array
+    ) -> None:
+        self._v, self._Z, self._mean = v, Z, mean
+        self._precision = np.ascontiguousarray(precision)
+        r = y - X @ mean
+        rows, columns = np.tril_indices(X.shape[1])
+        self._products = np.column_stack([r * r, X * r[:, None], X[:, rows] * X[:, columns]])
+        _, log_det = np.linalg.slogdet(precision)
+        self._constant = len(y) * math.log(2 * math.pi) - log_det
+
+    def log_marginal(self, alphas: Array) -> Array:
+        """ln p(y | α) for each row of alphas (m, q)."""
+        found = [
+            -0.5 * (self._constant + log_s + totals)
+            for log_s, totals, _, _ in self._conditions(alphas)
+        ]
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def draw_location(self, alphas: Array, noise: Array) -> Array:
+        """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
+        drawn, begin = np.array(noise), 0
+        for _, totals, factors, shifts in self._conditions(alphas):
+            _draw(factors, shifts, drawn[begin : begin + len(totals)])
+            begin += len(totals)
+        return drawn + self._mean
+
+    def _conditions(self, alphas: Array) -> Iterator[tuple[Array, Array, Array, Array]]:
+        """For some rows of alphas after the other: Σ ln s (m,), and what `_condition` gives."""
+        size = max(1, _BLOCK // len(self._v))
+        for begin in range(0, max(1, len(alphas)), size):
+            eta = alphas[begin : begin + size] @ self._Z.T
+            s = np.exp(np.minimum(eta, LARGEST_EXPONENT, out=eta), out=eta)
+            s += self._v
+            log_s = np.log(s).sum(axis=1)
+            yield log_s, *_condition(np.divide(1.0, s, out=s) @ self._products, self._precision)
 
 
 @njit(cache=True)
-def _condition(alpha, r, v, X, Z, precision, L, b):
-    """Fills L, the Cholesky factor of A, and L⁻¹b; returns Σ ln s + r'Wr − b'A⁻¹b + ln |A|."""
-    n, p = X.shape
-    q = Z.shape[1]
-    A = precision.copy()
-    b[:] = 0.0
-    total = 0.0
-    product = 1.0
-    for i in range(n):
-        eta = 0.0
-        for j in range(q):
-            eta += Z[i, j] * alpha[j]
-        variance = v[i] + math.exp(min(eta, LARGEST_EXPONENT))
-        product *= variance
-        if not 1e-100 < product < 1e100:
-            total += math.log(product)
-            product = 1.0
-        w = 1.0 / variance
-        wr = w * r[i]
-        total += wr * r[i]
+def _condition(sums, precision):
+    """r'Wr − b'A⁻¹b + ln |A| (m,); L (m, p, p), the Cholesky factor of A; and L⁻¹b (m, p).
+
+    `sums` (m, …) are those of w times r², xr and, row by row, the lower triangle of xx'.
+    """
+    m, p = len(sums), len(precision)
+    A, totals = np.empty((p, p)), np.empty(m)
+    factors, shifts = np.zeros((m, p, p)), np.empty((m, p))
+    for i in range(m):
+        L, b = factors[i], shifts[i]
+        t = 1 + p
         for a in range(p):
-            b[a] += X[i, a] * wr
-            wx = w * X[i, a]
             for c in range(a + 1):
-                A[a, c] += wx * X[i, c]
-    total += math.log(product)
-    if not cholesky(A, L):
-        return np.nan
-    for a in range(p):
-        s = b[a]
-        for c in range(a):
-            s -= L[a, c] * b[c]
-        b[a] = s / L[a, a]
-        total += 2.0 * math.log(L[a, a]) - b[a] * b[a]
-    return total
-
-
-@njit(cache=True)
-def _marginal_rows(alphas, r, v, X, Z, precision, constant, values):
-    p = X.shape[1]
-    factor, b = np.zeros((p, p)), np.empty(p)
-    for i in range(len(alphas)):
-        values[i] = -0.5 * (constant + _condition(alphas[i], r, v, X, Z, precision, factor, b))
-
-
-@njit(cache=True, parallel=True)
-def _marginal_blocks(alphas, r, v, X, Z, precision, constant, values):
-    blocks = len(alphas) // _BLOCK + 1
-    for block in prange(blocks):
-        rows = slice(block * _BLOCK, (block + 1) * _BLOCK)
-        _marginal_rows(alphas[rows], r, v, X, Z, precision, constant, values[rows])
-
-
-def log_marginal(
-    alphas: Array, y: Array, v: Array, X: Array, Z: Array, mean: Array, precision: Array
-) -> Array:
-    """ln p(y | α) for each row of alphas (m, q), given β ~ N(mean, precision⁻¹)."""
-    n, p = X.shape
-    _, log_det = np.linalg.slogdet(precision)
-    constant = n * math.log(2 * math.pi) - log_det
-    values = np.empty(len(alphas))
-    # A second thread helps only where there is much to do: on a busy machine the first one waits
-    # for it, and that is longer than the work of a few thousand rows.
-    work = len(alphas) * n * (p * p + Z.shape[1] + 10)
-    run = _marginal_blocks if work > _MUCH_WORK else _marginal_rows
-    run(alphas, y - X @ mean, v, X, Z, precision, constant, values)
-    return values
-
-
-@njit(cache=True)
-def draw_location(alphas, noise, y, v, X, Z, mean, precision):
-    """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
-    p = X.shape[1]
-    r = y - X @ mean
-    drawn = np.empty((len(alphas), p))
-    L, b = np.zeros((p, p)), np.empty(p)
-    for i in range(len(alphas)):
-        _condition(alphas[i], r, v, X, Z, precision, L, b)
-        for a in range(p - 1, -1, -1):  # L' β = L⁻¹b + noise
-            s = b[a] + noise[i, a]
-            for c in range(a + 1, p):
-                s -= L[c, a] * drawn[i, c]
-            drawn[i, a] = s / L[a, a]
+                A[a, c] = precision[a, c] + sums[i, t]
+                t += 1
+        totals[i] = sums[i, 0] if cholesky(A, L) else np.nan
         for a in range(p):
-            drawn[i, a] += mean[a]
-    return drawn
+            u = sums[i, 1 + a]
+            for c in range(a):
+                u -= L[a, c] * b[c]
+            b[a] = u / L[a, a]
+            totals[i] += 2.0 * math.log(L[a, a]) - b[a] * b[a]
+    return totals, factors, shifts
+
+
+@njit(cache=True)
+def _draw(factors, shifts, noise):
+    """Turns standard normals (m, p) into β − mean, with L'(β − mean) = L⁻¹b + noise."""
+    for i in range(len(noise)):
+        L, drawn = factors[i], noise[i]
+        for a in range(len(drawn) - 1, -1, -1):
+            s = shifts[i, a] + drawn[a]
+            for c in range(a + 1, len(drawn)):
+                s -= L[c, a] * drawn[c]
+            drawn[a] = s / L[a, a]

@@ -12,6 +12,7 @@ from bayes_lsm.plots.effects import caterpillar, new_effect
 from bayes_lsm.plots.forest import forest
 from bayes_lsm.plots.influential import influence
 from bayes_lsm.plots.nulls import bootstrap_null, permutation_null
+from bayes_lsm.plots.predictive import loo_pit, replicated, shifts
 from bayes_lsm.plots.profiles import profile, profiles
 from bayes_lsm.plots.residual import funnel, qq
 from bayes_lsm.plots.scale import heterogeneity
@@ -25,12 +26,15 @@ __all__ = [
     "funnel",
     "heterogeneity",
     "influence",
+    "loo_pit",
     "new_effect",
     "permutation_null",
     "prior_posterior",
     "profile",
     "profiles",
     "qq",
+    "replicated",
     "sensitivity",
+    "shifts",
     "under_priors",
 ]

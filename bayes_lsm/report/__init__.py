@@ -6,7 +6,10 @@ it to `write_page` and `write_tables`. Every number on a page is one that a resu
 matplotlib are loaded when a page is written.
 """
 
-from bayes_lsm.report.files import write_page, write_tables
+from bayes_lsm.report.analysis import Analysis, analyse
+from bayes_lsm.report.analysis_page import analysis_page
+from bayes_lsm.report.diagnosis import diagnosis_page
+from bayes_lsm.report.files import PAGE_ENDINGS, check_page_path, write_page, write_tables
 from bayes_lsm.report.html import to_html
 from bayes_lsm.report.markdown import to_markdown
 from bayes_lsm.report.page import (
@@ -24,8 +27,11 @@ from bayes_lsm.report.page import (
     Verdict,
     Verdicts,
 )
+from bayes_lsm.report.sensitivity import sensitivity_page
 
 __all__ = [
+    "PAGE_ENDINGS",
+    "Analysis",
     "Code",
     "Equation",
     "Items",
@@ -39,6 +45,11 @@ __all__ = [
     "Text",
     "Verdict",
     "Verdicts",
+    "analyse",
+    "analysis_page",
+    "check_page_path",
+    "diagnosis_page",
+    "sensitivity_page",
     "to_html",
     "to_markdown",
     "write_page",

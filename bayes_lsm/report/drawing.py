@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
+from bayes_lsm.errors import FitError
 from bayes_lsm.report.page import Picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # A drawing (SVG) is sharp at every size, but it grows with what is drawn.
 _LARGEST_DRAWING = 200_000
@@ -35,6 +40,14 @@ class Image:
     def media(self) -> str:
         """Its media type."""
         return {"svg": "image/svg+xml", "png": "image/png"}[self.ending]
+
+
+def figure_of(ax: Axes) -> Figure:
+    """The whole figure that axes are part of."""
+    found = ax.get_figure(root=True)
+    if found is None:
+        raise FitError("these axes have been taken out of their figure; draw it again")
+    return found
 
 
 def draw(picture: Picture) -> Image:

@@ -15,6 +15,21 @@ from bayes_lsm.writing import flat_table
 PAGE_ENDINGS = (".html", ".md")
 
 
+def check_page_path(path: Path) -> None:
+    """Before any work is done: that a page's ending is known and its folder is there.
+
+    Raises
+    ------
+    FitError
+    """
+    if path.suffix.lower() not in PAGE_ENDINGS:
+        raise FitError(
+            f"cannot write {path}: the name of a report must end in {' or '.join(PAGE_ENDINGS)}"
+        )
+    if not path.parent.is_dir():
+        raise FitError(f"cannot write {path}: there is no folder {path.parent}; make it first")
+
+
 def write_page(page: Page, path: Path) -> list[Path]:
     """Write a page as its name's ending says, and say which files were written.
 
@@ -25,10 +40,7 @@ def write_page(page: Page, path: Path) -> list[Path]:
     FitError
         For another ending, or when a file cannot be written.
     """
-    if path.suffix.lower() not in PAGE_ENDINGS:
-        raise FitError(
-            f"cannot write {path}: the name of a report must end in {' or '.join(PAGE_ENDINGS)}"
-        )
+    check_page_path(path)
     try:
         if path.suffix.lower() == ".html":
             path.write_text(to_html(page), encoding="utf-8")

@@ -34,7 +34,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import pandas as pd
@@ -298,9 +298,21 @@ class Page:
         """All pictures, in their order."""
         return [block for block in self.blocks if isinstance(block, Picture)]
 
-    def as_section(self, heading: str | None = None) -> Section:
-        """The page as a section of another one, its lead first, without its colophon."""
-        return Section(heading or self.title, (*self.lead, *self.sections))
+    def as_section(self, heading: str | None = None, *, prefix: str = "") -> Section:
+        """The page as a section of another one, its lead first, without its colophon.
+
+        `prefix` is put before the names of its tables and pictures.
+        """
+        blocks = (*self.lead, *self.sections)
+        return Section(heading or self.title, tuple(_renamed(each, prefix) for each in blocks))
+
+
+def _renamed(block: Block, prefix: str) -> Block:
+    if isinstance(block, Section):
+        return replace(block, blocks=tuple(_renamed(each, prefix) for each in block.blocks))
+    if isinstance(block, Table | Picture):
+        return replace(block, name=f"{prefix}{block.name}")
+    return block
 
 
 def _walk(blocks: tuple[Block, ...]) -> Iterator[Block]:

@@ -13,7 +13,7 @@ from bayes_lsm.bayes.collapsed import _derivatives, _Target, normal_prior, sampl
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.mixture import Fixed, Mixture, fit_mixture
 from bayes_lsm.bayes.pareto import fit_pareto, smooth_weights
-from bayes_lsm.likelihood.integrated import draw_location, log_marginal
+from bayes_lsm.likelihood.integrated import Integrated
 from bayes_lsm.priors import HalfNormal, Normal, Priors
 from bayes_lsm.specification import find_specification
 
@@ -33,7 +33,7 @@ def pieces(continent):
 def test_marginal_likelihood_is_that_of_the_dense_normal(pieces):
     y, v, X, Z, mean, precision = pieces
     alphas = np.random.default_rng(1).normal([0, 0, 0, -0.2], 0.3, size=(5, 4))
-    ours = log_marginal(alphas, *pieces)
+    ours = Integrated(*pieces).log_marginal(alphas)
     for alpha, value in zip(alphas, ours, strict=True):
         dense = np.diag(v + np.exp(Z @ alpha)) + X @ np.linalg.solve(precision, X.T)
         # The dense covariance has a condition number near 1e6, which costs it half its digits.
@@ -45,7 +45,7 @@ def test_location_given_alpha_has_the_exact_mean_and_covariance(pieces):
     alpha = np.array([0.5, 0.2, -1.0, -0.1])
     size = 200_000
     noise = np.random.default_rng(2).standard_normal((size, 4))
-    drawn = draw_location(np.tile(alpha, (size, 1)), noise, *pieces)
+    drawn = Integrated(*pieces).draw_location(np.tile(alpha, (size, 1)), noise)
     W = np.diag(1 / (v + np.exp(Z @ alpha)))
     A = X.T @ W @ X + precision
     exact = np.linalg.solve(A, X.T @ W @ y + precision @ mean)
@@ -137,7 +137,7 @@ def test_the_far_region_has_its_share(continent):
     target = _Target(continent.design, priors)
     rng = np.random.default_rng(6)
     alphas = rng.normal(0, 7, (4_000_000, 4))
-    log_weights = log_marginal(alphas, *target._data)
+    log_weights = target._likelihood.log_marginal(alphas)
     weights = np.exp(log_weights - log_weights.max())
     far = weights[alphas[:, 3] > 1].sum() / weights.sum()
     effective = weights.sum() ** 2 / np.sum(weights**2)

@@ -84,25 +84,28 @@ def test_tipping_point_of_a_normal_posterior_is_in_closed_form():
 
 def test_tipping_points_of_curves_made_by_hand():
     factors = np.array([0.25, 0.5, 1.0, 2.0, 4.0])
-    lower = np.array([0.3, 0.2, 0.1, -0.1, -0.5])
-    tip = tipping_point(factors, lower, lower + 1, np.full(5, 0.99), draws=1000)
+    interval = ndtri(0.975)
+
+    def find(scores):
+        return tipping_point(factors, norm.cdf(scores), level=0.95, draws=8000)
+
+    scores = interval + np.array([0.3, 0.2, 0.1, -0.1, -0.5])
+    tip = find(scores)
     assert tip["conclusion"] == "> 0"
     assert math.isnan(tip["narrower"])
     assert tip["wider"] == pytest.approx(math.sqrt(2))
-    assert math.isnan(tip["p_wider"])
-    # The other sign: the mirror image.
-    mirrored = tipping_point(factors, -lower - 1, -lower, np.full(5, 0.01), draws=1000)
+    # 0.95 is crossed on the way from 1.86 to 1.46, of which 0.215 has to be gone: at 2 · 2^(…).
+    part = (interval - 0.1 - ndtri(0.95)) / 0.4
+    assert tip["p_wider"] == pytest.approx(2 * 2**part)
+    mirrored = find(-scores)
     assert mirrored["conclusion"] == "< 0"
     assert mirrored["wider"] == pytest.approx(math.sqrt(2))
-    # One Monte Carlo error is no change: a few draws more or less.
-    lower = np.array([0.05, 0.05, 0.03, -0.01, 0.02])
-    tip = tipping_point(factors, lower, lower + 1, np.full(5, 0.99), draws=1000)
-    assert math.isnan(tip["wider"])
-    lower = np.array([0.3, 0.2, 0.1, -0.1, -0.5])
-    # Undecided, until the prior is narrow.
-    tip = tipping_point(factors, lower - 0.15, lower + 1, np.full(5, 0.9), draws=1000)
-    assert tip["conclusion"] == "open"
-    assert tip["narrower"] == pytest.approx(2**-0.5)
+    undecided = find(interval + np.array([0.2, 0.1, -0.1, -0.3, -0.4]))
+    assert undecided["conclusion"] == "open"
+    assert undecided["narrower"] == pytest.approx(2**-0.5)
+    # One Monte Carlo error (0.04 of the score) is no change: a few draws more or less.
+    noisy = find(interval + np.array([0.05, 0.05, 0.03, -0.04, 0.02]))
+    assert math.isnan(noisy["wider"])
 
 
 def test_overlap_of_two_normals_is_in_closed_form():

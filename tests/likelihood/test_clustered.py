@@ -191,7 +191,7 @@ def test_integrated_criterion_and_draws_are_those_of_the_independent_case():
     data = arrange(y, X, (ScaleTerm(np.arange(len(y)), Z),), variance=v)
     alphas = np.stack([alpha, -alpha, 0 * alpha])
     ours = log_likelihoods(alphas, data, method=prior)
-    theirs = integrated.log_marginal(alphas, y, v, X, Z, prior.mean, prior.precision)
+    theirs = integrated.Integrated(y, v, X, Z, prior.mean, prior.precision).log_marginal(alphas)
     np.testing.assert_allclose(ours, theirs, atol=1e-9)
 
     noise = np.random.default_rng(2).normal(size=(20_000, 2))

@@ -215,7 +215,7 @@ def test_files_that_cannot_be_written(tmp_path):
     page = Page("a", (), ())
     with pytest.raises(FitError, match=r"must end in \.html or \.md"):
         write_page(page, tmp_path / "a.pdf")
-    with pytest.raises(FitError, match="No such file"):
+    with pytest.raises(FitError, match="there is no folder"):
         write_page(page, tmp_path / "none" / "a.html")
     with pytest.raises(FitError, match="No such file"):
         write_tables(page, tmp_path / "none" / "csv")

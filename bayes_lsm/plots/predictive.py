@@ -1,0 +1,226 @@
+"""Whether a posterior predicts the data: replicated quantities, LOO-PIT, single studies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bayes_lsm.errors import FitError
+from bayes_lsm.plots.canvas import (
+    BLUE,
+    GREY,
+    PALE,
+    SIZE,
+    SMALL,
+    VERMILLION,
+    canvas,
+    legend,
+    name_axes,
+    panels,
+    shorten,
+    tidy,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from bayes_lsm.bayes.checks import PredictiveCheck
+    from bayes_lsm.bayes.diagnosis import Diagnosis
+    from bayes_lsm.bayes.elpd import Elpd
+
+Array = npt.NDArray[np.float64]
+
+_RANKS = 99
+
+
+def replicated(
+    check: PredictiveCheck,
+    quantities: Sequence[str] | None = None,
+    *,
+    axes: Sequence[Axes] | npt.NDArray[Any] | None = None,
+    columns: int = 3,
+    bins: int = 40,
+) -> npt.NDArray[Any]:
+    """Test quantities of data that the model would make, and of the data that there are.
+
+    Parameters
+    ----------
+    check : PredictiveCheck
+    quantities : sequence of str, optional
+        By default all.
+    axes : sequence of Axes, optional
+        As many as quantities; by default those of a new figure.
+    columns : int, default 3
+    bins : int, default 40
+
+    Returns
+    -------
+    ndarray of Axes, shape (number of quantities,)
+        Bars: replicated. Line: observed; where the observed quantity depends on the coefficients
+        too, its posterior mean, with its 95% interval shaded.
+
+    Raises
+    ------
+    FitError
+        For an unknown quantity, or fewer axes than quantities.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> from bayes_lsm.plots import replicated
+    >>> fit = lsm.LocationScaleModel.from_file("preterm_weeks").fit_bayes(seed=1)
+    >>> axes = replicated(fit.posterior_predictive_check(), ["Q", "largest |z|"])
+    >>> [ax.get_xlabel() for ax in axes]
+    ['Q', 'largest |z|']
+    """
+    wanted = list(check.observed if quantities is None else quantities)
+    for name in wanted:
+        if name not in check.observed:
+            raise FitError(
+                f"there is no quantity {name!r}; there are {', '.join(map(repr, check.observed))}"
+            )
+    table = check.to_dataframe().droplevel(0)[["observed", "ppp"]].T.to_dict()
+    given = panels(len(wanted), columns=columns, size=(2.9, 2.1), axes=axes)
+    for ax, name in zip(given, wanted, strict=True):
+        tidy(ax)
+        drawn, seen = check.replicated[name], check.observed[name]
+        low, high = np.quantile(drawn, [0.001, 0.999])
+        low, high = min(low, float(seen.min())), max(high, float(seen.max()))
+        ax.hist(drawn, bins=bins, range=(low, high), density=True, color=PALE, gid="replicated")
+        if np.ptp(seen) > 0:
+            ax.axvspan(*np.quantile(seen, [0.025, 0.975]), color=BLUE, alpha=0.15, lw=0)
+        ax.axvline(table[name]["observed"], color=BLUE, lw=1.8, gid="observed")
+        ax.set_yticks([])
+        ax.set_xlabel(shorten(name, 34), fontsize=SMALL)
+        ax.set_title(f"ppp = {table[name]['ppp']:.3f}", fontsize=SMALL, loc="left")
+    return given
+
+
+def loo_pit(left_out: Elpd, *, ax: Axes | None = None, level: float = 0.95) -> Axes:
+    """The distribution of the LOO-PIT values, less that of a model that fits.
+
+    Parameters
+    ----------
+    left_out : Elpd
+        From `BayesFit.loo`, `BayesFit.kfold` or `BayesFit.psis_loo`.
+    ax : Axes, optional
+    level : float, default 0.95
+        Of the band, in which the whole curve lies if the predictions are calibrated.
+
+    Returns
+    -------
+    Axes
+        A hump at the left and a dip at the right: predictions are too narrow; the other way round:
+        too wide; a curve above (below) 0 throughout: too high (too low).
+
+    Raises
+    ------
+    FitError
+        For WAIC, which has no predictions.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> from bayes_lsm.plots import loo_pit
+    >>> fit = lsm.LocationScaleModel.from_file("preterm_weeks").fit_bayes(seed=1)
+    >>> loo_pit(fit.loo()).get_xlabel()
+    'LOO-PIT: P(new effect ≤ observed effect)'
+    """
+    from bayes_lsm.bayes.uniformity import rank_ecdf, simultaneous_band
+
+    if left_out.pit is None:
+        raise FitError("WAIC predicts no study; use fit.loo() or fit.psis_loo()")
+    ax = canvas(ax, size=(4.8, 3.2))
+    ranks = np.floor(np.clip(left_out.pit, 0, 1 - 1e-12) * (_RANKS + 1)).astype(np.int64)
+    lower, upper = simultaneous_band(len(ranks), _RANKS, level=level)
+    x = (np.arange(_RANKS) + 1) / (_RANKS + 1)
+    band = f"{100 * level:g}% band, the curve as a whole"
+    ax.fill_between(x, lower - x, upper - x, step="mid", color=BLUE, alpha=0.15, lw=0, label=band)
+    ax.axhline(0, color=GREY, lw=0.8, ls="--")
+    ax.step(x, rank_ecdf(ranks, _RANKS) - x, where="mid", color=BLUE, lw=1.6, gid="ecdf")
+    ax.set_xlim(0, 1)
+    name_axes(ax, "LOO-PIT: P(new effect ≤ observed effect)", "ECDF − uniform")
+    low, high = ax.get_ylim()
+    ax.set_ylim(low, high + 0.2 * (high - low))
+    legend(ax, loc="upper left")
+    return ax
+
+
+def shifts(found: Diagnosis, *, ax: Axes | None = None, name: int = 3) -> Axes:
+    """How far each coefficient moves when a study is left out, coefficient by coefficient.
+
+    Parameters
+    ----------
+    found : Diagnosis
+        From `BayesFit.diagnose`, of a model whose studies can be left out.
+    ax : Axes, optional
+    name : int, default 3
+        How many studies are named: those farthest out, if they move a coefficient by more than a
+        posterior SD.
+
+    Returns
+    -------
+    Axes
+        A dot is a study, a diamond one beyond the dashed lines at ±1 posterior SD.
+
+    Raises
+    ------
+    FitError
+        For a diagnosis in which no study was left out.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> from bayes_lsm.plots import shifts
+    >>> fit = lsm.LocationScaleModel.from_file("preterm_weeks").fit_bayes(seed=1)
+    >>> ax = shifts(fit.diagnose(progress=False))
+    >>> [label.get_text() for label in ax.get_yticklabels()][2:]
+    ['scale[intrcpt]', 'scale[I(weeks - 40)]']
+    """
+    from bayes_lsm.bayes.findings import LARGEST_SHIFT, coefficient_columns
+
+    if found.studies is None:
+        raise FitError("no study was left out, so there is nothing to be shown; see .remarks")
+    table = found.studies[coefficient_columns(found.studies)]
+    ax = canvas(
+        ax,
+        size=(6.4, 0.9 + 0.3 * table.shape[1]),
+        caution=found.fit.design.caution,
+    )
+    rng = np.random.default_rng(1)
+    scatter = rng.uniform(-0.25, 0.25, len(table))
+    for j, column in enumerate(table):
+        x = table[column].to_numpy(dtype=float)
+        far = np.abs(x) > LARGEST_SHIFT
+        ax.plot(x[~far], j + scatter[~far], "o", color=BLUE, ms=3, alpha=0.6, mew=0, gid="study")
+        ax.plot(x[far], j + scatter[far], "D", color=VERMILLION, ms=5, mec="white", gid="far")
+    _name_farthest(ax, table.to_numpy(dtype=float), list(table.index), scatter, name, LARGEST_SHIFT)
+    for limit in (-LARGEST_SHIFT, LARGEST_SHIFT):
+        ax.axvline(limit, color=GREY, lw=0.9, ls="--", zorder=0)
+    ax.axvline(0, color=GREY, lw=0.7, ls=":", zorder=0)
+    ax.set_yticks(range(table.shape[1]), [shorten(str(column), 34) for column in table])
+    ax.set_ylim(table.shape[1] - 0.5, -0.5)
+    name_axes(ax, "median without the study − with it, in posterior SDs", "")
+    ax.tick_params(axis="y", labelsize=SIZE - 1)
+    return ax
+
+
+def _name_farthest(
+    ax: Axes, values: Array, labels: list[Any], scatter: Array, count: int, limit: float
+) -> None:
+    order = np.argsort(-np.abs(values), axis=None)[:count]
+    for i, j in zip(*np.unravel_index(order, values.shape), strict=True):
+        if abs(values[i, j]) > limit:
+            right = values[i, j] < 0
+            ax.annotate(
+                shorten(str(labels[i]), 24),
+                (values[i, j], j + scatter[i]),
+                xytext=(5 if right else -5, 0),
+                textcoords="offset points",
+                ha="left" if right else "right",
+                va="center",
+                fontsize=7,
+            )

@@ -1,0 +1,332 @@
+"""The analysis report: the answer, the data, the model, the results, and how far to trust them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bayes_lsm import plots
+from bayes_lsm.plots.reading import is_number
+from bayes_lsm.report.diagnosis import diagnosis_page
+from bayes_lsm.report.drawing import figure_of
+from bayes_lsm.report.equations import in_equations, in_words
+from bayes_lsm.report.making import made_with
+from bayes_lsm.report.methods import methods, reproduction
+from bayes_lsm.report.page import (
+    Block,
+    Equation,
+    Mono,
+    Page,
+    Picture,
+    Section,
+    Status,
+    Table,
+    Text,
+    Verdict,
+    Verdicts,
+)
+from bayes_lsm.report.sensitivity import sensitivity_page
+
+if TYPE_CHECKING:
+    from bayes_lsm.report.analysis import Analysis
+
+# Moderators that get figures of their own, and curves in one figure.
+_MOST_FIGURES, _MOST_CURVES = 4, 8
+_JUDGED: dict[str, Status] = {
+    "data-driven": "good",
+    "prior-informed": "caution",
+    "prior-dominated": "bad",
+}
+
+
+def analysis_page(found: Analysis) -> Page:
+    """The whole report of a model.
+
+    Parameters
+    ----------
+    found : Analysis
+        From `bayes_lsm.report.analyse`.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> model = lsm.LocationScaleModel.from_file("preterm_weeks")
+    >>> found = lsm.report.analyse(
+    ...     model, seed=1, permutations=0, with_sensitivity=False, progress=False)
+    >>> [section.heading for section in analysis_page(found).sections][:4]
+    ['Data', 'Model', 'Effects', 'Estimates']
+    """
+    sections = [
+        _data(found),
+        _model(found),
+        _effects(found),
+        _estimates(found),
+        _tests(found),
+        _profiles(found),
+        _heterogeneity(found),
+        _predictions(found),
+    ]
+    if found.sensitivity is not None:
+        page = sensitivity_page(found.sensitivity)
+        sections.append(page.as_section("Sensitivity to the priors", prefix="sensitivity_"))
+    diagnostics = diagnosis_page(found.diagnosis)
+    sections += [
+        diagnostics.as_section("Diagnostics", prefix="diagnostics_"),
+        Section("Methods", methods(found)),
+        Section("How to make this report again", reproduction(found)),
+    ]
+    words = found.model.specification
+    return Page(
+        words.title or found.reml.title, _lead(found), tuple(sections), made_with(found.bayes)
+    )
+
+
+def _lead(found: Analysis) -> tuple[Block, ...]:
+    design, words = found.design, found.model.specification
+    question = f"{words.description.strip()} " if words.description.strip() else ""
+    verdicts = []
+    if found.reml.divergence is not None:
+        verdicts.append(
+            Verdict("REML", "bad", str(found.reml.divergence) + ".", word="no finite estimate")
+        )
+    if not found.reml.converged:
+        verdicts.append(Verdict("REML", "bad", "the optimiser did not converge."))
+    if found.sensitivity is not None:
+        sentences, judged = (
+            each.loc["scale"] for each in (found.sensitivity.sentences, found.sensitivity.verdicts)
+        )
+        for term in map(str, judged.index):
+            if term != "intrcpt" or found.tests is None:
+                word = str(judged[term])
+                label = f"scale[{term}]"
+                sentence = str(sentences[term]).removeprefix(f"{label} ")
+                verdicts.append(Verdict(label, _JUDGED[word], sentence, word=word))
+    worst = {each.status for each in found.diagnosis.findings}
+    status: Status = "bad" if "bad" in worst else "caution" if "caution" in worst else "good"
+    verdicts.append(Verdict("Diagnostics", status, found.diagnosis.verdict))
+    return (
+        Text(f"{question}{design.kind} of {design.n_studies} effects."),
+        *map(Text, design.notes),
+        Verdicts(tuple(verdicts)),
+        Table("comparison", found.comparison, "REML and Bayes side by side", said=_said(found)),
+    )
+
+
+def _said(found: Analysis) -> tuple[str, ...]:
+    """What the lead says, so that no table has to say it again."""
+    own = found.reml.notes + found.bayes.notes
+    fits = ((found.reml.label, found.reml), (found.bayes.label, found.bayes))
+    labelled = tuple(f"{label}: {note}" for label, fit in fits for note in fit.notes)
+    return (*found.design.notes, *own, *labelled)
+
+
+def _data(found: Analysis) -> Section:
+    design, words = found.design, found.model.specification
+    source = f"the data {words.data!r}" if words.data else "a data frame"
+    table = pd.DataFrame(
+        {str(words.effect): design.y, str(words.variance): design.v},
+        index=pd.Index(design.labels, name="study"),
+    )
+    for name in design.moderators:
+        table[str(name)] = design.moderators[name].to_numpy()
+    return Section(
+        "Data",
+        (
+            Text(
+                f"{design.n_studies} effects of {source}: effects in ",
+                Mono(str(words.effect)),
+                ", sampling variances in ",
+                Mono(str(words.variance)),
+                f". Effects range from {design.y.min():.3g} to {design.y.max():.3g}, their "
+                f"standard errors from {np.sqrt(design.v.min()):.3g} to "
+                f"{np.sqrt(design.v.max()):.3g}.",
+            ),
+            Table("studies", table, "The effects and their moderators", digits=3),
+        ),
+    )
+
+
+def _model(found: Analysis) -> Section:
+    words = found.model.specification
+    return Section(
+        "Model",
+        (
+            Text(in_words(found.design)),
+            Equation(in_equations(found.design)),
+            Text(
+                "In formulas: location ", Mono(words.location), ", scale ", Mono(str(words.scale)),
+                f". Priors of the Bayesian fit: {found.bayes.priors.describe()}.",
+            ),
+        ),
+    )  # fmt: skip
+
+
+def _effects(found: Analysis) -> Section:
+    fit, design = found.reml, found.design
+    blocks: list[Block] = [
+        Picture(
+            "forest",
+            figure_of(plots.forest(fit)),
+            alt=f"Forest plot of {design.n_studies} effects with 95% confidence intervals.",
+            caption="Squares: effects, by weight 1/(v + τ²). Pale diamonds: the mean effect that "
+            "the model has for the study.",
+        )
+    ]
+    blocks += [
+        Picture(
+            f"bubble_{i}",
+            figure_of(plots.bubble(fit, name)),
+            alt=f"Effects against {name}, with the mean, its confidence band, the band of one τ "
+            "around it and the prediction band.",
+            caption=f"Effects against {name}. The prediction band and the dashed lines (mean ± τ) "
+            "change their width as the scale part says.",
+        )
+        for i, name in enumerate(_numbers(found), 1)
+    ]
+    return Section("Effects", tuple(blocks))
+
+
+def _numbers(found: Analysis) -> list[str]:
+    names = map(str, found.design.moderators.columns)
+    return [name for name in names if is_number(found.design, name)][:_MOST_FIGURES]
+
+
+def _estimates(found: Analysis) -> Section:
+    said = found.design.notes
+    return Section(
+        "Estimates",
+        (
+            Table("reml", found.reml, said=said),
+            Table("fit_statistics", _fit_statistics(found), "Fit statistics", digits=2),
+            Table("bayes", found.bayes, said=said),
+        ),
+    )
+
+
+def _fit_statistics(found: Analysis) -> pd.DataFrame:
+    reml = found.reml
+    row = {"logLik": reml.loglik, "AIC": reml.aic, "BIC": reml.bic, "AICc": reml.aicc}
+    return pd.DataFrame([row], index=[reml.label])
+
+
+def _tests(found: Analysis) -> Section:
+    heading = "Tests of the scale coefficients"
+    if found.tests is None:
+        return Section(heading, (Text("The scale part has no moderators, so none is tested."),))
+    blocks: list[Block] = [
+        Text(
+            "Each row tests that the coefficients are 0, four ways. The Wald test needs a finite "
+            "estimate, the score test none; the permutation test does not rely on large samples."
+        ),
+        Table("tests", found.tests, "Tests", digits=3, notes=found.test_notes),
+    ]
+    permuted = found.permutation
+    if permuted is not None and np.isfinite(permuted.statistic):
+        blocks.append(
+            Picture(
+                "permutation_null",
+                figure_of(plots.permutation_null(permuted)),
+                alt="Histogram of the joint statistic under permutation, with the observed one.",
+                caption=permuted.title,
+            )
+        )
+    return Section(heading, tuple(blocks))
+
+
+def _profiles(found: Analysis) -> Section:
+    profiles = found.profiles
+    table = pd.DataFrame.from_dict(
+        {
+            term: {
+                "estimate": each.estimate,
+                "ci_lb": each.lower,
+                "ci_ub": each.upper,
+                "verdict": each.verdict,
+            }
+            for term, each in profiles.items()
+        },
+        orient="index",
+    ).rename_axis("term")
+    shown = list(profiles.values())[: 2 * _MOST_FIGURES]
+    return Section(
+        "Profiles of the scale coefficients",
+        (
+            Picture(
+                "profiles",
+                figure_of(plots.profiles(shown)[0]),
+                alt="Profile likelihood of each scale coefficient, with its 95% cut-off.",
+                caption="Where a curve stays above the dashed line on one side, the data set no "
+                "bound there.",
+            ),
+            Table("profiles", table, "95% profile-likelihood intervals", digits=3),
+        ),
+    )
+
+
+def _heterogeneity(found: Analysis) -> Section:
+    reml, bayes = found.reml.heterogeneity(), found.bayes.heterogeneity()
+    about = "" if reml.constant else " of the average study"
+    values = {"tau2": reml.tau2, "tau": reml.tau, "I2": reml.I2, "H2": reml.H2}
+    table = bayes.table.copy()
+    table.columns = pd.MultiIndex.from_product([[found.bayes.label], table.columns])
+    table.insert(0, (found.reml.label, "estimate"), pd.Series(values))
+    q = reml.Q
+    blocks: list[Block] = [
+        Table(
+            "heterogeneity",
+            table,
+            f"Heterogeneity{about}",
+            digits=3,
+            notes=(f"Cochran's Q(df = {q.df}) = {q.statistic:.3f}, p = {q.pval:.3g}",),
+        )
+    ]
+    of_scale = [
+        name
+        for name in map(str, found.design.moderators.columns)
+        if any(name in term for term in found.design.scale.names)
+    ]
+    blocks += [
+        Picture(
+            f"heterogeneity_{i}",
+            figure_of(plots.heterogeneity([found.reml, found.bayes], name)),
+            alt=f"Heterogeneity τ against {name}, by REML and by Bayes, with 95% intervals.",
+            caption=f"τ against {name}.",
+        )
+        for i, name in enumerate(of_scale[:_MOST_FIGURES], 1)
+    ]
+    if not reml.constant:
+        blocks.append(
+            Table("heterogeneity_by_study", bayes.by_study, "Each study (Bayes)", digits=3)
+        )
+    return Section("Heterogeneity", tuple(blocks))
+
+
+def _predictions(found: Analysis) -> Section:
+    points = found.points
+    new = points if points.shape[1] else None
+    blocks: list[Block] = [
+        Text(
+            "Mean effects with confidence (ci) and prediction intervals (pi, of the true effect of "
+            "a new study), and τ there; one moderator is moved at a time, the others are at their "
+            "means or most frequent levels."
+            if new is not None
+            else "The mean effect with its confidence (ci) and its prediction interval (pi, of the "
+            "true effect of a new study)."
+        )
+    ]
+    for name, fit in (("reml", found.reml), ("bayes", found.bayes)):
+        # Without moderators all rows of the data are alike.
+        table = fit.predict(new).table.head(len(points)).set_axis(points.index, axis=0)
+        blocks.append(Table(f"predictions_{name}", table.rename_axis("at"), fit.label, digits=3))
+    if len(points) <= _MOST_CURVES:
+        blocks.append(
+            Picture(
+                "new_effect",
+                figure_of(plots.new_effect(found.bayes, new)),
+                alt="Density of the true effect of a new study at each of these points.",
+                caption="The true effect of a new study (Bayes).",
+            )
+        )
+    return Section("Predictions", tuple(blocks))

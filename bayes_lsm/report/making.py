@@ -1,0 +1,34 @@
+"""How a page was made: versions, seed, and what to run for the same page again."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from bayes_lsm.report.page import Text
+
+if TYPE_CHECKING:
+    from bayes_lsm.bayes.fit import BayesFit
+
+_NUMERICAL = ("numpy", "scipy", "numba")
+_SAMPLING = ("pymc", "nutpie", "arviz")
+
+
+def versions(*, sampled: bool = False) -> str:
+    """``bayes_lsm 0.1.0, Python 3.13.1, numpy 2.5.0, …``; with those of NUTS where it was used."""
+    names = ("bayes_lsm", *_NUMERICAL, *(_SAMPLING if sampled else ()))
+    first, *others = (f"{name} {version(name)}" for name in names)
+    return ", ".join([first, f"Python {platform.python_version()}", *others])
+
+
+def made_with(fit: BayesFit) -> tuple[Text, ...]:
+    """The foot of a page about a Bayesian fit."""
+    sampled = fit.draws.importance is None
+    engine = "nuts" if sampled else "collapsed"
+    return (
+        Text(
+            f"Made with {versions(sampled=sampled)}. Seed {fit.seed}, engine {engine}; priors: "
+            f"{fit.priors.describe()}."
+        ),
+    )
