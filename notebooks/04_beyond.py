@@ -19,7 +19,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pymc as pm
-from scipy.stats import chi2
 
 import bayes_lsm as lsm
 from bayes_lsm import LocationScaleModel
@@ -65,8 +64,7 @@ lsm.compare(reml, bayes)
 # is:
 
 # %%
-statistic = 2 * (reml.loglik - constant.loglik)
-pd.Series({"LRT": statistic, "p": chi2.sf(statistic, df=1)}).round(3)
+lsm.likelihood_ratio_test(reml, constant)
 
 # %% [markdown]
 # How far each district is from the mean (`blup`). Two are clearly above it, one below:
