@@ -24,11 +24,29 @@ from bayes_lsm.design import Design, Part, build_design, build_part, check_finit
 from bayes_lsm.errors import DataError, DroppedRowsWarning, SpecificationError
 from bayes_lsm.frames import DroppedRow, Kind
 from bayes_lsm.grouping import Grouping
+from bayes_lsm.random_intercepts import split_random_intercepts
 from bayes_lsm.sampling_errors import Block, align, sampling_errors
 from bayes_lsm.specification import Correlation, Specification
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class RandomIntercept:
+    """What is added to ln τ² of all groups of a scale term that share a level of a column.
+
+    Attributes
+    ----------
+    column : str
+    levels : tuple of str, length L
+    index : ndarray of int, shape (G, s)
+        Which level each effect of each group of the term has; 0 for effects without rows.
+    """
+
+    column: str
+    levels: tuple[str, ...]
+    index: Index
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +73,8 @@ class ScaleTerm:
         The formula, evaluated.
     slope_part : Part or None
         The formula of the slopes, evaluated.
+    random : tuple of RandomIntercept
+        Of ln τ².
     """
 
     grouping: Grouping
@@ -67,6 +87,7 @@ class ScaleTerm:
     correlation: Correlation
     part: Part
     slope_part: Part | None = None
+    random: tuple[RandomIntercept, ...] = ()
 
     @property
     def name(self) -> str:
@@ -130,6 +151,8 @@ class ClusteredDesign:
     @property
     def kind(self) -> str:
         """What such a model is called."""
+        if any(term.random for term in self.terms):
+            return "Mixed-Effects Location-Scale Model"
         several = any(len(term.effects) > 1 for term in self.terms)
         return f"{'Multivariate' if several else 'Multilevel'} Location-Scale Model"
 
@@ -206,7 +229,8 @@ def build_clustered_design(
         covariance = align(covariance, data, complete)
     v, blocks = sampling_errors(specification, kept, labels, covariance=covariance)
     slopes = [grouping.slope for grouping in groupings if grouping.slope]
-    texts = (specification.location, *groupings.values(), *slopes)
+    fixed = (split_random_intercepts(formula)[0] for formula in groupings.values())
+    texts = (specification.location, *fixed, *slopes)
     columns = list(dict.fromkeys(formula_columns(*texts)))
     frame, kinds = frames.moderators(kept, columns, labels)
     location = build_part("location", specification.location, frame, kinds, labels)
@@ -249,7 +273,8 @@ def build_any_design(
     """
     scale = specification.scale
     independent = specification.sampling_covariance is None and covariance is None
-    if independent and specification.variance and isinstance(scale, str):
+    plain = isinstance(scale, str) and not split_random_intercepts(scale)[1]
+    if independent and specification.variance and plain:
         return build_design(specification, data)
     clustered = build_clustered_design(specification, data, covariance=covariance)
     if not independent or not _is_one_term_of_effects(clustered):
@@ -270,6 +295,7 @@ def _is_one_term_of_effects(clustered: ClusteredDesign) -> bool:
         len(clustered.terms) == 1
         and len(term.groups) == len(clustered.y)
         and term.slopes.shape[1] == 1
+        and not term.random
         and bool((term.slopes == 1).all() and (clustered.v > 0).all())
     )
 
@@ -283,7 +309,8 @@ def _groupings(specification: Specification) -> dict[Grouping, str]:
 
 def formula_columns(*texts: str) -> list[str]:
     """The columns of several formulas, as often as they occur."""
-    return [column for text in texts for column in formulas.parse(text).columns]
+    split = (split_random_intercepts(text) for text in texts)
+    return [c for fixed, groups in split for c in (*formulas.parse(fixed).columns, *groups)]
 
 
 def _needed(specification: Specification, groupings: Mapping[Grouping, str]) -> list[str]:
@@ -310,6 +337,7 @@ def _scale_term(
     labels: Sequence[str],
     correlation: Correlation,
 ) -> ScaleTerm:
+    formula, columns = split_random_intercepts(formula)
     index, groups = _groups(data, grouping.columns, labels)
     if len(groups) < 2:
         raise DataError(
@@ -337,9 +365,52 @@ def _scale_term(
         Z[index[first], level[first]] = part.matrix
     elif len(effects) > 1:
         names, Z = _for_each_effect(effects, part)
-    return ScaleTerm(
-        grouping, groups, effects, index, slopes, names, Z, correlation, part, slope_part
+    place = (index[first], level[first] if grouping.inner else np.zeros(len(first), np.intp))
+    if columns and slope_part is not None and len(effects) > 1:
+        raise DataError(
+            f"the scale term {grouping.text!r} has {len(effects)} effects in each group, so that a "
+            f"random intercept of {columns[0]!r} could be that of any of their variances; write "
+            "one scale term for each effect"
+        )
+    random = tuple(
+        _random_intercept(grouping, column, data, unit, first, place, Z.shape[:2], units)
+        for column in columns
     )
+    return ScaleTerm(
+        grouping, groups, effects, index, slopes, names, Z, correlation, part, slope_part, random
+    )
+
+
+def _random_intercept(
+    grouping: Grouping,
+    column: str,
+    data: pd.DataFrame,
+    unit: Index,
+    first: Index,
+    place: tuple[Index, Index],
+    shape: tuple[int, ...],
+    units: Sequence[str],
+) -> RandomIntercept:
+    """Which level of a column each variance of a scale term has."""
+    level, levels = _levels(data, column)
+    differs = level != level[first][unit]
+    said = f"the random intercept (1 | {column}) of the scale term {grouping.text!r}"
+    if differs.any():
+        raise DataError(
+            f"{said} must have one level in each group, got several in "
+            f"{units[unit[differs][0]]}; use it with a finer grouping"
+        )
+    if len(levels) < 2:
+        raise DataError(f"{said} has one level ({levels[0]}); leave it out")
+    if len(levels) == len(units):
+        raise DataError(
+            f"{said} has as many levels as there are groups ({len(levels)}), so that each variance "
+            "would be seen once; use a column with several groups in a level, or "
+            "study_effects='student_t' for heavy tails"
+        )
+    index = np.zeros(shape, dtype=np.intp)
+    index[place] = level[first]
+    return RandomIntercept(column, levels, index)
 
 
 def _for_each_effect(effects: Sequence[str], part: Part) -> tuple[tuple[str, ...], Array]:

@@ -24,6 +24,7 @@ from bayes_lsm.errors import FormulaError, SpecificationError
 from bayes_lsm.frozen import Fault, Frozen, FrozenDict, key_text
 from bayes_lsm.grouping import RESIDUAL, Grouping, read_grouping
 from bayes_lsm.priors import Priors
+from bayes_lsm.random_intercepts import split_random_intercepts
 
 Method = Literal["REML", "ML"]
 Engine = Literal["auto", "collapsed", "nuts"]
@@ -84,7 +85,9 @@ class Specification(Frozen):
         Column of the effects (``yi``).
     scale : str or mapping of str to str, default "~ 1"
         Formula of ln τ²; or one such formula for each scale term, by its grouping:
-        ``{"district": "~ 1", "district/school": "~ year"}`` (see `bayes_lsm.grouping`).
+        ``{"district": "~ 1", "district/school": "~ year"}`` (see `bayes_lsm.grouping`). A formula
+        may have random intercepts, ``"~ weeks + (1 | country)"`` (Bayesian fits only): ln τ²
+        differs between countries by more than the moderators say.
     link : {"log", "identity"}, default "log"
         The scale formula gives the logarithm of τ², or τ² itself (REML and ML only).
     study_effects : {"normal", "student_t"}, default "normal"
@@ -156,13 +159,19 @@ class Specification(Frozen):
     @field_validator("location")
     @classmethod
     def _is_a_formula(cls, formula: str) -> str:
+        _, groups = split_random_intercepts(formula)
+        if groups:
+            raise ValueError(
+                f"has random intercepts of {groups[0]!r}; effects that differ between groups are a "
+                f"scale term: leave it out, and write scale={{{groups[0]!r}: '~ 1', ...}}"
+            )
         return formulas.parse(formula).text
 
     @field_validator("scale", mode="before")
     @classmethod
     def _is_a_scale(cls, scale: Any) -> Any:
         if isinstance(scale, str):
-            return formulas.parse(scale).text
+            return _scale_formula(scale)
         if not isinstance(scale, Mapping) or not scale:
             raise ValueError(
                 "must be a formula, or formulas by grouping such as {'study': '~ 1'}, "
@@ -172,7 +181,7 @@ class Specification(Frozen):
         faults: list[Fault] = []
         for key, formula in scale.items():
             try:
-                read[read_grouping(str(key)).text] = formulas.parse(str(formula)).text
+                read[read_grouping(str(key)).text] = _scale_formula(str(formula))
             except (SpecificationError, FormulaError) as error:
                 faults.append(Fault(key_text(key), str(error)))
         if faults:
@@ -278,6 +287,17 @@ def _items(scale: object) -> list[tuple[str, str]]:
     return list(scale.items()) if isinstance(scale, Mapping) else []
 
 
+def _scale_formula(text: str) -> str:
+    """A scale formula as it is kept, after checking it."""
+    fixed, columns = split_random_intercepts(text)
+    kept = formulas.parse(fixed).text
+    return " + ".join([kept, *(f"(1 | {_quoted(column)})" for column in columns)])
+
+
+def _quoted(column: str) -> str:
+    return column if column.isidentifier() else f"`{column}`"
+
+
 def _missing_variance(fields: Mapping[str, Any]) -> list[Fault]:
     if fields.get("variance") is not None or RESIDUAL in dict(_items(fields.get("scale"))):
         return []
@@ -310,7 +330,10 @@ def _columns(formula: object) -> tuple[str, ...]:
     """The columns of a formula; none when it is faulty, which is another fault."""
     try:
         text = formula if isinstance(formula, str) else ""
-        return formulas.parse(formulas.split(text)[1]).columns if text else ()
+        if not text:
+            return ()
+        fixed, groups = split_random_intercepts(formulas.split(text)[1])
+        return (*formulas.parse(fixed).columns, *groups)
     except FormulaError:
         return ()
 

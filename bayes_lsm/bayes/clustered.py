@@ -16,6 +16,7 @@ from scipy.linalg import block_diag
 from bayes_lsm.bayes.collapsed import draw_weighted, normal_prior, require_collapsible
 from bayes_lsm.bayes.coordinates import Coordinates, Univariate
 from bayes_lsm.bayes.draws import Array, Importance
+from bayes_lsm.bayes.graph import refuse_unused
 from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
 from bayes_lsm.errors import PriorError
 from bayes_lsm.likelihood.correlation_matrices import count
@@ -61,7 +62,7 @@ class ClusteredPriors:
     scale: tuple[Univariate, ...]
 
 
-def resolve_terms(design: ClusteredDesign, priors: Priors, *, lkj: float = 1.0) -> ClusteredPriors:
+def resolve_terms(design: ClusteredDesign, priors: Priors) -> ClusteredPriors:
     """The priors of a design's location coefficients, scale coefficients and correlations.
 
     A prior of a single scale term is named ``"district: year"``, or ``"year"`` for all groupings
@@ -70,15 +71,21 @@ def resolve_terms(design: ClusteredDesign, priors: Priors, *, lkj: float = 1.0) 
     Raises
     ------
     PriorError
-        When a prior names a term that the model does not have.
+        When a prior names a term, or something else, that the model does not have.
     """
-    location = _resolve(design, priors, {}, design.y, design.v, design.terms[0]).location
+    refuse_unused(
+        priors,
+        correlations=any(count(len(term.effects), term.correlation) for term in design.terms),
+        random=any(term.random for term in design.terms),
+    )
+    words = priors.model_copy(update={"lkj": None, "scale_sd": None})
+    location = _resolve(design, words, {}, design.y, design.v, design.terms[0]).location
     blocks, scale = [], []
     for term, given in zip(design.terms, _given(design, priors), strict=True):
-        of_term, contrasts = _of_term(design, priors, term, given)
+        of_term, contrasts = _of_term(design, words, term, given)
         blocks.append(contrasts)
         scale += of_term
-        kappas = _correlation_priors(term, lkj)
+        kappas = _correlation_priors(term, priors.lkj or 1.0)
         blocks.append(np.eye(len(kappas)))
         scale += kappas
     return ClusteredPriors(location, block_diag(*blocks), tuple(scale))

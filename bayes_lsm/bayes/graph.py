@@ -27,7 +27,7 @@ import numpy.typing as npt
 from bayes_lsm.bayes import families
 from bayes_lsm.bayes.student import df_prior, observe_student, require_normal_effects
 from bayes_lsm.design import Design
-from bayes_lsm.errors import FitError
+from bayes_lsm.errors import FitError, PriorError
 from bayes_lsm.links import LARGEST_EXPONENT
 from bayes_lsm.priors import Normal, PriorBlock, Priors, ResolvedPriors, resolve
 
@@ -38,7 +38,14 @@ Array = npt.NDArray[np.float64]
 
 
 def resolve_priors(design: Design, priors: Priors) -> ResolvedPriors:
-    """The priors of a design's coefficients."""
+    """The priors of a design's coefficients.
+
+    Raises
+    ------
+    PriorError
+        When a prior names a term, or something else, that the model does not have.
+    """
+    refuse_unused(priors, correlations=False, random=False)
     return resolve(
         priors,
         y=design.y,
@@ -48,6 +55,25 @@ def resolve_priors(design: Design, priors: Priors) -> ResolvedPriors:
         location_names=design.location.names,
         scale_names=design.scale.names,
     )
+
+
+def refuse_unused(priors: Priors, *, correlations: bool, random: bool) -> None:
+    """Refuse priors of what a model does not have.
+
+    Raises
+    ------
+    PriorError
+    """
+    if priors.lkj is not None and not correlations:
+        raise PriorError(
+            f"the priors have lkj={priors.lkj:g}, but the model has no correlated effects; leave "
+            "lkj out"
+        )
+    if priors.scale_sd is not None and not random:
+        raise PriorError(
+            f"the priors have scale_sd={priors.scale_sd}, but no scale formula of the model has "
+            "random intercepts; leave scale_sd out, or write '~ 1 + (1 | column)'"
+        )
 
 
 def require_log_link(design: Design) -> None:
@@ -169,8 +195,8 @@ def _coefficient_model(design: Design, priors: Priors | None) -> pm.Model:
         pm.Data("v", design.v, dims="study")
         pm.Data("X", design.X, dims=("study", "location_term"))
         pm.Data("Z", design.Z, dims=("study", "scale_term"))
-        _coefficients("location", design.location.names, resolved.location, design.X)
-        _coefficients("scale", design.scale.names, resolved.scale, design.Z)
+        add_coefficients("location", design.location.names, resolved.location, design.X)
+        add_coefficients("scale", design.scale.names, resolved.scale, design.Z)
     return model
 
 
@@ -182,7 +208,7 @@ def _moments(model: pm.Model) -> tuple[Any, Any]:
     return model["X"] @ model["location"], tau2
 
 
-def _coefficients(part: str, names: Sequence[str], block: PriorBlock, columns: Array) -> Any:
+def add_coefficients(part: str, names: Sequence[str], block: PriorBlock, columns: Array) -> Any:
     """The coefficients of one part, on the user's scale, under the name of the part."""
     import pymc as pm
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from bayes_lsm.clustered_design import ClusteredDesign
+from bayes_lsm.errors import FitError
 
 if TYPE_CHECKING:
     from bayes_lsm.likelihood.clustered import Clustered
@@ -23,7 +24,20 @@ def sampling_covariance(design: ClusteredDesign) -> Any:
 
 
 def arrange_design(design: ClusteredDesign) -> Clustered:
-    """The whole model, sorted once for the compiled loops."""
+    """The whole model, sorted once for the compiled loops.
+
+    Raises
+    ------
+    FitError
+        When ln τ² has random intercepts: its likelihood has no closed form.
+    """
+    for term in design.terms:
+        if term.random:
+            raise FitError(
+                f"the scale term {term.name!r} has random intercepts (1 | {term.random[0].column}),"
+                " which REML and the collapsed engine cannot integrate out; use fit_bayes with "
+                "engine='nuts' (or 'auto')"
+            )
     from bayes_lsm.likelihood import clustered  # loads numba
 
     terms = [

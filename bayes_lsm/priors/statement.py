@@ -14,10 +14,12 @@ from bayes_lsm.priors.family import SYMBOLS, Checked, Family
 from bayes_lsm.priors.informed import GENERAL
 from bayes_lsm.priors.rules import UNIT_INFORMATION_SD, Measure, PresetName, in_words
 from bayes_lsm.priors.shrinkage import AnyShrinkage, Shrinkage
+from bayes_lsm.priors.variances import HalfCauchy, HalfNormal, HalfStudentT
 
 EVERY_OTHER_TERM = "*"
 
 _BY_NAME = {each.model_fields["family"].default: each for each in Prior.__args__}
+AnySd = Annotated[HalfNormal | HalfStudentT | HalfCauchy, Field(discriminator="family")]
 _ByTerm = Annotated[dict[str, AnyFamily], AfterValidator(FrozenDict)]
 
 
@@ -50,6 +52,15 @@ class Priors(Checked):
     df : DegreesOfFreedom or float, optional
         Of Student-t study effects only: the prior of their degrees of freedom ν, or the number that
         ν is fixed at. Default: ``DegreesOfFreedom(2, 0.1)``, Gamma(2, 0.1) from 1 up.
+    lkj : float, optional
+        Concentration of the LKJ prior of correlated effects; default 1, uniform over correlation
+        matrices. Above 1 it draws correlations towards 0. (Compound-symmetric correlations of more
+        than two effects are uniform wherever their matrix is positive definite.)
+    scale_sd : HalfNormal, HalfStudentT or HalfCauchy, optional
+        Of the SDs of random intercepts of ln τ², ``(1 | country)``. Default, with any preset:
+        ``HalfNormal(1)``. With an SD of 1, τ of a usual group is 1.6 times that of the middle one,
+        or as much smaller; an SD of 2, which the prior exceeds with 5%, puts the τ of 95% of the
+        groups within a factor 7 of it, as far as the default prior lets a moderator's slope go.
 
     Raises
     ------
@@ -73,6 +84,8 @@ class Priors(Checked):
     tau: AnyFamily | None = Field(default=None, kw_only=True)
     scale_shrinkage: AnyShrinkage | None = Field(default=None, kw_only=True)
     df: Df | None = Field(default=None, kw_only=True)
+    lkj: float | None = Field(default=None, gt=0, strict=True, kw_only=True)
+    scale_sd: AnySd | None = Field(default=None, kw_only=True)
 
     @classmethod
     def _faults_between(cls, fields: Mapping[str, Any]) -> list[Fault]:
@@ -80,6 +93,7 @@ class Priors(Checked):
             *(_location_fault(term, prior) for term, prior in _each(fields, "location")),
             *(_scale_fault(f"scale.{key_text(term)}", p) for term, p in _each(fields, "scale")),
             _scale_fault("tau", fields.get("tau")),
+            _sd_fault(fields.get("scale_sd")),
             _preset_fault(fields),
         ]
         scale = fields.get("scale")
@@ -113,6 +127,10 @@ class Priors(Checked):
             single.insert(0, f"average study ~ {self.tau}")
         if self.scale_shrinkage is not None:
             single.append(f"scale slopes per SD ~ {self.scale_shrinkage}")
+        if self.lkj is not None:
+            single.append(f"correlations ~ LKJ({self.lkj:g})")
+        if self.scale_sd is not None:
+            single.append(f"SDs of random intercepts of ln τ² ~ {self.scale_sd}")
         if all(EVERY_OTHER_TERM in priors for priors in given.values()):
             return ", ".join(single)
         words = in_words(
@@ -170,6 +188,14 @@ def _scale_fault(place: str, prior: Any) -> Fault | None:
         "a flat prior on a scale coefficient is refused: as τ² goes to 0 the likelihood tends to a "
         "constant and not to 0, so the posterior would be improper; use a wide normal prior",
     )
+
+
+def _sd_fault(prior: Any) -> Fault | None:
+    kind = _kind(prior)
+    if kind is None or kind[1] == "tau":
+        return None
+    text = f"is the prior of an SD of ln τ², not of {SYMBOLS.get(kind[1], repr(kind[1]))}; "
+    return Fault("scale_sd", f"{text}leave 'on' out")
 
 
 def _preset_fault(fields: Mapping[str, Any]) -> Fault | None:

@@ -1,0 +1,128 @@
+"""The PyMC model of several scale terms: its density is that of the compiled likelihood."""
+
+import numpy as np
+import pymc as pm
+import pytest
+from scipy.stats import norm
+
+import bayes_lsm as lsm
+from bayes_lsm.bayes.clustered import resolve_terms
+from bayes_lsm.bayes.clustered_graph import build_clustered_pymc_model
+from bayes_lsm.errors import FitError, PriorError
+from bayes_lsm.likelihood import clustered
+from bayes_lsm.likelihood.correlation_matrices import correlation_matrices, count
+from bayes_lsm.likelihood.terms import arrange_design
+from bayes_lsm.priors import Normal, Priors
+
+# Raw normal priors: the free variables are the coefficients themselves.
+RAW = Priors("slides")
+BERKEY = {
+    "variance": "vi",
+    "sampling_covariance": lsm.SamplingCovariance("trial", columns=["v1i", "v2i"]),
+    "data": lsm.load_dataset("berkey1998"),
+}
+
+
+def _three_outcomes():
+    """Groups of three correlated effects, some of them without rows."""
+    rng = np.random.default_rng(1)
+    data = lsm.load_dataset("preterm_iq").head(36).assign(
+        trial=np.repeat(np.arange(12), 3), outcome=np.tile(list("abc"), 12)
+    )
+    return data.iloc[np.sort(rng.permutation(36)[:30])]
+
+
+MODELS = {
+    "nested": lambda: lsm.LocationScaleModel(
+        "yi ~ 1",
+        {"district": "~ 1", "district/school": "~ year"},
+        variance="vi",
+        data=lsm.load_dataset("konstantopoulos2011"),
+        priors=RAW,
+    ),
+    "crossed": lambda: lsm.LocationScaleModel(
+        "yi ~ 1",
+        {"district": "~ 1", "year": "~ 1", "residual": "~ 1"},
+        variance="vi",
+        data=lsm.load_dataset("konstantopoulos2011"),
+        priors=RAW,
+    ),
+    "unstructured": lambda: lsm.LocationScaleModel(
+        "yi ~ 0 + outcome", {"outcome | trial": "~ 0 + outcome"}, priors=RAW, **BERKEY
+    ),
+    "with a residual": lambda: lsm.LocationScaleModel(
+        "yi ~ 0 + outcome", {"trial": "~ 1", "residual": "~ 0 + outcome"}, priors=RAW, **BERKEY
+    ),
+    "three outcomes": lambda: lsm.LocationScaleModel(
+        "yi ~ 0 + outcome",
+        {"outcome | trial": "~ 0 + outcome"},
+        variance="vi",
+        data=_three_outcomes(),
+        priors=RAW,
+    ),
+    "compound symmetric": lambda: lsm.LocationScaleModel(
+        "yi ~ 0 + outcome",
+        {"outcome | trial": "~ 1", "residual": "~ 1"},
+        correlation={"outcome | trial": "compound_symmetric"},
+        variance="vi",
+        data=_three_outcomes(),
+        priors=RAW,
+    ),
+    "individuals": lambda: lsm.LocationScaleModel(
+        "iq ~ 0 + C(study) + atterm",
+        {"1 + atterm | study": "~ 1", "residual": "~ group"},
+        data=lsm.load_dataset("preterm_iq_ipd").query("study <= 6"),
+        priors=RAW,
+    ),
+}
+
+
+def _share(term, kappa):
+    """The unknown of the graph, between 0 and 1, at which the correlations have these κ."""
+    s = len(term.effects)
+    if term.correlation == "compound_symmetric":
+        rho = correlation_matrices(kappa[None], s, term.correlation)[0, 0, 1]
+        least = -1 / (s - 1)
+        return [(rho - least) / (1 - least)]
+    return (1 + np.tanh(kappa)) / 2
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_the_density_is_that_of_the_compiled_likelihood(name):
+    design = MODELS[name]().design
+    model = build_clustered_pymc_model(design)
+    data = arrange_design(design)
+    density = model.compile_fn(model.logp(vars=[model["effect"]]), mode="FAST_COMPILE")
+    rng = np.random.default_rng(2)
+    start = np.linalg.lstsq(design.X, design.y, rcond=None)[0]
+    for _ in range(3):
+        beta = start + rng.normal(0, 0.2, len(start))
+        pieces, scale, shares = [], [], []
+        for term in design.terms:
+            level = np.log(np.var(design.y - design.X @ start)) - 1
+            alpha = rng.normal(0, 0.01, len(term.names))
+            alpha[: max(1, len(term.effects))] += level
+            if term.names[0] != "intrcpt":
+                alpha[:] = level + rng.normal(0, 0.5, len(alpha))
+            if term.names == ("intrcpt", "year"):
+                alpha[0] -= level
+                alpha[1] += level / 1996
+            kappa = rng.normal(0, 0.4, count(len(term.effects), term.correlation))
+            pieces += [alpha, kappa]
+            scale.append(alpha)
+            shares.append(_share(term, kappa) if len(kappa) else [])
+        alpha = np.concatenate(pieces)
+        found = clustered.evaluate(alpha, data, method="ML")
+        away = beta - found.beta
+        expected = found.value - 0.5 * away @ np.linalg.solve(found.covariance, away)
+        values = {"location": beta, "scale": np.concatenate(scale)}
+        if sum(map(len, shares)):
+            values["correlation_share"] = np.concatenate(shares)
+        point = {}
+        for variable in model.free_RVs:
+            transform = model.rvs_to_transforms[variable]
+            value = values[variable.name]
+            if transform is not None:
+                value = transform.forward(value, *variable.owner.inputs).eval()
+            point[model.rvs_to_values[variable].name] = value
+        assert float(density(point)) == pytest.approx(expected, rel=1e-10, abs=1e-8)
