@@ -15,6 +15,7 @@ from bayes_lsm.bayes import (
     ModelPrior,
     PriorPredictive,
     average_models,
+    build_clustered_pymc_model,
     build_latent_pymc_model,
     build_pymc_model,
     fit_bayes,
@@ -62,7 +63,8 @@ class LocationScaleModel:
         Formula of ln τ²; ``"~ 1"`` is the usual random-effects or meta-regression model. With
         several scale terms one formula each, by what the term's effects belong to: ``"district"``,
         ``"district/school"`` (nested), ``"0 + atterm | study"`` (a slope), ``"1 + atterm | study"``
-        (both), ``"outcome | trial"`` (correlated effects), ``"residual"`` (each row).
+        (both), ``"outcome | trial"`` (correlated effects), ``"residual"`` (each row). A scale
+        formula may have random intercepts, ``"~ weeks + (1 | country)"`` (for `fit_bayes` only).
     variance : str, or array of shape (n, n), optional
         Column of the sampling variances, or their covariance matrix. Left out for individual data,
         which have a ``"residual"`` scale term.
@@ -223,21 +225,22 @@ class LocationScaleModel:
         """Draw from the posterior.
 
         See `bayes_lsm.bayes.fit_bayes`. What is not given is taken from the specification: priors,
-        engine, number of draws (4000 in all chains together) and seed. With several scale terms see
-        `bayes_lsm.bayes.fit_clustered_bayes`; there the engine is the collapsed one.
+        engine, number of draws (4000 in all chains together) and seed. With several scale terms, or
+        random intercepts of ln τ², see `bayes_lsm.bayes.fit_clustered_bayes`.
         """
         words = self.specification
         if isinstance(self.design, ClusteredDesign):
-            if (engine or words.engine) == "nuts" or true_effects == "latent":
-                raise FitError(
-                    "with several scale terms the engine is 'collapsed' and true effects are "
-                    "integrated out; leave engine and true_effects out"
-                )
+            self._require_integrated(true_effects)
             return fit_clustered_bayes(
                 self.design,
                 prior=self._priors(prior),
+                engine=engine or words.engine,
                 draws=words.draws if draws is None else draws,
                 seed=words.seed if seed is None else seed,
+                chains=chains,
+                tune=tune,
+                target_accept=target_accept,
+                progress=progress,
             )
         return fit_bayes(
             self.design,
@@ -306,12 +309,23 @@ class LocationScaleModel:
         """The model as a plain `pymc.Model`, to sample or to extend.
 
         See `bayes_lsm.bayes.build_pymc_model` for the names of its variables, and
-        `build_latent_pymc_model` for those with ``true_effects="latent"``.
+        `build_latent_pymc_model` for those with ``true_effects="latent"``; with several scale
+        terms, or random intercepts of ln τ², see `build_clustered_pymc_model`.
         """
+        if isinstance(self.design, ClusteredDesign):
+            self._require_integrated(true_effects)
+            return build_clustered_pymc_model(self.design, self._priors(prior))
         builders = {"integrated": build_pymc_model, "latent": build_latent_pymc_model}
         if true_effects not in builders:
             raise FitError(f"true_effects must be 'integrated' or 'latent', got {true_effects!r}")
-        return builders[true_effects](self._independent("to_pymc"), self._priors(prior))
+        return builders[true_effects](self.design, self._priors(prior))
+
+    def _require_integrated(self, true_effects: str) -> None:
+        if true_effects != "integrated":
+            raise FitError(
+                "with several scale terms, or random intercepts of ln τ², true effects are "
+                f"integrated out, got true_effects={true_effects!r}; leave it out"
+            )
 
     def _priors(self, given: Priors | PresetName | None) -> Priors:
         """The specification's, or those given; a preset by name is of the same measure."""

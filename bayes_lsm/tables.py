@@ -25,6 +25,8 @@ _HEADINGS = {
     "location": "Location",
     "scale": "Scale (ln τ²)",
     "study_effects": "Study effects (Student t)",
+    "scale_sd": "SDs of random intercepts of ln τ²",
+    "scale_effect": "Random intercepts of ln τ²",
 }
 
 _LATEX = {

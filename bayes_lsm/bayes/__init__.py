@@ -4,8 +4,9 @@
 whether the draws can be trusted, `tree` makes them an ArviZ DataTree, and `fit` puts it all into a
 `BayesFit`; `families` has the PyMC twins of the priors, and `prior_predictive` says what priors
 imply. `student` says what differs with Student-t study effects, `student_collapsed` draws from such
-a model directly, and `weights` shows which studies it discounts. `clustered` and `clustered_fit` do
-the same for several scale terms. Another engine is one more module that returns `Draws`;
+a model directly, and `weights` shows which studies it discounts. `clustered` draws from a
+model with several scale terms directly, `clustered_graph` and `clustered_nuts` through PyMC, and
+`clustered_fit` makes the fit of either. Another engine is one more module that returns `Draws`;
 `calibration` and `coverage` check any engine on simulated effects. PyMC and ArviZ are imported
 inside the functions that need them.
 
@@ -20,6 +21,7 @@ from bayes_lsm.bayes.averaging import ModelAverage, average_models
 from bayes_lsm.bayes.calibration import Calibration, calibrate
 from bayes_lsm.bayes.checks import PredictiveCheck, posterior_predictive_check
 from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit, fit_clustered_bayes
+from bayes_lsm.bayes.clustered_graph import build_clustered_pymc_model
 from bayes_lsm.bayes.coverage import Coverage, coverage
 from bayes_lsm.bayes.diagnosis import Diagnosis, diagnose
 from bayes_lsm.bayes.effects import Blups, blup, true_effects
@@ -58,6 +60,7 @@ __all__ = [
     "average_models",
     "bayes_factor",
     "blup",
+    "build_clustered_pymc_model",
     "build_latent_pymc_model",
     "build_pymc_model",
     "calibrate",

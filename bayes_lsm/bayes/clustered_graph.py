@@ -22,7 +22,7 @@ from scipy.linalg import block_diag
 
 from bayes_lsm.bayes import families
 from bayes_lsm.bayes.clustered import PartialCorrelation, resolve_terms
-from bayes_lsm.bayes.effect_blocks import EffectBlocks, factor_starts, find_blocks
+from bayes_lsm.bayes.effect_blocks import EffectBlocks, find_blocks
 from bayes_lsm.bayes.graph import add_coefficients
 from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
 from bayes_lsm.errors import FitError

@@ -8,9 +8,11 @@ and their effective number.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm.bayes.draws import Array, Draws, Importance
@@ -27,17 +29,19 @@ def convergence(design: Design, draws: Draws) -> pd.DataFrame:
 
     mcse_median, and of chains ess_bulk, ess_tail and r_hat, of weighted draws ess.
     """
-    if draws.importance is not None:
-        ess = draws.importance.ess
-        tables = {
-            part: _independent(names, values.reshape(-1, len(names)), ess)
-            for part, (names, values) in draws.parts(design).items()
-        }
-    else:
-        tables = {
-            part: _convergence(names, values)
-            for part, (names, values) in draws.parts(design).items()
-        }
+    return convergence_of(draws.parts(design), draws.importance)
+
+
+def convergence_of(
+    parts: Mapping[str, tuple[Sequence[str], Array]], importance: Importance | None
+) -> pd.DataFrame:
+    """The same, of the terms and draws (chains, draws, terms) of any parts of a model."""
+    tables = {
+        part: _convergence(names, values)
+        if importance is None
+        else _independent(names, values.reshape(-1, len(names)), importance.ess)
+        for part, (names, values) in parts.items()
+    }
     return pd.concat(tables, names=["part", "term"])
 
 
@@ -65,7 +69,17 @@ def _convergence(names: Sequence[str], values: Array) -> pd.DataFrame:
     )
 
 
-def find_problems(draws: Draws, table: pd.DataFrame) -> list[str]:
+class Checkable(Protocol):
+    """Draws that say how they were made; see `Draws`."""
+
+    @property
+    def stats(self) -> Mapping[str, npt.NDArray[Any]]: ...
+
+    @property
+    def importance(self) -> Importance | None: ...
+
+
+def find_problems(draws: Checkable, table: pd.DataFrame) -> list[str]:
     """What is wrong, each with its remedy; `table` is that of `convergence`."""
     if draws.importance is not None:
         return weight_problems(draws.importance)

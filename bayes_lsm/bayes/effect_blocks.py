@@ -22,7 +22,7 @@ from scipy.sparse.csgraph import connected_components
 
 from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
 from bayes_lsm.likelihood.correlation_matrices import count
-from bayes_lsm.likelihood.terms import sampling_covariance
+from bayes_lsm.likelihood.terms import error_covariance
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -68,7 +68,7 @@ def find_blocks(design: ClusteredDesign) -> EffectBlocks:
     )
     shared = [(term, start) for term, start, is_alone in pairs if not is_alone]
     A = _multipliers(shared, len(design.y), starts[-1])
-    covariance = sampling_covariance(design)
+    covariance = error_covariance(design)
     block_of_row, block_of_effect = _connect(A, shared, covariance)
     used = np.unique(block_of_row)
     effects = [np.flatnonzero(block_of_effect == block) for block in used]
@@ -131,16 +131,20 @@ def _connect(
 ) -> tuple[Index, Index]:
     """Which block each row and each effect is in."""
     n, m = A.shape
-    links = [A.tocoo().coords]
-    links = [(links[0][0], n + links[0][1])]
+    row, effect = A.tocoo().coords
+    i: list[Index] = [row.astype(np.intp)]
+    j: list[Index] = [n + effect.astype(np.intp)]
     for term, start in shared:  # the effects of a group belong together
         s = len(term.effects)
         first = np.repeat(start + s * np.arange(len(term.groups)), s)
-        links.append((n + first, n + start + np.arange(len(first))))
+        i.append(n + first)
+        j.append(n + start + np.arange(len(first)))
     if sparse.issparse(covariance):
-        links.append(covariance.tocoo().coords)
-    i, j = (np.concatenate(each) for each in zip(*links, strict=True))
-    graph = sparse.coo_array((np.ones(len(i)), (i, j)), shape=(n + m, n + m))
+        one, other = covariance.tocoo().coords
+        i.append(one.astype(np.intp))
+        j.append(other.astype(np.intp))
+    ends = np.concatenate(i), np.concatenate(j)
+    graph = sparse.coo_array((np.ones(len(ends[0])), ends), shape=(n + m, n + m))
     block = connected_components(graph.tocsr(), directed=False)[1].astype(np.intp)
     return block[:n], block[n:]
 

@@ -411,7 +411,7 @@ def fit_bayes(
         When R-hat, the effective sample size, divergences, the energy or the importance weights say
         that the draws cannot be trusted yet; kept in `BayesFit.problems`.
     """
-    _check_settings(engine, draws=draws, chains=chains, tune=tune, target_accept=target_accept)
+    check_settings(engine, draws=draws, chains=chains, tune=tune, target_accept=target_accept)
     _check_true_effects(true_effects, engine)
     require_log_link(design)
     prior = prior or design.specification.priors
@@ -448,7 +448,7 @@ def fit_bayes(
     return BayesFit(design, prior, drawn, seed, diagnostics, tuple(problems))
 
 
-def _check_settings(
+def check_settings(
     engine: str, *, draws: int, chains: int, tune: int, target_accept: float
 ) -> None:
     if engine not in ("auto", "collapsed", "nuts"):

@@ -67,11 +67,56 @@ def sample_nuts(
     progress : bool, default True
         Show a progress bar on standard error.
     """
+
+    def compiled_model() -> Any:
+        return compile_model(_BUILDERS[true_effects](design, priors), design, priors, seed=seed)
+
+    tree = run_nuts(
+        compiled_model,
+        draws=draws,
+        tune=tune,
+        chains=chains,
+        seed=seed,
+        target_accept=target_accept,
+        progress=progress,
+    )
+    posterior, stats = tree["posterior"], tree["sample_stats"]
+    return Draws(
+        np.asarray(posterior["location"]),
+        np.asarray(posterior["scale"]),
+        kept_statistics(stats),
+        df=_df(posterior, df_prior(design, priors)),
+        true_effect=np.asarray(posterior["true_effect"]) if true_effects == "latent" else None,
+    )
+
+
+def kept_statistics(stats: Any) -> dict[str, Array]:
+    """What the sampler says of each draw, (chains, draws), by its name."""
+    return {name: np.asarray(stats[name]) for name in _KEPT_STATISTICS if name in stats}
+
+
+def run_nuts(
+    compiled_model: Callable[[], Any],
+    *,
+    draws: int,
+    tune: int,
+    chains: int,
+    seed: int,
+    target_accept: float,
+    progress: bool,
+) -> Any:
+    """The draws of a model that `compiled_model` compiles for nutpie, under a progress bar.
+
+    Returns
+    -------
+    DataTree
+        With the groups posterior and sample_stats.
+    """
     with _progress(progress, chains * (tune + draws)) as (say, advance):
         say("Loading PyMC and compiling the model")
         import nutpie
 
-        compiled = compile_model(_BUILDERS[true_effects](design, priors), design, priors, seed=seed)
+        compiled = compiled_model()
         say(f"Sampling {chains} chains")
         sampler = nutpie.sample(
             compiled,
@@ -90,14 +135,7 @@ def sample_nuts(
         except BaseException:
             sampler.cancel()
             raise
-    posterior, stats = tree["posterior"], tree["sample_stats"]
-    return Draws(
-        np.asarray(posterior["location"]),
-        np.asarray(posterior["scale"]),
-        {name: np.asarray(stats[name]) for name in _KEPT_STATISTICS if name in stats},
-        df=_df(posterior, df_prior(design, priors)),
-        true_effect=np.asarray(posterior["true_effect"]) if true_effects == "latent" else None,
-    )
+    return tree
 
 
 def _df(posterior: Any, prior: DegreesOfFreedom | float | None) -> Array | None:

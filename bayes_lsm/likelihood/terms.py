@@ -12,6 +12,24 @@ if TYPE_CHECKING:
 
 
 def sampling_covariance(design: ClusteredDesign) -> Any:
+    """V for a likelihood in closed form: variances (n,), or a sparse matrix (n, n).
+
+    Raises
+    ------
+    FitError
+        When ln τ² has random intercepts: the likelihood has no closed form.
+    """
+    for term in design.terms:
+        if term.random:
+            raise FitError(
+                f"the scale term {term.name!r} has random intercepts (1 | {term.random[0].column}),"
+                " which REML and the collapsed engine cannot integrate out; use fit_bayes with "
+                "engine='nuts' (or 'auto')"
+            )
+    return error_covariance(design)
+
+
+def error_covariance(design: ClusteredDesign) -> Any:
     """V: variances (n,), or a sparse matrix (n, n) where errors are correlated."""
     if not design.blocks:
         return design.v
@@ -29,15 +47,8 @@ def arrange_design(design: ClusteredDesign) -> Clustered:
     Raises
     ------
     FitError
-        When ln τ² has random intercepts: its likelihood has no closed form.
+        When ln τ² has random intercepts: the likelihood has no closed form.
     """
-    for term in design.terms:
-        if term.random:
-            raise FitError(
-                f"the scale term {term.name!r} has random intercepts (1 | {term.random[0].column}),"
-                " which REML and the collapsed engine cannot integrate out; use fit_bayes with "
-                "engine='nuts' (or 'auto')"
-            )
     from bayes_lsm.likelihood import clustered  # loads numba
 
     terms = [

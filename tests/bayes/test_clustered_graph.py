@@ -3,16 +3,14 @@
 import numpy as np
 import pymc as pm
 import pytest
-from scipy.stats import norm
+from arviz_stats.base import array_stats
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.clustered import resolve_terms
 from bayes_lsm.bayes.clustered_graph import build_clustered_pymc_model
-from bayes_lsm.errors import FitError, PriorError
 from bayes_lsm.likelihood import clustered
 from bayes_lsm.likelihood.correlation_matrices import correlation_matrices, count
 from bayes_lsm.likelihood.terms import arrange_design
-from bayes_lsm.priors import Normal, Priors
+from bayes_lsm.priors import Priors
 
 # Raw normal priors: the free variables are the coefficients themselves.
 RAW = Priors("slides")
@@ -26,8 +24,10 @@ BERKEY = {
 def _three_outcomes():
     """Groups of three correlated effects, some of them without rows."""
     rng = np.random.default_rng(1)
-    data = lsm.load_dataset("preterm_iq").head(36).assign(
-        trial=np.repeat(np.arange(12), 3), outcome=np.tile(list("abc"), 12)
+    data = (
+        lsm.load_dataset("preterm_iq")
+        .head(36)
+        .assign(trial=np.repeat(np.arange(12), 3), outcome=np.tile(list("abc"), 12))
     )
     return data.iloc[np.sort(rng.permutation(36)[:30])]
 
@@ -126,3 +126,49 @@ def test_the_density_is_that_of_the_compiled_likelihood(name):
                 value = transform.forward(value, *variable.owner.inputs).eval()
             point[model.rvs_to_values[variable].name] = value
         assert float(density(point)) == pytest.approx(expected, rel=1e-10, abs=1e-8)
+
+
+def _mean_and_error(draws, chains):
+    by_chain = draws.reshape(chains, -1)
+    return draws.mean(), array_stats.mcse(by_chain, method="mean")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["konstantopoulos2011", "berkey1998"])
+def test_both_engines_agree(name):
+    model = lsm.LocationScaleModel.from_file(name)
+    # A share near 0 or τ near 0 is a corner: small steps keep NUTS from diverging there.
+    nuts = model.fit_bayes(engine="nuts", draws=8000, seed=1, target_accept=0.99, progress=False)
+    exact = model.fit_bayes(engine="collapsed", draws=20_000, seed=2)
+    assert nuts.converged
+    ours, theirs = nuts._parts(), exact._parts()
+    assert ours.keys() == theirs.keys()
+    for part, (names, values) in ours.items():
+        for j, term in enumerate(names):
+            other = theirs[part][1][:, j]
+            for power in (1, 2):  # means, then mean squares about the exact mean
+                first = (values[:, j] - other.mean()) ** power
+                second = (other - other.mean()) ** power
+                mean, error = _mean_and_error(first, nuts.chains)
+                exact_error = second.std() / np.sqrt(exact.importance.ess)
+                away = abs(mean - second.mean())
+                assert away < 4 * np.hypot(error, exact_error), (part, term, power)
+
+
+def test_new_effects_have_the_moments_of_the_model():
+    design = MODELS["with a residual"]().design
+    model = build_clustered_pymc_model(design)
+    values = {"location": [0.1, -0.2], "scale": [-2.0, -3.0, -1.0]}
+    fixed = pm.do(model, values)
+    drawn = pm.draw(fixed["effect"], draws=4000, random_seed=3)
+    trial, level = (term.index for term in design.terms)
+    tau2 = np.exp(-2.0) * np.equal.outer(trial, trial)
+    tau2 += np.diag(np.exp(np.where(design.X[:, 0] == 1, -3.0, -1.0)))
+    V = np.diag(design.v)
+    for block in design.blocks:
+        V[np.ix_(block.rows, block.rows)] = block.covariance
+    expected = V + tau2
+    # The standard error of a covariance of n draws is at most √(2/n) times the variances.
+    error = np.sqrt(2 / 4000) * expected.max()
+    np.testing.assert_allclose(np.cov(drawn.T), expected, atol=5 * error)
+    assert len(level) == 10

@@ -1,0 +1,68 @@
+"""NUTS on the PyMC model of several scale terms."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bayes_lsm.bayes.clustered_graph import build_clustered_pymc_model
+from bayes_lsm.bayes.draws import Array
+from bayes_lsm.bayes.sampling import kept_statistics, run_nuts
+from bayes_lsm.clustered_design import ClusteredDesign
+from bayes_lsm.priors import Priors
+
+_KEPT = ("location", "scale", "correlation", "scale_sd", "scale_effect")
+
+
+@dataclass(frozen=True, eq=False)
+class ClusteredDraws:
+    """What NUTS drew.
+
+    Attributes
+    ----------
+    values : mapping of str to ndarray, shape (chains, draws, ...)
+        ``location``, ``scale`` and, where the model has them, ``correlation``, ``scale_sd`` and
+        ``scale_effect``; see `build_clustered_pymc_model`.
+    stats : mapping of str to ndarray, shape (chains, draws)
+    """
+
+    values: Mapping[str, Array]
+    stats: Mapping[str, npt.NDArray[Any]]
+
+
+def sample_clustered_nuts(
+    design: ClusteredDesign,
+    priors: Priors,
+    *,
+    draws: int,
+    tune: int,
+    chains: int,
+    seed: int,
+    target_accept: float,
+    progress: bool,
+) -> ClusteredDraws:
+    """Draw from the posterior; `draws` and `tune` are those of each chain."""
+
+    def compiled_model() -> Any:
+        import nutpie
+
+        model = build_clustered_pymc_model(design, priors)
+        kept = [name for name in _KEPT if name in model.named_vars]
+        return nutpie.compile_pymc_model(model, var_names=kept)
+
+    tree = run_nuts(
+        compiled_model,
+        draws=draws,
+        tune=tune,
+        chains=chains,
+        seed=seed,
+        target_accept=target_accept,
+        progress=progress,
+    )
+    posterior = tree["posterior"]
+    values = {name: np.asarray(posterior[name]) for name in _KEPT if name in posterior}
+    return ClusteredDraws(values, kept_statistics(tree["sample_stats"]))
