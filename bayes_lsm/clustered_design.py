@@ -24,29 +24,16 @@ from bayes_lsm.design import Design, Part, build_design, build_part, check_finit
 from bayes_lsm.errors import DataError, DroppedRowsWarning, SpecificationError
 from bayes_lsm.frames import DroppedRow, Kind
 from bayes_lsm.grouping import Grouping
-from bayes_lsm.random_intercepts import split_random_intercepts
+from bayes_lsm.random_intercepts import (
+    RandomIntercept,
+    random_intercept,
+    split_random_intercepts,
+)
 from bayes_lsm.sampling_errors import Block, align, sampling_errors
 from bayes_lsm.specification import Correlation, Specification
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
-
-
-@dataclass(frozen=True, eq=False)
-class RandomIntercept:
-    """What is added to ln τ² of all groups of a scale term that share a level of a column.
-
-    Attributes
-    ----------
-    column : str
-    levels : tuple of str, length L
-    index : ndarray of int, shape (G, s)
-        Which level each effect of each group of the term has; 0 for effects without rows.
-    """
-
-    column: str
-    levels: tuple[str, ...]
-    index: Index
 
 
 @dataclass(frozen=True, eq=False)
@@ -373,44 +360,19 @@ def _scale_term(
             "one scale term for each effect"
         )
     random = tuple(
-        _random_intercept(grouping, column, data, unit, first, place, Z.shape[:2], units)
+        random_intercept(
+            f"the random intercept (1 | {column}) of the scale term {grouping.text!r}",
+            column,
+            _levels(data, column),
+            (unit, units),
+            place,
+            Z.shape[:2],
+        )
         for column in columns
     )
     return ScaleTerm(
         grouping, groups, effects, index, slopes, names, Z, correlation, part, slope_part, random
     )
-
-
-def _random_intercept(
-    grouping: Grouping,
-    column: str,
-    data: pd.DataFrame,
-    unit: Index,
-    first: Index,
-    place: tuple[Index, Index],
-    shape: tuple[int, ...],
-    units: Sequence[str],
-) -> RandomIntercept:
-    """Which level of a column each variance of a scale term has."""
-    level, levels = _levels(data, column)
-    differs = level != level[first][unit]
-    said = f"the random intercept (1 | {column}) of the scale term {grouping.text!r}"
-    if differs.any():
-        raise DataError(
-            f"{said} must have one level in each group, got several in "
-            f"{units[unit[differs][0]]}; use it with a finer grouping"
-        )
-    if len(levels) < 2:
-        raise DataError(f"{said} has one level ({levels[0]}); leave it out")
-    if len(levels) == len(units):
-        raise DataError(
-            f"{said} has as many levels as there are groups ({len(levels)}), so that each variance "
-            "would be seen once; use a column with several groups in a level, or "
-            "study_effects='student_t' for heavy tails"
-        )
-    index = np.zeros(shape, dtype=np.intp)
-    index[place] = level[first]
-    return RandomIntercept(column, levels, index)
 
 
 def _for_each_effect(effects: Sequence[str], part: Part) -> tuple[tuple[str, ...], Array]:

@@ -1,12 +1,36 @@
-"""Random intercepts of a scale formula, ``"~ weeks + (1 | country)"``, read apart from the rest."""
+"""Random intercepts of a scale formula, ``"~ weeks + (1 | country)"``: the words and the levels."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from bayes_lsm.errors import FormulaError
+import numpy as np
+import numpy.typing as npt
+
+from bayes_lsm.errors import DataError, FormulaError
+
+Index = npt.NDArray[np.intp]
 
 _BAR = re.compile(r"\(([^|]*)\|([^|]*)\)")
+
+
+@dataclass(frozen=True, eq=False)
+class RandomIntercept:
+    """What is added to ln τ² of all groups of a scale term that share a level of a column.
+
+    Attributes
+    ----------
+    column : str
+    levels : tuple of str, length L
+    index : ndarray of int, shape (G, s)
+        Which level each effect of each group of the term has; 0 for effects without rows.
+    """
+
+    column: str
+    levels: tuple[str, ...]
+    index: Index
 
 
 def split_random_intercepts(formula: str) -> tuple[str, tuple[str, ...]]:
@@ -62,3 +86,52 @@ def _summands(body: str) -> list[str]:
         else:
             pieces[-1] += sign
     return pieces
+
+
+def random_intercept(
+    said: str,
+    column: str,
+    found: tuple[Index, tuple[str, ...]],
+    groups: tuple[Index, Sequence[str]],
+    place: tuple[Index, Index],
+    shape: tuple[int, ...],
+) -> RandomIntercept:
+    """Which level of a column each variance of a scale term has.
+
+    Parameters
+    ----------
+    said : str
+        What messages call it.
+    column : str
+    found : ndarray of int, shape (n,), and tuple of str
+        The level of each row, and the levels' names.
+    groups : ndarray of int, shape (n,), and sequence of str
+        Which of the m variances each row has, and their names.
+    place : two ndarrays of int, shape (m,)
+        The group and the effect that each variance is of.
+    shape : (G, s)
+
+    Raises
+    ------
+    DataError
+        When a variance has several levels, or the SD of the levels could not be seen.
+    """
+    (level, levels), (group, names) = found, groups
+    first = np.unique(group, return_index=True)[1]
+    differs = level != level[first][group]
+    if differs.any():
+        raise DataError(
+            f"{said} must have one level in each group, got several in "
+            f"{names[group[differs][0]]}; use it with a finer grouping"
+        )
+    if len(levels) < 2:
+        raise DataError(f"{said} has one level ({levels[0]}); leave it out")
+    if len(levels) == len(names):
+        raise DataError(
+            f"{said} has as many levels as there are groups ({len(levels)}), so that each variance "
+            "would be seen once; use a column with several groups in a level, or "
+            "study_effects='student_t' for heavy tails"
+        )
+    index = np.zeros(shape, dtype=np.intp)
+    index[place] = level[first]
+    return RandomIntercept(column, levels, index)

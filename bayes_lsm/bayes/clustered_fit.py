@@ -27,11 +27,12 @@ from bayes_lsm.bayes.diagnostics import convergence_of, find_problems
 from bayes_lsm.bayes.draws import Array, Importance
 from bayes_lsm.bayes.fit import check_settings
 from bayes_lsm.bayes.intervals import Interval, bounds, check_interval
-from bayes_lsm.clustered_design import ClusteredDesign, RandomIntercept, ScaleTerm
+from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
 from bayes_lsm.errors import ConvergenceWarning, FitError
 from bayes_lsm.likelihood.correlation_matrices import correlation_matrices, count
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.priors import Priors, ResolvedPriors
+from bayes_lsm.random_intercepts import RandomIntercept
 from bayes_lsm.results import model_title
 from bayes_lsm.specification import Engine
 from bayes_lsm.tables import Printable

@@ -100,7 +100,7 @@ def build_clustered_pymc_model(design: ClusteredDesign, priors: Priors | None = 
     >>> design = build_clustered_design(spec, load_dataset("konstantopoulos2011"))
     >>> model = build_clustered_pymc_model(design)
     >>> sorted(variable.name for variable in model.free_RVs)
-    ['location_theta', 'scale_tau']
+    ['location', 'scale_tau']
     """
     import pymc as pm
     import pytensor.tensor as pt
