@@ -341,9 +341,11 @@ def _fit_one_scale_term(
     if isinstance(model.design, Design):
         fit = model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=not quiet)
     if not isinstance(fit, BayesFit):
+        words = model.specification.scale
+        terms = [words] if isinstance(words, str) else words
         raise FitError(
             f"{command} takes models with one scale term and independent effects, got a "
-            f"{model.design.kind} with terms {', '.join(map(repr, model.specification.scale))}; "
+            f"{model.design.kind} with scale {', '.join(map(repr, terms))}; "
             "for such models there are fit and compare"
         )
     return fit

@@ -337,8 +337,8 @@ class LocationScaleModel:
     def _independent(self, what: str) -> Design:
         if isinstance(self.design, ClusteredDesign):
             raise FitError(
-                f"{what} does not take several scale terms or dependent sampling errors; use "
-                "fit_reml or fit_bayes"
+                f"{what} does not take several scale terms, dependent sampling errors or random "
+                "intercepts of ln τ²; use fit_reml or fit_bayes"
             )
         return self.design
 

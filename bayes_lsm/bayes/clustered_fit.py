@@ -278,10 +278,10 @@ class ClusteredBayesFit(Printable):
         else:
             worth = f"worth {self.importance.ess:.0f} independent ones"
             how = f"{draws} draws, β integrated out ({worth}), seed {self.seed}"
-        made = f"{how}; priors: {self.priors.describe()}"
-        random = [each for term in self.terms.values() for each in term.random]
-        if random and self.priors.scale_sd is None:
-            made += f", SDs of random intercepts of ln τ² ~ {DEFAULT_SCALE_SD}"
+        priors = self.priors
+        if priors.scale_sd is None and any(term.random for term in self.terms.values()):
+            priors = priors.model_copy(update={"scale_sd": DEFAULT_SCALE_SD})
+        made = f"{how}; priors: {priors.describe()}"
         return (made, *self.problems, *self.design.notes)
 
     @property

@@ -130,7 +130,8 @@ class Priors(Checked):
         if self.lkj is not None:
             single.append(f"correlations ~ LKJ({self.lkj:g})")
         if self.scale_sd is not None:
-            single.append(f"SDs of random intercepts of ln τ² ~ {self.scale_sd}")
+            words = str(self.scale_sd).removesuffix(f" on {SYMBOLS['tau']}")
+            single.append(f"SDs of random intercepts of ln τ² ~ {words}")
         if all(EVERY_OTHER_TERM in priors for priors in given.values()):
             return ", ".join(single)
         words = in_words(

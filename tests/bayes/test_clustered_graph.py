@@ -4,13 +4,16 @@ import numpy as np
 import pymc as pm
 import pytest
 from arviz_stats.base import array_stats
+from scipy.stats import beta as beta_distribution
+from scipy.stats import kstest
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes.clustered_graph import build_clustered_pymc_model
+from bayes_lsm.errors import FitError, PriorError
 from bayes_lsm.likelihood import clustered
 from bayes_lsm.likelihood.correlation_matrices import correlation_matrices, count
 from bayes_lsm.likelihood.terms import arrange_design
-from bayes_lsm.priors import Priors
+from bayes_lsm.priors import Horseshoe, Priors
 
 # Raw normal priors: the free variables are the coefficients themselves.
 RAW = Priors("slides")
@@ -153,6 +156,40 @@ def test_both_engines_agree(name):
                 exact_error = second.std() / np.sqrt(exact.importance.ess)
                 away = abs(mean - second.mean())
                 assert away < 4 * np.hypot(error, exact_error), (part, term, power)
+
+
+@pytest.mark.parametrize("eta", [1.0, 3.0])
+def test_correlations_are_drawn_from_lkj(eta):
+    """Every correlation of s effects is then Beta(b, b) on (−1, 1), b = η + (s − 2)/2."""
+    design = MODELS["three outcomes"]().design
+    model = build_clustered_pymc_model(design, Priors("slides", lkj=eta))
+    drawn = pm.draw(model["correlation"], draws=3000, random_seed=4)
+    assert list(model.coords["pair"])[-1] == "outcome | trial: b, c"
+    b = eta + 0.5
+    for of_pair in drawn.T:
+        assert kstest((1 + of_pair) / 2, beta_distribution(b, b).cdf).pvalue > 1e-3
+
+
+def test_the_concentration_reaches_the_collapsed_engine():
+    model = MODELS["unstructured"]()
+    spread = [
+        model.fit_bayes(prior=Priors("slides", lkj=eta), draws=1000, seed=5)
+        .terms["outcome | trial"]
+        .pairs[1]
+        .std()
+        for eta in (1.0, 20.0)
+    ]
+    assert spread[1] < 0.6 * spread[0]
+    with pytest.raises(PriorError, match="no correlated effects"):
+        MODELS["nested"]().fit_bayes(prior=Priors(lkj=2.0))
+
+
+def test_shrinkage_and_latent_effects_are_refused():
+    model = MODELS["nested"]()
+    with pytest.raises(FitError, match="takes no shrinkage prior"):
+        model.to_pymc(prior=Priors(scale_shrinkage=Horseshoe()))
+    with pytest.raises(FitError, match="true effects are integrated out"):
+        model.fit_bayes(true_effects="latent")
 
 
 def test_new_effects_have_the_moments_of_the_model():

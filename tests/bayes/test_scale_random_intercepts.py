@@ -60,7 +60,8 @@ def test_a_model_file_keeps_them_with_their_priors():
     )
     assert words.scale == {"study": "~ weeks + (1 | country)"}
     assert lsm.Specification.from_toml(words.to_toml()) == words
-    assert "correlations ~ LKJ(2), SDs of random intercepts" in words.priors.describe()
+    said = "correlations ~ LKJ(2), SDs of random intercepts of ln τ² ~ HalfStudentT(4, 0.5)"
+    assert words.priors.describe().endswith(said)
     with pytest.raises(PriorError, match="leave 'on' out"):
         Priors(scale_sd=HalfNormal(1, on="tau2"))
     with pytest.raises(SpecificationError, match=r"scale=\{'country': '~ 1', ...\}"):
@@ -185,3 +186,4 @@ def test_a_known_sd_and_slope_are_recovered():
     assert fit.posterior["posterior"]["scale_effect"].shape == (4, 1000, 40)
     assert fit.posterior["posterior"]["scale_sd"].dims == ("chain", "draw", "scale_random")
     assert "Random intercepts of ln τ²: residual: country" in str(fit)
+    assert any("SDs of random intercepts of ln τ² ~ HalfNormal(1)" in note for note in fit.notes)
