@@ -121,7 +121,9 @@ def probability(
 
     table = by_distinct_rows(fit, np.c_[points.X, points.Z], summarise).set_index(points.index)
     if new_data is None:
-        table = table.join(_true_effects(fit, beyond, sign).set_index(points.index))
+        # Names of studies may repeat; the rows are in the same order.
+        effects = _true_effects(fit, beyond, sign).set_index(points.index)
+        table = pd.concat([table, effects], axis=1)
     what = f"{'>' if direction == 'above' else '<'} {beyond:g}"
     title = f"Probability of an effect {what} in a {model_title(fit.design, fit.label)}"
     return Probability(title, table, fit.notes, math.nan, beyond, direction)

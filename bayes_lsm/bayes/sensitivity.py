@@ -446,7 +446,8 @@ def _tau(
     for name, given in priors.items():
         prior = resolve_priors(design, given).scale.sample(_PRIOR_DRAWS, rng)
         before = _tau_quantiles(design, prior, level).add_prefix("prior_")
-        found[name] = before.join(_tau_quantiles(design, alphas[name], level))
+        after = _tau_quantiles(design, alphas[name], level)
+        found[name] = pd.concat([before, after], axis=1)  # names of studies may repeat
     return pd.concat(found, names=["prior", "study"])
 
 

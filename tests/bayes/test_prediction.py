@@ -258,6 +258,18 @@ def test_standard_errors_of_chains_are_those_of_arviz():
     assert (never["mean_effect_mcse"] == 0).all()
 
 
+def test_studies_of_one_name_keep_their_rows():
+    data = lsm.load_dataset("bcg")  # two authors have two trials each
+    named, numbered = (
+        lsm.LocationScaleModel("yi ~ 1", "~ ablat", variance="vi", data=data, study=study)
+        .fit_bayes(draws=500, seed=1)
+        .probability(0)
+        .table
+        for study in ("author", "trial")
+    )
+    np.testing.assert_array_equal(named.to_numpy(), numbered.to_numpy())
+
+
 def test_the_verbs_load_neither_pymc_nor_arviz():
     code = (
         "import sys, bayes_lsm as lsm\n"
