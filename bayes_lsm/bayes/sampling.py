@@ -125,6 +125,8 @@ def run_nuts(
             chains=chains,
             seed=seed,
             target_accept=target_accept,
+            # Its default scales by gradients, which mislead it where a posterior is half-flat.
+            adaptation="draw_diag",
             save_warmup=False,
             progress_bar=False,
             progress_callback=advance,

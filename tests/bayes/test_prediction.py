@@ -262,7 +262,7 @@ def test_studies_of_one_name_keep_their_rows():
     data = lsm.load_dataset("bcg")  # two authors have two trials each
     named, numbered = (
         lsm.LocationScaleModel("yi ~ 1", "~ ablat", variance="vi", data=data, study=study)
-        .fit_bayes(draws=500, seed=1)
+        .fit_bayes(draws=1000, seed=1)
         .probability(0)
         .table
         for study in ("author", "trial")

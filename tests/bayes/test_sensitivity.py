@@ -326,7 +326,7 @@ def test_a_fit_with_student_t_effects():
 def test_studies_of_one_name_keep_their_rows():
     data = lsm.load_dataset("bcg")  # two authors have two trials each
     model = lsm.LocationScaleModel("yi ~ 1", variance="vi", data=data, study="author")
-    assert len(sensitivity(model.fit_bayes(draws=500, seed=1), draws=200, **FEW).tau) == len(data)
+    assert len(sensitivity(model.fit_bayes(draws=1000, seed=1), draws=1000, **FEW).tau) == len(data)
 
 
 def test_the_same_seed_gives_the_same_result_in_silence(weak, continent, capsys):
