@@ -12,7 +12,8 @@ from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
 from bayes_lsm.columns import check_columns
 from bayes_lsm.errors import DataError
 from bayes_lsm.reml.clustered_blocks import loadings, stack_covariances
-from bayes_lsm.reml.clustered_fit import ClusteredFit, TermEstimate
+from bayes_lsm.reml.clustered_fit import ClusteredFit
+from bayes_lsm.reml.term_estimate import TermEstimate
 from bayes_lsm.sampling_errors import Block
 
 Array = npt.NDArray[np.float64]

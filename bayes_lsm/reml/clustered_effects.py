@@ -15,10 +15,11 @@ from bayes_lsm.clustered_new_data import apply_to_new_data
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.clustered_blocks import blocks, covariance_of_effects, loadings
 from bayes_lsm.reml.clustered_deletion import tau2_at
-from bayes_lsm.reml.clustered_fit import ClusteredFit, TermEstimate
+from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.clustered_predictive import clustered_predictive
 from bayes_lsm.reml.heterogeneity import ChiSquareTest
 from bayes_lsm.reml.prediction import VAGUE, ScaleUncertainty
+from bayes_lsm.reml.term_estimate import TermEstimate
 from bayes_lsm.results import ResultTable, model_title
 
 Array = npt.NDArray[np.float64]

@@ -10,16 +10,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import ndtri
 
-from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
+from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.correlation_matrices import correlation_matrices
 from bayes_lsm.likelihood.independent import Method
-from bayes_lsm.reml.clustered_terms import coefficients, has_correlations, scale_places
+from bayes_lsm.reml.clustered_terms import coefficients, scale_places
 from bayes_lsm.reml.divergence import Divergence
 from bayes_lsm.reml.fit import FTest, omnibus
 from bayes_lsm.reml.heterogeneity import ChiSquareTest
+from bayes_lsm.reml.term_estimate import TermEstimate, at_border, correlation_table
 from bayes_lsm.results import model_title, wald_table
 from bayes_lsm.tables import Printable, format_table, text_table, wrap_notes
 
@@ -40,46 +39,11 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 ClusteredTest = Literal["z", "t"]
 
-# |ρ| nearer to 1 than this is at its border.
-_BORDER = 1e-6
-# Step of a central difference in κ: its error is the square.
-_STEP = 1e-5
-
 
 _ONE_TERM = (
     "{what} is for fits with one scale term and independent effects, got one of several scale "
     "terms or dependent sampling errors; {cure}"
 )
-
-
-@dataclass(frozen=True, eq=False)
-class TermEstimate:
-    """What was estimated of one scale term.
-
-    Attributes
-    ----------
-    term : ScaleTerm
-    alpha : ndarray, shape (q,)
-        Coefficients of ln τ²; ±inf or nan where the likelihood has no finite maximum.
-    vcov : ndarray, shape (q, q)
-        nan in the rows of those, and where the data carry no information.
-    tau2 : ndarray, shape (G, s)
-        τ² of each effect of each group.
-    kappa, vcov_kappa : ndarray, shape (c,) and (c, c)
-        Fisher's z of the correlations, or of the partial ones of an unstructured matrix.
-    correlation : ndarray, shape (s, s)
-        Of the effects of a group.
-    divergence : Divergence or None
-    """
-
-    term: ScaleTerm
-    alpha: Array
-    vcov: Array
-    tau2: Array
-    kappa: Array
-    vcov_kappa: Array
-    correlation: Array
-    divergence: Divergence | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +147,7 @@ class ClusteredFit(Printable):
 
     def correlations_at(self, level: float) -> pd.DataFrame:
         """`correlations` with intervals of another level."""
-        tables = {name: _correlations(each, level) for name, each in self.terms.items()}
+        tables = {name: correlation_table(each, level) for name, each in self.terms.items()}
         found = {name: table for name, table in tables.items() if len(table)}
         if not found:
             return pd.DataFrame(columns=["estimate", "ci_lb", "ci_ub"], dtype=float)
@@ -210,7 +174,9 @@ class ClusteredFit(Printable):
         shared = ["estimate", "se", "pval", "ci_lb", "ci_ub"]
         if self.test == "t":
             parts = {name: table[shared] for name, table in parts.items()}
-        for name, table in ((name, _correlations(each, 0.95)) for name, each in self.terms.items()):
+        for name, table in (
+            (name, correlation_table(each, 0.95)) for name, each in self.terms.items()
+        ):
             if len(table):
                 parts[f"correlation ({name})"] = table.reindex(columns=parts["location"].columns)
         return pd.concat(parts, names=["part", "term"])
@@ -339,7 +305,7 @@ class ClusteredFit(Printable):
             missing = np.isnan(np.diag(each.vcov)) & np.isfinite(each.alpha)
             if missing.any() and each.divergence is None:
                 found.append(f"{name}: the data do not identify every scale coefficient")
-            if _at_border(each):
+            if at_border(each):
                 found.append(f"{name}: a correlation is at its border; it has no interval")
         if self.rival is not None:
             higher = self.rival_loglik - self.loglik
@@ -473,47 +439,3 @@ def require_one_term(fit: object, what: str, cure: str) -> None:
     """Refuse a fit of several scale terms where a verb is for one τ² a study."""
     if isinstance(fit, ClusteredFit):
         raise FitError(_ONE_TERM.format(what=what, cure=cure))
-
-
-def _correlations(each: TermEstimate, level: float) -> pd.DataFrame:
-    """One row a pair of effects."""
-    columns = ["estimate", "ci_lb", "ci_ub"]
-    effects, R = each.term.effects, each.correlation
-    if not has_correlations(each.term):
-        return pd.DataFrame(columns=columns, dtype=float)
-    lower, upper = _correlation_bounds(each, float(ndtri(0.5 + level / 2)))
-    at = [(i, j) for i in range(len(effects)) for j in range(i)]
-    return pd.DataFrame(
-        [(R[i, j], lower[i, j], upper[i, j]) for i, j in at],
-        columns=columns,
-        index=[f"{effects[j]}, {effects[i]}" for i, j in at],
-    )
-
-
-def _correlation_bounds(each: TermEstimate, quantile: float) -> tuple[Array, Array]:
-    """Lower and upper bounds, shape (s, s) each; nan where there are none."""
-    bounds = np.full((2, *each.correlation.shape), np.nan)
-    kept = np.flatnonzero((~np.isnan(each.correlation)).sum(axis=0) > 1)
-    s, kind, kappa = len(kept), each.term.correlation, each.kappa
-    if not len(kappa) or _at_border(each):
-        return bounds[0], bounds[1]
-    here = np.ix_(kept, kept)
-    if kind == "compound_symmetric":
-        half = quantile * math.sqrt(each.vcov_kappa[0, 0])
-        for bound, end in zip(bounds, (kappa - half, kappa + half), strict=True):
-            bound[here] = correlation_matrices(end[None], s, kind)[0]
-        return bounds[0], bounds[1]
-    steps, off = _STEP * np.eye(len(kappa)), ~np.eye(s, dtype=bool)
-    z, ahead, behind = (
-        np.arctanh(np.where(off, correlation_matrices(kappa + x, s, kind), 0.0))
-        for x in (np.zeros((1, len(kappa))), steps, -steps)
-    )
-    slopes = (ahead - behind) / (2 * _STEP)
-    half = quantile * np.sqrt(np.einsum("aij,ab,bij->ij", slopes, each.vcov_kappa, slopes))
-    bounds[0][here], bounds[1][here] = np.tanh(z[0] - half), np.tanh(z[0] + half)
-    return bounds[0], bounds[1]
-
-
-def _at_border(each: TermEstimate) -> bool:
-    off = each.correlation[~np.eye(len(each.correlation), dtype=bool)]
-    return bool((np.abs(off) > 1 - _BORDER).any())

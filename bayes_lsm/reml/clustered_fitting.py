@@ -14,9 +14,10 @@ from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
 from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError
 from bayes_lsm.likelihood.correlation_matrices import correlation_matrices
 from bayes_lsm.likelihood.independent import Method
-from bayes_lsm.reml.clustered_fit import ClusteredFit, ClusteredTest, TermEstimate
+from bayes_lsm.reml.clustered_fit import ClusteredFit, ClusteredTest
 from bayes_lsm.reml.clustered_terms import size_of
 from bayes_lsm.reml.divergence import Cone, Divergence
+from bayes_lsm.reml.term_estimate import TermEstimate
 
 if TYPE_CHECKING:
     from bayes_lsm.reml.clustered_search import Spot

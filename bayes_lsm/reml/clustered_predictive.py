@@ -20,10 +20,11 @@ from scipy.special import ndtri
 from bayes_lsm.clustered_new_data import ClusteredNewData
 from bayes_lsm.likelihood.correlation_matrices import correlation_matrices
 from bayes_lsm.reml.clustered_deletion import tau2_at
-from bayes_lsm.reml.clustered_fit import ClusteredFit, TermEstimate
+from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.clustered_terms import has_correlations, size_of
 from bayes_lsm.reml.linear_scale import Reference
 from bayes_lsm.reml.predictive import Mixture
+from bayes_lsm.reml.term_estimate import TermEstimate
 
 Array = npt.NDArray[np.float64]
 

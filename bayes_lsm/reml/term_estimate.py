@@ -1,0 +1,98 @@
+"""What was estimated of one scale term of several, its correlations with their intervals."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import ndtri
+
+from bayes_lsm.clustered_design import ScaleTerm
+from bayes_lsm.likelihood.correlation_matrices import correlation_matrices
+from bayes_lsm.reml.clustered_terms import has_correlations
+from bayes_lsm.reml.divergence import Divergence
+
+Array = npt.NDArray[np.float64]
+
+# |ρ| nearer to 1 than this is at its border.
+_BORDER = 1e-6
+# Step of a central difference in κ: its error is the square.
+_STEP = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class TermEstimate:
+    """What was estimated of one scale term.
+
+    Attributes
+    ----------
+    term : ScaleTerm
+    alpha : ndarray, shape (q,)
+        Coefficients of ln τ²; ±inf or nan where the likelihood has no finite maximum.
+    vcov : ndarray, shape (q, q)
+        nan in the rows of those, and where the data carry no information.
+    tau2 : ndarray, shape (G, s)
+        τ² of each effect of each group.
+    kappa, vcov_kappa : ndarray, shape (c,) and (c, c)
+        Fisher's z of the correlations, or of the partial ones of an unstructured matrix.
+    correlation : ndarray, shape (s, s)
+        Of the effects of a group.
+    divergence : Divergence or None
+    """
+
+    term: ScaleTerm
+    alpha: Array
+    vcov: Array
+    tau2: Array
+    kappa: Array
+    vcov_kappa: Array
+    correlation: Array
+    divergence: Divergence | None = None
+
+
+def correlation_table(each: TermEstimate, level: float) -> pd.DataFrame:
+    """estimate, ci_lb and ci_ub of each correlation: one row a pair of effects."""
+    columns = ["estimate", "ci_lb", "ci_ub"]
+    effects, R = each.term.effects, each.correlation
+    if not has_correlations(each.term):
+        return pd.DataFrame(columns=columns, dtype=float)
+    lower, upper = _correlation_bounds(each, float(ndtri(0.5 + level / 2)))
+    at = [(i, j) for i in range(len(effects)) for j in range(i)]
+    return pd.DataFrame(
+        [(R[i, j], lower[i, j], upper[i, j]) for i, j in at],
+        columns=columns,
+        index=[f"{effects[j]}, {effects[i]}" for i, j in at],
+    )
+
+
+def _correlation_bounds(each: TermEstimate, quantile: float) -> tuple[Array, Array]:
+    """Lower and upper bounds, shape (s, s) each; nan where there are none."""
+    bounds = np.full((2, *each.correlation.shape), np.nan)
+    kept = np.flatnonzero((~np.isnan(each.correlation)).sum(axis=0) > 1)
+    s, kind, kappa = len(kept), each.term.correlation, each.kappa
+    if not len(kappa) or at_border(each):
+        return bounds[0], bounds[1]
+    here = np.ix_(kept, kept)
+    if kind == "compound_symmetric":
+        half = quantile * math.sqrt(each.vcov_kappa[0, 0])
+        for bound, end in zip(bounds, (kappa - half, kappa + half), strict=True):
+            bound[here] = correlation_matrices(end[None], s, kind)[0]
+        return bounds[0], bounds[1]
+    steps, off = _STEP * np.eye(len(kappa)), ~np.eye(s, dtype=bool)
+    z, ahead, behind = (
+        np.arctanh(np.where(off, correlation_matrices(kappa + x, s, kind), 0.0))
+        for x in (np.zeros((1, len(kappa))), steps, -steps)
+    )
+    slopes = (ahead - behind) / (2 * _STEP)
+    half = quantile * np.sqrt(np.einsum("aij,ab,bij->ij", slopes, each.vcov_kappa, slopes))
+    bounds[0][here], bounds[1][here] = np.tanh(z[0] - half), np.tanh(z[0] + half)
+    return bounds[0], bounds[1]
+
+
+def at_border(each: TermEstimate) -> bool:
+    """Whether a correlation is −1 or 1, up to rounding."""
+    off = each.correlation[~np.eye(len(each.correlation), dtype=bool)]
+    return bool((np.abs(off) > 1 - _BORDER).any())
