@@ -58,6 +58,14 @@ class RandomInterceptDraws:
     effect: Array
 
 
+# What `BayesFit` has and `ClusteredBayesFit` has not.
+_ONE_TERM_ONLY = frozenset(
+    "bayes_factor blup diagnose heterogeneity kfold location loo new_effects "
+    "posterior_predictive_check predict probability psis_loo savage_dickey scale scale_functions "
+    "sensitivity study_weights tau2 true_effects waic".split()
+)
+
+
 @dataclass(frozen=True, eq=False)
 class TermDraws:
     """Posterior draws of one scale term.
@@ -134,6 +142,16 @@ class ClusteredBayesFit(Printable):
 
     label: ClassVar[str] = "Bayes"
     _hidden = ("mad", "mcse_median")
+
+    def __getattr__(self, name: str) -> Any:
+        """Say of a verb of `BayesFit` that it is not here."""
+        if name in _ONE_TERM_ONLY:
+            raise AttributeError(
+                f".{name} is for Bayesian fits with one scale term; with several there are "
+                ".summary(), .posterior (every draw, for ArviZ) and, of the collapsed engine, "
+                ".log_evidence, and model.fit_reml() predicts, leaves clusters out and tests"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def summary(self, *, level: float = 0.95, interval: Interval = "eti") -> pd.DataFrame:
         """Posterior summaries of all coefficients and correlations, indexed by part and term.

@@ -1,5 +1,7 @@
 """The posterior of several scale terms: against the engine of one, a grid, REML, and LKJ."""
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -170,3 +172,12 @@ def test_the_summary_names_correlations_and_the_same_seed_gives_the_same_draws()
         "outcome | trial: outcomePD",
     ]
     assert posterior["correlation"].shape == (1, 4000, 1)
+
+
+def test_every_verb_of_one_term_is_here_or_says_that_it_is_not():
+    fit = schools().fit_bayes(seed=1)
+    there = {name for name in dir(lsm.BayesFit) if not name.startswith("_")}
+    for name in there - set(dir(fit)):
+        with pytest.raises(AttributeError, match=rf"\.{name} is for Bayesian fits with one"):
+            getattr(fit, name)
+    assert pickle.loads(pickle.dumps(fit)).seed == 1
