@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import numpy as np
 from scipy.special import ndtri
-from scipy.stats import norm
 
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.power_scaling import NOTICEABLE
@@ -157,7 +156,8 @@ def tipping_point(
         away = ndtri(sure) - ndtri(threshold)
         if not prefix and away[here] > 0:
             found["conclusion"] = "> 0" if p_positive[here] > 0.5 else "< 0"
-        error = math.sqrt(threshold * (1 - threshold) * 2 / draws) / norm.pdf(ndtri(threshold))
+        density = math.exp(-0.5 * ndtri(threshold) ** 2) / math.sqrt(2 * math.pi)
+        error = math.sqrt(threshold * (1 - threshold) * 2 / draws) / density
         for name, way in (("narrower", slice(here, None, -1)), ("wider", slice(here, None))):
             found[prefix + name] = _crossing(np.log(factors[way]), away[way], slack=2 * error)
     return found
