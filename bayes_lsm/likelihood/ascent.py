@@ -21,6 +21,7 @@ from bayes_lsm.likelihood.kernels import (
     locate,
     workspace,
 )
+from bayes_lsm.likelihood.newton import reflected_step
 
 _LONGEST_STEP = 4.0
 _LARGEST_ITERATIONS = 500
@@ -28,7 +29,6 @@ _LARGEST_ITERATIONS = 500
 _NEGLIGIBLE = 1e-13
 # Relative gain that no step could realise, and yet so small that the climb has succeeded.
 _STUCK = 1e-9
-_FLATTEST_CURVATURE = 1e-14
 # Upward curvature, in (ln τ²)⁻², that makes a stationary point a saddle or a minimum, not rounding.
 _SADDLE = 1e-6
 # A climb is on the last steps to a known summit when the gain that it still expects is below this,
@@ -130,29 +130,6 @@ def _newton_step(hessian, steps):
         for k in range(j + 1, q):
             s -= L[k, j] * step[k]
         step[j] = s / L[j, j]
-    return gain
-
-
-@njit(**_COMPILED)
-def _reflected_step(steps):
-    """Fills the step that climbs although −H has eigenvalues below 0: they are reflected.
-
-    Returns the gain that is predicted.
-    """
-    score, step = steps.score, steps.step
-    values, vectors = np.linalg.eigh(steps.information)
-    q = score.shape[0]
-    gain = 0.0
-    for k in range(q):
-        step[k] = 0.0
-    for j in range(q):
-        slope = 0.0
-        for k in range(q):
-            slope += vectors[k, j] * score[k]
-        curvature = max(abs(values[j]), _FLATTEST_CURVATURE)
-        gain += 0.5 * slope * slope / curvature
-        for k in range(q):
-            step[k] += vectors[k, j] * slope / curvature
     return gain
 
 
@@ -272,7 +249,7 @@ def ascend(start, problem, work, steps, tolerance, early, out, i, known, count):
             gain = _newton_step(hessian, steps)
             plain = not np.isnan(gain)
             if not plain:
-                gain = _reflected_step(steps)
+                gain = reflected_step(steps.information, steps.score, steps.step)
             size = max(1.0, abs(value))
             # Rounding can keep it stepping on the spot; then there is nothing left to gain.
             converged = gain < _STUCK * size

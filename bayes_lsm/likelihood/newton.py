@@ -1,4 +1,4 @@
-"""Small compiled pieces of a fit of several scale terms: least squares, Newton's step, saddles."""
+"""Small compiled pieces of a fit: least squares, Newton's step, saddles."""
 
 from __future__ import annotations
 
@@ -49,6 +49,28 @@ def orthonormalise(Q, e, R, c):
 
 
 @njit(cache=True)
+def reflected_step(information, score, step):
+    """Fills the step that climbs although −H has eigenvalues below 0: they are reflected.
+
+    Returns the gain that is predicted.
+    """
+    values, vectors = np.linalg.eigh(information)
+    q = score.shape[0]
+    gain = 0.0
+    for k in range(q):
+        step[k] = 0.0
+    for j in range(q):
+        slope = 0.0
+        for k in range(q):
+            slope += vectors[k, j] * score[k]
+        curvature = max(abs(values[j]), _FLATTEST_CURVATURE)
+        gain += 0.5 * slope * slope / curvature
+        for k in range(q):
+            step[k] += vectors[k, j] * slope / curvature
+    return gain
+
+
+@njit(cache=True)
 def newton_step(score, hessian, step):
     """Fills the ascent step and returns the gain that its quadratic model predicts.
 
@@ -74,18 +96,7 @@ def newton_step(score, hessian, step):
                     s -= L[k, j] * step[k]
                 step[j] = s / L[j, j]
             return gain
-    values, vectors = np.linalg.eigh(-hessian)
-    gain = 0.0
-    step[:] = 0.0
-    for j in range(q):
-        slope = 0.0
-        for k in range(q):
-            slope += vectors[k, j] * score[k]
-        curvature = max(abs(values[j]), _FLATTEST_CURVATURE)
-        gain += 0.5 * slope * slope / curvature
-        for k in range(q):
-            step[k] += vectors[k, j] * slope / curvature
-    return gain
+    return reflected_step(-hessian, score, step)
 
 
 @njit(cache=True)
