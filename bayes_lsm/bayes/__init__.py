@@ -5,8 +5,9 @@ whether the draws can be trusted, `tree` makes them an ArviZ DataTree, and `fit`
 `BayesFit`; `families` has the PyMC twins of the priors, and `prior_predictive` says what priors
 imply. `student` says what differs with Student-t study effects, `student_collapsed` draws from such
 a model directly, and `weights` shows which studies it discounts. `clustered` draws from a
-model with several scale terms directly, `clustered_graph` and `clustered_nuts` through PyMC, and
-`clustered_fit` makes the fit of either. Another engine is one more module that returns `Draws`;
+model with several scale terms directly, `clustered_graph` and `clustered_nuts` through PyMC,
+`clustered_fitting` makes a `clustered_fit` of either, and `posterior_summaries` prints any fit.
+Another engine is one more module that returns `Draws`;
 `calibration` and `coverage` check any engine on simulated effects. PyMC and ArviZ are imported
 inside the functions that need them.
 
@@ -20,7 +21,8 @@ same model under other priors); and of a model with some of its terms left out (
 from bayes_lsm.bayes.averaging import ModelAverage, average_models
 from bayes_lsm.bayes.calibration import Calibration, calibrate
 from bayes_lsm.bayes.checks import PredictiveCheck, posterior_predictive_check
-from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit, fit_clustered_bayes
+from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+from bayes_lsm.bayes.clustered_fitting import fit_clustered_bayes
 from bayes_lsm.bayes.clustered_graph import build_clustered_pymc_model
 from bayes_lsm.bayes.coverage import Coverage, coverage
 from bayes_lsm.bayes.diagnosis import Diagnosis, diagnose

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,8 @@ from bayes_lsm.bayes.collapsed import can_collapse, sample_collapsed
 from bayes_lsm.bayes.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.graph import require_log_link, resolve_priors
-from bayes_lsm.bayes.intervals import Interval, bounds, check_interval
+from bayes_lsm.bayes.intervals import Interval
+from bayes_lsm.bayes.posterior_summaries import PosteriorSummaries
 from bayes_lsm.bayes.sampling import sample_nuts
 from bayes_lsm.bayes.student import describe, df_prior
 from bayes_lsm.bayes.student_collapsed import can_sample_student, sample_student
@@ -24,9 +25,7 @@ from bayes_lsm.bayes.tree import build_datatree
 from bayes_lsm.design import Design
 from bayes_lsm.errors import ConvergenceWarning, FitError
 from bayes_lsm.priors import PresetName, Priors
-from bayes_lsm.results import model_title
 from bayes_lsm.specification import Engine, TrueEffects
-from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -48,7 +47,7 @@ PartName = Literal["location", "scale"]
 
 
 @dataclass(frozen=True, eq=False)
-class BayesFit(Printable):
+class BayesFit(PosteriorSummaries):
     """A Bayesian fit of a location-scale model.
 
     Attributes
@@ -70,9 +69,6 @@ class BayesFit(Printable):
     convergence: pd.DataFrame
     problems: tuple[str, ...]
 
-    label: ClassVar[str] = "Bayes"
-    _hidden = ("mad", "mcse_median")
-
     @cached_property
     def posterior(self) -> DataTree:
         """The draws as an ArviZ DataTree.
@@ -89,32 +85,12 @@ class BayesFit(Printable):
             df=df_prior(self.design, self.priors),
         )
 
-    def summary(self, *, level: float = 0.95, interval: Interval = "eti") -> pd.DataFrame:
-        """Posterior summaries of all coefficients, indexed by part and term.
-
-        Parameters
-        ----------
-        level : float, default 0.95
-            Probability of the interval.
-        interval : {"eti", "hdi"}, default "eti"
-            Equal-tailed, or of highest density.
-
-        Returns
-        -------
-        DataFrame
-            One row a coefficient, and one for ν of Student-t study effects where it is estimated:
-            mean, median, sd, mad, ci_lb, ci_ub, mcse_median, and of NUTS ess_bulk, ess_tail and
-            r_hat, of the collapsed engine ess. `mad` is the median absolute deviation from the
-            median, which does not hang on the tails.
-        """
-        check_interval(level, interval)
-        tables = {}
-        for part, (names, draws) in self.draws.parts(self.design).items():
-            values = draws.reshape(-1, len(names))
-            tables[part] = _summarise(
-                names, values, *bounds(values, level=level, interval=interval)
-            )
-        return pd.concat(tables, names=["part", "term"]).join(self.convergence)
+    def parts(self) -> dict[str, tuple[tuple[str, ...], Array]]:
+        """What was estimated: of each part of the model the terms, and draws (draws, terms)."""
+        return {
+            part: (names, values.reshape(-1, len(names)))
+            for part, (names, values) in self.draws.parts(self.design).items()
+        }
 
     @property
     def location(self) -> pd.DataFrame:
@@ -125,10 +101,6 @@ class BayesFit(Printable):
     def scale(self) -> pd.DataFrame:
         """Scale coefficients of ln τ²: mean, median, sd, … (see `summary`); one row a term."""
         return self.summary().loc[["scale"]].droplevel("part")
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """Both tables as one, indexed by part and term."""
-        return self.summary()
 
     @property
     def tau2(self) -> Array:
@@ -322,10 +294,6 @@ class BayesFit(Printable):
         tree.to_netcdf(str(path))
         return Path(path)
 
-    def comparison(self, *, at_stop: bool = False) -> dict[str, pd.DataFrame]:
-        """The columns of this fit in a side-by-side table: median and sd."""
-        return {"": self.summary()[["median", "sd"]]}
-
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of any table of this fit has to know."""
@@ -341,16 +309,6 @@ class BayesFit(Printable):
         df = df_prior(self.design, self.priors)
         effects = [] if df is None else [describe(df)]
         return (made, *effects, *self.problems, *self.design.notes)
-
-    @property
-    def title(self) -> str:
-        """The kind of model, its number of studies, and how it was fitted."""
-        return model_title(self.design, self.label)
-
-    @property
-    def converged(self) -> bool:
-        """Whether no problem was found."""
-        return not self.problems
 
 
 def fit_bayes(
@@ -468,18 +426,3 @@ def _check_true_effects(true_effects: str, engine: str) -> None:
             "the collapsed engine integrates the study effects out; use engine='nuts' for "
             "true_effects='latent'"
         )
-
-
-def _summarise(names: tuple[str, ...], values: Array, lower: Array, upper: Array) -> pd.DataFrame:
-    median = np.median(values, axis=0)
-    return pd.DataFrame(
-        {
-            "mean": values.mean(axis=0),
-            "median": median,
-            "sd": values.std(axis=0, ddof=1),
-            "mad": np.median(np.abs(values - median), axis=0),
-            "ci_lb": lower,
-            "ci_ub": upper,
-        },
-        index=pd.Index(names, name="term"),
-    )
