@@ -158,7 +158,7 @@ def robust(
     Parameters
     ----------
     fit : RemlFit or ClusteredFit
-        With the log link. With several scale terms it is the location part alone.
+        With the log link.
     cluster : sequence of length k
         The cluster of each row that was fitted: numbers or text, none missing. With several scale
         terms also the grouping of one of them; by default the outermost groups.
