@@ -296,7 +296,7 @@ def _exact(
 
 def _psis(fit: BayesFit, studies: Studies, *, progress: bool) -> Predictions:
     count = len(studies.names)
-    elpd, lpd, mcse, k = np.empty((4, count))
+    elpd, lpd, mcse, k, largest, ess = np.empty((6, count))
     pit = np.empty(fit.design.n_studies)
     show = progress and count > _MANY_STUDIES
     for u, density, below in densities(fit, studies, progress=show):
@@ -306,9 +306,10 @@ def _psis(fit: BayesFit, studies: Studies, *, progress: bool) -> Predictions:
         lpd[u] = logsumexp(density) - np.log(len(density))
         deviation = np.exp(density - elpd[u]) - 1.0
         mcse[u] = np.sqrt(np.sum((weights * deviation) ** 2))
+        largest[u], ess[u] = weights.max(), 1.0 / np.sum(weights**2)
         pit[studies.rows[u]] = weights @ below
     nothing = np.zeros(count, dtype=bool)
-    return Predictions(elpd, lpd, mcse, pit, k, np.full(count, np.nan), nothing)
+    return Predictions(elpd, lpd, mcse, pit, k, largest, ess, nothing)
 
 
 def densities(
