@@ -10,7 +10,6 @@ that the terms can be told apart. What it gives is a frozen `ClusteredDesign`.
 from __future__ import annotations
 
 import itertools
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,7 +20,7 @@ import pandas as pd
 
 from bayes_lsm import formulas, frames
 from bayes_lsm.design import Design, Part, build_design, build_part, check_finite
-from bayes_lsm.errors import DataError, DroppedRowsWarning, SpecificationError
+from bayes_lsm.errors import DataError, DroppedRowsWarning, SpecificationError, warn
 from bayes_lsm.frames import DroppedRow, Kind
 from bayes_lsm.grouping import Grouping
 from bayes_lsm.random_intercepts import (
@@ -235,7 +234,7 @@ def build_clustered_design(
     )
     _check_together(terms, len(y), bool((v > 0).all()))
     if dropped:
-        warnings.warn(frames.describe_dropped(dropped, len(data)), DroppedRowsWarning, stacklevel=2)
+        warn(frames.describe_dropped(dropped, len(data)), DroppedRowsWarning)
     return ClusteredDesign(
         specification, y, v, blocks, location, terms, labels, dropped, caution, kinds
     )

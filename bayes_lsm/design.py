@@ -21,7 +21,7 @@ from formulaic.parser.types import Term
 
 from bayes_lsm import formulas, frames
 from bayes_lsm.columns import check_columns
-from bayes_lsm.errors import DataError, DroppedRowsWarning, FormulaError, SpecificationError
+from bayes_lsm.errors import DataError, DroppedRowsWarning, FormulaError, SpecificationError, warn
 from bayes_lsm.frames import DroppedRow, Kind, level_text, some
 from bayes_lsm.specification import Specification
 from bayes_lsm.term_names import term_names
@@ -237,7 +237,7 @@ def build_design(specification: Specification, data: pd.DataFrame) -> Design:
     _check_size(len(y), location, scale)
     _check_single_studies(scale, frame, labels)
     if dropped:
-        warnings.warn(frames.describe_dropped(dropped, total), DroppedRowsWarning, stacklevel=2)
+        warn(frames.describe_dropped(dropped, total), DroppedRowsWarning)
     return Design(specification, y, v, location, scale, labels, dropped, caution, kinds, frame)
 
 

@@ -5,7 +5,13 @@ says what was got, what is allowed and the cure. Add a class here only where a c
 catch it apart from the others.
 """
 
+import os
+import warnings
+from pathlib import Path
 from typing import Any
+
+# Frames in files below are the package's own.
+_PACKAGE = f"{Path(__file__).parent}{os.sep}"
 
 
 class BayesLsmError(Exception):
@@ -54,3 +60,8 @@ class ConvergenceWarning(BayesLsmWarning):
 
 class DroppedRowsWarning(BayesLsmWarning):
     """Rows with missing values were left out of the model."""
+
+
+def warn(message: str, category: type[BayesLsmWarning]) -> None:
+    """Warn of the line outside the package that led here, however deep inside it is noticed."""
+    warnings.warn(message, category, skip_file_prefixes=(_PACKAGE,))

@@ -13,7 +13,6 @@ AMPPS 4(3), doi:10.1177/25152459211031256.
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
@@ -40,7 +39,7 @@ from bayes_lsm.bayes.submodels import (
 )
 from bayes_lsm.bayes.tracking import track
 from bayes_lsm.design import Design
-from bayes_lsm.errors import ConvergenceWarning, FitError
+from bayes_lsm.errors import ConvergenceWarning, FitError, warn
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.priors import Priors
 from bayes_lsm.results import model_title, stack_parts
@@ -350,7 +349,7 @@ def average_models(
     probability = _probabilities(log_prior, evidences)
     problems = _problems(models, evidences)
     if problems:
-        warnings.warn("; ".join(problems), ConvergenceWarning, stacklevel=2)
+        warn("; ".join(problems), ConvergenceWarning)
     rng = np.random.default_rng(int(seeds[-1]))
     mixed = _mix(design, models, probability, found, draws, rng)
     return ModelAverage(design, prior, models, log_prior, tuple(evidences), mixed, seed, problems)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -15,7 +14,7 @@ from bayes_lsm.bayes.diagnostics import find_problems
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.fit import check_settings
 from bayes_lsm.clustered_design import ClusteredDesign
-from bayes_lsm.errors import ConvergenceWarning
+from bayes_lsm.errors import ConvergenceWarning, warn
 from bayes_lsm.likelihood.correlation_matrices import correlation_matrices, count
 from bayes_lsm.priors import Priors, ResolvedPriors
 from bayes_lsm.specification import Engine
@@ -101,7 +100,7 @@ def fit_clustered_bayes(
         )
         fit = _sampled(design, prior, drawn, seed)
     if fit.problems:
-        warnings.warn("; ".join(fit.problems), ConvergenceWarning, stacklevel=2)
+        warn("; ".join(fit.problems), ConvergenceWarning)
     return fit
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,7 +22,7 @@ from bayes_lsm.bayes.student import describe, df_prior
 from bayes_lsm.bayes.student_collapsed import can_sample_student, sample_student
 from bayes_lsm.bayes.tree import build_datatree
 from bayes_lsm.design import Design
-from bayes_lsm.errors import ConvergenceWarning, FitError
+from bayes_lsm.errors import ConvergenceWarning, FitError, warn
 from bayes_lsm.priors import PresetName, Priors
 from bayes_lsm.specification import Engine, TrueEffects
 
@@ -402,7 +401,7 @@ def fit_bayes(
     diagnostics = convergence(design, drawn)
     problems = find_problems(drawn, diagnostics)
     if problems:
-        warnings.warn("; ".join(problems), ConvergenceWarning, stacklevel=2)
+        warn("; ".join(problems), ConvergenceWarning)
     return BayesFit(design, prior, drawn, seed, diagnostics, tuple(problems))
 
 

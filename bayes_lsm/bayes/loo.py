@@ -10,7 +10,6 @@ doi:10.1007/s11222-016-9696-4; PIT: Gelman et al. (2013), Bayesian Data Analysis
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Literal
 
@@ -27,7 +26,7 @@ from bayes_lsm.bayes.student import require_normal_effects
 from bayes_lsm.bayes.subsets import Array, Indices, Studies, group_studies, take_rows
 from bayes_lsm.bayes.tracking import track
 from bayes_lsm.bayes.tree import log_likelihood
-from bayes_lsm.errors import ConvergenceWarning, FitError
+from bayes_lsm.errors import ConvergenceWarning, FitError, warn
 from bayes_lsm.links import tau2_from_log
 
 if TYPE_CHECKING:
@@ -173,7 +172,7 @@ def psis_loo(fit: BayesFit, *, progress: bool = True) -> Elpd:
             f"Pareto k is above {LARGEST_PARETO_K} for {_some(studies, high)}, whose elpd cannot "
             "be trusted; use loo(), which refits",
         )
-        warnings.warn(problems[0], ConvergenceWarning, stacklevel=2)
+        warn(problems[0], ConvergenceWarning)
     return Elpd(
         "psis_loo",
         "Leave-one-study-out by importance sampling (PSIS)",
@@ -231,7 +230,7 @@ def waic(fit: BayesFit) -> Elpd:
             f"the penalty is above {_LARGEST_WAIC_PENALTY} for {_some(studies, high)}, where WAIC "
             "fails; use loo()",
         )
-        warnings.warn(problems[0], ConvergenceWarning, stacklevel=2)
+        warn(problems[0], ConvergenceWarning)
     heading, remarks = "Widely applicable information criterion", fit.notes
     y = fit.design.y
     return Elpd("waic", heading, studies, y, lpd - penalty, penalty, {}, None, problems, remarks)
@@ -281,7 +280,7 @@ def _exact(
             f"the log density of {_some(studies, doubtful)} has too large a Monte Carlo error even "
             "by a refit of its own; use tighter priors",
         )
-        warnings.warn(problems[0], ConvergenceWarning, stacklevel=3)
+        warn(problems[0], ConvergenceWarning)
     return Elpd(
         criterion,
         heading,

@@ -27,7 +27,7 @@ from bayes_lsm.reml.tests import (
     likelihood_ratio_test,
     require_free_log_link,
 )
-from bayes_lsm.tables import format_cells, format_table
+from bayes_lsm.tables import Printable
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -117,7 +117,7 @@ class Refitter:
 
 
 @dataclass(frozen=True, eq=False)
-class BootstrapTest:
+class BootstrapTest(Printable):
     """A likelihood-ratio test whose null distribution is simulated.
 
     Attributes
@@ -153,22 +153,26 @@ class BootstrapTest:
         """Monte Carlo standard error of the p-value."""
         return math.sqrt(self.pval * (1 - self.pval) / self.iterations)
 
-    def __str__(self) -> str:
-        lines = [
-            "Parametric-bootstrap likelihood-ratio test",
-            "",
-            format_table(self.table),
-            "",
-            f"{self.iterations} sets of effects from the reduced model (seed {self.seed}): "
-            f"{format_pval(self.pval)}, Monte Carlo SE {self.mc_se:.4f}",
-            f"χ²(df = {self.df}): {format_pval(self.pval_chi2)}",
+    @property
+    def title(self) -> str:
+        """The test in a line."""
+        return f"Parametric-bootstrap likelihood-ratio test: {format_pval(self.pval)}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Where the p-value comes from, and what the refits were like."""
+        found = [
+            f"{self.iterations} sets of effects from the reduced model (seed {self.seed}), Monte "
+            f"Carlo SE of the p-value {self.mc_se:.4f}",
+            f"the approximation χ²(df = {self.df}) would give {format_pval(self.pval_chi2)}",
         ]
         if self.failed:
-            lines.append(f"{self.failed} refits did not converge and count against the full model")
-        return "\n".join(lines)
+            found.append(f"{self.failed} refits did not converge and count against the full model")
+        return tuple(found)
 
-    def _repr_html_(self) -> str:
-        return str(format_cells(self.table, digits=4).to_html())
+    def to_dataframe(self) -> pd.DataFrame:
+        """The two fits."""
+        return self.table.copy()
 
 
 def bootstrap_test(

@@ -79,6 +79,8 @@ class Check:
             lines += wrap_notes([advice])
         return "\n".join(lines)
 
+    __repr__ = __str__
+
 
 def check(fit: RemlFit, *, starts: int = 50, seed: int = 0) -> Check:
     """Climb from many random starts, and look at the curvature where the fit ended.

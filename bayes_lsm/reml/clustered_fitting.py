@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
-from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError
+from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError, warn
 from bayes_lsm.likelihood.correlation_matrices import correlation_matrices
 from bayes_lsm.likelihood.independent import Method
 from bayes_lsm.reml.clustered_fit import ClusteredFit, ClusteredTest
@@ -219,14 +218,12 @@ def _correlation_matrix(term: ScaleTerm, effects: tuple[int, ...], kappa: Array)
 
 def _warn(fit: ClusteredFit) -> None:
     for name, each in fit.divergent.items():
-        warnings.warn(
+        warn(
             f"{name}: {each}. Leave the term out of the scale part, or merge groups.",
             DivergentScaleWarning,
-            stacklevel=3,
         )
     if not fit.converged:
-        warnings.warn(
+        warn(
             "the optimiser did not converge; simplify the scale formulas",
             ConvergenceWarning,
-            stacklevel=3,
         )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping
 
 import numpy as np
 
 from bayes_lsm.design import Design
-from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError
+from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError, warn
 from bayes_lsm.likelihood.independent import Method
 from bayes_lsm.reml.estimate import Bounds, Estimate, estimate_bounded, estimate_log
 from bayes_lsm.reml.fit import FLAT, RemlFit, Test
@@ -153,21 +152,18 @@ def _knapp_hartung(design: Design, found: Estimate) -> float:
 
 def _warn(fit: RemlFit) -> None:
     if fit.divergence is not None:
-        warnings.warn(
+        warn(
             f"{fit.divergence}. Fit the model with fit_bayes(), where a prior keeps it finite, or "
             "drop the term from the scale formula.",
             DivergentScaleWarning,
-            stacklevel=3,
         )
     elif fit.is_flat:
-        warnings.warn(
+        warn(
             f"{FLAT}; simplify the scale formula",
             ConvergenceWarning,
-            stacklevel=3,
         )
     if not fit.converged:
-        warnings.warn(
+        warn(
             "the optimiser did not converge; simplify the scale formula or use fit_bayes()",
             ConvergenceWarning,
-            stacklevel=3,
         )

@@ -27,7 +27,7 @@ from bayes_lsm.reml.fit import RemlFit
 from bayes_lsm.reml.orders import ExactOrders, Orders, RandomOrders, is_exhaustive
 from bayes_lsm.reml.surface import Surface
 from bayes_lsm.reml.tests import PartName, format_pval, require_free_log_link, term_columns
-from bayes_lsm.tables import format_cells, format_table
+from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
     from bayes_lsm.likelihood.ascent import Summits
@@ -44,7 +44,7 @@ Starts = Literal["one", "several"]
 
 
 @dataclass(frozen=True, eq=False)
-class PermutationTest:
+class PermutationTest(Printable):
     """A permutation test of all coefficients of one part.
 
     Attributes
@@ -95,10 +95,15 @@ class PermutationTest:
 
     @property
     def title(self) -> str:
-        """What was permuted, and how often."""
+        """What was permuted, how often, and the joint test."""
         kind = "Exact" if self.exact else "Approximate"
         seed = "" if self.exact else f", seed {self.seed}"
-        return f"{kind} permutation test ({self.part}; {self.iterations} permutations{seed})"
+        how = f"{kind} permutation test ({self.part}; {self.iterations} permutations{seed})"
+        name = "QS" if self.part == "scale" else "QM"
+        joint = "."
+        if math.isfinite(self.statistic):
+            joint = f"{self.statistic:.4f}, {format_pval(self.pval)}"
+        return f"{how}: {name}(df = {self.df}) = {joint}"
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -123,18 +128,9 @@ class PermutationTest:
             found.append(f"{self.failed} refits failed and count as at least as extreme")
         return tuple(found)
 
-    def __str__(self) -> str:
-        name = "QS" if self.part == "scale" else "QM"
-        joint = (
-            f"{name}(df = {self.df}) = {self.statistic:.4f}, {format_pval(self.pval)}"
-            if math.isfinite(self.statistic)
-            else f"{name}(df = {self.df}) = ."
-        )
-        notes = [f"Note: {note}" for note in self.notes]
-        return "\n".join([self.title, "", joint, "", format_table(self.table), "", *notes]).rstrip()
-
-    def _repr_html_(self) -> str:
-        return str(format_cells(self.table, digits=4).to_html())
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a term."""
+        return self.table.copy()
 
 
 def permutation_test(

@@ -53,6 +53,8 @@ class ScoreTest:
             f"{format_pval(self.pval)}"
         )
 
+    __repr__ = __str__
+
 
 def score_test(fit: RemlFit | ClusteredFit, terms: str | Sequence[str] | None = None) -> ScoreTest:
     r"""Test scale coefficients by the slope of the likelihood at the fit without them.

@@ -5,7 +5,7 @@ Rao's score test is in `score`, those that resample are in `permutation` and `bo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,11 +15,12 @@ import pandas as pd
 from scipy.special import chdtrc, fdtrc
 
 from bayes_lsm.errors import FitError
+from bayes_lsm.likelihood.independent import Method
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.fit import RemlFit
 from bayes_lsm.reml.nesting import is_nested, same_location, same_sampling_errors
 from bayes_lsm.results import wald_table
-from bayes_lsm.tables import format_cells, format_table
+from bayes_lsm.tables import Printable
 
 Array = npt.NDArray[np.float64]
 PartName = Literal["location", "scale"]
@@ -28,7 +29,7 @@ AnyFit = RemlFit | ClusteredFit
 
 
 @dataclass(frozen=True, eq=False)
-class WaldTest:
+class WaldTest(Printable):
     """A Wald test of one or several linear combinations of coefficients.
 
     Attributes
@@ -53,17 +54,25 @@ class WaldTest:
     df_residual: int | None
     pval: float
 
-    def __str__(self) -> str:
+    @property
+    def title(self) -> str:
+        """The test of all combinations together."""
         degrees = "" if self.df_residual is None else str(self.df_residual)
         if self.df == 1:
             letter = f"t(df = {degrees})" if degrees else "z"
         else:
             letter = f"F({self.df}, {degrees})" if degrees else f"χ²(df = {self.df})"
         verdict = f"{letter} = {self.statistic:.4f}, {format_pval(self.pval)}"
-        return f"Wald test ({self.part}): {verdict}\n\n{format_table(self.table)}"
+        return f"Wald test ({self.part}): {verdict}"
 
-    def _repr_html_(self) -> str:
-        return str(format_cells(self.table, digits=4).to_html())
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a combination."""
+        return self.table.copy()
 
 
 def wald_test(
@@ -283,7 +292,7 @@ def _divergence(fit: AnyFit) -> str:
 
 
 @dataclass(frozen=True, eq=False)
-class LikelihoodRatioTest:
+class LikelihoodRatioTest(Printable):
     """A likelihood-ratio test of two nested fits.
 
     Attributes
@@ -294,18 +303,32 @@ class LikelihoodRatioTest:
     pval : float
     table : DataFrame
         The two fits: df, AIC, BIC, AICc, logLik, LRT, pval.
+    method : {"REML", "ML"}
+    remarks : tuple of str
+        Why χ² may not be the distribution of the statistic.
     """
 
     statistic: float
     df: int
     pval: float
     table: pd.DataFrame
+    method: Method
+    remarks: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
-        return format_table(self.table)
+    @property
+    def title(self) -> str:
+        """The test in a line."""
+        verdict = f"χ²(df = {self.df}) = {self.statistic:.4f}, {format_pval(self.pval)}"
+        return f"Likelihood-ratio test ({self.method}): {verdict}"
 
-    def _repr_html_(self) -> str:
-        return str(format_cells(self.table, digits=4).to_html())
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the p-value has to know."""
+        return self.remarks
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The two fits."""
+        return self.table.copy()
 
 
 def likelihood_ratio_test(full: AnyFit, reduced: AnyFit) -> LikelihoodRatioTest:
@@ -344,7 +367,36 @@ def likelihood_ratio_test(full: AnyFit, reduced: AnyFit) -> LikelihoodRatioTest:
         }
         for fit in (full, reduced)
     ]
-    return LikelihoodRatioTest(statistic, df, pval, pd.DataFrame(rows, index=["Full", "Reduced"]))
+    table = pd.DataFrame(rows, index=pd.Index(["Full", "Reduced"], name="model"))
+    return LikelihoodRatioTest(
+        statistic, df, pval, table, full.method, tuple(_doubts(full, reduced))
+    )
+
+
+def _doubts(full: AnyFit, reduced: AnyFit) -> Iterator[str]:
+    """What makes the χ² distribution of the statistic doubtful."""
+    if _divergence(full) or _divergence(reduced):
+        yield (
+            "scale coefficients run to infinity, where the statistic need not be χ²; use "
+            "bootstrap_test"
+        )
+    elif isinstance(full, ClusteredFit) and len(full.terms) > _scale_terms(reduced):
+        yield (
+            "the reduced model has fewer scale terms, so that a variance is at its border 0 there: "
+            "χ² makes the p-value too large; use bootstrap_test"
+        )
+    for name, fit in (("full", full), ("reduced", reduced)):
+        if fit.rival is not None:
+            yield (
+                f"the likelihood of the {name} model has another maximum, higher by "
+                f"{fit.rival_loglik - fit.loglik:.4f}, which the statistic leaves out"
+            )
+        if not fit.converged:
+            yield f"the fit of the {name} model did not converge; do not use this test"
+
+
+def _scale_terms(fit: AnyFit) -> int:
+    return len(fit.terms) if isinstance(fit, ClusteredFit) else 1
 
 
 def check_nested(full: AnyFit, reduced: AnyFit) -> None:
