@@ -21,6 +21,7 @@ from bayes_lsm.bayes.elpd import Elpd
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.pareto import smooth_weights
 from bayes_lsm.bayes.refits import Predictions, leave_out_folds
+from bayes_lsm.bayes.row_deletion import RowDeletion
 from bayes_lsm.bayes.student import require_normal_effects
 from bayes_lsm.bayes.subsets import Array, Indices, Studies, group_studies, take_rows
 from bayes_lsm.bayes.tracking import track
@@ -258,9 +259,9 @@ def _refit(
     seed: int | None,
     progress: bool,
 ) -> Predictions:
-    priors = resolve_priors(fit.design, fit.priors)
+    model = RowDeletion(fit.design, resolve_priors(fit.design, fit.priors))
     seed = fit.seed if seed is None else seed
-    return leave_out_folds(fit.design, priors, studies, folds, seed=seed, progress=progress)
+    return leave_out_folds(model, studies, folds, seed=seed, progress=progress)
 
 
 def _exact(
