@@ -21,6 +21,7 @@ from bayes_lsm.bayes.elpd import Elpd
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.pareto import smooth_weights
 from bayes_lsm.bayes.refits import Predictions, leave_out_folds
+from bayes_lsm.bayes.row_deletion import RowDeletion
 from bayes_lsm.bayes.student import require_normal_effects
 from bayes_lsm.bayes.subsets import Array, Indices, Studies, group_studies, take_rows
 from bayes_lsm.bayes.tracking import track
@@ -258,9 +259,9 @@ def _refit(
     seed: int | None,
     progress: bool,
 ) -> Predictions:
-    priors = resolve_priors(fit.design, fit.priors)
+    model = RowDeletion(fit.design, resolve_priors(fit.design, fit.priors))
     seed = fit.seed if seed is None else seed
-    return leave_out_folds(fit.design, priors, studies, folds, seed=seed, progress=progress)
+    return leave_out_folds(model, studies, folds, seed=seed, progress=progress)
 
 
 def _exact(
@@ -296,7 +297,7 @@ def _exact(
 
 def _psis(fit: BayesFit, studies: Studies, *, progress: bool) -> Predictions:
     count = len(studies.names)
-    elpd, lpd, mcse, k = np.empty((4, count))
+    elpd, lpd, mcse, k, largest, ess = np.empty((6, count))
     pit = np.empty(fit.design.n_studies)
     show = progress and count > _MANY_STUDIES
     for u, density, below in densities(fit, studies, progress=show):
@@ -306,9 +307,10 @@ def _psis(fit: BayesFit, studies: Studies, *, progress: bool) -> Predictions:
         lpd[u] = logsumexp(density) - np.log(len(density))
         deviation = np.exp(density - elpd[u]) - 1.0
         mcse[u] = np.sqrt(np.sum((weights * deviation) ** 2))
+        largest[u], ess[u] = weights.max(), 1.0 / np.sum(weights**2)
         pit[studies.rows[u]] = weights @ below
     nothing = np.zeros(count, dtype=bool)
-    return Predictions(elpd, lpd, mcse, pit, k, np.full(count, np.nan), nothing)
+    return Predictions(elpd, lpd, mcse, pit, k, largest, ess, nothing)
 
 
 def densities(

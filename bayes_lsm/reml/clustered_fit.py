@@ -23,6 +23,7 @@ from bayes_lsm.results import model_title, wald_table
 from bayes_lsm.tables import Printable, format_table, text_table, wrap_notes
 
 if TYPE_CHECKING:
+    from bayes_lsm.clusters import Cluster
     from bayes_lsm.contrasts import ContrastInterval, Measure, ScaleFunctions
     from bayes_lsm.reml.check import Check
     from bayes_lsm.reml.clustered_effects import (
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     )
     from bayes_lsm.reml.clustered_influence import ClusterInfluence
     from bayes_lsm.reml.clustered_intervals import ClusteredPart
-    from bayes_lsm.reml.clusters import Cluster
     from bayes_lsm.reml.permutation import PermutationTest
     from bayes_lsm.reml.prediction import ScaleUncertainty
     from bayes_lsm.reml.profile import Profile

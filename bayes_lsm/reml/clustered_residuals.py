@@ -19,12 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.clusters import Cluster, read_clusters, shared
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.clustered_blocks import blocks, covariance_of_effects, loadings
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.clustered_sandwich import scale_sandwich
 from bayes_lsm.reml.clustered_terms import coefficients
-from bayes_lsm.reml.clusters import Cluster, read_clusters, shared
 from bayes_lsm.reml.robust import Kind, t_table
 from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable

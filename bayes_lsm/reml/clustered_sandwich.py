@@ -18,11 +18,11 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.clusters import Clusters
 from bayes_lsm.reml.clustered_blocks import blocks, loadings
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.clustered_score import derivatives
 from bayes_lsm.reml.clustered_terms import scale_places, size_of
-from bayes_lsm.reml.clusters import Clusters
 
 Array = npt.NDArray[np.float64]
 
