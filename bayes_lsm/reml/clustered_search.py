@@ -157,7 +157,7 @@ class ClusteredSearch:
         near: Sequence[Array] = (),
     ) -> None:
         self._design, self._method, self._held = design, method, dict(held or {})
-        self._turns, self._near = turns, near
+        self._turns = turns
         rows = [term.table for term in design.terms]
         self._cones, self._bases = [Cone(Z) for Z in rows], [np.linalg.qr(Z) for Z in rows]
         self._V = sampling_covariance(design)
@@ -182,9 +182,9 @@ class ClusteredSearch:
         self._explore(whole, data)
         self.highest = self._highest(self._spots.values())
         self.best, self.rival = self.highest, None
-        near = self._highest([home, *self._limits_of(home)])
-        if _slack(self.highest.value) < self.highest.value - near.value < _UNDECIDED:
-            self.best, self.rival = near, self.highest
+        ordinary = self._highest([home, *self._limits_of(home)])
+        if _slack(self.highest.value) < self.highest.value - ordinary.value < _UNDECIDED:
+            self.best, self.rival = ordinary, self.highest
 
     @property
     def summits(self) -> tuple[Array, ...]:
