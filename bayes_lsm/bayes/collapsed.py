@@ -35,7 +35,6 @@ _FAIR_EFFICIENCY = 0.4  # good enough when it no longer rises
 _SMALLEST_GAIN = 0.03
 _COMPONENTS = 6
 _LARGEST_SAMPLE = 60_000
-_LARGE_WEIGHT = 0.01  # of the total
 _TRIED = 250  # points, of which the best are climbed from
 _NEGLIGIBLE_HILL = 25.0  # below the highest, in logs
 _STEP = 0.01  # of a difference, in φ
@@ -366,8 +365,8 @@ def _importance(log_weights: Array, smoothed: Array, k: float, draws: int) -> Im
     mean = weights.mean()
     effective = 1.0 / np.sum(smoothed**2)
     return Importance(
-        # The shape of the tail means something only where some weights are large.
-        pareto_k=k if weights.max() > _LARGE_WEIGHT * weights.sum() else 0.0,
+        pareto_k=k,
+        largest_weight=float(weights.max() / weights.sum()),
         # The variance of weighting and that of taking a finite number of draws add up.
         ess=1.0 / (1.0 / effective + 1.0 / draws),
         log_evidence=float(top + np.log(mean)),

@@ -145,7 +145,7 @@ def _exact(
 
 def _smooth(fit: AnyFit, studies: Studies, densities: Densities) -> Predictions:
     count = len(studies.names)
-    elpd, lpd, mcse, k = np.empty((4, count))
+    elpd, lpd, mcse, k, largest, ess = np.empty((6, count))
     pit = np.empty(len(fit.design.y))
     for u, density, below in densities:
         log_weights, k[u] = smooth_weights(-density)
@@ -154,9 +154,10 @@ def _smooth(fit: AnyFit, studies: Studies, densities: Densities) -> Predictions:
         lpd[u] = logsumexp(density) - np.log(len(density))
         deviation = np.exp(density - elpd[u]) - 1.0
         mcse[u] = np.sqrt(np.sum((weights * deviation) ** 2))
+        largest[u], ess[u] = weights.max(), 1.0 / np.sum(weights**2)
         pit[studies.rows[u]] = weights @ below
     nothing = np.zeros(count, dtype=bool)
-    return Predictions(elpd, lpd, mcse, pit, k, np.full(count, np.nan), nothing)
+    return Predictions(elpd, lpd, mcse, pit, k, largest, ess, nothing)
 
 
 def _total(mcse: Array) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import log_ndtr, logsumexp
 
-from bayes_lsm.bayes.diagnostics import LARGEST_PARETO_K, SMALLEST_ESS
+from bayes_lsm.bayes.diagnostics import SMALLEST_ESS, dominated
 from bayes_lsm.bayes.pareto import smooth_weights
 from bayes_lsm.bayes.subsets import Array, Indices, Studies
 from bayes_lsm.bayes.tracking import track
@@ -35,8 +35,6 @@ _ENTRIES = 4_000_000  # 32 MB for each array of points × rows
 _REFIT_POINTS = (20_000, 200_000)
 _REFIT_ENTRIES = 20_000_000
 _FEW = 20
-# The shape of the tail means something only where a weight is this large a share of the total.
-_LARGE_WEIGHT = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,8 +111,8 @@ class Predictions:
         Monte Carlo error of `elpd`.
     pit : ndarray, shape (n,)
         P(new effect ≤ y_i | y_left) of each row.
-    pareto_k, ess : ndarray, shape (U,)
-        Of the weights behind `elpd`.
+    pareto_k, largest_weight, ess : ndarray, shape (U,)
+        Of the weights behind `elpd`; `largest_weight` is a share of the total.
     refitted : ndarray of bool, shape (U,)
         Whether the study's fold was given a proposal of its own.
     """
@@ -124,6 +122,7 @@ class Predictions:
     mcse: Array
     pit: Array
     pareto_k: Array
+    largest_weight: Array
     ess: Array
     refitted: npt.NDArray[np.bool_]
 
@@ -132,7 +131,7 @@ class Predictions:
         """Studies whose elpd cannot be trusted (U,)."""
         # Written so that nan counts as doubtful.
         good = (self.mcse <= LARGEST_MCSE) & (self.ess >= SMALLEST_ESS)
-        return np.asarray(~(good & (self.pareto_k <= LARGEST_PARETO_K)))
+        return np.asarray(~good | dominated(self.pareto_k, self.largest_weight))
 
 
 def leave_out_folds(
@@ -192,10 +191,10 @@ def _refit(
 
 
 def _empty(units: int, n: int) -> Predictions:
-    columns = np.full((5, units), np.nan)
-    elpd, lpd, mcse, pareto_k, ess = columns
+    elpd, lpd, mcse, pareto_k, largest_weight, ess = np.full((6, units), np.nan)
     refitted = np.zeros(units, dtype=bool)
-    return Predictions(elpd, lpd, mcse, np.full(n, np.nan), pareto_k, ess, refitted)
+    pit = np.full(n, np.nan)
+    return Predictions(elpd, lpd, mcse, pit, pareto_k, largest_weight, ess, refitted)
 
 
 def _batches(
@@ -220,11 +219,10 @@ def _predict(
     for f, fold in enumerate(folds):
         weights = _normalised(log_weights[:, f])
         ess = 1.0 / np.sum(weights**2)
-        large = weights.max() > _LARGE_WEIGHT
-        k = smooth_weights(log_weights[:, f])[1] if large else 0.0
+        k = smooth_weights(log_weights[:, f])[1]
         for u in fold:
             found.elpd[u], found.mcse[u] = _log_mean(weights, out.unit[:, position])
-            found.pareto_k[u], found.ess[u] = k, ess
+            found.pareto_k[u], found.largest_weight[u], found.ess[u] = k, weights.max(), ess
             position += 1
             last = row + len(studies.rows[u])
             found.pit[studies.rows[u]] = weights @ below[:, row:last]
