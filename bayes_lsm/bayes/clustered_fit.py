@@ -23,7 +23,6 @@ from bayes_lsm.bayes.diagnostics import convergence_of
 from bayes_lsm.bayes.draws import Array, Importance
 from bayes_lsm.bayes.posterior_summaries import PosteriorSummaries
 from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
-from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.correlation_matrices import count
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.priors import Priors
@@ -33,6 +32,8 @@ if TYPE_CHECKING:
     from xarray import DataTree
 
     from bayes_lsm.bayes.elpd import Elpd
+    from bayes_lsm.bayes.evidence import BayesFactor, Evidence
+    from bayes_lsm.bayes.fit import BayesFit
     from bayes_lsm.clusters import Cluster
 
 
@@ -55,7 +56,7 @@ class RandomInterceptDraws:
 
 # What `BayesFit` has and `ClusteredBayesFit` has not.
 _ONE_TERM_ONLY = frozenset(
-    "bayes_factor blup diagnose heterogeneity location new_effects "
+    "blup diagnose heterogeneity location new_effects "
     "posterior_predictive_check predict probability savage_dickey scale scale_functions "
     "sensitivity study_weights tau2 true_effects".split()
 )
@@ -253,21 +254,23 @@ class ClusteredBayesFit(PosteriorSummaries):
         self.posterior.to_netcdf(str(path))
         return Path(path)
 
+    @cached_property
+    def evidence(self) -> Evidence:
+        """Marginal likelihood with its error; see `bayes_lsm.bayes.clustered_evidence`."""
+        from bayes_lsm.bayes.clustered_evidence import evidence
+
+        return evidence(self)
+
     @property
     def log_evidence(self) -> float:
-        """Log marginal likelihood; its Monte Carlo error is ``importance.log_evidence_se``.
+        """Log marginal likelihood ln p(y); its Monte Carlo error is ``evidence.se``."""
+        return self.evidence.log
 
-        Raises
-        ------
-        FitError
-            When the draws are those of NUTS.
-        """
-        if self.importance is None:
-            raise FitError(
-                "the evidence of a model with several scale terms comes from the collapsed engine; "
-                "refit it with engine='collapsed'"
-            )
-        return self.importance.log_evidence
+    def bayes_factor(self, other: BayesFit | ClusteredBayesFit) -> BayesFactor:
+        """Bayes factor for this fit against another; see `bayes_lsm.bayes.bayes_factor`."""
+        from bayes_lsm.bayes.evidence import bayes_factor
+
+        return bayes_factor(self, other)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ that is wide "to be on the safe side" counts against its model; so a Bayes facto
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
@@ -17,18 +18,24 @@ import pandas as pd
 
 from bayes_lsm.bayes.collapsed import require_collapsible, sample_collapsed
 from bayes_lsm.bayes.diagnostics import dominated
-from bayes_lsm.bayes.draws import Draws
+from bayes_lsm.bayes.draws import Draws, Importance
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.student import require_normal_effects
+from bayes_lsm.bayes.subsets import Indices
+from bayes_lsm.clustered_design import ClusteredDesign
+from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
+    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
     from bayes_lsm.bayes.fit import BayesFit
+
+type AnyFit = BayesFit | ClusteredBayesFit
 
 Grades = Literal["kass_raftery", "jeffreys"]
 
-_EVIDENCE_DRAWS = 8000
+EVIDENCE_DRAWS = 8000
 _LARGEST_SE = 0.1
 # Upper limits of |ln BF|, and the words for what lies below them.
 _GRADES: dict[Grades, tuple[str, tuple[tuple[float, str], ...]]] = {
@@ -102,15 +109,19 @@ def evidence(fit: BayesFit) -> Evidence:
         require_collapsible(
             priors, "NUTS gives no marginal likelihood; use such priors, or compare by psis_loo()"
         )
-        draws = sample_collapsed(fit.design, priors, draws=_EVIDENCE_DRAWS, seed=fit.seed)
+        draws = sample_collapsed(fit.design, priors, draws=EVIDENCE_DRAWS, seed=fit.seed)
     return read_evidence(draws)
 
 
 def read_evidence(draws: Draws) -> Evidence:
     """The marginal likelihood that the collapsed engine found on its way to these draws."""
-    importance = draws.importance
-    if importance is None:
+    if draws.importance is None:
         raise FitError("draws of NUTS have no marginal likelihood; use engine='collapsed'")
+    return read_importance(draws.importance)
+
+
+def read_importance(importance: Importance) -> Evidence:
+    """The mean weight of a sample, and why it should not be trusted."""
     log, se, k = importance.log_evidence, importance.log_evidence_se, importance.pareto_k
     problems = []
     if dominated(k, importance.largest_weight):
@@ -118,10 +129,15 @@ def read_evidence(draws: Draws) -> Evidence:
             f"a few points dominate the marginal likelihood (Pareto k {k:.2f}, largest weight "
             f"{100 * importance.largest_weight:.1f}%)"
         )
+    return with_error(log, se, problems)
+
+
+def with_error(log: float, se: float, problems: Sequence[str] = ()) -> Evidence:
+    """A marginal likelihood, with a complaint when its error is large."""
     # Written so that nan counts as wrong.
-    if not se <= _LARGEST_SE:
-        problems.append(f"the log marginal likelihood has a Monte Carlo error of {se:.2f}")
-    return Evidence(log, se, tuple(f"{problem}; use tighter priors" for problem in problems))
+    large = () if se <= _LARGEST_SE else (f"the log marginal likelihood has an error of {se:.2f}",)
+    found = tuple(f"{problem}; use tighter priors" for problem in (*problems, *large))
+    return Evidence(log, se, found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,8 +211,8 @@ class BayesFactor(Printable):
 
 
 def bayes_factor(
-    first: BayesFit,
-    second: BayesFit,
+    first: AnyFit,
+    second: AnyFit,
     *,
     names: tuple[str, str] = ("the first model", "the second model"),
     prior_odds: float = 1.0,
@@ -206,8 +222,8 @@ def bayes_factor(
 
     Parameters
     ----------
-    first, second : BayesFit
-        Of any formulas, priors and engines.
+    first, second : BayesFit or ClusteredBayesFit
+        Of any formulas, scale terms, priors and engines.
     names : tuple of str, length 2
         For the table.
     prior_odds : float, default 1
@@ -247,7 +263,7 @@ def bayes_factor(
     if len(set(names)) != 2:
         raise FitError(f"names must be two different ones, got {names!r}")
     _require_same_effects(first, second)
-    evidences = (evidence(first), evidence(second))
+    evidences = (first.evidence, second.evidence)
     named = list(zip(names, (first, second), evidences, strict=True))
     return BayesFactor(
         evidences[0].log - evidences[1].log,
@@ -295,15 +311,21 @@ def describe_bf(log_bf: float, se: float) -> str:
     return f"Bayes factor {math.exp(log_bf):.3g} (± {100 * se:.2g}%)"
 
 
-def _words(fit: BayesFit) -> str:
+def _words(fit: AnyFit) -> str:
     words = fit.design.specification
-    return f"location {words.location}, scale {words.scale}; priors: {fit.priors.describe()}"
+    scale = words.scale
+    if not isinstance(scale, str):
+        scale = ", ".join(f"{name} {formula}" for name, formula in scale.items())
+    return f"location {words.location}, scale {scale}; priors: {fit.priors.describe()}"
 
 
-def _require_same_effects(first: BayesFit, second: BayesFit) -> None:
-    """Rows may be in another order, but must be the same effects with the same variances."""
+def _require_same_effects(first: AnyFit, second: AnyFit) -> None:
+    """Rows may be in another order, but must be the same effects with the same covariance."""
+    designs = [fit.design for fit in (first, second)]
+    orders = [np.lexsort([design.v, design.y]) for design in designs]
     ours, theirs = (
-        np.array(sorted(zip(fit.design.y, fit.design.v, strict=True))) for fit in (first, second)
+        np.column_stack([design.y, design.v])[order]
+        for design, order in zip(designs, orders, strict=True)
     )
     if not np.array_equal(ours, theirs):
         raise FitError(
@@ -311,3 +333,21 @@ def _require_same_effects(first: BayesFit, second: BayesFit) -> None:
             f"{len(ours)} and k = {len(theirs)} that are not the same; fit both models to the "
             "same rows (leave out those with missing moderators first)"
         )
+    found = [_covariances(design, order) for design, order in zip(designs, orders, strict=True)]
+    if found[0] != found[1]:
+        raise FitError(
+            "a Bayes factor needs the same sampling covariances in both fits, and theirs differ; "
+            "give both models the same sampling_covariance"
+        )
+
+
+def _covariances(design: Design | ClusteredDesign, order: Indices) -> dict[tuple[int, int], float]:
+    """The sampling covariances that are not zero, by the places of their rows."""
+    place = np.argsort(order)
+    return {
+        (int(place[i]), int(place[j])): float(block.covariance[a, b])
+        for block in (design.blocks if isinstance(design, ClusteredDesign) else ())
+        for a, i in enumerate(block.rows)
+        for b, j in enumerate(block.rows)
+        if i != j
+    }

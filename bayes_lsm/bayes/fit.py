@@ -30,10 +30,11 @@ if TYPE_CHECKING:
     from xarray import DataTree
 
     from bayes_lsm.bayes.checks import PredictiveCheck
+    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
     from bayes_lsm.bayes.diagnosis import Diagnosis
     from bayes_lsm.bayes.effects import Blups
     from bayes_lsm.bayes.elpd import Elpd
-    from bayes_lsm.bayes.evidence import BayesFactor
+    from bayes_lsm.bayes.evidence import BayesFactor, Evidence
     from bayes_lsm.bayes.heterogeneity import Heterogeneity
     from bayes_lsm.bayes.prediction import Prediction
     from bayes_lsm.bayes.probability import Direction, Probability
@@ -191,13 +192,18 @@ class BayesFit(PosteriorSummaries):
         )
 
     @cached_property
-    def log_evidence(self) -> float:
-        """Log marginal likelihood ln p(y); see `bayes_lsm.bayes.evidence.evidence`."""
+    def evidence(self) -> Evidence:
+        """Marginal likelihood with its error; see `bayes_lsm.bayes.evidence.evidence`."""
         from bayes_lsm.bayes.evidence import evidence
 
-        return evidence(self).log
+        return evidence(self)
 
-    def bayes_factor(self, other: BayesFit) -> BayesFactor:
+    @property
+    def log_evidence(self) -> float:
+        """Log marginal likelihood ln p(y); see `bayes_lsm.bayes.evidence.evidence`."""
+        return self.evidence.log
+
+    def bayes_factor(self, other: BayesFit | ClusteredBayesFit) -> BayesFactor:
         """Bayes factor for this fit against another; see `bayes_lsm.bayes.bayes_factor`."""
         from bayes_lsm.bayes.evidence import bayes_factor
 

@@ -1,0 +1,125 @@
+"""The marginal likelihood of a model with several scale terms.
+
+The collapsed engine has it. For draws of NUTS it is run on the same model; where it cannot be, since
+location priors are not normal or ln τ² has random intercepts, the draws themselves are bridged (see
+`bridge`): in coordinates β, α, κ, ln ω and u of random intercepts ωu, with the effects of the groups
+integrated out.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayes_lsm.bayes.bridge import bridge
+from bayes_lsm.bayes.clustered import resolve_terms, sample_clustered
+from bayes_lsm.bayes.clustered_deletion import RowSums
+from bayes_lsm.bayes.clustered_draws import flat_coefficients
+from bayes_lsm.bayes.clustered_graph import DEFAULT_SCALE_SD
+from bayes_lsm.bayes.collapsed import can_collapse
+from bayes_lsm.bayes.draws import Array
+from bayes_lsm.bayes.evidence import EVIDENCE_DRAWS, Evidence, read_importance, with_error
+from bayes_lsm.errors import FitError
+from bayes_lsm.likelihood.correlation_matrices import count
+from bayes_lsm.priors import ResolvedPriors
+
+if TYPE_CHECKING:
+    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit, TermDraws
+
+# An error beyond that cannot itself be trusted: the proposal misses much of the posterior.
+_LARGEST_BRIDGE_SE = 0.5
+
+
+def evidence(fit: ClusteredBayesFit) -> Evidence:
+    """The log marginal likelihood of a fit's model.
+
+    Parameters
+    ----------
+    fit : ClusteredBayesFit
+        Of either engine.
+
+    Raises
+    ------
+    FitError
+        With flat location priors, for which there is none.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> fit = lsm.LocationScaleModel.from_file("konstantopoulos2011").fit_bayes(seed=1)
+    >>> round(evidence(fit).log)
+    -17
+    """
+    if fit.importance is not None:
+        return read_importance(fit.importance)
+    priors = resolve_terms(fit.design, fit.priors)
+    plain = not any(term.random for term in fit.design.terms)
+    if plain and can_collapse(ResolvedPriors(priors.location, priors.location)):
+        _, _, importance = sample_clustered(fit.design, priors, draws=EVIDENCE_DRAWS, seed=fit.seed)
+        return read_importance(importance)
+    if not priors.location.is_proper:
+        raise FitError(
+            "with a flat location prior there is no marginal likelihood; use a proper prior, or "
+            "compare by psis_loo()"
+        )
+    worth = float(fit.convergence.filter(like="ess").to_numpy().min())
+    rng = np.random.default_rng(fit.seed)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        joint = _Joint(fit)
+        log, se = bridge(joint, joint.coordinates(), worth=worth, rng=rng)
+    far = () if se <= _LARGEST_BRIDGE_SE else ("the draws are far from normal for a bridge",)
+    return with_error(log, se, far)
+
+
+class _Joint:
+    """ln p(y, θ) at points θ = (β, α and κ of all terms, ln ω, u), without bounds."""
+
+    def __init__(self, fit: ClusteredBayesFit) -> None:
+        self._fit = fit
+        self._priors = resolve_terms(fit.design, fit.priors)
+        self._sums = RowSums(fit.design, fit.beta.mean(axis=0))
+        self._rows = np.arange(len(fit.design.y))
+        self._sd = fit.priors.scale_sd or DEFAULT_SCALE_SD
+        self._random = [each for term in fit.terms.values() for each in term.random]
+        self._log_jacobian = sum(
+            np.linalg.slogdet(matrix)[1]
+            for matrix in (self._priors.location.contrasts, self._priors.contrasts)
+        )
+        # Of the coefficients of all terms: which are effects of random intercepts.
+        self._effect = np.concatenate(
+            [np.repeat([False, True, False], _sizes(t)) for t in fit.terms.values()]
+        )
+
+    def coordinates(self) -> Array:
+        """The draws of the fit, as such points."""
+        flat = flat_coefficients(self._fit)
+        log_sd = [np.log(each.sd)[:, None] for each in self._random]
+        u = [each.effect / each.sd[:, None] for each in self._random]
+        return np.hstack([self._fit.beta, flat[:, ~self._effect], *log_sd, *u])
+
+    def __call__(self, points: Array) -> Array:
+        p, q = self._fit.beta.shape[1], int(np.sum(~self._effect))
+        beta, alpha, rest = np.split(points, [p, p + q], axis=1)
+        log_sd, u = np.split(rest, [len(self._random)], axis=1)
+        flat = np.empty((len(points), len(self._effect)))
+        flat[:, ~self._effect] = alpha
+        sizes = [each.effect.shape[1] for each in self._random]
+        flat[:, self._effect] = u * np.repeat(np.exp(log_sd), sizes, axis=1)
+        likelihood = self._sums.of(self._rows, flat).log_density(beta - self._sums.mean)
+        theta = alpha @ self._priors.contrasts.T
+        prior = self._priors.location.logpdf(beta).sum(axis=1) + self._log_jacobian
+        for each, values in zip(self._priors.scale, theta.T, strict=True):
+            prior = prior + each.logpdf(values)
+        # The prior of ω is that of a τ, whose density is of ln τ² = 2 ln ω.
+        prior = prior + np.sum(self._sd.logpdf(2.0 * log_sd) + math.log(2.0), axis=1)
+        prior = prior - 0.5 * np.sum(u**2 + np.log(2 * np.pi), axis=1)
+        return np.asarray(likelihood + prior)
+
+
+def _sizes(drawn: TermDraws) -> tuple[int, int, int]:
+    """How many α, effects of random intercepts and κ a term has."""
+    term = drawn.term
+    levels = sum(each.effect.shape[1] for each in drawn.random)
+    return len(term.names), levels, count(len(term.effects), term.correlation)
