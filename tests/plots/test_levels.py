@@ -147,7 +147,5 @@ def test_figures_of_results_refuse_a_fit(schools, name):
 
 
 def test_forest_of_what_it_cannot_show(schools):
-    with pytest.raises(FitError, match="caterpillar"):
-        plots.forest(schools, blups=True)
     with pytest.raises(FitError, match="no scale term 'county'"):
         plots.forest(schools, by="county")
