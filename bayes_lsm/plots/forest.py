@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -186,7 +186,7 @@ def _own_effects(fit: AnyFit | ClusteredFit, level: float) -> Array:
     if isinstance(fit.design, ClusteredDesign):
         from bayes_lsm.reml.clustered_effects import true_effects
 
-        table = true_effects(cast("ClusteredFit", fit), level=level)
+        table = true_effects(fit, level=level)
     else:
         table = fit.blup(level=level).table
     return table[["estimate", "pi_lb", "pi_ub"]].to_numpy()
