@@ -82,11 +82,11 @@ class TermDraws:
     correlation: Array
     random: tuple[RandomInterceptDraws, ...] = ()
 
-    def log_tau2(self, units: slice) -> Array:
+    def log_tau2(self, units: slice | npt.NDArray[np.intp], draws: slice = slice(None)) -> Array:
         """Draws of ln τ² of some rows of `ScaleTerm.table`, shape (units, draws)."""
-        eta = self.term.table[units] @ self.alpha.T
+        eta = self.term.table[units] @ self.alpha[draws].T
         for each in self.random:
-            eta += each.effect.T[each.of.index.ravel()[units]]
+            eta += each.effect[draws].T[each.of.index.ravel()[units]]
         return np.asarray(eta)
 
     @property
