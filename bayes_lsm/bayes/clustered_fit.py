@@ -32,6 +32,7 @@ from bayes_lsm.random_intercepts import RandomIntercept
 if TYPE_CHECKING:
     from xarray import DataTree
 
+    from bayes_lsm.bayes.clustered_effects import LevelEffects
     from bayes_lsm.bayes.clustered_heterogeneity import LevelHeterogeneity
     from bayes_lsm.bayes.elpd import Elpd
     from bayes_lsm.bayes.intervals import Interval
@@ -58,8 +59,8 @@ class RandomInterceptDraws:
 
 # What `BayesFit` has and `ClusteredBayesFit` has not.
 _ONE_TERM_ONLY = frozenset(
-    "bayes_factor blup diagnose new_effects posterior_predictive_check predict probability "
-    "savage_dickey sensitivity study_weights true_effects".split()
+    "bayes_factor diagnose new_effects posterior_predictive_check predict probability "
+    "savage_dickey sensitivity study_weights".split()
 )
 
 
@@ -253,6 +254,21 @@ class ClusteredBayesFit(PosteriorSummaries):
         from bayes_lsm.bayes.clustered_heterogeneity import level_heterogeneity
 
         return level_heterogeneity(self, level=level, interval=interval)
+
+    def blup(self, *, level: float = 0.95, interval: Interval = "eti") -> LevelEffects:
+        """The effects of the groups of every scale term.
+
+        See `bayes_lsm.bayes.clustered_effects.level_effects`.
+        """
+        from bayes_lsm.bayes.clustered_effects import level_effects
+
+        return level_effects(self, level=level, interval=interval)
+
+    def true_effects(self, *, terms: Sequence[str] | None = None, seed: int | None = None) -> Array:
+        """Draws of the rows' true effects; see `bayes_lsm.bayes.clustered_effects.true_effects`."""
+        from bayes_lsm.bayes.clustered_effects import true_effects
+
+        return true_effects(self, terms=terms, seed=seed)
 
     def scale_functions(
         self,

@@ -6,10 +6,10 @@ u = T w, w ~ Normal(0, I), its rows' multipliers A, and N what no two rows share
     r = y − Xβ = A u + Normal(0, N),   w | r ~ Normal( K⁻¹b, K⁻¹ ),
     K = I + T'A'N⁻¹A T,   b = T'A'N⁻¹r
 
-for each draw of β, α and the correlations. Where V is diagonal the effects e_l of single rows are
-in N, with variances τ_l², and
+for each draw of β, α and the correlations. Where V is diagonal, the effect e of a row that has one
+of its own, multiplied by a, is in N = v + a²τ²:
 
-    q = Σ_l c_l τ_l² a_l / N:   c'e | u, r  ~  Normal( q (r − A u),  Σ_l c_l² τ_l² − q² N )
+    e | u, r  ~  Normal( q (r − A u), v τ² / N ),   q = a τ² / N
 
 Whatever is asked of the effects is a linear combination of them. Nothing is larger than a block,
 for so many draws at a time as keep it small.
@@ -20,7 +20,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,8 +37,8 @@ Index = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
-class _Single:
-    """A scale term whose groups are single rows: the effect of each row, and its multiplier."""
+class _Own:
+    """The scale term whose groups are single rows: the effect of each row, and its multiplier."""
 
     effect: Index
     multiplier: Array
@@ -80,13 +79,12 @@ class GroupEffects:
         return effect_starts(self.fit.design)
 
     @cached_property
-    def _single(self) -> list[_Single]:
-        terms = self.fit.design.terms
-        found = []
+    def _own(self) -> _Own | None:
+        """There is one such term at most: two could not be told apart."""
         for effect, _ in list_blocks(self.fit.design)[1]:
             t = int(np.searchsorted(self.starts, effect[0], side="right")) - 1
-            found.append(_Single(effect, terms[t].slopes[:, 0]))
-        return found
+            return _Own(effect, self.fit.design.terms[t].slopes[:, 0])
+        return None
 
     @cached_property
     def _blocks(self) -> list[Block]:
@@ -107,8 +105,8 @@ class GroupEffects:
         of_row = np.zeros(len(self.fit.design.y), dtype=np.intp)
         for j, block in enumerate(self._blocks):
             owner[block.effects], of_row[block.rows] = j, j
-        for each in self._single:
-            owner[each.effect] = of_row
+        if self._own is not None:
+            owner[self._own.effect] = of_row
         return owner
 
     def combine(self, combination: sparse.csr_array) -> tuple[Array, Array]:
@@ -151,17 +149,13 @@ class GroupEffects:
                 w = w + np.linalg.solve(np.swapaxes(root, 1, 2), z)
                 u = (given.T @ w)[..., 0]
                 drawn[draws, block.rows] = (u * kept[block.effects]) @ block.multipliers.T
-                if not self._single:
-                    continue
-                row = np.arange(len(block.rows))
-                loads = [
-                    each.multiplier[block.rows] * kept[each.effect[block.rows]]
-                    for each in self._single
-                ]
-                q, spread = self._of_single_rows(block.rows, np.array(loads), draws)
-                left = given.residual[row] - block.multipliers @ u.T
-                noise = rng.standard_normal(q.shape) * np.sqrt(spread)
-                drawn[draws, block.rows] += (q * left + noise).T
+                if self._own is not None:
+                    own = self._own.effect[block.rows]
+                    q, spread = self._of_own(self._own, block.rows, draws)
+                    left = given.residual - block.multipliers @ u.T
+                    e = q * left + np.sqrt(spread) * rng.standard_normal(q.shape)
+                    loads = kept[own] * self._own.multiplier[block.rows]
+                    drawn[draws, block.rows] += (loads[:, None] * e).T
         return drawn
 
     def _of_terms(self, chosen: frozenset[str]) -> Array:
@@ -185,15 +179,13 @@ class GroupEffects:
         shared = combination[:, block.effects].toarray()
         loads = np.repeat(shared[:, None], size, axis=1)  # (R, S, m)
         mean, variance = np.zeros((2, combination.shape[0], size))
-        if self._single:
-            parts = [combination[:, each.effect[block.rows]] for each in self._single]
-            places = np.concatenate([np.array(part.nonzero()) for part in parts], axis=1)
-            pair, row = np.unique(places, axis=1)
-            values = np.array([np.asarray(part[pair, row]).ravel() for part in parts])
-            q, spread = self._of_single_rows(block.rows[row], values, draws)
-            np.add.at(mean, pair, q * given.residual[row])
-            np.add.at(variance, pair, spread)
-            np.subtract.at(loads, pair, q[:, :, None] * block.multipliers[row, None])
+        if self._own is not None:
+            part = combination[:, self._own.effect[block.rows]].tocoo()
+            (pair, row), c = part.coords, part.data[:, None]
+            q, spread = self._of_own(self._own, block.rows[row], draws)
+            np.add.at(mean, pair, c * q * given.residual[row])
+            np.add.at(variance, pair, c**2 * spread)
+            np.subtract.at(loads, pair, (c * q)[:, :, None] * block.multipliers[row, None])
         if m:
             right = np.swapaxes(np.swapaxes(loads, 0, 1) @ given.T, 1, 2)  # (S, m, R)
             solved = np.linalg.solve(given.K, np.concatenate([right, given.b[..., None]], axis=2))
@@ -208,7 +200,7 @@ class GroupEffects:
         T = self._factors(block, draws)
         if block.covariance is not None:
             weighted = np.linalg.solve(block.covariance, A)[None]  # (1, n, m)
-        elif self._single:
+        elif self._own is not None:
             weighted = A / self._row_noise(rows, draws).T[:, :, None]
         else:
             weighted = (A / design.v[rows, None])[None]
@@ -244,25 +236,14 @@ class GroupEffects:
 
     def _row_noise(self, rows: Index, draws: slice) -> Array:
         """N of some rows, shape (rows, S)."""
-        noise = np.repeat(self.fit.design.v[rows, None], len(self.fit.beta[draws]), axis=1)
-        for each in self._single:
-            square = each.multiplier[rows, None] ** 2
-            noise += square * self._tau2(each.effect[rows], draws)
-        return noise
+        own = self._own
+        if own is None:
+            return np.repeat(self.fit.design.v[rows, None], len(self.fit.beta[draws]), axis=1)
+        square = own.multiplier[rows, None] ** 2
+        return self.fit.design.v[rows, None] + square * self._tau2(own.effect[rows], draws)
 
-    def _of_single_rows(self, rows: Index, values: Array, draws: slice) -> tuple[Array, Array]:
-        """q and the variance given u of c'e, for coefficients c (terms, P) in P rows: (P, S) each.
-
-        The variance is written without a difference, by Lagrange's identity:
-        Σ c²τ² − q² N = [ v Σ c²τ² + Σ_{l<k} τ_l² τ_k² (c_l a_k − c_k a_l)² ] / N.
-        """
-        tau2 = [self._tau2(each.effect[rows], draws) for each in self._single]
-        a = [each.multiplier[rows, None] for each in self._single]
-        c = [each[:, None] for each in values]
-        v = self.fit.design.v[rows, None]
-        noise = v + sum(a[t] ** 2 * tau2[t] for t in range(len(a)))
-        pull = sum(c[t] * a[t] * tau2[t] for t in range(len(a)))
-        spread = v * sum(c[t] ** 2 * tau2[t] for t in range(len(a)))
-        for t, k in combinations(range(len(a)), 2):
-            spread = spread + tau2[t] * tau2[k] * (c[t] * a[k] - c[k] * a[t]) ** 2
-        return np.asarray(pull / noise), np.asarray(spread / noise)
+    def _of_own(self, own: _Own, rows: Index, draws: slice) -> tuple[Array, Array]:
+        """q and v τ² / N of the effects that are some rows' own, shape (rows, S) each."""
+        tau2, v = self._tau2(own.effect[rows], draws), self.fit.design.v[rows, None]
+        noise = self._row_noise(rows, draws)
+        return own.multiplier[rows, None] * tau2 / noise, v * tau2 / noise
