@@ -47,8 +47,8 @@ def _highest(fit: AnyFit, y: Array) -> float:
     from bayes_lsm.reml.search import Search
 
     if isinstance(fit, ClusteredFit):
-        design = replace(fit.design, y=y)
-        spot = ClusteredSearch(design, fit.method, turns=0, near=[fit.stop]).highest
+        moved = replace(fit.design, y=y)
+        spot = ClusteredSearch(moved, fit.method, turns=0, near=[fit.stop]).highest
         return spot.value if spot.ascent.converged else math.nan
     design = fit.design
     search = Search(y, design.v, design.X, design.Z, fit.method)
