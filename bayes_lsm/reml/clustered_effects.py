@@ -15,6 +15,7 @@ from scipy.special import chdtrc, ndtri, stdtrit
 from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.clustered_new_data import apply_to_new_data
 from bayes_lsm.errors import FitError
+from bayes_lsm.likelihood.sampling_weights import typical_variance, weigh
 from bayes_lsm.likelihood.terms import sampling_covariance
 from bayes_lsm.reml.clustered_blocks import blocks, covariance_of_effects, loadings
 from bayes_lsm.reml.clustered_deletion import tau2_at
@@ -71,7 +72,7 @@ def level_heterogeneity(fit: ClusteredFit) -> LevelHeterogeneity:
     """
     design = fit.design
     tau2 = np.array([_row_variance(each).mean() for each in fit.terms.values()])
-    typical = _typical_variance(design)
+    typical = typical_variance(design)
     total = float(tau2.sum())
     values = np.r_[tau2, total]
     table = pd.DataFrame(
@@ -313,32 +314,9 @@ def cochran_q_of_blocks(design: ClusteredDesign) -> ChiSquareTest:
     """
     if not (design.v > 0).all():
         raise FitError("Cochran's Q needs sampling variances; individual data have none")
-    weighted, _ = _weigh(design, np.column_stack([design.X, design.y]))
+    weighted, _ = weigh(design, np.column_stack([design.X, design.y]))
     WX, Wy = weighted[:, :-1], weighted[:, -1]
     beta = np.linalg.solve(design.X.T @ WX, WX.T @ design.y)
     statistic = float((design.y - design.X @ beta) @ (Wy - WX @ beta))
     df = len(design.y) - design.X.shape[1]
     return ChiSquareTest(statistic, df, float(chdtrc(df, statistic)))
-
-
-def _weigh(design: ClusteredDesign, columns: Array) -> tuple[Array, float]:
-    """V⁻¹ times some columns (n, m), and tr V⁻¹."""
-    alone = np.ones(len(design.v), dtype=bool)
-    found = np.zeros_like(columns)
-    trace = 0.0
-    for block in design.blocks:
-        alone[block.rows] = False
-        W = np.linalg.inv(block.covariance)
-        found[block.rows] = W @ columns[block.rows]
-        trace += float(np.trace(W))
-    found[alone] = columns[alone] / design.v[alone, None]
-    return found, trace + float(np.sum(1.0 / design.v[alone]))
-
-
-def _typical_variance(design: ClusteredDesign) -> float:
-    """(n − p) / tr(P) with weights V⁻¹."""
-    if not (design.v > 0).all():
-        return 0.0
-    WX, trace = _weigh(design, design.X)
-    trace -= float(np.trace(np.linalg.solve(design.X.T @ WX, WX.T @ WX)))
-    return float((len(design.v) - design.X.shape[1]) / trace)
