@@ -23,7 +23,7 @@ from bayes_lsm.clusters import Cluster, read_clusters, shared
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.clustered_blocks import blocks, covariance_of_effects, loadings
 from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.clustered_sandwich import scale_sandwich
+from bayes_lsm.reml.clustered_sandwich import orthonormal_location, scale_sandwich
 from bayes_lsm.reml.clustered_terms import coefficients
 from bayes_lsm.reml.robust import Kind, t_table
 from bayes_lsm.results import model_title
@@ -145,14 +145,15 @@ def clustered_robust(
         raise FitError(
             f"{G} clusters are too few for {p} location coefficients; at least {p + 1} are needed"
         )
-    pieces = _pieces(fit, clusters.code, adjusted=kind == "CR2")
+    X, M, back = orthonormal_location(fit)
+    pieces = _pieces(fit, X, M, back, clusters.code, adjusted=kind == "CR2")
     estimates = np.array([pull.T @ e for pull, _, _, e in pieces])
     vcov = estimates.T @ estimates
     df = np.full(p, float(G - p))
     if kind == "CR1":
         vcov = vcov * G / (G - p)
     if kind == "CR2":
-        df = _satterthwaite(pieces, fit.vcov_location)
+        df = _satterthwaite(pieces, M)
     df_scale = np.full(len(fit.alpha), float(G - 1))
     if not small_sample:
         df, df_scale = np.full(p, np.inf), np.full(len(fit.alpha), np.inf)
@@ -163,9 +164,17 @@ def clustered_robust(
 _Piece = tuple[Array, Array, Array, Array]  # A W X M, X, Σ and e of a cluster
 
 
-def _pieces(fit: ClusteredFit, code: npt.NDArray[np.intp], *, adjusted: bool) -> list[_Piece]:
+def _pieces(
+    fit: ClusteredFit,
+    orthonormal: Array,
+    M: Array,
+    back: Array,
+    code: npt.NDArray[np.intp],
+    *,
+    adjusted: bool,
+) -> list[_Piece]:
     design = fit.design
-    M, e = fit.vcov_location, design.y - design.X @ fit.beta
+    e = design.y - design.X @ fit.beta
     of_cluster: dict[int, list[tuple[npt.NDArray[np.intp], Array]]] = {}
     for block in blocks(design, loadings(design), covariance_of_effects(fit)):
         of_cluster.setdefault(int(code[block.rows[0]]), []).append((block.rows, block.sigma))
@@ -178,8 +187,8 @@ def _pieces(fit: ClusteredFit, code: npt.NDArray[np.intp], *, adjusted: bool) ->
             last = first + len(part)
             sigma[first:last, first:last] = part
             first = last
-        X = design.X[rows]
-        pull = np.linalg.solve(sigma, X) @ M
+        X = orthonormal[rows]
+        pull = np.linalg.solve(sigma, X) @ (M @ back.T)
         if adjusted:
             D = np.linalg.cholesky(sigma).T
             values, vectors = np.linalg.eigh(D @ (sigma - X @ M @ X.T) @ D.T)

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -257,11 +257,30 @@ def _sums(values: Array, groups: npt.NDArray[np.intp], G: int) -> Array:
 
 
 def _cr0(fit: RemlFit, groups: npt.NDArray[np.intp], G: int) -> Array:
-    X = fit.design.X
-    location = estimate_location(fit.design.y, fit.design.v + fit.tau2, X)
-    u = location.residuals / (fit.design.v + fit.tau2)
-    scores = _sums(u[:, None] * X, groups, G) @ location.covariance
+    whitened = _whiten(fit)
+    scores = _sums(whitened.residuals[:, None] * whitened.basis, groups, G) @ whitened.back.T
     return np.asarray(scores.T @ scores)
+
+
+class _Whitened(NamedTuple):
+    """W^½X = Q R: sums over Q (k, p) keep the digits that those over X lose in extreme units.
+
+    `residuals` are W^½e (k,), and `back` is R⁻¹ (p, p), so that X = W^-½ Q R and M = R⁻¹R⁻ᵀ.
+    """
+
+    basis: Array
+    residuals: Array
+    back: Array
+
+
+def _whiten(fit: RemlFit) -> _Whitened:
+    design = fit.design
+    variance = design.v + fit.tau2
+    location = estimate_location(design.y, variance, design.X)
+    root = np.sqrt(variance)
+    Q = location.basis
+    R = np.triu(Q.T @ (design.X / root[:, None]))
+    return _Whitened(Q, location.residuals / root, np.linalg.solve(R, np.eye(len(R))))
 
 
 def _cr2(fit: RemlFit, groups: npt.NDArray[np.intp], G: int) -> tuple[Array, Array]:
@@ -271,26 +290,28 @@ def _cr2(fit: RemlFit, groups: npt.NDArray[np.intp], G: int) -> tuple[Array, Arr
     quadratic form in normal variables with the matrix P, P_cd = 1(c = d) a_c'Φ_c a_c − a_c'X_c M
     X_d'a_d, and df = (tr P)²/tr PP.
     """
-    X, variance = fit.design.X, fit.design.v + fit.tau2
-    location = estimate_location(fit.design.y, variance, X)
-    M, e = location.covariance, location.residuals
-    pulls = (X / variance[:, None]) @ M
+    variance = fit.design.v + fit.tau2
+    root = np.sqrt(variance)[:, None]
+    whitened = _whiten(fit)
+    e = whitened.residuals * root[:, 0]
+    X = whitened.basis * root  # in whose coordinates M is the identity
+    pulls = (whitened.basis / root) @ whitened.back.T
     adjusted = np.empty_like(pulls)
     order = np.argsort(groups, kind="stable")
     for rows in np.split(order, np.cumsum(np.bincount(groups, minlength=G))[:-1]):
         D = np.sqrt(variance[rows])
-        B = D[:, None] * (np.diag(variance[rows]) - X[rows] @ M @ X[rows].T) * D
+        B = D[:, None] * (np.diag(variance[rows]) - X[rows] @ X[rows].T) * D
         values, vectors = np.linalg.eigh(B)
         kept = values > _ZERO * np.max(D) ** 4
-        root = (vectors[:, kept] / np.sqrt(values[kept])) @ vectors[:, kept].T
-        adjusted[rows] = D[:, None] * (root @ (D[:, None] * pulls[rows]))
+        half = (vectors[:, kept] / np.sqrt(values[kept])) @ vectors[:, kept].T
+        adjusted[rows] = D[:, None] * (half @ (D[:, None] * pulls[rows]))
     estimates = _sums(adjusted * e[:, None], groups, G)
     own = _sums(adjusted**2 * variance[:, None], groups, G)
-    df = np.empty(X.shape[1])
+    df = np.empty(len(whitened.back))
     for j in range(len(df)):
         U = _sums(adjusted[:, [j]] * X, groups, G)
-        through = np.sum(U @ M * U, axis=1)
-        S = M @ (U.T @ U)
+        through = np.sum(U**2, axis=1)
+        S = U.T @ U
         squared = np.sum(own[:, j] ** 2 - 2 * own[:, j] * through) + np.trace(S @ S)
         df[j] = (own[:, j].sum() - through.sum()) ** 2 / squared
     return estimates.T @ estimates, df
@@ -316,8 +337,10 @@ def score_contributions(
     u = w * location.residuals
     h = np.sum(location.basis**2, axis=1) if method == "REML" else 0.0
     own = 0.5 * (fit_tau2 * (u**2 - w + w * h))[:, None] * Z
+    # With X in the coordinates W^-½Q, in which (X'WX)⁻¹ is the identity.
+    X = location.basis * np.sqrt(variance)[:, None]
     B = -(Z.T * (fit_tau2 * w * u)) @ X
-    passed_on = (u[:, None] * X) @ (location.covariance @ B.T)
+    passed_on = (u[:, None] * X) @ B.T
     return np.asarray(own + passed_on)
 
 
