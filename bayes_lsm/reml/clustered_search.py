@@ -8,7 +8,7 @@ same data: groups without variance leave their term, and so do the coefficients 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -252,7 +252,40 @@ class ClusteredSearch:
         ascent = clustered.ascend_clustered(
             start, data, method=self._method, tolerance=_TOLERANCE, held=held
         )
-        return Spot(remaining, data, ascent)
+        spot = Spot(remaining, data, ascent)
+        beyond = self._beyond(spot)
+        return self._at_border(spot, beyond, held) if beyond else spot
+
+    def _beyond(self, spot: Spot) -> dict[int, float]:
+        """κ at the least that the model allows, by its place, where fewer effects would allow less.
+
+        A compound-symmetric ρ of s effects is above −1/(s − 1), and so is that of those which a
+        limit leaves, though two of them alone could have any.
+        """
+        found = {}
+        for t, (term, left) in enumerate(zip(self._design.terms, spot.remaining, strict=True)):
+            m, s = len(left.effects), len(term.effects)
+            if term.correlation == "compound_symmetric" and 1 < m < s and t not in self._held:
+                least = kappa_of(-1 / (s - 1), m, term.correlation)
+                place = int(spot.data.starts[t]) + spot.data.terms[t].table.shape[2]
+                if spot.ascent.alpha[place] < least:
+                    found[place] = least
+        return found
+
+    def _at_border(self, spot: Spot, kappa: Mapping[int, float], held: Mask) -> Spot:
+        """Climb with these κ held, which are given no information."""
+        start, held = spot.ascent.alpha.copy(), held.copy()
+        for place, least in kappa.items():
+            start[place], held[place] = least, True
+        ascent = clustered.ascend_clustered(
+            start, spot.data, method=self._method, tolerance=_TOLERANCE, held=held
+        )
+        hessian = ascent.at.hessian.copy()
+        for place in kappa:
+            hessian[place, place] = 0.0
+        return Spot(
+            spot.remaining, spot.data, replace(ascent, at=replace(ascent.at, hessian=hessian))
+        )
 
     def _starts(self, data: clustered.Clustered) -> Iterator[Array]:
         """Starting values: the residual variance shared out among the terms in several ways."""
