@@ -25,9 +25,7 @@ from bayes_lsm.reml.clustered_blocks import blocks, covariance_of_effects, loadi
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.clustered_sandwich import orthonormal_location, scale_sandwich
 from bayes_lsm.reml.clustered_terms import coefficients
-from bayes_lsm.reml.robust import Kind, t_table
-from bayes_lsm.results import model_title
-from bayes_lsm.tables import Printable
+from bayes_lsm.reml.robust import ClusterRobust, Kind, t_table
 
 Array = npt.NDArray[np.float64]
 
@@ -36,36 +34,11 @@ _ZERO = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
-class ClusteredRobustFit(Printable):
-    """A fit of several scale terms with cluster-robust covariances; its estimates are the fit's.
+class ClusteredRobustFit(ClusterRobust[ClusteredFit]):
+    """A fit of several scale terms with cluster-robust covariances; see `ClusterRobust`.
 
-    Attributes
-    ----------
-    fit : ClusteredFit
-    kind : {"CR0", "CR1", "CR2"}
-    n_clusters : int
-    vcov_location : ndarray, shape (p, p)
-    vcov_scale : ndarray, shape (q, q)
-        Of the scale coefficients of all terms; nan where the fit has no covariance.
-    df_location : ndarray, shape (p,)
-        G − p, or Satterthwaite's for CR2; inf for tests with the normal distribution.
-    df_scale : ndarray, shape (q,)
-        G − 1, or inf.
+    `vcov_scale` is that of the scale coefficients of all terms.
     """
-
-    fit: ClusteredFit
-    kind: str
-    n_clusters: int
-    vcov_location: Array
-    vcov_scale: Array
-    df_location: Array
-    df_scale: Array
-
-    @property
-    def location(self) -> pd.DataFrame:
-        """Location coefficients: estimate, se, tval, df, pval, ci_lb, ci_ub; one row a term."""
-        names = self.fit.design.location.names
-        return t_table(names, self.fit.beta, self.vcov_location, self.df_location)
 
     @property
     def scale(self) -> pd.DataFrame:
@@ -77,20 +50,6 @@ class ClusteredRobustFit(Printable):
             [(each.grouping, each.name) for each in named], names=["grouping", "term"]
         )
         return table
-
-    @property
-    def title(self) -> str:
-        """The kind of model, how it was fitted, and the clusters."""
-        how = f"{self.fit.label}; {self.kind} in {self.n_clusters} clusters"
-        return model_title(self.fit.design, how)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader of the table has to know."""
-        found = ["standard errors and tests are cluster-robust"]
-        if self.kind == "CR2":
-            found.append("CR2 is for the location part; the scale part has CR1")
-        return (*found, *self.fit.notes)
 
     def to_dataframe(self) -> pd.DataFrame:
         """All tables as one, indexed by part and term."""
@@ -120,7 +79,7 @@ def clustered_hat_values(fit: ClusteredFit) -> Array:
 
 
 def clustered_robust(
-    fit: ClusteredFit, cluster: Cluster | None, *, kind: str, small_sample: bool
+    fit: ClusteredFit, cluster: Cluster | None, *, kind: Kind, small_sample: bool
 ) -> ClusteredRobustFit:
     """Cluster-robust covariances of β and α.
 

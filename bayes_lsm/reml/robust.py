@@ -67,12 +67,12 @@ class RobustTest:
 
 
 @dataclass(frozen=True, eq=False)
-class RobustFit(Printable):
-    """A fit with cluster-robust covariances; its estimates are those of the fit.
+class ClusterRobust[Fit: RemlFit | ClusteredFit](Printable):
+    """What robust fits of one and of several scale terms share; the estimates are the fit's.
 
     Attributes
     ----------
-    fit : RemlFit
+    fit : RemlFit or ClusteredFit
     kind : {"CR0", "CR1", "CR2"}
     n_clusters : int
         G.
@@ -86,7 +86,7 @@ class RobustFit(Printable):
         G − 1, or inf.
     """
 
-    fit: RemlFit
+    fit: Fit
     kind: Kind
     n_clusters: int
     vcov_location: Array
@@ -95,15 +95,34 @@ class RobustFit(Printable):
     df_scale: Array
 
     @property
+    def location(self) -> pd.DataFrame:
+        """Location coefficients: estimate, se, tval, df, pval, ci_lb, ci_ub; one row a term."""
+        names = self.fit.design.location.names
+        return t_table(names, self.fit.beta, self.vcov_location, self.df_location)
+
+    @property
+    def title(self) -> str:
+        """The kind of model, how it was fitted, and the clusters."""
+        how = f"{self.fit.label}; {self.kind} in {self.n_clusters} clusters"
+        return model_title(self.fit.design, how)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the table has to know."""
+        found = ["standard errors and tests are cluster-robust"]
+        if self.kind == "CR2":
+            found.append("CR2 is for the location part; the scale part has CR1")
+        return (*found, *self.fit.notes)
+
+
+@dataclass(frozen=True, eq=False)
+class RobustFit(ClusterRobust[RemlFit]):
+    """A fit with cluster-robust covariances; see `ClusterRobust` for its numbers."""
+
+    @property
     def design(self) -> Design:
         """The numbers that were fitted."""
         return self.fit.design
-
-    @property
-    def location(self) -> pd.DataFrame:
-        """Location coefficients: estimate, se, tval, df, pval, ci_lb, ci_ub; one row a term."""
-        names = self.design.location.names
-        return t_table(names, self.fit.beta, self.vcov_location, self.df_location)
 
     @property
     def scale(self) -> pd.DataFrame:
@@ -126,20 +145,6 @@ class RobustFit(Printable):
             return RobustTest(np.nan, len(tested), df2, np.nan)
         statistic = float(b @ np.linalg.solve(V, b)) / len(tested)
         return RobustTest(statistic, len(tested), df2, float(fdtrc(len(tested), df2, statistic)))
-
-    @property
-    def title(self) -> str:
-        """The kind of model, how it was fitted, and the clusters."""
-        how = f"{self.fit.label}; {self.kind} in {self.n_clusters} clusters"
-        return model_title(self.design, how)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader of the table has to know."""
-        found = ["standard errors and tests are cluster-robust"]
-        if self.kind == "CR2":
-            found.append("CR2 is for the location part; the scale part has CR1")
-        return (*found, *self.fit.notes)
 
     def to_dataframe(self) -> pd.DataFrame:
         """Both tables as one, indexed by part and term."""
