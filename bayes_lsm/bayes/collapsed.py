@@ -116,6 +116,13 @@ class Target(Protocol):
         """Log density (m,) of points (m, d), up to the marginal likelihood; never nan."""
 
 
+class CoefficientTarget(Target, Protocol):
+    """One whose points are all the coefficients of the scale part."""
+
+    def coefficients(self, phi: Array) -> Array:
+        """The coefficients (m, q) at points (m, d)."""
+
+
 def draw_weighted(target: Target, draws: int, rng: np.random.Generator) -> tuple[Array, Importance]:
     """Draws (draws, d) of equal weight from a target, and how good they are."""
     mixture, efficiency = _find_proposal(target, rng)
@@ -159,12 +166,17 @@ def propose(design: Numbers, priors: ResolvedPriors, *, points: int, seed: int) 
     The prior is a part of it, so no weight of a likelihood is above its maximum over that share.
     """
     rng = np.random.default_rng(seed)
-    target = _Target(design, priors)
+    return propose_for(_Target(design, priors), normal_prior(priors.location), points, rng)
+
+
+def propose_for(
+    target: CoefficientTarget, location: tuple[Array, Array], points: int, rng: np.random.Generator
+) -> Points:
+    """As `propose`, for any target with β integrated out; mean and precision of β's prior."""
     mixture, _ = _find_proposal(target, rng)
     phi = mixture.sample(points, rng)
     log_ratio = target.coordinates.prior.logpdf(phi) - mixture.logpdf(phi)
-    mean, precision = normal_prior(priors.location)
-    return Points(target.coefficients(phi), log_ratio, mean, precision)
+    return Points(target.coefficients(phi), log_ratio, *location)
 
 
 class _Target:

@@ -82,7 +82,7 @@ class Refittable(Protocol):
     Attributes
     ----------
     width : int
-        Numbers that are held for each point: rows, or more.
+        Numbers that are held for each point, beside the rows.
     """
 
     @property
@@ -158,7 +158,7 @@ def leave_out_folds(
     """
     n = model.rows
     seeds = np.random.SeedSequence(seed).generate_state(len(folds) + 1)
-    size = int(np.clip(_ENTRIES // model.width, _FEWEST_POINTS, _MOST_POINTS))
+    size = int(np.clip(_ENTRIES // max(n, model.width), _FEWEST_POINTS, _MOST_POINTS))
     shared = model.near(np.arange(n), points=size, seed=int(seeds[0]))
     found = _empty(len(studies.names), n)
     for batch in _batches(studies, folds, _ENTRIES // size, progress=progress):
@@ -183,7 +183,7 @@ def _refit(
     out = np.concatenate([studies.rows[unit] for unit in fold])
     left = np.setdiff1d(np.arange(model.rows), out)
     for size in _REFIT_POINTS:
-        size = int(np.clip(_REFIT_ENTRIES // len(out), _FEWEST_POINTS, size))
+        size = int(np.clip(_REFIT_ENTRIES // max(len(out), model.width), _FEWEST_POINTS, size))
         _predict(found, model.near(left, points=size, seed=seed), studies, [fold])
         if not found.doubtful[fold].any():
             break

@@ -38,8 +38,8 @@ class RowDeletion:
 
     @property
     def width(self) -> int:
-        """Numbers that are held for each point."""
-        return self.rows
+        """Numbers that are held for each point, beside the rows."""
+        return int(self.design.X.shape[1]) ** 2
 
     def near(self, left: Indices, *, points: int, seed: int) -> RowPosterior:
         """Points near the posterior of the rows `left`."""

@@ -60,3 +60,27 @@ def kappa_of(rho: float, effects: int, kind: Kind) -> float:
     if kind == "unstructured":
         return math.atanh(rho)
     return 0.5 * math.log((1.0 + (effects - 1) * rho) / (1.0 - rho))
+
+
+def kappas_of(R: Array, kind: Kind) -> Array:
+    """κ (m, c) from R (m, s, s): the inverse of `correlation_matrices`.
+
+    Examples
+    --------
+    >>> kappa = np.array([[0.3, -0.2, 0.9]])
+    >>> kappas_of(correlation_matrices(kappa, 3, "unstructured"), "unstructured").round(6)
+    array([[ 0.3, -0.2,  0.9]])
+    """
+    s = R.shape[-1]
+    if not count(s, kind):
+        return np.empty((len(R), 0))
+    if kind == "compound_symmetric":
+        rho = R[:, 1, 0]
+        return np.asarray(0.5 * np.log((1.0 + (s - 1) * rho) / (1.0 - rho)))[:, None]
+    L = np.linalg.cholesky(R)
+    columns = []
+    for i in range(s):
+        for j in range(i):
+            rest = np.sqrt(np.sum(L[:, i, j:] ** 2, axis=1))
+            columns.append(np.arctanh(np.clip(L[:, i, j] / rest, -1.0, 1.0)))
+    return np.asarray(np.clip(np.column_stack(columns), -_LARGEST, _LARGEST))

@@ -230,39 +230,3 @@ def averaged(betas, alphas, dfs, y, v, X, Z):
             for row in range(5):
                 means[row, i] += one[row] / len(dfs)
     return means
-
-
-@njit(cache=True)
-def _tail(r, v, log_tau2, df, constant):
-    """P(new effect − μ > |r|) of one study: Φ(−|r| / √(v + τ²/λ)) averaged over λ.
-
-    By the same rule as the density, whose prior of λ is all that makes this integrand vanish.
-    """
-    half = 0.5 * df
-    tau2 = math.exp(min(max(log_tau2, -LARGEST_EXPONENT), LARGEST_EXPONENT))
-    step = 1.0 / math.sqrt(1.0 / _LONGEST_STEP**2 + (df + 1.0) / (2.0 * _STEP**2))
-    offset = constant + 0.5 * math.log(2.0 * math.pi) + half + math.log(step)
-    total = 0.0
-    for side in range(2):
-        direction = 1.0 if side == 0 else -1.0
-        u = 0.0 if side == 0 else -step
-        while True:
-            lam = math.exp(u)
-            share = math.exp(half * (u - lam) + offset)
-            total += share * 0.5 * math.erfc(abs(r) * math.sqrt(0.5 / (v + tau2 / lam)))
-            if share < _SMALLEST_SHARE * total:
-                break
-            u += direction * step
-    return total
-
-
-@njit(cache=True, parallel=True)
-def tails(betas, alphas, dfs, y, v, X, Z):
-    """P(a new effect lies farther out than y, on the same side of its mean), (m, k)."""
-    found = np.empty((len(dfs), len(y)))
-    for i in prange(len(dfs)):
-        constant, _ = _constants(dfs[i])
-        r, log_tau2 = y - X @ betas[i], Z @ alphas[i]
-        for j in range(len(y)):
-            found[i, j] = _tail(r[j], v[j], log_tau2[j], dfs[i], constant)
-    return found

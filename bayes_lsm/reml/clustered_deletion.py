@@ -47,13 +47,10 @@ def _check_term(term: ScaleTerm) -> None:
 
 
 def tau2_at(each: TermEstimate, Z: Array) -> Array:
-    """τ² (m, s) of groups with scale moderators Z (m, s, q); 0 where the likelihood sends it."""
-    finite = np.isfinite(each.alpha)
-    tau2 = np.exp(Z[:, :, finite] @ each.alpha[finite])
-    if each.divergence is not None:
-        direction = np.array(list(each.divergence.direction.values()))
-        tau2 = np.where(Z @ direction < -1e-9, 0.0, tau2)
-    return np.asarray(tau2)
+    """τ² (m, s) of groups with scale moderators Z (m, s, q); 0, inf or nan where it has a limit."""
+    rows, added = each.read(Z.reshape(-1, Z.shape[2]))
+    log_tau2 = rows @ np.nan_to_num(each.limit_alpha) + added
+    return np.asarray(np.exp(log_tau2).reshape(Z.shape[:2]))
 
 
 def sigma_blocks(
