@@ -1,7 +1,9 @@
 """Whether the collapsed engine says so when it is wrong, with up to eight scale coefficients.
 
-Over 100 sets of `judged`, three seeds each, no log evidence was more than 4 of its standard errors
-from the judge's; see there. Here are some of them, the four hardest included.
+Over the 36 sets of the first 48 of `judged` with more than four scale coefficients, two seeds each,
+no log evidence was more than 1.8 of its standard errors, or 0.02, from the judge's, and no fit
+warned. Without the heated part of the proposal the furthest was 4.3 errors, and 0.11, away, with no
+warning. Here are ten of the sets; of these, without that part, 33 and 41 fail.
 """
 
 import numpy as np
