@@ -242,7 +242,7 @@ def _heated(target: Target, mixture: Mixture, rng: np.random.Generator) -> Mixtu
 
 def _round_size(mixture: Mixture) -> int:
     """Points of a round of adaptation."""
-    q = mixture.means.shape[1]
+    q: int = mixture.means.shape[1]
     return max(_ROUND, _POINTS_PER_COVARIANCE * (q + 1) * (q + 2))
 
 
