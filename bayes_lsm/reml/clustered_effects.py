@@ -251,7 +251,7 @@ def predict_levels(
             **{f"tau2 ({name})": values for name, values in variances.items()},
             "tau2": total,
         },
-        index=pd.Index(new.labels, name="row"),
+        index=pd.Index(new.labels),
     )
     what = "propagated" if scale_uncertainty == "propagated" else "ignored"
     title = f"Predictions of a {model_title(design, f'{fit.label}; uncertainty of τ² {what}')}"
