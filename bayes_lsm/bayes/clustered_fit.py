@@ -151,8 +151,8 @@ class ClusteredBayesFit(PosteriorSummaries):
         if name in _ONE_TERM_ONLY:
             raise AttributeError(
                 f".{name} is for Bayesian fits with one scale term; with several there are "
-                ".summary(), .posterior (every draw, for ArviZ) and, of the collapsed engine, "
-                ".log_evidence, and model.fit_reml() predicts, leaves clusters out and tests"
+                ".summary(), .predict(), .heterogeneity(), .blup(), .loo() and .posterior (every "
+                "draw, for ArviZ), and model.fit_reml() has tests and profiles"
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
