@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,6 +32,9 @@ from bayes_lsm.random_intercepts import RandomIntercept
 if TYPE_CHECKING:
     from xarray import DataTree
 
+    from bayes_lsm.bayes.sensitivity import Sensitivity
+    from bayes_lsm.priors import PresetName
+
 
 @dataclass(frozen=True, eq=False)
 class RandomInterceptDraws:
@@ -54,7 +57,7 @@ class RandomInterceptDraws:
 _ONE_TERM_ONLY = frozenset(
     "bayes_factor blup diagnose heterogeneity kfold location loo new_effects "
     "posterior_predictive_check predict probability psis_loo savage_dickey scale scale_functions "
-    "sensitivity study_weights tau2 true_effects waic".split()
+    "study_weights tau2 true_effects waic".split()
 )
 
 
@@ -137,8 +140,9 @@ class ClusteredBayesFit(PosteriorSummaries):
         if name in _ONE_TERM_ONLY:
             raise AttributeError(
                 f".{name} is for Bayesian fits with one scale term; with several there are "
-                ".summary(), .posterior (every draw, for ArviZ) and, of the collapsed engine, "
-                ".log_evidence, and model.fit_reml() predicts, leaves clusters out and tests"
+                ".summary(), .sensitivity(), .posterior (every draw, for ArviZ) and, of the "
+                "collapsed engine, .log_evidence, and model.fit_reml() predicts, leaves clusters "
+                "out and tests"
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -211,6 +215,29 @@ class ClusteredBayesFit(PosteriorSummaries):
             coords={dims[name][0]: coords[dims[name][0]] for name in values},
         )
         return tree
+
+    def sensitivity(
+        self,
+        *,
+        factors: Sequence[float] | None = None,
+        presets: Sequence[PresetName] | None = None,
+        level: float = 0.95,
+        draws: int = 8000,
+        seed: int | None = None,
+        progress: bool = True,
+    ) -> Sensitivity:
+        """How far each coefficient is the prior's; see `bayes_lsm.bayes.sensitivity`."""
+        from bayes_lsm.bayes.sensitivity import sensitivity
+
+        return sensitivity(
+            self,
+            factors=factors,
+            presets=presets,
+            level=level,
+            draws=draws,
+            seed=seed,
+            progress=progress,
+        )
 
     def to_netcdf(self, path: str | Path) -> Path:
         """Save `posterior`; ``arviz.from_netcdf`` reads it back."""
