@@ -17,9 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.design import Design
-from bayes_lsm.errors import DataError, FitError
+from bayes_lsm.errors import FitError
 from bayes_lsm.results import Fit, ResultTable, model_title
+from bayes_lsm.scale_parts import ScalePart, scale_part
 
 Array = npt.NDArray[np.float64]
 Measure = Literal["tau2", "tau", "log_tau2"]
@@ -29,8 +31,6 @@ ContrastInterval = Literal["delta", "profile", "eti", "hdi"]
 # ln ratios of τ² in units of ln ratios of the measure.
 POWER = {"tau2": 1.0, "tau": 0.5, "log_tau2": 1.0}
 _SYMBOL = {"tau2": "τ²", "tau": "τ", "log_tau2": "ln τ²"}
-# Values that a numeric column without influence may take, so that its terms can be computed.
-_ANY_NUMBER = (1.0, 2.0, 0.5, 10.0, 100.0, 0.0, -1.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +56,7 @@ class ScaleFit(Fit, Protocol):
     """A fit that knows its scale coefficients, however it was made."""
 
     @property
-    def design(self) -> Design:
+    def design(self) -> Design | ClusteredDesign:
         """The numbers that were fitted."""
 
     def scale_functions(
@@ -97,6 +97,7 @@ def tau_means(
     fit: ScaleFit,
     variable: str,
     *,
+    grouping: str | None = None,
     values: Sequence[Any] | None = None,
     at: Mapping[str, Any] | None = None,
     measure: Measure = "tau2",
@@ -107,14 +108,17 @@ def tau_means(
 
     ln τ² is averaged over the studies as if all had one level of `variable` and kept their other
     moderators: these stand at their means in the data, a categorical one at its proportions. τ²
-    and τ are exp() of that mean, so they are geometric means.
+    and τ are exp() of that mean, so they are geometric means. With several scale terms ln τ² is
+    that of one of them, averaged over its groups.
 
     Parameters
     ----------
-    fit : RemlFit or BayesFit
+    fit : RemlFit, ClusteredFit or BayesFit
         With the log link.
     variable : str
         A column that the scale formula uses.
+    grouping : str, optional
+        Of several scale terms, the one that is meant where several use the column.
     values : sequence, optional
         Where the means are wanted; by default all levels. Needed for a numeric column.
     at : mapping of column to value, optional
@@ -161,8 +165,10 @@ def tau_means(
     model. The American Statistician, 34(4), 216-221. doi:10.1080/00031305.1980.10483031
     """
     _check(fit, measure)
-    rows, labels = _marginal_rows(fit.design, variable, values, at)
-    what = f"Marginal means of {_SYMBOL[measure]} by {variable}"
+    scale = scale_part(fit.design, variable, grouping)
+    rows, labels = _marginal_rows(scale, variable, values, at)
+    rows = scale.among_all(rows)
+    what = f"Marginal means of {_SYMBOL[measure]} by {scale.label(variable)}"
     return _results(fit, what, rows, labels, measure, method, level, compared=False)
 
 
@@ -171,6 +177,7 @@ def tau_contrasts(
     variable: str,
     *,
     kind: Kind = "pairwise",
+    grouping: str | None = None,
     values: Sequence[Any] | None = None,
     at: Mapping[str, Any] | None = None,
     measure: Measure = "tau2",
@@ -181,10 +188,12 @@ def tau_contrasts(
 
     Parameters
     ----------
-    fit : RemlFit or BayesFit
+    fit : RemlFit, ClusteredFit or BayesFit
         With the log link.
     variable : str
         A column that the scale formula uses.
+    grouping : str, optional
+        Of several scale terms, the one that is meant where several use the column.
     kind : {"pairwise", "reference"}, default "pairwise"
         Each level against each earlier one, or against the first alone.
     values : sequence, optional
@@ -234,15 +243,16 @@ def tau_contrasts(
     _check(fit, measure)
     if kind not in ("pairwise", "reference"):
         raise FitError(f"kind must be 'pairwise' or 'reference', got {kind!r}")
-    means, names = _marginal_rows(fit.design, variable, values, at)
+    scale = scale_part(fit.design, variable, grouping)
+    means, names = _marginal_rows(scale, variable, values, at)
     if len(names) < 2:
         raise FitError(f"a contrast needs two values of {variable!r} or more, got {names[0]}")
     pairs = list(combinations(range(len(names)), 2))
     pairs = [pair for pair in pairs if kind == "pairwise" or pair[0] == 0]
-    rows = np.array([means[j] - means[i] for i, j in pairs])
+    rows = scale.among_all(np.array([means[j] - means[i] for i, j in pairs]))
     between = " − " if measure == "log_tau2" else " / "
     labels = [f"{names[j]}{between}{names[i]}" for i, j in pairs]
-    what = f"{_compared(measure)} between values of {variable}"
+    what = f"{_compared(measure)} between values of {scale.label(variable)}"
     return _results(fit, what, rows, labels, measure, method, level, compared=True)
 
 
@@ -259,7 +269,7 @@ def tau_steps(
 
     Parameters
     ----------
-    fit : RemlFit or BayesFit
+    fit : RemlFit, ClusteredFit or BayesFit
         With the log link.
     terms : str or sequence of str, optional
         Scale terms as the fit names them, such as ``"I(weeks - 40)"``; by default all but the
@@ -290,25 +300,47 @@ def tau_steps(
     I(ni / 100)       0.5   0.13   1.99
     """
     _check(fit, measure)
-    names = fit.design.scale.names
+    known = _columns(fit.design)
+    names = [label for label in known if label.split(": ")[-1] != "intrcpt"]
     asked = [terms] if isinstance(terms, str) else terms
-    chosen = [name for name in names if name != "intrcpt"] if asked is None else list(asked)
+    chosen = names if asked is None else [_called(term, list(known)) for term in asked]
     if not chosen:
         raise FitError("the scale part has no moderators, so there is nothing to compare")
-    for term in chosen:
-        if term not in names:
-            raise FitError(f"there is no scale term {term!r}; the terms are {', '.join(names)}")
     if step != "sd" and not (isinstance(step, int | float) and math.isfinite(step) and step):
         raise FitError(f"step must be a finite number other than 0, or 'sd'; got {step!r}")
-    rows = np.zeros((len(chosen), len(names)))
+    rows = np.zeros((len(chosen), len(known)))
     for i, term in enumerate(chosen):
-        j = names.index(term)
-        rows[i, j] = np.std(fit.design.Z[:, j], ddof=1) if step == "sd" else step
-        if rows[i, j] == 0:
+        size = float(np.std(known[term], ddof=1)) if step == "sd" else step
+        if size == 0:
             raise FitError(f"the scale term {term!r} is constant and has no SD; give a step")
+        rows[i, list(known).index(term)] = size
     by = "one SD" if step == "sd" else f"{step:g}"
     what = f"{_compared(measure)} when a term grows by {by}"
     return _results(fit, what, rows, chosen, measure, method, level, compared=True)
+
+
+def _columns(design: Design | ClusteredDesign) -> dict[str, Array]:
+    """The values of each scale coefficient's column, by its (with several terms whole) name."""
+    if isinstance(design, Design):
+        return dict(zip(design.scale.names, design.Z.T, strict=True))
+    return {
+        f"{term.name}: {name}": values
+        for term in design.terms
+        for name, values in zip(term.names, term.Z[term.used].T, strict=True)
+    }
+
+
+def _called(wanted: str, known: list[str]) -> str:
+    """The whole name of a coefficient; its grouping may be left out where one alone has it."""
+    found = [name for name in known if name == wanted] or [
+        name for name in known if name.endswith(f": {wanted}")
+    ]
+    if len(found) > 1:
+        listed = ", ".join(map(repr, found))
+        raise FitError(f"several scale terms have {wanted!r}; write one of {listed}")
+    if not found:
+        raise FitError(f"there is no scale term {wanted!r}; the terms are {', '.join(known)}")
+    return found[0]
 
 
 def _compared(measure: Measure) -> str:
@@ -318,10 +350,10 @@ def _compared(measure: Measure) -> str:
 def _check(fit: ScaleFit, measure: str) -> None:
     if measure not in POWER:
         raise FitError(f"measure must be 'tau2', 'tau' or 'log_tau2', got {measure!r}")
-    if not isinstance(fit.design, Design):
+    if not isinstance(fit.design, Design) and not hasattr(fit, "scale_functions"):
         raise FitError(
-            "marginal means and ratios of τ² are for fits with one scale term, got one of several; "
-            "use wald_test(fit, contrast=...) on its scale coefficients"
+            "marginal means and ratios of τ² are for Bayesian fits with one scale term, got one of "
+            "several; see .posterior, or fit_reml()"
         )
     if fit.design.specification.link != "log":
         raise FitError(
@@ -351,26 +383,17 @@ def _results(
 
 
 def _marginal_rows(
-    design: Design,
-    variable: str,
-    values: Sequence[Any] | None,
-    at: Mapping[str, Any] | None,
+    scale: ScalePart, variable: str, values: Sequence[Any] | None, at: Mapping[str, Any] | None
 ) -> tuple[Array, list[str]]:
     """The mean row of Z when all studies have one value of `variable`; for each of some values."""
-    at = dict(at or {})
-    spec = design.scale.spec
-    used = {
-        term: set(map(str, found)) & set(design.kinds)
-        for term, found in spec.term_variables.items()
-    }
-    columns = [name for name in design.kinds if any(name in found for found in used.values())]
+    at, used, columns = dict(at or {}), scale.used, scale.columns
     for name in (variable, *at):
         if name not in columns:
             allowed = ", ".join(columns) if columns else "none: the scale part is constant"
             raise FitError(f"the scale formula does not use {name!r}; its columns are {allowed}")
     if variable in at:
         raise FitError(f"{variable!r} is in `at`, but its values are given by `values`")
-    levels = _levels(design, variable)
+    levels = scale.levels(variable)
     if values is None:
         if levels is None:
             raise FitError(
@@ -381,9 +404,9 @@ def _marginal_rows(
     values = list(values)
     if not values:
         raise FitError(f"values of {variable!r} must be given, got none")
-    Z = _evaluated(design, variable, values, at)
+    Z = scale.evaluate(variable, values, at)
     given = {variable, *at}
-    for term, place in spec.term_slices.items():
+    for term, place in scale.part.spec.term_slices.items():
         free = sorted(used[term] - given)
         if free and used[term] & given:
             raise FitError(
@@ -391,36 +414,9 @@ def _marginal_rows(
                 f"{', '.join(free)}: say at which value, at={{{free[0]!r}: ...}}"
             )
         if free or not used[term]:
-            Z[:, place] = design.Z[:, place].mean(axis=0)
+            Z[:, place] = scale.part.matrix[:, place].mean(axis=0)
     return Z, [f"{value:g}" if _is_number(value) else str(value) for value in values]
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float | np.number) and not isinstance(value, bool)
-
-
-def _levels(design: Design, column: str) -> list[Any] | None:
-    """The levels of a categorical column, in the order of the fit; None for a numeric one."""
-    kinds = design.kinds
-    for part in (design.scale, design.location):
-        for factor, state in part.spec.factor_contrasts.items():
-            if set(map(str, part.spec.factor_variables[factor])) & set(kinds) == {column}:
-                return list(state.levels)
-    return [False, True] if kinds[column] == "truth values" else None
-
-
-def _evaluated(design: Design, variable: str, values: list[Any], at: Mapping[str, Any]) -> Array:
-    """Rows of Z with `variable` at these values; columns that nobody asked for at any value."""
-    given: dict[str, Any] = {variable: values, **{name: [at[name]] * len(values) for name in at}}
-    others = {name: _levels(design, name) for name in design.kinds if name not in given}
-    failure: DataError | None = None
-    for number in _ANY_NUMBER:
-        for name, levels in others.items():
-            given[name] = [number if levels is None else levels[0]] * len(values)
-        try:
-            return design.for_new_data(pd.DataFrame(given)).Z.copy()
-        except DataError as error:
-            failure = failure or error
-        if all(levels is not None for levels in others.values()):
-            break
-    raise failure or DataError("the terms of the scale formula cannot be computed")

@@ -13,9 +13,10 @@ inside the functions that need them.
 
 What is asked of a fit: `prediction`, `probability`, `effects`, `heterogeneity` and `contrasts`, the
 verbs of the REML room; `evidence` (Bayes factors) and `savage_dickey`; `loo` (leave-one-study-out,
-K-fold, WAIC), by the exact refits of `refits`; `checks` (posterior predictive); `sensitivity` (the
-same model under other priors); and of a model with some of its terms left out (`submodels`),
-`averaging`.
+K-fold, WAIC) and `clustered_loo` (the same of whole clusters), by the exact refits of `refits`,
+which ask `row_deletion` and `clustered_deletion` for them, as `criteria`; `checks` (posterior
+predictive); `sensitivity` (the same model under other priors); and of a model with some of its
+terms left out (`submodels`), `averaging`.
 """
 
 from bayes_lsm.bayes.averaging import ModelAverage, average_models

@@ -32,7 +32,9 @@ from bayes_lsm.random_intercepts import RandomIntercept
 if TYPE_CHECKING:
     from xarray import DataTree
 
+    from bayes_lsm.bayes.elpd import Elpd
     from bayes_lsm.bayes.sensitivity import Sensitivity
+    from bayes_lsm.clusters import Cluster
     from bayes_lsm.priors import PresetName
 
 
@@ -55,9 +57,9 @@ class RandomInterceptDraws:
 
 # What `BayesFit` has and `ClusteredBayesFit` has not.
 _ONE_TERM_ONLY = frozenset(
-    "bayes_factor blup diagnose heterogeneity kfold location loo new_effects "
-    "posterior_predictive_check predict probability psis_loo savage_dickey scale scale_functions "
-    "study_weights tau2 true_effects waic".split()
+    "bayes_factor blup diagnose heterogeneity location new_effects "
+    "posterior_predictive_check predict probability savage_dickey scale scale_functions "
+    "study_weights tau2 true_effects".split()
 )
 
 
@@ -215,6 +217,39 @@ class ClusteredBayesFit(PosteriorSummaries):
             coords={dims[name][0]: coords[dims[name][0]] for name in values},
         )
         return tree
+
+    def loo(
+        self, *, cluster: Cluster | None = None, seed: int | None = None, progress: bool = True
+    ) -> Elpd:
+        """Leave each cluster out in turn by exact refits; see `bayes_lsm.bayes.clustered_loo`."""
+        from bayes_lsm.bayes.clustered_loo import loo
+
+        return loo(self, cluster=cluster, seed=seed, progress=progress)
+
+    def psis_loo(self, *, cluster: Cluster | None = None, progress: bool = True) -> Elpd:
+        """The same by importance sampling; see `bayes_lsm.bayes.clustered_loo.psis_loo`."""
+        from bayes_lsm.bayes.clustered_loo import psis_loo
+
+        return psis_loo(self, cluster=cluster, progress=progress)
+
+    def kfold(
+        self,
+        k: int = 10,
+        *,
+        cluster: Cluster | None = None,
+        seed: int | None = None,
+        progress: bool = True,
+    ) -> Elpd:
+        """Leave folds of clusters out by exact refits; see `bayes_lsm.bayes.clustered_loo`."""
+        from bayes_lsm.bayes.clustered_loo import kfold
+
+        return kfold(self, k, cluster=cluster, seed=seed, progress=progress)
+
+    def waic(self, *, cluster: Cluster | None = None) -> Elpd:
+        """The widely applicable information criterion; see `bayes_lsm.bayes.clustered_loo.waic`."""
+        from bayes_lsm.bayes.clustered_loo import waic
+
+        return waic(self, cluster=cluster)
 
     def sensitivity(
         self,

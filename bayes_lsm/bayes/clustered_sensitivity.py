@@ -20,6 +20,7 @@ from bayes_lsm.bayes.clustered import (
     resolve_terms,
     sample_clustered,
 )
+from bayes_lsm.bayes.clustered_deletion import RowSums
 from bayes_lsm.bayes.clustered_graph import DEFAULT_SCALE_SD
 from bayes_lsm.bayes.collapsed import can_collapse
 from bayes_lsm.bayes.diagnostics import weight_problems
@@ -159,25 +160,18 @@ class Terms:
         return np.concatenate(found, axis=1)
 
     def log_likelihood(self, found: Posterior) -> Array:
-        """ln p(y | α, κ, β): at β̂ of that α by maximum likelihood, less the distance of β."""
-        from bayes_lsm.likelihood import clustered
-        from bayes_lsm.likelihood.terms import arrange_design
-
-        terms, pieces, first = [], [], 0
+        columns, first = [], 0
         for place in self._places:
-            levels = sum(len(each.levels) for each in place.term.random)
-            effects = np.empty((len(found.scale), 0))
+            columns.append(found.scale[:, place.alpha])
             if found.latent is not None:
-                effects = found.latent[:, first : first + levels]
-            terms.append(with_effects(place.term))
-            pieces += [found.scale[:, place.alpha], effects, found.scale[:, place.kappa]]
-            first += levels
-        data = arrange_design(replace(self._fit.design, terms=tuple(terms)))
-        alphas = np.concatenate(pieces, axis=1)
-        best, covariance = clustered.locations(alphas, data)
-        away = found.location - best
-        distance = np.sum(away * np.linalg.solve(covariance, away[:, :, None])[:, :, 0], axis=1)
-        return np.asarray(clustered.log_likelihoods(alphas, data, method="ML") - distance / 2)
+                levels = sum(len(each.levels) for each in place.term.random)
+                columns.append(found.latent[:, first : first + levels])
+                first += levels
+            columns.append(found.scale[:, place.kappa])
+        alphas = np.ascontiguousarray(np.concatenate(columns, axis=1))
+        centre = found.location.mean(axis=0)
+        sums = RowSums(self._fit.design, centre).of(np.arange(len(self._fit.design.y)), alphas)
+        return np.asarray(sums.log_density(found.location - centre))
 
     def tau_rows(self) -> tuple[pd.Index, Array]:
         """Of each scale term the variances that differ: of a group in the middle of all levels."""
@@ -194,14 +188,6 @@ class Terms:
                 rows.append(row)
                 labels.append(_unit_label(term, int(unit), alone=len(distinct) == 1))
         return pd.Index(labels, name="variance"), np.array(rows)
-
-
-def with_effects(term: ScaleTerm) -> ScaleTerm:
-    """The same term with the random intercepts of ln τ² as coefficients, after the others."""
-    indicators = [np.eye(len(each.levels))[each.index] for each in term.random]
-    names = [level for each in term.random for level in each.levels]
-    Z = np.concatenate([term.Z, *indicators], axis=2)
-    return replace(term, names=(*term.names, *names), Z=Z, random=())
 
 
 def _places(terms: tuple[ScaleTerm, ...]) -> Iterator[_Place]:

@@ -35,7 +35,6 @@ _FAIR_EFFICIENCY = 0.4  # good enough when it no longer rises
 _SMALLEST_GAIN = 0.03
 _COMPONENTS = 6
 _LARGEST_SAMPLE = 60_000
-_LARGE_WEIGHT = 0.01  # of the total
 _TRIED = 250  # points, of which the best are climbed from
 _NEGLIGIBLE_HILL = 25.0  # below the highest, in logs
 _STEP = 0.01  # of a difference, in φ
@@ -108,6 +107,13 @@ class Target(Protocol):
         """Log density (m,) of points (m, d), up to the marginal likelihood; never nan."""
 
 
+class CoefficientTarget(Target, Protocol):
+    """One whose points are all the coefficients of the scale part."""
+
+    def coefficients(self, phi: Array) -> Array:
+        """The coefficients (m, q) at points (m, d)."""
+
+
 def draw_weighted(target: Target, draws: int, rng: np.random.Generator) -> tuple[Array, Importance]:
     """Draws (draws, d) of equal weight from a target, and how good they are."""
     mixture, efficiency = _adapt(target, rng)
@@ -152,12 +158,17 @@ def propose(design: Numbers, priors: ResolvedPriors, *, points: int, seed: int) 
     The prior is a part of it, so no weight of a likelihood is above its maximum over that share.
     """
     rng = np.random.default_rng(seed)
-    target = _Target(design, priors)
+    return propose_for(_Target(design, priors), normal_prior(priors.location), points, rng)
+
+
+def propose_for(
+    target: CoefficientTarget, location: tuple[Array, Array], points: int, rng: np.random.Generator
+) -> Points:
+    """As `propose`, for any target with β integrated out; mean and precision of β's prior."""
     mixture = _adapt(target, rng)[0].widened()
     phi = mixture.sample(points, rng)
     log_ratio = target.coordinates.prior.logpdf(phi) - mixture.logpdf(phi)
-    mean, precision = normal_prior(priors.location)
-    return Points(target.coefficients(phi), log_ratio, mean, precision)
+    return Points(target.coefficients(phi), log_ratio, *location)
 
 
 class _Target:
@@ -354,8 +365,8 @@ def _importance(log_weights: Array, smoothed: Array, k: float, draws: int) -> Im
     mean = weights.mean()
     effective = 1.0 / np.sum(smoothed**2)
     return Importance(
-        # The shape of the tail means something only where some weights are large.
-        pareto_k=k if weights.max() > _LARGE_WEIGHT * weights.sum() else 0.0,
+        pareto_k=k,
+        largest_weight=float(weights.max() / weights.sum()),
         # The variance of weighting and that of taking a finite number of draws add up.
         ess=1.0 / (1.0 / effective + 1.0 / draws),
         log_evidence=float(top + np.log(mean)),

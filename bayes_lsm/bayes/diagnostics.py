@@ -22,6 +22,7 @@ LARGEST_R_HAT = 1.01
 SMALLEST_ESS = 400
 SMALLEST_BFMI = 0.3
 LARGEST_PARETO_K = 0.7
+LARGE_WEIGHT = 0.01
 
 
 def convergence(design: Design, draws: Draws) -> pd.DataFrame:
@@ -114,13 +115,31 @@ def find_problems(draws: Checkable, table: pd.DataFrame) -> list[str]:
     return found
 
 
+def dominated(pareto_k: Array | float, largest_weight: Array | float) -> npt.NDArray[np.bool_]:
+    """Whether a few weights dominate: k above 0.7, and a weight above a hundredth of the total.
+
+    k extrapolates the tail. What m points miss because it lies beyond their largest weight w, of a
+    total of 1, is about w/(1 − k) of the total where the tail goes on for ever: 3% at k = 0.7 and
+    w = 0.01. Here it does not go on, since the proposal holds the prior, which bounds the weights;
+    k is then often large only because many weights are nearly alike and a few are a little larger.
+    So a large k with no large weight does no harm.
+    """
+    # Written so that nan counts as dominated.
+    harmless = (np.asarray(pareto_k) <= LARGEST_PARETO_K) | (
+        np.asarray(largest_weight) <= LARGE_WEIGHT
+    )
+    return np.asarray(~harmless)
+
+
 def weight_problems(importance: Importance) -> list[str]:
+    """Why weighted draws should not be trusted; see `dominated` for when k counts."""
     remedy = "use engine='nuts', or tighter priors"
     found = []
-    if not importance.pareto_k <= LARGEST_PARETO_K:
+    if dominated(importance.pareto_k, importance.largest_weight):
         found.append(
             f"Pareto k of the importance weights is {importance.pareto_k:.2f} (at most "
-            f"{LARGEST_PARETO_K} is good): a few draws dominate; {remedy}"
+            f"{LARGEST_PARETO_K} is good) and the largest weight is "
+            f"{100 * importance.largest_weight:.1f}% of the total: a few draws dominate; {remedy}"
         )
     if not importance.ess >= SMALLEST_ESS:
         found.append(

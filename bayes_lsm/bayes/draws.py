@@ -21,8 +21,9 @@ class Importance:
     Attributes
     ----------
     pareto_k : float
-        Shape of the tail of the weights; below 0.7 they can be trusted. 0 where no single weight
-        holds a hundredth of the total: there the tail is too short to matter.
+        Shape of the tail of the weights; below 0.7 they can be trusted, however long the tail.
+    largest_weight : float
+        Share of the total that the largest weight holds; see `diagnostics.dominated`.
     ess : float
         Effective number of independent draws.
     log_evidence, log_evidence_se : float
@@ -32,6 +33,7 @@ class Importance:
     """
 
     pareto_k: float
+    largest_weight: float
     ess: float
     log_evidence: float
     log_evidence_se: float

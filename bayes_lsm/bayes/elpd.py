@@ -68,7 +68,7 @@ class Elpd(Printable):
         """What a reader of the table has to know."""
         worst = _MOST_ROWS // 3
         count = len(self.pointwise)
-        cut = (f"the {worst} studies that are predicted worst are shown",)
+        cut = (f"the {worst} {self.studies.plural} that are predicted worst are shown",)
         return (*self.remarks, *(cut if count > _MOST_ROWS else ()), *self.problems)
 
     @property
@@ -98,7 +98,10 @@ class Elpd(Printable):
         table = {"elpd": self.pointwise, "p": self.penalty, **self.columns}
         if self.pit is not None and all(len(rows) == 1 for rows in self.studies.rows):
             table["pit"] = self.pit[np.concatenate(self.studies.rows)]
-        index = pd.MultiIndex.from_product([["Study"], self.studies.names], names=["part", "study"])
+        unit = self.studies.unit
+        index = pd.MultiIndex.from_product(
+            [[unit.capitalize()], self.studies.names], names=["part", unit]
+        )
         return pd.DataFrame(table, index=index)
 
     def _table(self) -> pd.DataFrame:

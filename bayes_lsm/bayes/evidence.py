@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm.bayes.collapsed import require_collapsible, sample_collapsed
-from bayes_lsm.bayes.diagnostics import LARGEST_PARETO_K
+from bayes_lsm.bayes.diagnostics import dominated
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.student import require_normal_effects
@@ -113,9 +113,12 @@ def read_evidence(draws: Draws) -> Evidence:
         raise FitError("draws of NUTS have no marginal likelihood; use engine='collapsed'")
     log, se, k = importance.log_evidence, importance.log_evidence_se, importance.pareto_k
     problems = []
+    if dominated(k, importance.largest_weight):
+        problems.append(
+            f"a few points dominate the marginal likelihood (Pareto k {k:.2f}, largest weight "
+            f"{100 * importance.largest_weight:.1f}%)"
+        )
     # Written so that nan counts as wrong.
-    if not k <= LARGEST_PARETO_K:
-        problems.append(f"a few points dominate the marginal likelihood (Pareto k {k:.2f})")
     if not se <= _LARGEST_SE:
         problems.append(f"the log marginal likelihood has a Monte Carlo error of {se:.2f}")
     return Evidence(log, se, tuple(f"{problem}; use tighter priors" for problem in problems))

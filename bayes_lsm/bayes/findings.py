@@ -15,11 +15,13 @@ import pandas as pd
 from scipy.special import ndtri
 
 from bayes_lsm.bayes.diagnostics import (
+    LARGE_WEIGHT,
     LARGEST_PARETO_K,
     LARGEST_R_HAT,
     SMALLEST_BFMI,
     SMALLEST_ESS,
     bfmi,
+    dominated,
 )
 from bayes_lsm.bayes.study_influence import MAD_TO_SD
 from bayes_lsm.bayes.uniformity import uniformity_pvalue
@@ -88,8 +90,10 @@ def draws_findings(fit: BayesFit) -> list[Finding]:
     if importance is not None:
         other = "use engine='nuts', or tighter priors"
         return [
-            _at_most(
-                "Draws", "Pareto k of the weights", importance.pareto_k, LARGEST_PARETO_K, "bad",
+            Finding(
+                "Draws", "Pareto k of the weights", importance.pareto_k,
+                f"at most {LARGEST_PARETO_K}, or no weight above {100 * LARGE_WEIGHT:g}%",
+                "bad" if dominated(importance.pareto_k, importance.largest_weight) else "good",
                 f"a few draws dominate; {other}",
             ),
             _at_least(

@@ -11,27 +11,26 @@ doi:10.1007/s11222-016-9696-4; PIT: Gelman et al. (2013), Bayesian Data Analysis
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import logsumexp, ndtr
+from scipy.special import ndtr
 
-from bayes_lsm.bayes.diagnostics import LARGEST_PARETO_K
+from bayes_lsm.bayes.criteria import draw_folds, kfold_elpd, loo_elpd, psis_elpd, waic_elpd
 from bayes_lsm.bayes.elpd import Elpd
 from bayes_lsm.bayes.graph import resolve_priors
-from bayes_lsm.bayes.pareto import smooth_weights
 from bayes_lsm.bayes.refits import Predictions, leave_out_folds
+from bayes_lsm.bayes.row_deletion import RowDeletion
 from bayes_lsm.bayes.student import require_normal_effects
 from bayes_lsm.bayes.subsets import Array, Indices, Studies, group_studies, take_rows
 from bayes_lsm.bayes.tracking import track
 from bayes_lsm.bayes.tree import log_likelihood
-from bayes_lsm.errors import ConvergenceWarning, FitError, warn
+from bayes_lsm.errors import FitError
 from bayes_lsm.links import tau2_from_log
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.fit import BayesFit
 
-_LARGEST_WAIC_PENALTY = 0.4
 _MANY_STUDIES = 5000
 
 
@@ -74,14 +73,8 @@ def loo(fit: BayesFit, *, seed: int | None = None, progress: bool = True) -> Elp
     studies = checked_studies(fit)
     folds = list(np.arange(len(studies.names))[:, None])
     found = _refit(fit, studies, folds, seed=seed, progress=progress)
-    psis = _psis(fit, studies, progress=progress)
-    columns = {"mcse": found.mcse, "psis": psis.elpd, "pareto_k": psis.pareto_k}
-    note = (
-        f"each study is predicted by a refit without it, β integrated out (Monte Carlo error "
-        f"{_total(found.mcse):.3f} in all); psis and pareto_k are of the approximation by "
-        f"importance sampling, which can be trusted below {LARGEST_PARETO_K}"
-    )
-    return _exact("loo", "Leave-one-study-out by exact refits", fit, studies, found, columns, note)
+    each = densities(fit, studies, progress=_slow(studies, progress))
+    return loo_elpd(fit, studies, found, each)
 
 
 def kfold(fit: BayesFit, k: int = 10, *, seed: int | None = None, progress: bool = True) -> Elpd:
@@ -116,19 +109,9 @@ def kfold(fit: BayesFit, k: int = 10, *, seed: int | None = None, progress: bool
     13
     """
     studies = checked_studies(fit)
-    count = len(studies.names)
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 2 <= k <= count:
-        raise FitError(f"k must be a whole number of folds from 2 to {count}, got {k!r}")
-    shuffled = np.random.default_rng(fit.seed if seed is None else seed).permutation(count)
-    folds = [np.sort(fold) for fold in np.array_split(shuffled, k)]
+    folds = draw_folds(k, len(studies.names), fit.seed if seed is None else seed)
     found = _refit(fit, studies, folds, seed=seed, progress=progress)
-    sizes = f"{count // k}" if count % k == 0 else f"{count // k} or {count // k + 1}"
-    note = (
-        f"each fold of {sizes} studies is predicted by a refit without it, β integrated out "
-        f"(Monte Carlo error {_total(found.mcse):.3f} in all)"
-    )
-    columns = {"mcse": found.mcse}
-    return _exact("kfold", f"{k}-fold cross-validation", fit, studies, found, columns, note)
+    return kfold_elpd(fit, studies, found, k)
 
 
 def psis_loo(fit: BayesFit, *, progress: bool = True) -> Elpd:
@@ -163,27 +146,7 @@ def psis_loo(fit: BayesFit, *, progress: bool = True) -> Elpd:
     sampling. Journal of Machine Learning Research, 25(72), 1-58.
     """
     studies = checked_studies(fit)
-    found = _psis(fit, studies, progress=progress)
-    high = np.flatnonzero(~(found.pareto_k <= LARGEST_PARETO_K))
-    problems: tuple[str, ...] = ()
-    if len(high):
-        problems = (
-            f"Pareto k is above {LARGEST_PARETO_K} for {_some(studies, high)}, whose elpd cannot "
-            "be trusted; use loo(), which refits",
-        )
-        warn(problems[0], ConvergenceWarning)
-    return Elpd(
-        "psis_loo",
-        "Leave-one-study-out by importance sampling (PSIS)",
-        studies,
-        fit.design.y,
-        found.elpd,
-        found.lpd - found.elpd,
-        {"mcse": found.mcse, "pareto_k": found.pareto_k},
-        found.pit,
-        problems,
-        fit.notes,
-    )
+    return psis_elpd(fit, studies, densities(fit, studies, progress=_slow(studies, progress)))
 
 
 def waic(fit: BayesFit) -> Elpd:
@@ -218,21 +181,7 @@ def waic(fit: BayesFit) -> Elpd:
     3571-3594.
     """
     studies = checked_studies(fit)
-    lpd, penalty = np.empty((2, len(studies.names)))
-    for u, density, _ in densities(fit, studies):
-        lpd[u] = logsumexp(density) - np.log(len(density))
-        penalty[u] = np.var(density, ddof=1)
-    high = np.flatnonzero(penalty > _LARGEST_WAIC_PENALTY)
-    problems: tuple[str, ...] = ()
-    if len(high):
-        problems = (
-            f"the penalty is above {_LARGEST_WAIC_PENALTY} for {_some(studies, high)}, where WAIC "
-            "fails; use loo()",
-        )
-        warn(problems[0], ConvergenceWarning)
-    heading, remarks = "Widely applicable information criterion", fit.notes
-    y = fit.design.y
-    return Elpd("waic", heading, studies, y, lpd - penalty, penalty, {}, None, problems, remarks)
+    return waic_elpd(fit, studies, densities(fit, studies))
 
 
 def checked_studies(fit: BayesFit) -> Studies:
@@ -258,57 +207,13 @@ def _refit(
     seed: int | None,
     progress: bool,
 ) -> Predictions:
-    priors = resolve_priors(fit.design, fit.priors)
+    model = RowDeletion(fit.design, resolve_priors(fit.design, fit.priors))
     seed = fit.seed if seed is None else seed
-    return leave_out_folds(fit.design, priors, studies, folds, seed=seed, progress=progress)
+    return leave_out_folds(model, studies, folds, seed=seed, progress=progress)
 
 
-def _exact(
-    criterion: Literal["loo", "kfold"],
-    heading: str,
-    fit: BayesFit,
-    studies: Studies,
-    found: Predictions,
-    columns: dict[str, Array],
-    note: str,
-) -> Elpd:
-    doubtful = np.flatnonzero(found.doubtful)
-    problems: tuple[str, ...] = ()
-    if len(doubtful):
-        problems = (
-            f"the log density of {_some(studies, doubtful)} has too large a Monte Carlo error even "
-            "by a refit of its own; use tighter priors",
-        )
-        warn(problems[0], ConvergenceWarning)
-    return Elpd(
-        criterion,
-        heading,
-        studies,
-        fit.design.y,
-        found.elpd,
-        found.lpd - found.elpd,
-        columns,
-        found.pit,
-        problems,
-        (note, f"priors: {fit.priors.describe()}", *fit.design.notes),
-    )
-
-
-def _psis(fit: BayesFit, studies: Studies, *, progress: bool) -> Predictions:
-    count = len(studies.names)
-    elpd, lpd, mcse, k = np.empty((4, count))
-    pit = np.empty(fit.design.n_studies)
-    show = progress and count > _MANY_STUDIES
-    for u, density, below in densities(fit, studies, progress=show):
-        log_weights, k[u] = smooth_weights(-density)
-        weights = np.exp(log_weights)
-        elpd[u] = logsumexp(log_weights + density)
-        lpd[u] = logsumexp(density) - np.log(len(density))
-        deviation = np.exp(density - elpd[u]) - 1.0
-        mcse[u] = np.sqrt(np.sum((weights * deviation) ** 2))
-        pit[studies.rows[u]] = weights @ below
-    nothing = np.zeros(count, dtype=bool)
-    return Predictions(elpd, lpd, mcse, pit, k, np.full(count, np.nan), nothing)
+def _slow(studies: Studies, progress: bool) -> bool:
+    return progress and len(studies.names) > _MANY_STUDIES
 
 
 def densities(
@@ -321,12 +226,3 @@ def densities(
         density = log_likelihood(part, location, scale).sum(axis=1)
         sd = np.sqrt(part.v + tau2_from_log(scale @ part.Z.T))
         yield u, density, ndtr((part.y - location @ part.X.T) / sd)
-
-
-def _total(mcse: Array) -> float:
-    return float(np.sqrt(np.sum(mcse**2)))
-
-
-def _some(studies: Studies, which: Indices) -> str:
-    more = f" and {len(which) - 8} more" if len(which) > 8 else ""
-    return ", ".join(studies.names[u] for u in which[:8]) + more

@@ -13,17 +13,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import log_ndtr, logsumexp
 
-from bayes_lsm.bayes.collapsed import Points, propose, require_collapsible
-from bayes_lsm.bayes.diagnostics import LARGEST_PARETO_K, SMALLEST_ESS
+from bayes_lsm.bayes.diagnostics import SMALLEST_ESS, dominated
 from bayes_lsm.bayes.pareto import smooth_weights
-from bayes_lsm.bayes.subsets import Array, Indices, Numbers, Studies, take_rows
+from bayes_lsm.bayes.subsets import Array, Indices, Studies
 from bayes_lsm.bayes.tracking import track
-from bayes_lsm.priors import ResolvedPriors
 
 # Small beside the standard error of a study's share, which is of order 1.
 LARGEST_MCSE = 0.05
@@ -36,10 +35,66 @@ _ENTRIES = 4_000_000  # 32 MB for each array of points × rows
 _REFIT_POINTS = (20_000, 200_000)
 _REFIT_ENTRIES = 20_000_000
 _FEW = 20
-# The shape of the tail means something only where a weight is this large a share of the total.
-_LARGE_WEIGHT = 0.01
 
-Sums = tuple[Array, Array, Array]
+
+@dataclass(frozen=True, eq=False)
+class LeftOut:
+    """Densities of the rows that are left, and predictions of those that are not, at m points.
+
+    Attributes
+    ----------
+    left : ndarray, shape (m, F)
+        ln p(y_left | α) of each fold, up to a constant.
+    unit : ndarray, shape (m, U)
+        ln p(y_unit | y_left, α) of the folds' units, in their order.
+    z : ndarray, shape (m, k)
+        (y_i − mean) / SD of the units' rows, in their order, both given the rows that are left.
+    """
+
+    left: Array
+    unit: Array
+    z: Array
+
+
+class Posterior(Protocol):
+    """Points near the posterior of some rows.
+
+    Attributes
+    ----------
+    log_ratio : ndarray, shape (m,)
+        Log density of the prior less that of what the points were drawn from.
+    """
+
+    @property
+    def log_ratio(self) -> Array:
+        """See above."""
+
+    def leave_out(self, studies: Studies, folds: Sequence[Indices]) -> LeftOut:
+        """Predict the studies of each fold from the rows that are neither its own nor missing."""
+
+    def predict_again(self, studies: Studies, units: Indices) -> tuple[Array, Array]:
+        """ln p(y | α) of the rows (m,), and of each study given all of them, its own too (m, U)."""
+
+
+class Refittable(Protocol):
+    """A model with β integrated out, whose rows can be left out.
+
+    Attributes
+    ----------
+    width : int
+        Numbers that are held for each point, beside the rows.
+    """
+
+    @property
+    def width(self) -> int:
+        """See above."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+
+    def near(self, left: Indices, *, points: int, seed: int) -> Posterior:
+        """Points near the posterior of the rows `left`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,8 +111,8 @@ class Predictions:
         Monte Carlo error of `elpd`.
     pit : ndarray, shape (n,)
         P(new effect ≤ y_i | y_left) of each row.
-    pareto_k, ess : ndarray, shape (U,)
-        Of the weights behind `elpd`.
+    pareto_k, largest_weight, ess : ndarray, shape (U,)
+        Of the weights behind `elpd`; `largest_weight` is a share of the total.
     refitted : ndarray of bool, shape (U,)
         Whether the study's fold was given a proposal of its own.
     """
@@ -67,6 +122,7 @@ class Predictions:
     mcse: Array
     pit: Array
     pareto_k: Array
+    largest_weight: Array
     ess: Array
     refitted: npt.NDArray[np.bool_]
 
@@ -75,12 +131,11 @@ class Predictions:
         """Studies whose elpd cannot be trusted (U,)."""
         # Written so that nan counts as doubtful.
         good = (self.mcse <= LARGEST_MCSE) & (self.ess >= SMALLEST_ESS)
-        return np.asarray(~(good & (self.pareto_k <= LARGEST_PARETO_K)))
+        return np.asarray(~good | dominated(self.pareto_k, self.largest_weight))
 
 
 def leave_out_folds(
-    design: Numbers,
-    priors: ResolvedPriors,
+    model: Refittable,
     studies: Studies,
     folds: Sequence[Indices],
     *,
@@ -91,70 +146,55 @@ def leave_out_folds(
 
     Parameters
     ----------
-    design : Design
-    priors : ResolvedPriors
-        Those of the whole data: a refit has the same prior, also where a preset took its units
-        from the data.
+    model : Refittable
+        With the priors of the whole data: a refit has the same prior, also where a preset took its
+        units from the data.
     studies : Studies
     folds : sequence of ndarray of int
         Studies that are left out together; each study in one fold.
     seed : int
     progress : bool, default True
         Show a progress bar on standard error when it takes more than a second or two.
-
-    Raises
-    ------
-    FitError
-        When β cannot be integrated out.
     """
-    from bayes_lsm.likelihood.deletion import row_sums
-
-    require_collapsible(priors, "use psis_loo(), which needs no refits")
-    n = len(design.y)
+    n = model.rows
     seeds = np.random.SeedSequence(seed).generate_state(len(folds) + 1)
-    size = int(np.clip(_ENTRIES // n, _FEWEST_POINTS, _MOST_POINTS))
-    shared = propose(design, priors, points=size, seed=int(seeds[0]))
-    sums = row_sums(shared.alphas, *_arrays(design), shared.mean, shared.precision)
+    size = int(np.clip(_ENTRIES // max(n, model.width), _FEWEST_POINTS, _MOST_POINTS))
+    shared = model.near(np.arange(n), points=size, seed=int(seeds[0]))
     found = _empty(len(studies.names), n)
     for batch in _batches(studies, folds, _ENTRIES // size, progress=progress):
-        _predict(found, design, shared, sums, -1.0, studies, batch)
-        _describe(found, design, shared, sums, studies, np.concatenate(batch))
+        _predict(found, shared, studies, batch)
+        _describe(found, shared, studies, np.concatenate(batch))
     uneven = found.doubtful | (found.ess < _LEAST_EFFICIENCY * size)
     again = [f for f, fold in enumerate(folds) if uneven[fold].any()]
     for f in track(again, "Refitting", progress=progress and len(again) > _FEW):
-        _refit(found, design, priors, studies, folds[f], seed=int(seeds[f + 1]))
+        _refit(found, model, studies, folds[f], seed=int(seeds[f + 1]))
     return found
 
 
 def _refit(
     found: Predictions,
-    design: Numbers,
-    priors: ResolvedPriors,
+    model: Refittable,
     studies: Studies,
     fold: Indices,
     *,
     seed: int,
 ) -> None:
     """Fill in a fold from a proposal of its own, with more points where the first do not do."""
-    from bayes_lsm.likelihood.deletion import row_sums
-
     out = np.concatenate([studies.rows[unit] for unit in fold])
-    left = take_rows(design, np.setdiff1d(np.arange(len(design.y)), out))
+    left = np.setdiff1d(np.arange(model.rows), out)
     for size in _REFIT_POINTS:
-        size = int(np.clip(_REFIT_ENTRIES // len(out), _FEWEST_POINTS, size))
-        own = propose(left, priors, points=size, seed=seed)
-        sums = row_sums(own.alphas, *_arrays(left), own.mean, own.precision)
-        _predict(found, design, own, sums, 0.0, studies, [fold])
+        size = int(np.clip(_REFIT_ENTRIES // max(len(out), model.width), _FEWEST_POINTS, size))
+        _predict(found, model.near(left, points=size, seed=seed), studies, [fold])
         if not found.doubtful[fold].any():
             break
     found.refitted[fold] = True
 
 
 def _empty(units: int, n: int) -> Predictions:
-    columns = np.full((5, units), np.nan)
-    elpd, lpd, mcse, pareto_k, ess = columns
+    elpd, lpd, mcse, pareto_k, largest_weight, ess = np.full((6, units), np.nan)
     refitted = np.zeros(units, dtype=bool)
-    return Predictions(elpd, lpd, mcse, np.full(n, np.nan), pareto_k, ess, refitted)
+    pit = np.full(n, np.nan)
+    return Predictions(elpd, lpd, mcse, pit, pareto_k, largest_weight, ess, refitted)
 
 
 def _batches(
@@ -169,73 +209,32 @@ def _batches(
 
 
 def _predict(
-    found: Predictions,
-    design: Numbers,
-    points: Points,
-    sums: Sums,
-    sign: float,
-    studies: Studies,
-    folds: Sequence[Indices],
+    found: Predictions, posterior: Posterior, studies: Studies, folds: Sequence[Indices]
 ) -> None:
     """Fill in what the rows that are left say of the studies of these folds."""
-    left, unit, z, rows = _leave_out(design, points, sums, sign, studies, folds)
-    log_weights = left + points.log_ratio[:, None]
-    below = np.exp(log_ndtr(np.nan_to_num(z)))
+    out = posterior.leave_out(studies, folds)
+    log_weights = out.left + posterior.log_ratio[:, None]
+    below = np.exp(log_ndtr(np.nan_to_num(out.z)))
     row = position = 0
     for f, fold in enumerate(folds):
         weights = _normalised(log_weights[:, f])
         ess = 1.0 / np.sum(weights**2)
-        large = weights.max() > _LARGE_WEIGHT
-        k = smooth_weights(log_weights[:, f])[1] if large else 0.0
+        k = smooth_weights(log_weights[:, f])[1]
         for u in fold:
-            found.elpd[u], found.mcse[u] = _log_mean(weights, unit[:, position])
-            found.pareto_k[u], found.ess[u] = k, ess
+            found.elpd[u], found.mcse[u] = _log_mean(weights, out.unit[:, position])
+            found.pareto_k[u], found.largest_weight[u], found.ess[u] = k, weights.max(), ess
             position += 1
             last = row + len(studies.rows[u])
-            found.pit[rows[row:last]] = weights @ below[:, row:last]
+            found.pit[studies.rows[u]] = weights @ below[:, row:last]
             row = last
 
 
-def _describe(
-    found: Predictions,
-    design: Numbers,
-    points: Points,
-    sums: Sums,
-    studies: Studies,
-    units: Indices,
-) -> None:
+def _describe(found: Predictions, posterior: Posterior, studies: Studies, units: Indices) -> None:
     """Fill in the density of each study given all studies."""
-    folds = list(units[:, None])
-    left, unit, _, _ = _leave_out(design, points, sums, 0.0, studies, folds)
-    weights = _normalised(left[:, 0] + points.log_ratio)
+    whole, unit = posterior.predict_again(studies, units)
+    weights = _normalised(whole + posterior.log_ratio)
     for position, u in enumerate(units):
         found.lpd[u], _ = _log_mean(weights, unit[:, position])
-
-
-def _leave_out(
-    design: Numbers,
-    points: Points,
-    sums: Sums,
-    sign: float,
-    studies: Studies,
-    folds: Sequence[Indices],
-) -> tuple[Array, Array, Array, Indices]:
-    """See `likelihood.deletion.leave_out`; and the rows, in the order of the folds."""
-    from bayes_lsm.likelihood.deletion import leave_out
-
-    members = [studies.rows[unit] for fold in folds for unit in fold]
-    rows = np.concatenate(members)
-    left, unit, z = leave_out(
-        points.alphas,
-        *sums,
-        sign,
-        np.cumsum([0, *map(len, members)]),
-        np.cumsum([0, *map(len, folds)]),
-        *_arrays(take_rows(design, rows)),
-        points.mean,
-        -float(np.linalg.slogdet(points.precision)[1]),
-    )
-    return left, unit, z, rows
 
 
 def _normalised(log_weights: Array) -> Array:
@@ -251,8 +250,3 @@ def _log_mean(weights: Array, log_density: Array) -> tuple[float, float]:
     mean = float(weights @ density)
     error = float(np.sqrt(np.sum((weights * (density / mean - 1.0)) ** 2)))
     return float(top + np.log(mean)), error
-
-
-def _arrays(numbers: Numbers) -> tuple[Array, Array, Array, Array]:
-    y, v, X, Z = map(np.ascontiguousarray, (numbers.y, numbers.v, numbers.X, numbers.Z))
-    return y, v, X, Z

@@ -16,14 +16,12 @@ from typing import Literal, Protocol
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.bayes.diagnostics import LARGEST_PARETO_K, SMALLEST_ESS
+from bayes_lsm.bayes.diagnostics import LARGEST_PARETO_K, SMALLEST_ESS, dominated
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.pareto import smooth_weights
 from bayes_lsm.priors import PriorBlock, Priors, ResolvedPriors, stretch
 
 BlockName = Literal["location", "scale"]
-_LARGE_WEIGHT = 0.01  # of the total
-
 Kind = Literal["coefficient", "level", "correlation", "sd"]
 
 
@@ -201,8 +199,7 @@ class Refitter:
 
 def _weight_problems(weights: Array, k: float) -> tuple[str, ...]:
     found = []
-    # The shape of the tail means something only where some weights are large.
-    if weights.max() > _LARGE_WEIGHT and not k <= LARGEST_PARETO_K:
+    if dominated(k, weights.max()):
         found.append(f"Pareto k of the weights is {k:.2f} (at most {LARGEST_PARETO_K} is good)")
     ess = 1.0 / float(np.sum(weights**2))
     if not ess >= SMALLEST_ESS:

@@ -87,10 +87,18 @@ class Studies:
     ----------
     names : tuple of str, length U
     rows : tuple of ndarray of int, length U
+    unit : str, default "study"
+        What each of them is.
     """
 
     names: tuple[str, ...]
     rows: tuple[Indices, ...]
+    unit: str = "study"
+
+    @property
+    def plural(self) -> str:
+        """What they are."""
+        return "studies" if self.unit == "study" else "clusters"
 
 
 def group_studies(design: Design) -> Studies:

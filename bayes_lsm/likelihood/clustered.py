@@ -49,6 +49,7 @@ __all__ = [
     "NormalPrior",
     "ScaleTerm",
     "arrange",
+    "arrange_rows",
     "ascend_clustered",
     "draw_location",
     "evaluate",
@@ -180,8 +181,32 @@ def arrange(
     >>> np.exp(fit.alpha).round(3)
     array([0.185, 0.032])
     """
+    layout, cell, collapsed = arrange_rows(y, X, terms, variance=variance)
+    starts = coefficient_starts(terms)
+    triangle = np.linalg.qr(collapsed, mode="r")
+    n, p = np.shape(X)
+    return Clustered(
+        layout=layout,
+        terms=terms,
+        starts=starts,
+        cell=cell,
+        n=n,
+        p=p,
+        q=int(starts[-1]),
+        log_det_XX=2.0 * float(np.sum(np.log(np.abs(np.diag(triangle))))),
+    )
+
+
+def arrange_rows(
+    y: Array,
+    X: Array,
+    terms: tuple[ScaleTerm, ...],
+    *,
+    variance: Array | sparse.csr_array | None = None,
+) -> tuple[Layout, Index, Array]:
+    """The layout alone, whatever the rank of X; the cell of each row, and X of the cells."""
     y, X = np.asarray(y, dtype=float), np.asarray(X, dtype=float)
-    n, p = X.shape
+    n = len(X)
     v, V = _split(n, variance)
     single = [of_single_rows(term) for term in terms]
     groups = np.stack([term.groups for term in terms], axis=1) if terms else np.zeros((n, 0), int)
@@ -191,18 +216,7 @@ def arrange(
     if V is None and rows.vary(single).all():
         rows, cell = collapse(rows, terms, single)
     layout, order = build_layout(rows, terms, single, V)
-    starts = coefficient_starts(terms)
-    triangle = np.linalg.qr(rows.X, mode="r")
-    return Clustered(
-        layout=layout,
-        terms=terms,
-        starts=starts,
-        cell=np.argsort(order)[cell],
-        n=n,
-        p=p,
-        q=int(starts[-1]),
-        log_det_XX=2.0 * float(np.sum(np.log(np.abs(np.diag(triangle))))),
-    )
+    return layout, np.argsort(order)[cell], rows.X
 
 
 def _split(

@@ -337,13 +337,8 @@ def _whiten_dense(layout, white, block, derivatives):
 
 
 @njit(cache=True)
-def whiten(layout, white, prior_root, prior_y, adjusted, derivatives):
-    """Fills `white`; returns Σ ln |Σ| + r'Σ⁻¹r (+ ln |A| where `adjusted`), or nan.
-
-    A = X'Σ⁻¹X + Λ, and r'Σ⁻¹r includes the prior's (β̂ − m)'Λ(β̂ − m), for a prior N(m, Λ⁻¹) on β
-    that is given as rows (k, p) and (k,): Λ^½ and Λ^½m. No rows: a flat prior.
-    """
-    p = layout.X.shape[1]
+def whiten_rows(layout, white, derivatives):
+    """Whitens y, X and the effects; returns Σ ln |Σ| + what cells' rows say of it, or nan."""
     total = 0.0
     for block in range(len(layout.dense)):
         if layout.dense[block]:
@@ -355,6 +350,20 @@ def whiten(layout, white, prior_root, prior_y, adjusted, derivatives):
     for i in range(len(layout.y)):
         if layout.spare[i] > 0.0:
             total += layout.squares[i] / white.D[i]
+    return total
+
+
+@njit(cache=True)
+def whiten(layout, white, prior_root, prior_y, adjusted, derivatives):
+    """Fills `white`; returns Σ ln |Σ| + r'Σ⁻¹r (+ ln |A| where `adjusted`), or nan.
+
+    A = X'Σ⁻¹X + Λ, and r'Σ⁻¹r includes the prior's (β̂ − m)'Λ(β̂ − m), for a prior N(m, Λ⁻¹) on β
+    that is given as rows (k, p) and (k,): Λ^½ and Λ^½m. No rows: a flat prior.
+    """
+    p = layout.X.shape[1]
+    total = whiten_rows(layout, white, derivatives)
+    if not np.isfinite(total):
+        return np.nan
     at = layout.white_start[-1]
     for k in range(len(prior_y)):
         white.y[at + k] = prior_y[k]
@@ -389,6 +398,19 @@ def values_at(alphas, layout, prior_root, prior_y, adjusted):
             alphas[i], layout, prior_root, prior_y, adjusted, np.empty(p), np.empty((p, p))
         )
     return values
+
+
+@njit(cache=True, parallel=True)
+def sums_at(alphas, layout, A, b, c):
+    """Fills X'Σ⁻¹X (m, p, p), X'Σ⁻¹y (m, p) and ln |Σ| + y'Σ⁻¹y (m,), nan where Σ is singular."""
+    p = layout.X.shape[1]
+    for k in prange(len(alphas)):
+        white = prepare(alphas[k], layout, 0)
+        c[k] = whiten_rows(layout, white, False) + dot(white.y, white.y)
+        for i in range(p):
+            b[k, i] = dot(white.X[i], white.y)
+            for j in range(p):
+                A[k, i, j] = dot(white.X[i], white.X[j])
 
 
 @njit(cache=True, parallel=True)

@@ -63,32 +63,24 @@ def kappa_of(rho: float, effects: int, kind: Kind) -> float:
 
 
 def kappas_of(R: Array, kind: Kind) -> Array:
-    """κ (m, c) from R (m, s, s): what `correlation_matrices` undoes.
+    """κ (m, c) from R (m, s, s): the inverse of `correlation_matrices`.
 
     Examples
     --------
-    >>> kappa = np.array([[0.3, -0.2, 0.5]])
-    >>> kappas_of(correlation_matrices(kappa, 3, "unstructured"), "unstructured").round(12)
-    array([[ 0.3, -0.2,  0.5]])
+    >>> kappa = np.array([[0.3, -0.2, 0.9]])
+    >>> kappas_of(correlation_matrices(kappa, 3, "unstructured"), "unstructured").round(6)
+    array([[ 0.3, -0.2,  0.9]])
     """
-    s = R.shape[1]
+    s = R.shape[-1]
     if not count(s, kind):
         return np.empty((len(R), 0))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        if kind == "compound_symmetric":
-            rho = R[:, 1, 0]
-            kappa = 0.5 * np.log((1.0 + (s - 1) * rho) / (1.0 - rho))[:, None]
-        else:
-            columns: list[Array] = []
-            rows = np.zeros_like(R)  # the Cholesky factor, also of a singular R
-            for i in range(s):
-                rest = np.ones(len(R))
-                for j in range(i):
-                    done = np.sum(rows[:, i, :j] * rows[:, j, :j], axis=1)
-                    rows[:, i, j] = (R[:, i, j] - done) / rows[:, j, j]
-                    columns.append(np.arctanh(np.clip(rows[:, i, j] / np.sqrt(rest), -1, 1)))
-                    rest = rest - rows[:, i, j] ** 2
-                rows[:, i, i] = np.sqrt(np.maximum(rest, 0.0))
-            kappa = np.column_stack(columns)
-    finite = np.nan_to_num(kappa, posinf=_LARGEST, neginf=-_LARGEST)
-    return np.asarray(np.clip(finite, -_LARGEST, _LARGEST))
+    if kind == "compound_symmetric":
+        rho = R[:, 1, 0]
+        return np.asarray(0.5 * np.log((1.0 + (s - 1) * rho) / (1.0 - rho)))[:, None]
+    L = np.linalg.cholesky(R)
+    columns = []
+    for i in range(s):
+        for j in range(i):
+            rest = np.sqrt(np.sum(L[:, i, j:] ** 2, axis=1))
+            columns.append(np.arctanh(np.clip(L[:, i, j] / rest, -1.0, 1.0)))
+    return np.asarray(np.clip(np.column_stack(columns), -_LARGEST, _LARGEST))

@@ -56,7 +56,7 @@ def forest_rows(
 def _under_headings(
     fit: ClusteredFit, by: str | Sequence[object], studies: Sequence[Row]
 ) -> list[Row]:
-    from bayes_lsm.reml.clusters import read_clusters
+    from bayes_lsm.clusters import read_clusters
 
     clusters = read_clusters(fit.design, by)
     rows: list[Row] = []

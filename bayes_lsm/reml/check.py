@@ -14,14 +14,15 @@ from bayes_lsm.reml.surface import Surface
 from bayes_lsm.tables import wrap_notes
 
 if TYPE_CHECKING:
+    from bayes_lsm.reml.clustered_fit import ClusteredFit
     from bayes_lsm.reml.fit import RemlFit
 
 Array = npt.NDArray[np.float64]
 
 # Log-likelihoods this near are of one maximum.
-_SAME = 1e-6
+SAME = 1e-6
 # Beyond this the curvatures differ so much that standard errors lose half their digits.
-_LARGEST_CONDITION = 1e8
+LARGEST_CONDITION = 1e8
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +68,7 @@ class Check:
         return f"{verdict} (condition {self.condition:.3g}, largest slope {self.gradient:.1e})"
 
     def __str__(self) -> str:
-        others = ", ".join(f"{m:+.4f}" for m in self.maxima if abs(m) > _SAME)
+        others = ", ".join(f"{m:+.4f}" for m in self.maxima if abs(m) > SAME)
         lines = [
             f"interior:         {'yes' if self.interior else 'no'}",
             f"unique:           {'yes' if self.unique else 'no'} ({self.reached} of {self.starts} "
@@ -82,12 +83,12 @@ class Check:
     __repr__ = __str__
 
 
-def check(fit: RemlFit, *, starts: int = 50, seed: int = 0) -> Check:
+def check(fit: RemlFit | ClusteredFit, *, starts: int = 50, seed: int = 0) -> Check:
     """Climb from many random starts, and look at the curvature where the fit ended.
 
     Parameters
     ----------
-    fit : RemlFit
+    fit : RemlFit or ClusteredFit
         With the log link.
     starts : int, default 50
         Random starting points, near and far from the estimate.
@@ -106,9 +107,12 @@ def check(fit: RemlFit, *, starts: int = 50, seed: int = 0) -> Check:
     unique:           yes (50 of 50 climbs end there)
     well conditioned: yes (condition 6.53, largest slope ...)
     """
-    from bayes_lsm.reml.clustered_fit import require_one_term
+    from bayes_lsm.reml.clustered_fit import ClusteredFit
 
-    require_one_term(fit, "check(fit)", "see .rival, .divergent and profile()")
+    if isinstance(fit, ClusteredFit):
+        from bayes_lsm.reml.clustered_check import clustered_check
+
+        return clustered_check(fit, starts=starts, seed=seed)
     if starts < 1:
         raise FitError(f"starts must be at least 1, got {starts}")
     design = fit.design
@@ -126,14 +130,14 @@ def check(fit: RemlFit, *, starts: int = 50, seed: int = 0) -> Check:
     points = surface.climb(list(begun @ surface.back.T))
     gains = np.array([point.value - fit.loglik for point in points])
     # Climbs along a tail end below its limit, by no more than rounding.
-    reached = int((np.abs(gains) < _SAME).sum())
+    reached = int((np.abs(gains) < SAME).sum())
     maxima = np.unique(np.round(gains[np.isfinite(gains)], 6))[::-1]
     interior = fit.divergence is None and not fit.at_bound
     gradient, condition = _at(surface, here) if interior else (math.nan, math.nan)
     return Check(
         interior=interior,
-        unique=bool((np.abs(maxima) < _SAME).all()) and fit.rival is None,
-        well_conditioned=condition < _LARGEST_CONDITION,
+        unique=bool((np.abs(maxima) < SAME).all()) and fit.rival is None,
+        well_conditioned=condition < LARGEST_CONDITION,
         starts=starts,
         reached=reached,
         maxima=maxima,

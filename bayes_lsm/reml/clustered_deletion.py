@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
+from bayes_lsm.clusters import take_rows
 from bayes_lsm.columns import check_columns
 from bayes_lsm.errors import DataError
 from bayes_lsm.reml.clustered_blocks import loadings, stack_covariances
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.term_estimate import TermEstimate
-from bayes_lsm.sampling_errors import Block
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -28,56 +27,30 @@ def keep_rows(design: ClusteredDesign, kept: Mask) -> ClusteredDesign:
     DataError
         When they cannot carry it: too few groups or rows, or a coefficient that they leave open.
     """
-    X = design.X[kept]
-    terms = tuple(_keep_term(term, kept) for term in design.terms)
-    if len(X) <= X.shape[1]:
-        raise DataError(f"{len(X)} rows cannot carry {X.shape[1]} location coefficients")
-    check_columns("location", design.location.names, X)
-    position = np.cumsum(kept) - 1
-    blocks = []
-    for block in design.blocks:
-        here = kept[block.rows]
-        if here.sum() > 1:
-            rows = position[block.rows[here]]
-            blocks.append(Block(rows, block.covariance[np.ix_(here, here)]))
-    labels = tuple(label for label, keep in zip(design.labels, kept, strict=True) if keep)
-    return replace(
-        design,
-        y=design.y[kept],
-        v=design.v[kept],
-        blocks=tuple(blocks),
-        location=replace(design.location, matrix=X),
-        terms=terms,
-        labels=labels,
-    )
-
-
-def _keep_term(term: ScaleTerm, kept: Mask) -> ScaleTerm:
-    groups, index = np.unique(term.index[kept], return_inverse=True)
-    if len(groups) < 2:
-        raise DataError(f"the scale term {term.name!r} has one group")
-    found = replace(
-        term,
-        groups=tuple(term.groups[g] for g in groups),
-        index=index,
-        slopes=term.slopes[kept],
-        Z=term.Z[groups],
-    )
-    for effect, used in zip(term.effects, found.used.any(axis=0), strict=True):
-        if not used:
-            raise DataError(f"no row is left with the effect {effect!r} of {term.name!r}")
-    check_columns(f"scale ({term.name})", term.names, found.Z[found.used])
+    found = take_rows(design, kept)
+    for term in found.terms:
+        _check_term(term)
+    n, p = found.X.shape
+    if n <= p:
+        raise DataError(f"{n} rows cannot carry {p} location coefficients")
+    check_columns("location", found.location.names, found.X)
     return found
 
 
+def _check_term(term: ScaleTerm) -> None:
+    if len(term.groups) < 2:
+        raise DataError(f"the scale term {term.name!r} has one group")
+    for effect, used in zip(term.effects, term.used.any(axis=0), strict=True):
+        if not used:
+            raise DataError(f"no row is left with the effect {effect!r} of {term.name!r}")
+    check_columns(f"scale ({term.name})", term.names, term.Z[term.used])
+
+
 def tau2_at(each: TermEstimate, Z: Array) -> Array:
-    """τ² (m, s) of groups with scale moderators Z (m, s, q); 0 where the likelihood sends it."""
-    finite = np.isfinite(each.alpha)
-    tau2 = np.exp(Z[:, :, finite] @ each.alpha[finite])
-    if each.divergence is not None:
-        direction = np.array(list(each.divergence.direction.values()))
-        tau2 = np.where(Z @ direction < -1e-9, 0.0, tau2)
-    return np.asarray(tau2)
+    """τ² (m, s) of groups with scale moderators Z (m, s, q); 0, inf or nan where it has a limit."""
+    rows, added = each.read(Z.reshape(-1, Z.shape[2]))
+    log_tau2 = rows @ np.nan_to_num(each.limit_alpha) + added
+    return np.asarray(np.exp(log_tau2).reshape(Z.shape[:2]))
 
 
 def sigma_blocks(

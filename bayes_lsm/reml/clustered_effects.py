@@ -229,8 +229,8 @@ def _vague(
         return
     for name in chosen:
         each = fit.terms[name]
-        Z = each.term.Z[each.term.used]
-        variance = np.einsum("ij,jk,ik->i", Z, np.nan_to_num(each.vcov), Z)
+        rows, _ = each.read(each.term.Z[each.term.used])
+        variance = np.einsum("ij,jk,ik->i", rows, np.nan_to_num(each.limit_vcov), rows)
         if np.sqrt(variance.max()) > VAGUE:
             yield (
                 f"the data say little about the variances of {name!r} (SE of ln τ² above "
@@ -262,7 +262,7 @@ def _row_variance(each: TermEstimate) -> Array:
 def _new_variance(each: TermEstimate, slopes: Array, Z: Array) -> Array:
     """The same for groups that are new; 0 where the likelihood sends it there."""
     tau2 = tau2_at(each, Z)
-    loadings = slopes * np.sqrt(tau2)
+    loadings = slopes * np.where(slopes == 0, 0.0, np.sqrt(tau2))
     return np.asarray(np.einsum("ij,jk,ik->i", loadings, np.nan_to_num(each.correlation), loadings))
 
 

@@ -23,6 +23,9 @@ from bayes_lsm.results import model_title, wald_table
 from bayes_lsm.tables import Printable, format_table, text_table, wrap_notes
 
 if TYPE_CHECKING:
+    from bayes_lsm.clusters import Cluster
+    from bayes_lsm.contrasts import ContrastInterval, Measure, ScaleFunctions
+    from bayes_lsm.reml.check import Check
     from bayes_lsm.reml.clustered_effects import (
         LevelEffects,
         LevelHeterogeneity,
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
     )
     from bayes_lsm.reml.clustered_influence import ClusterInfluence
     from bayes_lsm.reml.clustered_intervals import ClusteredPart
-    from bayes_lsm.reml.clusters import Cluster
     from bayes_lsm.reml.permutation import PermutationTest
     from bayes_lsm.reml.prediction import ScaleUncertainty
     from bayes_lsm.reml.profile import Profile
@@ -62,11 +64,15 @@ class ClusteredFit(Printable):
         The scale terms by their grouping.
     vcov_scale : ndarray, shape (m, m)
         Of all scale coefficients and κ, term by term, as one; nan where the terms' own are.
+    limit_vcov : ndarray, shape (m, m)
+        The same of the coefficients that give ln τ² where others diverge (`limit_alpha`).
     loglik : float
         With metafor's constants; the supremum when a coefficient diverges.
     log_det_XX : float
         ln |X'X|, by which nlme's REML log-likelihood differs.
     converged : bool
+    stop : ndarray, shape (m,)
+        Scale coefficients and κ where an ordinary optimiser stops.
     test : {"z", "t"}
         ``"t"``: with n − p degrees of freedom for the location coefficients.
     rival : mapping of str to ndarray, or None
@@ -83,9 +89,11 @@ class ClusteredFit(Printable):
     vcov_location: Array
     terms: Mapping[str, TermEstimate]
     vcov_scale: Array
+    limit_vcov: Array
     loglik: float
     log_det_XX: float
     converged: bool
+    stop: Array
     test: ClusteredTest = "z"
     rival: Mapping[str, Array] | None = None
     rival_loglik: float = math.nan
@@ -104,6 +112,11 @@ class ClusteredFit(Printable):
     def alpha(self) -> Array:
         """The scale coefficients of all terms."""
         return np.concatenate([each.alpha for each in self.terms.values()])
+
+    @property
+    def limit_alpha(self) -> Array:
+        """`limit_alpha` of all terms."""
+        return np.concatenate([each.limit_alpha for each in self.terms.values()])
 
     @property
     def vcov_alpha(self) -> Array:
@@ -236,34 +249,47 @@ class ClusteredFit(Printable):
 
     @property
     def at_stop(self) -> pd.DataFrame:
-        """Not told of several scale terms.
+        """What an ordinary optimiser prints, where it stops: all coefficients as one table.
 
-        Raises
-        ------
-        FitError
+        The same as `to_dataframe` unless a coefficient diverges. Then its estimate here is an
+        accident of the optimiser's tolerance, and its standard error is meaningless.
         """
-        raise FitError(_ONE_TERM.format(what="at_stop", cure="see .divergent and profile()"))
+        from bayes_lsm.reml.clustered_check import fit_at_stop
 
-    def check(self) -> None:
-        """Not there for several scale terms.
+        return fit_at_stop(self).to_dataframe() if self.divergent else self.to_dataframe()
 
-        Raises
-        ------
-        FitError
+    def check(self, *, starts: int = 50, seed: int = 0) -> Check:
+        """Whether the optimum is interior, unique among starts and well conditioned.
+
+        See `bayes_lsm.reml.check.check`.
         """
-        raise FitError(
-            _ONE_TERM.format(what="check()", cure="see .rival, .divergent and profile()")
-        )
+        from bayes_lsm.reml.clustered_check import clustered_check
 
-    def scale_functions(self, *_: object, **__: object) -> None:
-        """Not there for several scale terms.
+        return clustered_check(self, starts=starts, seed=seed)
 
-        Raises
-        ------
-        FitError
+    @property
+    def has_border(self) -> bool:
+        """Whether a correlation is at its border."""
+        return any(at_border(each) for each in self.terms.values())
+
+    def scale_functions(
+        self,
+        rows: Array,
+        labels: Sequence[str],
+        *,
+        measure: Measure = "log_tau2",
+        method: ContrastInterval | None = None,
+        level: float = 0.95,
+        compared: bool = True,
+    ) -> ScaleFunctions:
+        """Linear functions of the scale coefficients of all terms, for `bayes_lsm.contrasts`.
+
+        See `bayes_lsm.reml.clustered_contrasts.clustered_functions`.
         """
-        raise FitError(
-            _ONE_TERM.format(what="a function of ln τ²", cure="use wald_test(fit, contrast=...)")
+        from bayes_lsm.reml.clustered_contrasts import clustered_functions
+
+        return clustered_functions(
+            self, rows, labels, measure=measure, method=method, level=level, compared=compared
         )
 
     @property
@@ -319,7 +345,11 @@ class ClusteredFit(Printable):
 
     def comparison(self, *, at_stop: bool = False) -> dict[str, pd.DataFrame]:
         """The columns of this fit in a side-by-side table: estimate and se."""
-        return {"": self.to_dataframe()[["estimate", "se"]]}
+        shown = ["estimate", "se"]
+        columns = {"": self.to_dataframe()[shown]}
+        if at_stop and self.divergent:
+            columns[" at stop"] = self.at_stop[shown]
+        return columns
 
     def heterogeneity(self) -> LevelHeterogeneity:
         """τ² and I² of each scale term.

@@ -91,16 +91,19 @@ def estimate_clustered(
     covariance = _covariance(best.ascent.at.hessian)
     found = [_estimate(term, t, best, covariance) for t, term in enumerate(design.terms)]
     terms = {each.term.name: each for each in found}
+    limit_vcov = _together(found, best, covariance)
     return ClusteredFit(
         design=design,
         method=method,
         beta=best.ascent.at.beta,
         vcov_location=best.ascent.at.covariance,
         terms=terms,
-        vcov_scale=_together(found, best, covariance),
+        vcov_scale=_without_infinite(found, limit_vcov),
+        limit_vcov=limit_vcov,
         loglik=best.value,
         log_det_XX=best.data.log_det_XX,
         converged=best.ascent.converged,
+        stop=search.inside.ascent.alpha,
         test=test,
         rival=None if rival is None else _coefficients(design, rival),
         rival_loglik=math.nan if rival is None else rival.value,
@@ -129,7 +132,7 @@ def _estimate(term: ScaleTerm, t: int, best: Spot, covariance: Array) -> TermEst
     kept = list(left.kept)
     full[kept] = alpha
     vcov[np.ix_(kept, kept)] = covariance[np.ix_(here, here)]
-    divergence = None
+    limit_alpha, limit_vcov, divergence = full.copy(), vcov.copy(), None
     if left.zero.any():
         signs, direction = Cone(term.Z[term.used]).signs(left.zero[term.used])
         for j, sign in signs.items():
@@ -154,6 +157,8 @@ def _estimate(term: ScaleTerm, t: int, best: Spot, covariance: Array) -> TermEst
         vcov_kappa=covariance[np.ix_(there, there)],
         correlation=_correlation_matrix(term, left.effects, kappa),
         divergence=divergence,
+        limit_alpha=limit_alpha,
+        limit_vcov=limit_vcov,
     )
 
 
@@ -174,7 +179,7 @@ def _gone(term: ScaleTerm, zero: npt.NDArray[np.bool_]) -> Iterator[str]:
 
 
 def _together(found: list[TermEstimate], best: Spot, covariance: Array) -> Array:
-    """The covariance of the coefficients and κ of all terms, in the order of the terms."""
+    """The covariance of `limit_alpha` and κ of all terms, in the order of the terms."""
     places: list[int] = []
     for t, (each, left) in enumerate(zip(found, best.remaining, strict=True)):
         first, q = int(best.data.starts[t]), len(left.kept)
@@ -187,11 +192,17 @@ def _together(found: list[TermEstimate], best: Spot, covariance: Array) -> Array
             places += [-1] * correlations
     kept = np.array(places)
     full = covariance[np.ix_(kept, kept)] if len(covariance) else np.full((len(kept),) * 2, np.nan)
+    full[kept < 0, :] = full[:, kept < 0] = np.nan
+    return full
+
+
+def _without_infinite(found: list[TermEstimate], limit_vcov: Array) -> Array:
+    """The same, but nan for coefficients that are infinite or that a limit leaves open."""
     infinite = [
         ~np.isfinite(np.r_[each.alpha, np.zeros(size_of(each.term) - len(each.alpha))])
         for each in found
     ]
-    lost = (kept < 0) | np.concatenate(infinite)
+    lost, full = np.concatenate(infinite), limit_vcov.copy()
     full[lost, :] = full[:, lost] = np.nan
     return full
 

@@ -24,12 +24,12 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import chdtr
 
+from bayes_lsm.clusters import Cluster, Clusters, read_clusters
 from bayes_lsm.errors import BayesLsmError
 from bayes_lsm.reml.clustered_blocks import block_rows, loadings
 from bayes_lsm.reml.clustered_deletion import keep_rows, sigma_blocks
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.clustered_fitting import estimate_clustered
-from bayes_lsm.reml.clusters import Cluster, Clusters, read_clusters
 from bayes_lsm.results import ResultTable, model_title
 from bayes_lsm.tables import Printable
 

@@ -17,11 +17,11 @@ import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
+from bayes_lsm.clusters import Cluster, Clusters, read_clusters, shared
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.bootstrap import batches, checked_seed
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.clustered_fitting import estimate_clustered
-from bayes_lsm.reml.clusters import Cluster, Clusters, read_clusters, shared
 from bayes_lsm.reml.orders import ExactOrders, RandomOrders, is_exhaustive
 from bayes_lsm.reml.permutation import PermutationTest, share_at_least
 from bayes_lsm.reml.tests import PartName, term_columns

@@ -11,7 +11,6 @@ Sobol sequence, always the same ones, along the principal axes of C.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +18,6 @@ from scipy.special import ndtri
 
 from bayes_lsm.clustered_new_data import ClusteredNewData
 from bayes_lsm.likelihood.correlation_matrices import correlation_matrices
-from bayes_lsm.reml.clustered_deletion import tau2_at
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.clustered_terms import has_correlations, size_of
 from bayes_lsm.reml.linear_scale import Reference
@@ -59,16 +57,19 @@ def clustered_predictive(
 
 
 def _draws(fit: ClusteredFit) -> Array:
-    """Points of γ (K, m); what has no covariance stays at its estimate, ±inf included."""
+    """Points of γ (K, m), at a limit of what gives ln τ²; without covariance at its estimate."""
     from scipy.stats import qmc
 
     estimate = np.concatenate(
-        [np.r_[each.alpha, each.kappa, np.zeros(_lost(each))] for each in fit.terms.values()]
+        [
+            np.r_[np.nan_to_num(each.limit_alpha), each.kappa, np.zeros(_lost(each))]
+            for each in fit.terms.values()
+        ]
     )
-    known = np.flatnonzero(~np.isnan(np.diag(fit.vcov_scale)))
+    known = np.flatnonzero(~np.isnan(np.diag(fit.limit_vcov)))
     if not len(known):
         return estimate[None]
-    values, vectors = np.linalg.eigh(fit.vcov_scale[np.ix_(known, known)])
+    values, vectors = np.linalg.eigh(fit.limit_vcov[np.ix_(known, known)])
     axes = (vectors * np.sqrt(np.maximum(values, 0.0)))[:, ::-1]  # the longest first
     points = ndtri(qmc.Sobol(len(known), seed=0).random(_POINTS).clip(1e-12, 1 - 1e-12))
     draws = np.repeat(estimate[None], _POINTS, axis=0)
@@ -95,7 +96,7 @@ def _locations(fit: ClusteredFit, draws: Array) -> tuple[Array, Array]:
     first = 0
     for each in fit.terms.values():
         term = each.term
-        finite = np.isfinite(each.alpha)
+        finite = ~np.isnan(each.limit_alpha)
         gone = each.tau2 == 0
         terms.append(
             clustered.ScaleTerm(
@@ -121,11 +122,11 @@ def _variances(each: TermEstimate, draws: Array, slopes: Array, Z: Array) -> Arr
     R = np.nan_to_num(each.correlation)[None]
     if has_correlations(each.term) and not _lost(each):
         R = correlation_matrices(draws[:, q:], s, each.term.correlation)
+    rows, added = each.read(Z.reshape(-1, q))
+    log_tau2 = (rows @ draws[:, :q].T + added[:, None]).reshape(len(slopes), s, -1)
+    tau = np.exp(0.5 * np.swapaxes(log_tau2, 1, 2))
     found = np.empty((len(slopes), len(draws)))
-    tau = np.sqrt(
-        np.stack([tau2_at(replace(each, alpha=alpha), Z) for alpha in draws[:, :q]], axis=1)
-    )
     for i, row in enumerate(tau):
-        loads = slopes[i] * row
+        loads = slopes[i] * np.where(slopes[i] == 0, 0.0, row)
         found[i] = np.sum((loads[:, None, :] @ R)[:, 0] * loads, axis=1)
     return found

@@ -6,7 +6,8 @@ With W = Σ⁻¹, M = (X'WX)⁻¹ and e = y − Xβ̂, the hat matrix is XMX'W a
     V_β = M [ Σ_c X_c'W_c A_c e_c e_c' A_c'W_c X_c ] M
 
 with A_c = I for CR0 and CR1 (times G/(G − p)), and for CR2 A_c = D'(D (Σ_c − X_cMX_c') D')^{−½} D,
-D'D = Σ_c: see `robust`, whose formulas these are for a Σ that is not diagonal.
+D'D = Σ_c: see `robust`, whose formulas these are for a Σ that is not diagonal; the scale part is in
+`clustered_sandwich`.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.clusters import Cluster, read_clusters, shared
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.clustered_blocks import blocks, covariance_of_effects, loadings
 from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.clusters import Cluster, read_clusters, shared
+from bayes_lsm.reml.clustered_sandwich import scale_sandwich
+from bayes_lsm.reml.clustered_terms import coefficients
 from bayes_lsm.reml.robust import Kind, t_table
 from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable
@@ -34,7 +37,7 @@ _ZERO = 1e-12
 
 @dataclass(frozen=True, eq=False)
 class ClusteredRobustFit(Printable):
-    """Cluster-robust location coefficients of a fit of several scale terms.
+    """A fit of several scale terms with cluster-robust covariances; its estimates are the fit's.
 
     Attributes
     ----------
@@ -42,21 +45,38 @@ class ClusteredRobustFit(Printable):
     kind : {"CR0", "CR1", "CR2"}
     n_clusters : int
     vcov_location : ndarray, shape (p, p)
+    vcov_scale : ndarray, shape (q, q)
+        Of the scale coefficients of all terms; nan where the fit has no covariance.
     df_location : ndarray, shape (p,)
         G − p, or Satterthwaite's for CR2; inf for tests with the normal distribution.
+    df_scale : ndarray, shape (q,)
+        G − 1, or inf.
     """
 
     fit: ClusteredFit
     kind: str
     n_clusters: int
     vcov_location: Array
+    vcov_scale: Array
     df_location: Array
+    df_scale: Array
 
     @property
     def location(self) -> pd.DataFrame:
         """Location coefficients: estimate, se, tval, df, pval, ci_lb, ci_ub; one row a term."""
         names = self.fit.design.location.names
         return t_table(names, self.fit.beta, self.vcov_location, self.df_location)
+
+    @property
+    def scale(self) -> pd.DataFrame:
+        """Scale coefficients of ln τ²: the same columns, indexed by grouping and term."""
+        named = coefficients(self.fit.design)
+        names = [each.label for each in named]
+        table = t_table(names, self.fit.alpha, self.vcov_scale, self.df_scale)
+        table.index = pd.MultiIndex.from_tuples(
+            [(each.grouping, each.name) for each in named], names=["grouping", "term"]
+        )
+        return table
 
     @property
     def title(self) -> str:
@@ -67,14 +87,16 @@ class ClusteredRobustFit(Printable):
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the table has to know."""
-        return (
-            "standard errors and tests are cluster-robust, for the location part alone",
-            *self.fit.notes,
-        )
+        found = ["standard errors and tests are cluster-robust"]
+        if self.kind == "CR2":
+            found.append("CR2 is for the location part; the scale part has CR1")
+        return (*found, *self.fit.notes)
 
     def to_dataframe(self) -> pd.DataFrame:
-        """The table of location coefficients."""
-        return self.location
+        """All tables as one, indexed by part and term."""
+        scale = self.scale
+        parts = {f"scale ({name})": scale.loc[name] for name in self.fit.terms}
+        return pd.concat({"location": self.location, **parts}, names=["part", "term"])
 
 
 def standard_errors(fit: ClusteredFit) -> tuple[Array, Array]:
@@ -100,7 +122,7 @@ def clustered_hat_values(fit: ClusteredFit) -> Array:
 def clustered_robust(
     fit: ClusteredFit, cluster: Cluster | None, *, kind: str, small_sample: bool
 ) -> ClusteredRobustFit:
-    """Cluster-robust covariance of β.
+    """Cluster-robust covariances of β and α.
 
     Raises
     ------
@@ -131,9 +153,11 @@ def clustered_robust(
         vcov = vcov * G / (G - p)
     if kind == "CR2":
         df = _satterthwaite(pieces, fit.vcov_location)
+    df_scale = np.full(len(fit.alpha), float(G - 1))
     if not small_sample:
-        df = np.full(p, np.inf)
-    return ClusteredRobustFit(fit, kind, G, vcov, df)
+        df, df_scale = np.full(p, np.inf), np.full(len(fit.alpha), np.inf)
+    vcov_scale = (1.0 if kind == "CR0" else G / (G - 1)) * scale_sandwich(fit, clusters)
+    return ClusteredRobustFit(fit, kind, G, vcov, vcov_scale, df, df_scale)
 
 
 _Piece = tuple[Array, Array, Array, Array]  # A W X M, X, Σ and e of a cluster

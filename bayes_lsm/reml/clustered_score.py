@@ -103,7 +103,7 @@ def without(design: ClusteredDesign, columns: Sequence[int]) -> ClusteredDesign:
 def expected_information(alpha: Array, design: ClusteredDesign, *, method: Method) -> Array:
     """½ tr(P V_j P V_k) at the coefficients and κ of all terms, shape (q, q); for ML of Σ⁻¹."""
     A = loadings(design)
-    D, slopes = _derivatives(alpha, design)
+    D, slopes = derivatives(_parts(alpha, design), design)
     q, p = len(alpha), design.X.shape[1]
     trace, cross, M = np.zeros((q, q)), np.zeros((q, q, p, p)), np.zeros((q, p, p))
     precision = np.zeros((p, p))
@@ -129,16 +129,31 @@ def expected_information(alpha: Array, design: ClusteredDesign, *, method: Metho
     return np.asarray(0.5 * trace)
 
 
-def _derivatives(
-    alpha: Array, design: ClusteredDesign
-) -> tuple[sparse.csr_array, list[sparse.csr_array]]:
-    """D (m, m) at α, and its derivative in each coefficient and κ."""
-    tau2, correlations, slopes = [], [], []
+def _parts(alpha: Array, design: ClusteredDesign) -> list[tuple[Array, Array]]:
+    """τ² (G, s) and κ of each term."""
     starts = np.cumsum([0, *map(size_of, design.terms)])
+    found = []
+    for term, start, end in zip(design.terms, starts, starts[1:], strict=False):
+        here, q = alpha[start:end], len(term.names)
+        found.append((np.exp(term.Z @ here[:q]), here[q:]))
+    return found
+
+
+def derivatives(
+    parts: Sequence[tuple[Array, Array]], design: ClusteredDesign
+) -> tuple[sparse.csr_array, list[sparse.csr_array]]:
+    """D (m, m), and its derivative in each coefficient and κ.
+
+    Parameters
+    ----------
+    parts : sequence of tuple
+        τ² (G, s) and κ of each term.
+    design : ClusteredDesign
+    """
+    tau2, correlations, slopes = [], [], []
     widths = [len(term.groups) * len(term.effects) for term in design.terms]
-    for t, term in enumerate(design.terms):
-        here = alpha[starts[t] : starts[t + 1]]
-        values, R, changes = _term_derivatives(here, term)
+    for t, (term, (values, kappa)) in enumerate(zip(design.terms, parts, strict=True)):
+        R, changes = _term_derivatives(values, kappa, term)
         tau2.append(values)
         correlations.append(R)
         before, after = sum(widths[:t]), sum(widths[t + 1 :])
@@ -152,16 +167,18 @@ def _derivatives(
     return stack_covariances(tau2, correlations), slopes
 
 
-def _term_derivatives(here: Array, term: ScaleTerm) -> tuple[Array, Array, list[Array]]:
-    """τ² (G, s), R (s, s), and ∂D_g/∂α_j (G, s, s) of each coefficient and κ."""
-    q, s = len(term.names), len(term.effects)
-    kappa = here[q:]
+def _term_derivatives(tau2: Array, kappa: Array, term: ScaleTerm) -> tuple[Array, list[Array]]:
+    """R (s, s), and ∂D_g/∂α_j (G, s, s) of each coefficient and κ."""
+    s = len(term.effects)
     kind = term.correlation if has_correlations(term) else "none"
     R = np.array(correlation_matrices(kappa[None], s, kind)[0])
-    tau = np.exp(0.5 * term.Z @ here[:q])
+    tau = np.sqrt(tau2)
     outer = tau[:, :, None] * tau[:, None, :]
-    changes = [0.5 * (term.Z[:, :, None, j] + term.Z[:, None, :, j]) * outer * R for j in range(q)]
+    changes = [
+        0.5 * (term.Z[:, :, None, j] + term.Z[:, None, :, j]) * outer * R
+        for j in range(len(term.names))
+    ]
     for step in _STEP * np.eye(len(kappa)):
         ends = correlation_matrices(np.array([kappa + step, kappa - step]), s, kind)
         changes.append(outer * (ends[0] - ends[1]) / (2 * _STEP))
-    return tau**2, R, changes
+    return R, changes

@@ -130,9 +130,14 @@ class ClusteredSearch:
         there are fewer starts as well: a few times as fast, and on nasty data it misses the highest
         point more often (in 1 to 2% of the sets of test_clustered_simulated).
 
+    near : sequence of ndarray, shape (m,), optional
+        Further coefficients and κ to start from, such as `summits` of a search in similar data.
+
     Attributes
     ----------
     highest : Spot
+    summits : tuple of ndarray, shape (m,)
+        The highest point, the best, and the highest inside, as starts inside.
     best : Spot
         The highest point, or the one that ordinary starts lead to where the data do not choose
         between the two.
@@ -149,6 +154,7 @@ class ClusteredSearch:
         *,
         held: Mapping[int, float] | None = None,
         turns: int = _TURNS,
+        near: Sequence[Array] = (),
     ) -> None:
         self._design, self._method, self._held = design, method, dict(held or {})
         self._turns = turns
@@ -165,7 +171,7 @@ class ClusteredSearch:
             for term in design.terms
         )
         data = self._arrange(whole)
-        climbs = [self._climb(whole, data, start) for start in self._starts(data)]
+        climbs = [self._climb(whole, data, start) for start in (*self._starts(data), *near)]
         self._first = _distinct(climbs)
         home = max(climbs[: 1 + len(design.terms)], key=lambda spot: spot.value)
         self.inside = max(climbs, key=lambda spot: spot.value)
@@ -176,9 +182,19 @@ class ClusteredSearch:
         self._explore(whole, data)
         self.highest = self._highest(self._spots.values())
         self.best, self.rival = self.highest, None
-        near = self._highest([home, *self._limits_of(home)])
-        if _slack(self.highest.value) < self.highest.value - near.value < _UNDECIDED:
-            self.best, self.rival = near, self.highest
+        ordinary = self._highest([home, *self._limits_of(home)])
+        if _slack(self.highest.value) < self.highest.value - ordinary.value < _UNDECIDED:
+            self.best, self.rival = ordinary, self.highest
+
+    @property
+    def summits(self) -> tuple[Array, ...]:
+        """Starts for a search in similar data."""
+        whole = self.inside.remaining
+        found = {id(spot): spot for spot in (self.inside, self.best, self.highest)}
+        return tuple(
+            spot.ascent.alpha if spot.is_inside else self._restart(whole, spot)
+            for spot in found.values()
+        )
 
     def _explore(self, whole: tuple[Remaining, ...], data: clustered.Clustered) -> None:
         """Climb inside from around the best point and from near good limits, while that helps."""
@@ -245,6 +261,7 @@ class ClusteredSearch:
         total = (
             float(np.mean(residuals**2)) * len(design.y) / max(1, len(design.y) - design.X.shape[1])
         )
+        total = max(total, 1e-9 * float(np.mean(design.v + design.y**2)), 1e-100)
         spread = max(total - float(np.mean(design.v)), 0.05 * total)
         terms = len(design.terms)
         shares = [np.full(terms, 1.0 / terms)]
@@ -284,7 +301,7 @@ class ClusteredSearch:
     def _start(self, levels: Array, residuals: Array, *, own: bool) -> Array:
         """ln τ² of each term: constant, or (`own`) that of each group's own residuals."""
         parts = []
-        overall = float(np.mean(residuals**2))
+        overall = max(float(np.mean(residuals**2)), 1e-100)
         for term, level, (Q, R) in zip(self._design.terms, levels, self._bases, strict=True):
             size = np.maximum(np.mean(term.slopes**2, axis=0), 1e-300)
             target = np.broadcast_to(np.log(level / size), term.Z.shape[:2])

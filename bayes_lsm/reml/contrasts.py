@@ -65,34 +65,62 @@ def scale_functions(
     if method == "profile" and fit.at_bound:
         raise FitError("there is no profile of a fit that a bound holds; use method='delta'")
     scale, reference = scale_at(fit, rows), Reference.of_scale(fit)
-    half = reference.quantile(0.5 + level / 2) * scale.se
-    bounds = np.array([scale.estimate - half, scale.estimate + half])
+    if method == "delta":
+        cure = "; method='profile' gives a one-sided interval"
+        return wald_functions(
+            (scale.estimate, scale.se),
+            reference,
+            labels,
+            measure=measure,
+            level=level,
+            compared=compared,
+            cure=cure,
+        )
     tests: dict[str, Array] = {}
-    if method == "profile":
-        profiles = [profile_interval(fit, row, level=level) for row in rows]
-        bounds = np.array([profile[:2] for profile in profiles]).T
-        if compared:
-            ratio = np.array([profile[2] for profile in profiles])
-            tests = {"LRT": ratio, "pval": chdtrc(1, ratio)}
-    elif compared:
-        z = np.where(np.isfinite(scale.estimate), scale.estimate, np.nan) / scale.se
+    profiles = [profile_interval(fit, row, level=level) for row in rows]
+    bounds = np.array([profile[:2] for profile in profiles]).T
+    if compared:
+        ratio = np.array([profile[2] for profile in profiles])
+        tests = {"LRT": ratio, "pval": chdtrc(1, ratio)}
+    table = _on_measure(scale.estimate, scale.se, bounds, measure)
+    return ScaleFunctions(table.assign(**tests), "profile", tuple(_notes(scale.estimate, labels)))
+
+
+def wald_functions(
+    found: tuple[Array, Array],
+    reference: Reference,
+    labels: Sequence[str],
+    *,
+    measure: Measure,
+    level: float,
+    compared: bool,
+    cure: str = "",
+) -> ScaleFunctions:
+    """Estimates of l'α and their standard errors as a table, with Wald intervals and tests."""
+    estimate, se = found
+    half = reference.quantile(0.5 + level / 2) * se
+    tests: dict[str, Array] = {}
+    if compared:
+        z = np.where(np.isfinite(estimate), estimate, np.nan) / se
         tests = {"zval": z, "pval": 2 * reference.cdf(-np.abs(z))}
         if reference.df is not None:
             df = np.full(len(z), reference.df)
             tests = {"tval": z, "df": df, "pval": tests["pval"]}
+    table = _on_measure(estimate, se, np.array([estimate - half, estimate + half]), measure)
+    return ScaleFunctions(table.assign(**tests), "Wald", tuple(_notes(estimate, labels, cure)))
+
+
+def _on_measure(estimate: Array, se: Array, bounds: Array, measure: Measure) -> pd.DataFrame:
     power = POWER[measure]
-    estimate, se, bounds = power * scale.estimate, power * scale.se, power * bounds
+    estimate, se, bounds = power * estimate, power * se, power * bounds
     if measure != "log_tau2":
         with np.errstate(over="ignore"):
             estimate, bounds = np.exp(estimate), np.exp(bounds)
         se = estimate * se
-    columns = {"estimate": estimate, "se": se, "ci_lb": bounds[0], "ci_ub": bounds[1]}
-    how = "profile" if method == "profile" else "Wald"
-    remarks = tuple(_notes(scale.estimate, labels, method))
-    return ScaleFunctions(pd.DataFrame({**columns, **tests}), how, remarks)
+    return pd.DataFrame({"estimate": estimate, "se": se, "ci_lb": bounds[0], "ci_ub": bounds[1]})
 
 
-def _notes(estimate: Array, labels: Sequence[str], method: str) -> Iterable[str]:
+def _notes(estimate: Array, labels: Sequence[str], cure: str = "") -> Iterable[str]:
     """What has to be said of rows without a finite estimate."""
     for here, how in (
         (np.isneginf(estimate), "runs to 0"),
@@ -101,5 +129,4 @@ def _notes(estimate: Array, labels: Sequence[str], method: str) -> Iterable[str]
     ):
         if here.any():
             rows = ", ".join(labels[i] for i in np.flatnonzero(here)[:8])
-            cure = "" if method == "profile" else "; method='profile' gives a one-sided interval"
             yield f"{rows} {how}, because scale coefficients run to infinity{cure}"

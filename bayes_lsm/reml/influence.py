@@ -27,11 +27,11 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import chdtr, ndtr, ndtri, stdtr, stdtrit
 
+from bayes_lsm.clusters import Cluster
 from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.clustered_influence import ClusterInfluence, ClusterLeaveOneOut
-from bayes_lsm.reml.clusters import Cluster
 from bayes_lsm.reml.fit import RemlFit
 from bayes_lsm.reml.residuals import Refits, fitted_values, hat_values, weights
 from bayes_lsm.tables import format_cells, format_table, wrap_notes

@@ -118,7 +118,7 @@ def _scale_at_limit(fit: RemlFit, rows: Array) -> ScaleValue:
     R = np.linalg.qr(design.Z[:, ~held], mode="r") / math.sqrt(len(zero))
     back = np.linalg.solve(R, np.eye(len(R)))
     U, u = design.Z[:, ~held] @ back, rows[:, ~held] @ back
-    kept, lost = _split_space(U[~zero], len(R))
+    kept, lost = split_space(U[~zero], len(R))
     log_tau2 = np.log(fit.tau2[~zero]) - offset[~zero]
     a = np.linalg.lstsq(U[~zero] @ kept, log_tau2, rcond=None)[0]
     hessian = evaluate(
@@ -140,12 +140,12 @@ def _scale_at_limit(fit: RemlFit, rows: Array) -> ScaleValue:
     se[(rows[:, bound] != 0).any(axis=1)] = np.nan
     away = u @ lost
     outside = np.linalg.norm(away, axis=1) > _ZERO * np.maximum(1.0, np.linalg.norm(u, axis=1))
-    estimate[outside] = _where_to(away[outside], U[zero] @ lost)
+    estimate[outside] = where_to(away[outside], U[zero] @ lost)
     se[outside] = np.nan
     return ScaleValue(estimate, se, coordinates, covariance, U @ kept)
 
 
-def _split_space(rows: Array, q: int) -> tuple[Array, Array]:
+def split_space(rows: Array, q: int) -> tuple[Array, Array]:
     """Orthonormal bases of the row space of `rows` (n, q), and of what is orthogonal to it."""
     if not len(rows):
         return np.zeros((q, 0)), np.eye(q)
@@ -162,7 +162,7 @@ def _inverse(information: Array) -> tuple[Array, Array]:
     return known / values[informed] @ known.T, vectors[:, ~informed]
 
 
-def _where_to(away: Array, gone: Array) -> Array:
+def where_to(away: Array, gone: Array) -> Array:
     """Where l'c goes as c grows along any c with ``gone @ c < 0``: −inf, inf, or either (nan).
 
     By Farkas' lemma l'c < 0 for all those c just when l is a combination of the rows of `gone`

@@ -16,13 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.clusters import Cluster
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.independent import estimate_location
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.reml.batch import climb_highest
 from bayes_lsm.reml.bootstrap import TIED, batches, check_iterations, checked_seed
 from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.clusters import Cluster
 from bayes_lsm.reml.fit import RemlFit
 from bayes_lsm.reml.orders import ExactOrders, Orders, RandomOrders, is_exhaustive
 from bayes_lsm.reml.surface import Surface

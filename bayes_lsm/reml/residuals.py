@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.clusters import Cluster
 from bayes_lsm.columns import check_columns
 from bayes_lsm.design import Design
 from bayes_lsm.errors import BayesLsmError, BayesLsmWarning, FitError
 from bayes_lsm.likelihood.independent import estimate_location, typical_sampling_variance
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.reml.clustered_fit import ClusteredFit, require_one_term
-from bayes_lsm.reml.clusters import Cluster
 from bayes_lsm.reml.fit import RemlFit
 from bayes_lsm.reml.fitting import fit_reml
 from bayes_lsm.reml.heterogeneity import cochran_q

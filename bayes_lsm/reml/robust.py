@@ -34,11 +34,11 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import fdtrc, ndtr, ndtri, stdtr, stdtrit
 
+from bayes_lsm.clusters import Cluster
 from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.independent import Method, estimate_location, evaluate
 from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.clusters import Cluster
 from bayes_lsm.reml.fit import RemlFit
 from bayes_lsm.results import model_title, stack_parts
 from bayes_lsm.tables import Printable
@@ -158,7 +158,7 @@ def robust(
     Parameters
     ----------
     fit : RemlFit or ClusteredFit
-        With the log link. With several scale terms it is the location part alone.
+        With the log link.
     cluster : sequence of length k
         The cluster of each row that was fitted: numbers or text, none missing. With several scale
         terms also the grouping of one of them; by default the outermost groups.

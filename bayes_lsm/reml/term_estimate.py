@@ -14,11 +14,14 @@ from bayes_lsm.clustered_design import ScaleTerm
 from bayes_lsm.likelihood.correlation_matrices import correlation_matrices
 from bayes_lsm.reml.clustered_terms import has_correlations
 from bayes_lsm.reml.divergence import Divergence
+from bayes_lsm.reml.linear_scale import split_space, where_to
 
 Array = npt.NDArray[np.float64]
 
 # |ρ| nearer to 1 than this is at its border.
 _BORDER = 1e-6
+# Relative size below which a number is the rounding of 0.
+_ZERO = 1e-9
 # Step of a central difference in κ: its error is the square.
 _STEP = 1e-5
 
@@ -41,6 +44,11 @@ class TermEstimate:
     correlation : ndarray, shape (s, s)
         Of the effects of a group.
     divergence : Divergence or None
+    limit_alpha : ndarray, shape (q,)
+        Where it diverges: coefficients that give ln τ² of all effects with variance; nan for those
+        that are not needed for that. Otherwise α.
+    limit_vcov : ndarray, shape (q, q)
+        Their covariance; nan where the data carry no information.
     """
 
     term: ScaleTerm
@@ -50,7 +58,30 @@ class TermEstimate:
     kappa: Array
     vcov_kappa: Array
     correlation: Array
-    divergence: Divergence | None = None
+    divergence: Divergence | None
+    limit_alpha: Array
+    limit_vcov: Array
+
+    def read(self, rows: Array) -> tuple[Array, Array]:
+        """Rows (m, q) of Z as what multiplies `limit_alpha`, and what is added to it (m,).
+
+        Where a limit took variances that is −inf for a row whose ln τ² goes there too, inf for one
+        that goes the other way, nan for one that the limit leaves open; else it is 0.
+        """
+        added = np.zeros(len(rows))
+        if self.divergence is None:
+            return rows, added
+        used, alive = self.term.used, self.tau2 > 0
+        R = np.linalg.qr(self.term.Z[used], mode="r") / math.sqrt(used.sum())
+        back = np.linalg.solve(R, np.eye(len(R)))
+        _, lost = split_space(self.term.Z[used & alive] @ back, len(R))
+        u = rows @ back
+        away = u @ lost
+        size = np.maximum(1.0, np.linalg.norm(u, axis=1))
+        outside = np.linalg.norm(away, axis=1) > _ZERO * size
+        added[outside] = where_to(away[outside], self.term.Z[used & ~alive] @ back @ lost)
+        kept = ~np.isnan(self.limit_alpha) & ~outside[:, None]
+        return np.where(kept, rows, 0.0), added
 
 
 def correlation_table(each: TermEstimate, level: float) -> pd.DataFrame:

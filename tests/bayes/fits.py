@@ -79,7 +79,7 @@ def made_by_hand(location, scale, *, data=None, formulas=("~ x", "~ x"), importa
     draws = Draws(
         np.reshape(location, (4, size // 4, -1)),
         np.reshape(scale, (4, size // 4, -1)),
-        importance=Importance(0.1, size, 0.0, 0.0, size) if importance else None,
+        importance=Importance(0.1, 1 / size, size, 0.0, 0.0, size) if importance else None,
     )
     return lsm.BayesFit(model.design, lsm.priors.preset("slides"), draws, 1, pd.DataFrame(), ())
 

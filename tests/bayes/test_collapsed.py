@@ -184,7 +184,8 @@ def test_same_seed_same_draws(continent):
 
 def test_auto_takes_the_collapsed_engine_where_it_can_be_trusted(continent, monkeypatch):
     assert continent.fit_bayes(draws=1000, seed=1).draws.importance is not None
-    monkeypatch.setattr("bayes_lsm.bayes.diagnostics.LARGEST_PARETO_K", -1.0)
+    monkeypatch.setattr("bayes_lsm.bayes.diagnostics.LARGEST_PARETO_K", -9.0)
+    monkeypatch.setattr("bayes_lsm.bayes.diagnostics.LARGE_WEIGHT", 0.0)
     with pytest.warns(lsm.ConvergenceWarning, match="Pareto k of the importance weights"):
         continent.fit_bayes(engine="collapsed", draws=1000, seed=1)
 

@@ -140,7 +140,7 @@ def test_limits_of_weights_bite():
         draws=Draws(
             fit.draws.location,
             fit.draws.scale,
-            importance=Importance(0.9, 100.0, 0.0, 0.1, 1000),
+            importance=Importance(0.9, 0.05, 100.0, 0.0, 0.1, 1000),
         ),
     )
     found = findings.draws_findings(heavy)

@@ -72,7 +72,7 @@ def test_robust_as_metafor_and_clubsandwich(fits, case, kind):
     np.testing.assert_allclose(found.vcov_location, vcov, rtol=2e-3)
     np.testing.assert_allclose(found.df_location, np.broadcast_to(peer["df"], len(vcov)), rtol=2e-3)
     np.testing.assert_allclose(found.location["pval"], peer["pval"], rtol=1e-2, atol=1e-12)
-    assert "location part alone" in str(found)
+    assert "cluster-robust" in str(found)
 
 
 def test_a_cluster_of_its_own_is_the_row(fits):

@@ -7,7 +7,6 @@ import pytest
 import bayes_lsm as lsm
 from bayes_lsm import reml
 from bayes_lsm.errors import DataError, FitError
-from bayes_lsm.reml.check import check
 from bayes_lsm.reml.heterogeneity import heterogeneity
 
 from .nested import nested_data, nested_model
@@ -37,19 +36,12 @@ def test_omnibus_tests_are_the_joint_wald_tests(fit):
 @pytest.mark.parametrize(
     ("ask", "cure"),
     [
-        (lambda fit: fit.at_stop, "see .divergent"),
-        (lambda fit: fit.check(), "see .rival"),
-        (check, "see .rival"),
-        (lambda fit: fit.scale_functions([[1.0]], ["a"]), "wald_test"),
         (lambda fit: fit.predict(), "blup"),
         (reml.predict, r"fit.predict\(new_data\)"),
         (reml.predict_tau, "fit.components"),
         (reml.blup, r"fit.blup\(\)"),
         (reml.confidence_intervals, r"fit.confidence_intervals\(\)"),
         (heterogeneity, r"fit.heterogeneity\(\)"),
-        (lambda fit: reml.tau_means(fit, "x"), "wald_test"),
-        (lambda fit: reml.tau_contrasts(fit, "x"), "wald_test"),
-        (reml.tau_steps, "wald_test"),
         (reml.weights, "hat_values"),
     ],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm import frames
-from bayes_lsm.clustered_design import ClusteredDesign
+from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
 from bayes_lsm.errors import FitError
+from bayes_lsm.sampling_errors import Block
 
 Cluster = str | Sequence[Any]
 Index = npt.NDArray[np.intp]
@@ -108,3 +109,55 @@ def shared(design: ClusteredDesign, clusters: Clusters) -> str:
         if len(np.unique(clusters.code[block.rows])) > 1:
             return "correlated sampling errors"
     return ""
+
+
+def connected_rows(design: ClusteredDesign) -> Index:
+    """A number (n,) that rows share when a group or a sampling error makes them dependent."""
+    from scipy import sparse
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(design.y)
+    links, offset = [np.empty((2, 0), dtype=np.intp)], n
+    for term in design.terms:
+        row = np.flatnonzero((term.slopes != 0).any(axis=1))
+        links.append(np.stack([row, offset + term.index[row]]))
+        offset += len(term.groups)
+    for number, block in enumerate(design.blocks):
+        links.append(np.stack([block.rows, np.full(len(block.rows), offset + number)]))
+    offset += len(design.blocks)
+    i, j = np.concatenate(links, axis=1)
+    graph = sparse.coo_array((np.ones(len(i)), (i, j)), shape=(offset, offset))
+    label = connected_components(graph, directed=False)[1][:n]
+    return np.asarray(pd.factorize(label)[0], dtype=np.intp)
+
+
+def take_rows(design: ClusteredDesign, kept: npt.NDArray[np.bool_]) -> ClusteredDesign:
+    """The same model of the rows `kept` (n,), whether or not they can carry it."""
+    position = np.cumsum(kept) - 1
+    blocks = []
+    for block in design.blocks:
+        here = kept[block.rows]
+        if here.sum() > 1:
+            rows = position[block.rows[here]]
+            blocks.append(Block(rows, block.covariance[np.ix_(here, here)]))
+    return replace(
+        design,
+        y=design.y[kept],
+        v=design.v[kept],
+        blocks=tuple(blocks),
+        location=replace(design.location, matrix=design.X[kept]),
+        terms=tuple(_take_groups(term, kept) for term in design.terms),
+        labels=tuple(label for label, keep in zip(design.labels, kept, strict=True) if keep),
+    )
+
+
+def _take_groups(term: ScaleTerm, kept: npt.NDArray[np.bool_]) -> ScaleTerm:
+    groups, index = np.unique(term.index[kept], return_inverse=True)
+    return replace(
+        term,
+        groups=tuple(term.groups[g] for g in groups),
+        index=index,
+        slopes=term.slopes[kept],
+        Z=term.Z[groups],
+        random=tuple(replace(each, index=each.index[groups]) for each in term.random),
+    )
