@@ -20,7 +20,7 @@ from bayes_lsm.bayes.clustered_graph import (
     scale_names,
 )
 from bayes_lsm.bayes.diagnostics import convergence_of
-from bayes_lsm.bayes.draws import Array, Importance
+from bayes_lsm.bayes.draws import Array, Importance, row_blocks
 from bayes_lsm.bayes.posterior_summaries import PosteriorSummaries
 from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
 from bayes_lsm.errors import FitError
@@ -32,9 +32,13 @@ from bayes_lsm.random_intercepts import RandomIntercept
 if TYPE_CHECKING:
     from xarray import DataTree
 
+    from bayes_lsm.bayes.clustered_effects import LevelEffects
+    from bayes_lsm.bayes.clustered_heterogeneity import LevelHeterogeneity
     from bayes_lsm.bayes.elpd import Elpd
+    from bayes_lsm.bayes.intervals import Interval
     from bayes_lsm.bayes.sensitivity import Sensitivity
     from bayes_lsm.clusters import Cluster
+    from bayes_lsm.contrasts import ContrastInterval, Measure, ScaleFunctions
     from bayes_lsm.priors import PresetName
 
 
@@ -57,9 +61,8 @@ class RandomInterceptDraws:
 
 # What `BayesFit` has and `ClusteredBayesFit` has not.
 _ONE_TERM_ONLY = frozenset(
-    "bayes_factor blup diagnose heterogeneity location new_effects "
-    "posterior_predictive_check predict probability savage_dickey scale scale_functions "
-    "study_weights tau2 true_effects".split()
+    "bayes_factor diagnose new_effects posterior_predictive_check predict probability "
+    "savage_dickey study_weights".split()
 )
 
 
@@ -82,16 +85,22 @@ class TermDraws:
     correlation: Array
     random: tuple[RandomInterceptDraws, ...] = ()
 
+    def log_tau2(self, units: slice | npt.NDArray[np.intp], draws: slice = slice(None)) -> Array:
+        """Draws of ln τ² of some rows of `ScaleTerm.table`, shape (units, draws)."""
+        eta = self.term.table[units] @ self.alpha[draws].T
+        for each in self.random:
+            eta += each.effect[draws].T[each.of.index.ravel()[units]]
+        return np.asarray(eta)
+
     @property
     def tau2(self) -> Array:
         """Posterior median of τ² of each effect of each group, shape (G, s)."""
-        medians = []
-        for unit, z in enumerate(self.term.table):
-            eta = self.alpha @ z
-            for each in self.random:
-                eta = eta + each.effect[:, each.of.index.ravel()[unit]]
-            medians.append(np.median(eta))
-        return tau2_from_log(np.array(medians)).reshape(self.term.Z.shape[:2])
+        groups, s = self.term.Z.shape[:2]
+        medians = [
+            np.median(self.log_tau2(units), axis=1)
+            for units in row_blocks(groups * s, len(self.alpha))
+        ]
+        return tau2_from_log(np.concatenate(medians)).reshape(groups, s)
 
     @property
     def pairs(self) -> tuple[tuple[str, ...], Array]:
@@ -217,6 +226,73 @@ class ClusteredBayesFit(PosteriorSummaries):
             coords={dims[name][0]: coords[dims[name][0]] for name in values},
         )
         return tree
+
+    @property
+    def location(self) -> pd.DataFrame:
+        """Location coefficients: mean, median, sd, … (see `summary`); one row a term."""
+        return self.summary().loc[["location"]].droplevel("part")
+
+    @property
+    def scale(self) -> pd.DataFrame:
+        """Scale coefficients of ln τ², indexed by grouping and term; columns as those of `summary`.
+
+        The SDs and effects of random intercepts, and correlations, are in `summary`.
+        """
+        summary = self.summary()
+        tables = {name: summary.loc[f"scale ({name})"] for name in self.terms}
+        return pd.concat(tables, names=["grouping", "term"])
+
+    @property
+    def tau2(self) -> dict[str, Array]:
+        """Posterior median of τ² of each scale term's groups, shapes (G, s): s effects a group."""
+        return {name: each.tau2 for name, each in self.terms.items()}
+
+    def heterogeneity(
+        self, *, level: float = 0.95, interval: Interval = "eti"
+    ) -> LevelHeterogeneity:
+        """τ², τ and I² of each scale term.
+
+        See `bayes_lsm.bayes.clustered_heterogeneity.level_heterogeneity`.
+        """
+        from bayes_lsm.bayes.clustered_heterogeneity import level_heterogeneity
+
+        return level_heterogeneity(self, level=level, interval=interval)
+
+    def blup(self, *, level: float = 0.95, interval: Interval = "eti") -> LevelEffects:
+        """The effects of the groups of every scale term.
+
+        See `bayes_lsm.bayes.clustered_effects.level_effects`.
+        """
+        from bayes_lsm.bayes.clustered_effects import level_effects
+
+        return level_effects(self, level=level, interval=interval)
+
+    def true_effects(self, *, terms: Sequence[str] | None = None, seed: int | None = None) -> Array:
+        """Draws of the rows' true effects; see `bayes_lsm.bayes.clustered_effects.true_effects`."""
+        from bayes_lsm.bayes.clustered_effects import true_effects
+
+        return true_effects(self, terms=terms, seed=seed)
+
+    def scale_functions(
+        self,
+        rows: Array,
+        labels: Sequence[str],
+        *,
+        measure: Measure = "log_tau2",
+        method: ContrastInterval | None = None,
+        level: float = 0.95,
+        compared: bool = True,
+    ) -> ScaleFunctions:
+        """Linear functions of the scale coefficients of all terms, for `bayes_lsm.contrasts`.
+
+        See `bayes_lsm.bayes.contrasts.scale_functions`. Random intercepts of ln τ² are at 0.
+        """
+        from bayes_lsm.bayes.contrasts import scale_functions
+
+        alphas = np.hstack([each.alpha for each in self.terms.values()])
+        return scale_functions(
+            alphas, rows, measure=measure, method=method, level=level, compared=compared
+        )
 
     def loo(
         self, *, cluster: Cluster | None = None, seed: int | None = None, progress: bool = True

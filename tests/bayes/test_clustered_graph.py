@@ -148,7 +148,7 @@ def test_both_engines_agree(name):
     nuts = model.fit_bayes(engine="nuts", draws=8000, seed=1, target_accept=0.99, progress=False)
     exact = model.fit_bayes(engine="collapsed", draws=20_000, seed=2)
     assert nuts.converged
-    ours, theirs = nuts._parts(), exact._parts()
+    ours, theirs = nuts.parts(), exact.parts()
     assert ours.keys() == theirs.keys()
     for part, (names, values) in ours.items():
         for j, term in enumerate(names):
