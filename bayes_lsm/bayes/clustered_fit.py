@@ -38,8 +38,10 @@ if TYPE_CHECKING:
     from bayes_lsm.bayes.elpd import Elpd
     from bayes_lsm.bayes.intervals import Interval
     from bayes_lsm.bayes.probability import Direction, Probability
+    from bayes_lsm.bayes.sensitivity import Sensitivity
     from bayes_lsm.clusters import Cluster
     from bayes_lsm.contrasts import ContrastInterval, Measure, ScaleFunctions
+    from bayes_lsm.priors import PresetName
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +63,7 @@ class RandomInterceptDraws:
 
 # What `BayesFit` has and `ClusteredBayesFit` has not.
 _ONE_TERM_ONLY = frozenset(
-    "bayes_factor diagnose posterior_predictive_check "
-    "savage_dickey sensitivity study_weights".split()
+    "bayes_factor diagnose posterior_predictive_check savage_dickey study_weights".split()
 )
 
 
@@ -151,8 +152,8 @@ class ClusteredBayesFit(PosteriorSummaries):
         if name in _ONE_TERM_ONLY:
             raise AttributeError(
                 f".{name} is for Bayesian fits with one scale term; with several there are "
-                ".summary(), .predict(), .heterogeneity(), .blup(), .loo() and .posterior (every "
-                "draw, for ArviZ), and model.fit_reml() has tests and profiles"
+                ".summary(), .predict(), .heterogeneity(), .blup(), .loo(), .sensitivity() and "
+                ".posterior (every draw, for ArviZ), and model.fit_reml() has tests and profiles"
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -384,6 +385,29 @@ class ClusteredBayesFit(PosteriorSummaries):
         from bayes_lsm.bayes.clustered_loo import waic
 
         return waic(self, cluster=cluster)
+
+    def sensitivity(
+        self,
+        *,
+        factors: Sequence[float] | None = None,
+        presets: Sequence[PresetName] | None = None,
+        level: float = 0.95,
+        draws: int = 8000,
+        seed: int | None = None,
+        progress: bool = True,
+    ) -> Sensitivity:
+        """How far each coefficient is the prior's; see `bayes_lsm.bayes.sensitivity`."""
+        from bayes_lsm.bayes.sensitivity import sensitivity
+
+        return sensitivity(
+            self,
+            factors=factors,
+            presets=presets,
+            level=level,
+            draws=draws,
+            seed=seed,
+            progress=progress,
+        )
 
     def to_netcdf(self, path: str | Path) -> Path:
         """Save `posterior`; ``arviz.from_netcdf`` reads it back."""

@@ -130,7 +130,7 @@ def test_caterpillar_of_a_level(schools, gums):
         plots.caterpillar(schools, grouping="district", of="effect")
 
 
-@pytest.mark.parametrize("name", ["bubble", "heterogeneity", "new_effect", "prior_posterior"])
+@pytest.mark.parametrize("name", ["bubble", "heterogeneity", "new_effect"])
 def test_figures_for_one_term_say_so(schools, name):
     arguments = ("year",) if name in ("bubble", "heterogeneity") else ()
     with pytest.raises(FitError, match="one scale term and independent effects"):
@@ -139,7 +139,10 @@ def test_figures_for_one_term_say_so(schools, name):
 
 @pytest.mark.parametrize(
     "name",
-    ["bootstrap_null", "funnel", "influence", "permutation_null", "profile", "profiles", "qq"],
+    [
+        *("bootstrap_null", "funnel", "influence", "permutation_null"),
+        *("prior_posterior", "profile", "profiles", "qq"),
+    ],
 )
 def test_figures_of_results_refuse_a_fit(schools, name):
     with pytest.raises(FitError, match=r"this figure takes .*, got a ClusteredFit; pass "):
