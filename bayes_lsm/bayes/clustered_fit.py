@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 
     from bayes_lsm.bayes.clustered_effects import LevelEffects
     from bayes_lsm.bayes.clustered_heterogeneity import LevelHeterogeneity
+    from bayes_lsm.bayes.clustered_prediction import LevelPrediction
     from bayes_lsm.bayes.elpd import Elpd
     from bayes_lsm.bayes.intervals import Interval
+    from bayes_lsm.bayes.probability import Direction, Probability
     from bayes_lsm.bayes.sensitivity import Sensitivity
     from bayes_lsm.clusters import Cluster
     from bayes_lsm.contrasts import ContrastInterval, Measure, ScaleFunctions
@@ -61,8 +63,7 @@ class RandomInterceptDraws:
 
 # What `BayesFit` has and `ClusteredBayesFit` has not.
 _ONE_TERM_ONLY = frozenset(
-    "bayes_factor diagnose new_effects posterior_predictive_check predict probability "
-    "savage_dickey study_weights".split()
+    "bayes_factor diagnose posterior_predictive_check savage_dickey study_weights".split()
 )
 
 
@@ -151,9 +152,8 @@ class ClusteredBayesFit(PosteriorSummaries):
         if name in _ONE_TERM_ONLY:
             raise AttributeError(
                 f".{name} is for Bayesian fits with one scale term; with several there are "
-                ".summary(), .sensitivity(), .posterior (every draw, for ArviZ) and, of the "
-                "collapsed engine, .log_evidence, and model.fit_reml() predicts, leaves clusters "
-                "out and tests"
+                ".summary(), .predict(), .heterogeneity(), .blup(), .loo(), .sensitivity() and "
+                ".posterior (every draw, for ArviZ), and model.fit_reml() has tests and profiles"
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -257,6 +257,65 @@ class ClusteredBayesFit(PosteriorSummaries):
         from bayes_lsm.bayes.clustered_heterogeneity import level_heterogeneity
 
         return level_heterogeneity(self, level=level, interval=interval)
+
+    def predict(
+        self,
+        new_data: pd.DataFrame | None = None,
+        *,
+        terms: Sequence[str] | None = None,
+        known: Sequence[str] = (),
+        variance: float | Sequence[float] | None = None,
+        level: float = 0.95,
+        interval: Interval = "eti",
+    ) -> LevelPrediction:
+        """Mean, true and observed effects in new groups or in known ones.
+
+        See `bayes_lsm.bayes.clustered_prediction.predict_levels`.
+        """
+        from bayes_lsm.bayes.clustered_prediction import predict_levels
+
+        return predict_levels(
+            self,
+            new_data,
+            terms=terms,
+            known=known,
+            variance=variance,
+            level=level,
+            interval=interval,
+        )
+
+    def new_effects(
+        self,
+        new_data: pd.DataFrame | None = None,
+        *,
+        terms: Sequence[str] | None = None,
+        known: Sequence[str] = (),
+        variance: float | Sequence[float] | None = None,
+        seed: int | None = None,
+    ) -> Array:
+        """Draws of such effects; see `bayes_lsm.bayes.clustered_prediction.new_effects`."""
+        from bayes_lsm.bayes.clustered_prediction import new_effects
+
+        return new_effects(self, new_data, terms=terms, known=known, variance=variance, seed=seed)
+
+    def probability(
+        self,
+        beyond: float,
+        new_data: pd.DataFrame | None = None,
+        *,
+        terms: Sequence[str] | None = None,
+        known: Sequence[str] = (),
+        direction: Direction = "above",
+    ) -> Probability:
+        """P(an effect lies beyond a threshold).
+
+        See `bayes_lsm.bayes.clustered_probability.level_probability`.
+        """
+        from bayes_lsm.bayes.clustered_probability import level_probability
+
+        return level_probability(
+            self, beyond, new_data, terms=terms, known=known, direction=direction
+        )
 
     def blup(self, *, level: float = 0.95, interval: Interval = "eti") -> LevelEffects:
         """The effects of the groups of every scale term.

@@ -79,9 +79,13 @@ class GroupEffects:
         return effect_starts(self.fit.design)
 
     @cached_property
+    def _listed(self) -> tuple[list[Block], tuple[tuple[Index, Array], ...]]:
+        return list_blocks(self.fit.design)
+
+    @cached_property
     def _own(self) -> _Own | None:
         """There is one such term at most: two could not be told apart."""
-        for effect, _ in list_blocks(self.fit.design)[1]:
+        for effect, _ in self._listed[1]:
             t = int(np.searchsorted(self.starts, effect[0], side="right")) - 1
             return _Own(effect, self.fit.design.terms[t].slopes[:, 0])
         return None
@@ -90,7 +94,7 @@ class GroupEffects:
     def _blocks(self) -> list[Block]:
         """All blocks; the last has the rows without effects that others share."""
         design = self.fit.design
-        listed = list_blocks(design)[0]
+        listed = self._listed[0]
         alone = np.ones(len(design.y), dtype=bool)
         for block in listed:
             alone[block.rows] = False
