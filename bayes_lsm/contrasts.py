@@ -113,7 +113,7 @@ def tau_means(
 
     Parameters
     ----------
-    fit : RemlFit, ClusteredFit or BayesFit
+    fit : RemlFit, ClusteredFit, BayesFit or ClusteredBayesFit
         With the log link.
     variable : str
         A column that the scale formula uses.
@@ -188,7 +188,7 @@ def tau_contrasts(
 
     Parameters
     ----------
-    fit : RemlFit, ClusteredFit or BayesFit
+    fit : RemlFit, ClusteredFit, BayesFit or ClusteredBayesFit
         With the log link.
     variable : str
         A column that the scale formula uses.
@@ -269,7 +269,7 @@ def tau_steps(
 
     Parameters
     ----------
-    fit : RemlFit, ClusteredFit or BayesFit
+    fit : RemlFit, ClusteredFit, BayesFit or ClusteredBayesFit
         With the log link.
     terms : str or sequence of str, optional
         Scale terms as the fit names them, such as ``"I(weeks - 40)"``; by default all but the
@@ -350,11 +350,6 @@ def _compared(measure: Measure) -> str:
 def _check(fit: ScaleFit, measure: str) -> None:
     if measure not in POWER:
         raise FitError(f"measure must be 'tau2', 'tau' or 'log_tau2', got {measure!r}")
-    if not isinstance(fit.design, Design) and not hasattr(fit, "scale_functions"):
-        raise FitError(
-            "marginal means and ratios of τ² are for Bayesian fits with one scale term, got one of "
-            "several; see .posterior, or fit_reml()"
-        )
     if fit.design.specification.link != "log":
         raise FitError(
             "marginal means and ratios are linear in α with link='log' alone; this fit has "

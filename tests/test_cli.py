@@ -123,6 +123,44 @@ def test_wrong_calls_give_one_readable_line(run, arguments, code, words):
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("engine", ["reml", "bayes"])
+@pytest.mark.parametrize(
+    ("scale", "words"),
+    [
+        ({"school": "~ 1", "residual": "~ 1"}, "'school' and 'residual' have the same groups"),
+        ({"district": "~ 1", "county": "~ 1"}, "'district' and 'county' have the same groups"),
+        ({"district": "~ 1", "country": "~ 1"}, "'country' has one group (NL)"),
+        ({"0 + z | district": "~ 1"}, "'z' is constant within every group"),
+        ({"district": "~ 1"}, "must be positive definite"),
+    ],
+)
+def test_several_scale_terms_that_cannot_be_fitted(run, tmp_path, engine, scale, words):
+    rows = range(12)
+    data = {
+        "yi": [0.1 * (i % 5) for i in rows],
+        "vi": [0.1] * 12,
+        "v1": [0.1 if i % 2 == 0 else 0.5 for i in rows],  # the covariance exceeds both variances
+        "v2": [0.5 if i % 2 == 0 else 0.1 for i in rows],
+        "school": list(rows),
+        "district": [i // 2 for i in rows],
+        "county": [7 + i // 2 for i in rows],
+        "country": ["NL"] * 12,
+        "z": [(i // 2) ** 2 for i in rows],
+    }
+    with (tmp_path / "data.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([list(data), *zip(*data.values(), strict=True)])
+    text = ['data = "data.csv"', 'variance = "vi"', 'location = "yi ~ 1"', "[scale]"]
+    text += [f'"{grouping}" = "{formula}"' for grouping, formula in scale.items()]
+    if "definite" in words:
+        text += ["[sampling_covariance]", 'cluster = "district"', 'columns = ["v1", "v2"]']
+    (tmp_path / "bad.toml").write_text("\n".join(text), encoding="utf-8")
+    code, out, err = run("fit", str(tmp_path / "bad.toml"), "--engine", engine)
+    assert code == 1
+    assert out == ""
+    assert words in err
+    assert len(err.strip().splitlines()) == 1
+
+
 def test_all_faults_of_a_model_file_are_listed(run, tmp_path):
     path = tmp_path / "bad.toml"
     path.write_text('location = "yi ~ (x"\nvarianc = "vi"\nlink = "probit"\n')

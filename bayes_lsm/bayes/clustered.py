@@ -8,62 +8,75 @@ says which prior each has.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import ClassVar, Literal
 
 import numpy as np
+from pydantic import Field
 from scipy.linalg import block_diag
 
 from bayes_lsm.bayes.collapsed import draw_weighted, normal_prior, require_collapsible
-from bayes_lsm.bayes.coordinates import Coordinates, Univariate
+from bayes_lsm.bayes.coordinates import Coordinates
 from bayes_lsm.bayes.draws import Array, Importance
 from bayes_lsm.bayes.graph import refuse_unused
 from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
 from bayes_lsm.errors import PriorError
 from bayes_lsm.likelihood.correlation_matrices import count
-from bayes_lsm.priors import Logistic, Prior, PriorBlock, Priors, ResolvedPriors, resolve
+from bayes_lsm.priors import (
+    Family,
+    Logistic,
+    Prior,
+    PriorBlock,
+    Priors,
+    ResolvedPriors,
+    Shrinkage,
+    contrasts,
+    resolve,
+)
 
 
-@dataclass(frozen=True)
-class PartialCorrelation:
+class PartialCorrelation(Family):
     """Prior of Fisher's z κ of a (partial) correlation r, (1 − r²)^(b − 1) on r.
 
     With b = η + (s − 1 − j)/2 for the correlation given j − 1 other effects the matrix of s effects
     is LKJ(η) (Lewandowski, Kurowicka & Joe 2009, doi:10.1016/j.jmva.2009.04.008).
     """
 
-    b: float
+    on: Literal["coefficient"] = Field(default="coefficient", kw_only=True)
+    b: float = Field(gt=0, strict=True)
+    family: Literal["partial_correlation"] = Field(default="partial_correlation", kw_only=True)
 
-    def logpdf(self, theta: Array) -> Array:
-        """Log density of κ, elementwise: sech²ᵇ κ over its integral B(½, b)."""
+    words: ClassVar[str] = "of a partial correlation"
+
+    def _logpdf(self, x: Array) -> Array:
+        """Of κ: sech²ᵇ κ over its integral B(½, b)."""
         from scipy.special import betaln
 
-        log_sech = math.log(2.0) - np.logaddexp(theta, -theta)
+        log_sech = math.log(2.0) - np.logaddexp(x, -x)
         return np.asarray(2.0 * self.b * log_sech - betaln(0.5, self.b))
 
-    def sample(self, size: int, rng: np.random.Generator) -> Array:
-        """Independent draws of κ."""
+    # (1 + r) / 2 is Beta(b, b), and κ half its logit.
+
+    def _cdf(self, x: Array) -> Array:
+        from scipy.special import betainc, expit
+
+        return np.asarray(betainc(self.b, self.b, expit(2.0 * x)))
+
+    def _quantile(self, p: Array) -> Array:
+        from scipy.special import betaincinv, logit
+
+        return np.asarray(logit(betaincinv(self.b, self.b, p)) / 2.0)
+
+    def _sample(self, size: int, rng: np.random.Generator) -> Array:
         return np.arctanh(2.0 * rng.beta(self.b, self.b, size) - 1.0)
 
 
-@dataclass(frozen=True)
-class ClusteredPriors:
-    """Priors bound to a design with several scale terms.
-
-    Attributes
-    ----------
-    location : PriorBlock
-    contrasts : ndarray, shape (q, q)
-        From all coefficients of the scale terms, and their κ, to what the priors are stated on.
-    scale : tuple of Univariate, length q
-    """
-
-    location: PriorBlock
-    contrasts: Array
-    scale: tuple[Univariate, ...]
-
-
-def resolve_terms(design: ClusteredDesign, priors: Priors) -> ClusteredPriors:
+def resolve_terms(design: ClusteredDesign, priors: Priors) -> ResolvedPriors:
     """The priors of a design's location coefficients, scale coefficients and correlations.
+
+    In the scale part the coefficients of a term come before the κ of its correlations, and the next
+    term after those. A shrinkage prior is one of the slopes of all terms together.
 
     A prior of a single scale term is named ``"district: year"``, or ``"year"`` for all groupings
     that have it. The scale of effects that are multiplied by a slope follows the slope's units.
@@ -80,15 +93,49 @@ def resolve_terms(design: ClusteredDesign, priors: Priors) -> ClusteredPriors:
     )
     words = priors.model_copy(update={"lkj": None, "scale_sd": None})
     location = _resolve(design, words, {}, design.y, design.v, design.terms[0]).location
-    blocks, scale = [], []
+    blocks: list[Array] = []
+    scale: list[Family | Shrinkage] = []
     for term, given in zip(design.terms, _given(design, priors), strict=True):
-        of_term, contrasts = _of_term(design, words, term, given)
-        blocks.append(contrasts)
-        scale += of_term
+        for piece, size in _pieces(term):
+            own = {name: prior for name, prior in given.items() if name in (*piece.names, "*")}
+            block = _resolve(design, words, own, design.y / size, design.v / size**2, piece).scale
+            blocks.append(block.contrasts)
+            scale += block.priors
         kappas = _correlation_priors(term, priors.lkj or 1.0)
         blocks.append(np.eye(len(kappas)))
         scale += kappas
-    return ClusteredPriors(location, block_diag(*blocks), tuple(scale))
+    return ResolvedPriors(location, PriorBlock(block_diag(*blocks), tuple(scale)))
+
+
+def level_positions(design: ClusteredDesign) -> list[int]:
+    """Which coefficients of the scale part are levels of ln τ², by their places in its block."""
+    found: list[int] = []
+    first = 0
+    for term in design.terms:
+        for piece, _ in _pieces(term):
+            _, levels = contrasts(piece.Z[piece.used], "standardised")
+            found += [first + j for j in levels]
+            first += len(piece.names)
+        first += count(len(term.effects), term.correlation)
+    return found
+
+
+def _pieces(term: ScaleTerm) -> Iterator[tuple[ScaleTerm, float]]:
+    """A term by effects that have units of their own, and how large their slopes are."""
+    s, q = len(term.effects), len(term.names)
+    if term.slope_part is None or s == 1:
+        yield term, math.sqrt(float(np.mean(np.sum(term.slopes**2, axis=1))))
+        return
+    for k in range(s):
+        here = slice(k * q // s, (k + 1) * q // s)
+        piece = replace(
+            term,
+            names=term.names[here],
+            effects=term.effects[k : k + 1],
+            slopes=term.slopes[:, k : k + 1],
+            Z=term.Z[:, k : k + 1, here],
+        )
+        yield piece, math.sqrt(float(np.mean(piece.slopes**2)))
 
 
 def _given(design: ClusteredDesign, priors: Priors) -> list[dict[str, Prior]]:
@@ -109,28 +156,6 @@ def _given(design: ClusteredDesign, priors: Priors) -> list[dict[str, Prior]]:
     return found
 
 
-def _of_term(
-    design: ClusteredDesign, priors: Priors, term: ScaleTerm, given: dict[str, Prior]
-) -> tuple[list[Univariate], Array]:
-    """Priors of a term's coefficients and what they are stated on, effect by effect."""
-    s, q = len(term.effects), len(term.names)
-    if term.slope_part is None or s == 1:
-        size = math.sqrt(float(np.mean(np.sum(term.slopes**2, axis=1))))
-        block = _resolve(design, priors, given, design.y / size, design.v / size**2, term).scale
-        return list(block.priors), block.contrasts
-    found: list[Univariate] = []
-    blocks = []
-    for k in range(s):
-        size = math.sqrt(float(np.mean(term.slopes[:, k] ** 2)))
-        here = slice(k * q // s, (k + 1) * q // s)
-        own = {name: prior for name, prior in given.items() if name in (*term.names[here], "*")}
-        one = replace(term, names=term.names[here], Z=term.Z[:, k : k + 1, here])
-        block = _resolve(design, priors, own, design.y / size, design.v / size**2, one).scale
-        found += list(block.priors)
-        blocks.append(block.contrasts)
-    return found, block_diag(*blocks)
-
-
 def _resolve(
     design: ClusteredDesign,
     priors: Priors,
@@ -139,22 +164,19 @@ def _resolve(
     v: Array,
     term: ScaleTerm,
 ) -> ResolvedPriors:
-    used = np.zeros(term.Z.shape[:2], dtype=bool)
-    row, effect = np.nonzero(term.slopes[:, : term.Z.shape[1]])
-    used[term.index[row], effect] = True
     words = Priors(**{**dict(priors), "scale": given})
     return resolve(
         words,
         y=y,
         v=v,
         X=design.X,
-        Z=term.Z[used],
+        Z=term.Z[term.used],
         location_names=design.location.names,
         scale_names=term.names,
     )
 
 
-def _correlation_priors(term: ScaleTerm, eta: float) -> list[Univariate]:
+def _correlation_priors(term: ScaleTerm, eta: float) -> list[Family]:
     s = len(term.effects)
     if not count(s, term.correlation):
         return []
@@ -169,15 +191,15 @@ def _correlation_priors(term: ScaleTerm, eta: float) -> list[Univariate]:
 class ClusteredTarget:
     """The log posterior density of φ, up to the marginal likelihood."""
 
-    def __init__(self, design: ClusteredDesign, priors: ClusteredPriors) -> None:
+    def __init__(self, design: ClusteredDesign, priors: ResolvedPriors) -> None:
         from bayes_lsm.likelihood import clustered
         from bayes_lsm.likelihood.terms import arrange_design
 
         self._data = arrange_design(design)
         self._location = clustered.NormalPrior(*normal_prior(priors.location))
-        self._inverse = np.linalg.inv(priors.contrasts)
+        self._inverse = np.linalg.inv(priors.scale.contrasts)
         G = _information(design) @ self._inverse
-        self.coordinates = Coordinates(priors.scale, G / math.sqrt(2))
+        self.coordinates = Coordinates(priors.scale.priors, G / math.sqrt(2))
         away = _first_guess(design) - G @ self.coordinates.theta_middle
         self.guesses = np.array([self.coordinates.middle, self.coordinates.towards(G.T @ away / 2)])
 
@@ -202,11 +224,10 @@ class ClusteredTarget:
 
 
 def sample_clustered(
-    design: ClusteredDesign, priors: ClusteredPriors, *, draws: int, seed: int
+    design: ClusteredDesign, priors: ResolvedPriors, *, draws: int, seed: int
 ) -> tuple[Array, Array, Importance]:
     """Independent draws of β (draws, p), of α and κ (draws, q), and how good they are."""
-    resolved = ResolvedPriors(priors.location, priors.location)
-    require_collapsible(resolved, "give each location coefficient a normal prior")
+    require_collapsible(priors, "use such priors, or engine='nuts'")
     rng = np.random.default_rng(seed)
     target = ClusteredTarget(design, priors)
     phi, importance = draw_weighted(target, draws, rng)

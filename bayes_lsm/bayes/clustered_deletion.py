@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayes_lsm.bayes.clustered import ClusteredPriors, ClusteredTarget
+from bayes_lsm.bayes.clustered import ClusteredTarget
 from bayes_lsm.bayes.collapsed import Points, normal_prior, propose_for, require_collapsible
 from bayes_lsm.bayes.refits import LeftOut
 from bayes_lsm.bayes.subsets import Array, Indices, Studies
@@ -100,11 +100,10 @@ class ClusterDeletion:
     """
 
     design: ClusteredDesign
-    priors: ClusteredPriors
+    priors: ResolvedPriors
 
     def __post_init__(self) -> None:
-        resolved = ResolvedPriors(self.priors.location, self.priors.location)
-        require_collapsible(resolved, "use psis_loo(), which needs no refits")
+        require_collapsible(self.priors, "use psis_loo(), which needs no refits")
 
     @property
     def rows(self) -> int:

@@ -1,9 +1,9 @@
 """The marginal likelihood of a model with several scale terms.
 
-The collapsed engine has it. For draws of NUTS it is run on the same model; where it cannot be, since
-location priors are not normal or ln τ² has random intercepts, the draws themselves are bridged (see
-`bridge`): in coordinates β, α, κ, ln ω and u of random intercepts ωu, with the effects of the groups
-integrated out.
+The collapsed engine has it. For draws of NUTS it is run on the same model; where it cannot be, with
+location priors that are not normal, shrinkage priors or random intercepts of ln τ², the draws
+themselves are bridged (see `bridge`): in coordinates β, α, κ, ln ω and u of random intercepts ωu,
+with the effects of the groups integrated out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.evidence import EVIDENCE_DRAWS, Evidence, read_importance, with_error
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.correlation_matrices import count
-from bayes_lsm.priors import ResolvedPriors
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit, TermDraws
@@ -56,7 +55,7 @@ def evidence(fit: ClusteredBayesFit) -> Evidence:
         return read_importance(fit.importance)
     priors = resolve_terms(fit.design, fit.priors)
     plain = not any(term.random for term in fit.design.terms)
-    if plain and can_collapse(ResolvedPriors(priors.location, priors.location)):
+    if plain and can_collapse(priors):
         _, _, importance = sample_clustered(fit.design, priors, draws=EVIDENCE_DRAWS, seed=fit.seed)
         return read_importance(importance)
     if not priors.location.is_proper:
@@ -64,6 +63,11 @@ def evidence(fit: ClusteredBayesFit) -> Evidence:
             "with a flat location prior there is no marginal likelihood; use a proper prior, or "
             "compare by psis_loo()"
         )
+    return bridged_evidence(fit)
+
+
+def bridged_evidence(fit: ClusteredBayesFit) -> Evidence:
+    """The same by bridging the fit's own draws, with any proper priors."""
     worth = float(fit.convergence.filter(like="ess").to_numpy().min())
     rng = np.random.default_rng(fit.seed)
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -84,8 +88,8 @@ class _Joint:
         self._sd = fit.priors.scale_sd or DEFAULT_SCALE_SD
         self._random = [each for term in fit.terms.values() for each in term.random]
         self._log_jacobian = sum(
-            np.linalg.slogdet(matrix)[1]
-            for matrix in (self._priors.location.contrasts, self._priors.contrasts)
+            float(np.linalg.slogdet(block.contrasts)[1])
+            for block in (self._priors.location, self._priors.scale)
         )
         # Of the coefficients of all terms: which are effects of random intercepts.
         self._effect = np.concatenate(
@@ -108,10 +112,8 @@ class _Joint:
         sizes = [each.effect.shape[1] for each in self._random]
         flat[:, self._effect] = u * np.repeat(np.exp(log_sd), sizes, axis=1)
         likelihood = self._sums.of(self._rows, flat).log_density(beta - self._sums.mean)
-        theta = alpha @ self._priors.contrasts.T
-        prior = self._priors.location.logpdf(beta).sum(axis=1) + self._log_jacobian
-        for each, values in zip(self._priors.scale, theta.T, strict=True):
-            prior = prior + each.logpdf(values)
+        prior = self._log_jacobian + np.sum(self._priors.location.logpdf(beta), axis=1)
+        prior = prior + np.sum(self._priors.scale.logpdf(alpha), axis=1)
         # The prior of ω is that of a τ, whose density is of ln τ² = 2 ln ω.
         prior = prior + np.sum(self._sd.logpdf(2.0 * log_sd) + math.log(2.0), axis=1)
         prior = prior - 0.5 * np.sum(u**2 + np.log(2 * np.pi), axis=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,7 @@ from bayes_lsm.bayes.clustered_graph import (
     scale_names,
 )
 from bayes_lsm.bayes.diagnostics import convergence_of
-from bayes_lsm.bayes.draws import Array, Importance
+from bayes_lsm.bayes.draws import Array, Importance, row_blocks
 from bayes_lsm.bayes.posterior_summaries import PosteriorSummaries
 from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
 from bayes_lsm.likelihood.correlation_matrices import count
@@ -31,10 +31,18 @@ from bayes_lsm.random_intercepts import RandomIntercept
 if TYPE_CHECKING:
     from xarray import DataTree
 
+    from bayes_lsm.bayes.clustered_effects import LevelEffects
+    from bayes_lsm.bayes.clustered_heterogeneity import LevelHeterogeneity
+    from bayes_lsm.bayes.clustered_prediction import LevelPrediction
     from bayes_lsm.bayes.elpd import Elpd
     from bayes_lsm.bayes.evidence import BayesFactor, Evidence
     from bayes_lsm.bayes.fit import BayesFit
+    from bayes_lsm.bayes.intervals import Interval
+    from bayes_lsm.bayes.probability import Direction, Probability
+    from bayes_lsm.bayes.sensitivity import Sensitivity
     from bayes_lsm.clusters import Cluster
+    from bayes_lsm.contrasts import ContrastInterval, Measure, ScaleFunctions
+    from bayes_lsm.priors import PresetName
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +64,7 @@ class RandomInterceptDraws:
 
 # What `BayesFit` has and `ClusteredBayesFit` has not.
 _ONE_TERM_ONLY = frozenset(
-    "blup diagnose heterogeneity location new_effects "
-    "posterior_predictive_check predict probability savage_dickey scale scale_functions "
-    "sensitivity study_weights tau2 true_effects".split()
+    "diagnose posterior_predictive_check savage_dickey study_weights".split()
 )
 
 
@@ -81,16 +87,22 @@ class TermDraws:
     correlation: Array
     random: tuple[RandomInterceptDraws, ...] = ()
 
+    def log_tau2(self, units: slice | npt.NDArray[np.intp], draws: slice = slice(None)) -> Array:
+        """Draws of ln τ² of some rows of `ScaleTerm.table`, shape (units, draws)."""
+        eta = self.term.table[units] @ self.alpha[draws].T
+        for each in self.random:
+            eta += each.effect[draws].T[each.of.index.ravel()[units]]
+        return np.asarray(eta)
+
     @property
     def tau2(self) -> Array:
         """Posterior median of τ² of each effect of each group, shape (G, s)."""
-        medians = []
-        for unit, z in enumerate(self.term.table):
-            eta = self.alpha @ z
-            for each in self.random:
-                eta = eta + each.effect[:, each.of.index.ravel()[unit]]
-            medians.append(np.median(eta))
-        return tau2_from_log(np.array(medians)).reshape(self.term.Z.shape[:2])
+        groups, s = self.term.Z.shape[:2]
+        medians = [
+            np.median(self.log_tau2(units), axis=1)
+            for units in row_blocks(groups * s, len(self.alpha))
+        ]
+        return tau2_from_log(np.concatenate(medians)).reshape(groups, s)
 
     @property
     def pairs(self) -> tuple[tuple[str, ...], Array]:
@@ -141,8 +153,8 @@ class ClusteredBayesFit(PosteriorSummaries):
         if name in _ONE_TERM_ONLY:
             raise AttributeError(
                 f".{name} is for Bayesian fits with one scale term; with several there are "
-                ".summary(), .posterior (every draw, for ArviZ) and, of the collapsed engine, "
-                ".log_evidence, and model.fit_reml() predicts, leaves clusters out and tests"
+                ".summary(), .predict(), .heterogeneity(), .blup(), .loo(), .sensitivity() and "
+                ".posterior (every draw, for ArviZ), and model.fit_reml() has tests and profiles"
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
@@ -216,6 +228,132 @@ class ClusteredBayesFit(PosteriorSummaries):
         )
         return tree
 
+    @property
+    def location(self) -> pd.DataFrame:
+        """Location coefficients: mean, median, sd, … (see `summary`); one row a term."""
+        return self.summary().loc[["location"]].droplevel("part")
+
+    @property
+    def scale(self) -> pd.DataFrame:
+        """Scale coefficients of ln τ², indexed by grouping and term; columns as those of `summary`.
+
+        The SDs and effects of random intercepts, and correlations, are in `summary`.
+        """
+        summary = self.summary()
+        tables = {name: summary.loc[f"scale ({name})"] for name in self.terms}
+        return pd.concat(tables, names=["grouping", "term"])
+
+    @property
+    def tau2(self) -> dict[str, Array]:
+        """Posterior median of τ² of each scale term's groups, shapes (G, s): s effects a group."""
+        return {name: each.tau2 for name, each in self.terms.items()}
+
+    def heterogeneity(
+        self, *, level: float = 0.95, interval: Interval = "eti"
+    ) -> LevelHeterogeneity:
+        """τ², τ and I² of each scale term.
+
+        See `bayes_lsm.bayes.clustered_heterogeneity.level_heterogeneity`.
+        """
+        from bayes_lsm.bayes.clustered_heterogeneity import level_heterogeneity
+
+        return level_heterogeneity(self, level=level, interval=interval)
+
+    def predict(
+        self,
+        new_data: pd.DataFrame | None = None,
+        *,
+        terms: Sequence[str] | None = None,
+        known: Sequence[str] = (),
+        variance: float | Sequence[float] | None = None,
+        level: float = 0.95,
+        interval: Interval = "eti",
+    ) -> LevelPrediction:
+        """Mean, true and observed effects in new groups or in known ones.
+
+        See `bayes_lsm.bayes.clustered_prediction.predict_levels`.
+        """
+        from bayes_lsm.bayes.clustered_prediction import predict_levels
+
+        return predict_levels(
+            self,
+            new_data,
+            terms=terms,
+            known=known,
+            variance=variance,
+            level=level,
+            interval=interval,
+        )
+
+    def new_effects(
+        self,
+        new_data: pd.DataFrame | None = None,
+        *,
+        terms: Sequence[str] | None = None,
+        known: Sequence[str] = (),
+        variance: float | Sequence[float] | None = None,
+        seed: int | None = None,
+    ) -> Array:
+        """Draws of such effects; see `bayes_lsm.bayes.clustered_prediction.new_effects`."""
+        from bayes_lsm.bayes.clustered_prediction import new_effects
+
+        return new_effects(self, new_data, terms=terms, known=known, variance=variance, seed=seed)
+
+    def probability(
+        self,
+        beyond: float,
+        new_data: pd.DataFrame | None = None,
+        *,
+        terms: Sequence[str] | None = None,
+        known: Sequence[str] = (),
+        direction: Direction = "above",
+    ) -> Probability:
+        """P(an effect lies beyond a threshold).
+
+        See `bayes_lsm.bayes.clustered_probability.level_probability`.
+        """
+        from bayes_lsm.bayes.clustered_probability import level_probability
+
+        return level_probability(
+            self, beyond, new_data, terms=terms, known=known, direction=direction
+        )
+
+    def blup(self, *, level: float = 0.95, interval: Interval = "eti") -> LevelEffects:
+        """The effects of the groups of every scale term.
+
+        See `bayes_lsm.bayes.clustered_effects.level_effects`.
+        """
+        from bayes_lsm.bayes.clustered_effects import level_effects
+
+        return level_effects(self, level=level, interval=interval)
+
+    def true_effects(self, *, terms: Sequence[str] | None = None, seed: int | None = None) -> Array:
+        """Draws of the rows' true effects; see `bayes_lsm.bayes.clustered_effects.true_effects`."""
+        from bayes_lsm.bayes.clustered_effects import true_effects
+
+        return true_effects(self, terms=terms, seed=seed)
+
+    def scale_functions(
+        self,
+        rows: Array,
+        labels: Sequence[str],
+        *,
+        measure: Measure = "log_tau2",
+        method: ContrastInterval | None = None,
+        level: float = 0.95,
+        compared: bool = True,
+    ) -> ScaleFunctions:
+        """Linear functions of the scale coefficients of all terms, for `bayes_lsm.contrasts`.
+
+        See `bayes_lsm.bayes.contrasts.scale_functions`. Random intercepts of ln τ² are at 0.
+        """
+        from bayes_lsm.bayes.contrasts import scale_functions
+
+        alphas = np.hstack([each.alpha for each in self.terms.values()])
+        return scale_functions(
+            alphas, rows, measure=measure, method=method, level=level, compared=compared
+        )
+
     def loo(
         self, *, cluster: Cluster | None = None, seed: int | None = None, progress: bool = True
     ) -> Elpd:
@@ -248,6 +386,29 @@ class ClusteredBayesFit(PosteriorSummaries):
         from bayes_lsm.bayes.clustered_loo import waic
 
         return waic(self, cluster=cluster)
+
+    def sensitivity(
+        self,
+        *,
+        factors: Sequence[float] | None = None,
+        presets: Sequence[PresetName] | None = None,
+        level: float = 0.95,
+        draws: int = 8000,
+        seed: int | None = None,
+        progress: bool = True,
+    ) -> Sensitivity:
+        """How far each coefficient is the prior's; see `bayes_lsm.bayes.sensitivity`."""
+        from bayes_lsm.bayes.sensitivity import sensitivity
+
+        return sensitivity(
+            self,
+            factors=factors,
+            presets=presets,
+            level=level,
+            draws=draws,
+            seed=seed,
+            progress=progress,
+        )
 
     def to_netcdf(self, path: str | Path) -> Path:
         """Save `posterior`; ``arviz.from_netcdf`` reads it back."""

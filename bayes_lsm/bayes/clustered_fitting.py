@@ -16,7 +16,7 @@ from bayes_lsm.bayes.fit import check_settings
 from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.errors import ConvergenceWarning, warn
 from bayes_lsm.likelihood.correlation_matrices import correlation_matrices, count
-from bayes_lsm.priors import Priors, ResolvedPriors
+from bayes_lsm.priors import Priors
 from bayes_lsm.specification import Engine
 
 
@@ -44,7 +44,7 @@ def fit_clustered_bayes(
         ``"collapsed"`` integrates β out and draws the coefficients of ln τ² and the correlations by
         adaptive importance sampling. ``"nuts"`` is the no-U-turn sampler, through PyMC. ``"auto"``
         takes the first where the model and its priors allow it and its weights can be trusted, else
-        the second; random intercepts of ln τ² need the second.
+        the second; random intercepts of ln τ² and shrinkage priors need the second.
     draws : int, default 4000
         With NUTS of all chains together, rounded up to a multiple of `chains`.
     seed : int, optional
@@ -105,9 +105,8 @@ def fit_clustered_bayes(
 
 
 def _can_collapse(design: ClusteredDesign, prior: Priors) -> bool:
-    location = resolve_terms(design, prior).location
     plain = not any(term.random for term in design.terms)
-    return plain and can_collapse(ResolvedPriors(location, location))
+    return plain and can_collapse(resolve_terms(design, prior))
 
 
 def _collapsed(

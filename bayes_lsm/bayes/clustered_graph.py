@@ -25,10 +25,9 @@ from bayes_lsm.bayes.clustered import PartialCorrelation, resolve_terms
 from bayes_lsm.bayes.effect_blocks import EffectBlocks, find_blocks
 from bayes_lsm.bayes.graph import add_coefficients
 from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
-from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.correlation_matrices import count
 from bayes_lsm.links import LARGEST_EXPONENT
-from bayes_lsm.priors import Family, HalfNormal, PriorBlock, Priors
+from bayes_lsm.priors import HalfNormal, PriorBlock, Priors
 
 if TYPE_CHECKING:
     import pymc as pm
@@ -88,8 +87,6 @@ def build_clustered_pymc_model(design: ClusteredDesign, priors: Priors | None = 
     ------
     PriorError
         When a prior names a term that the model does not have.
-    FitError
-        For a shrinkage prior.
 
     Examples
     --------
@@ -133,15 +130,11 @@ def _prior_blocks(design: ClusteredDesign, priors: Priors) -> tuple[PriorBlock, 
     coefficient = np.concatenate(
         [np.repeat([True, False], pair) for pair in zip(q, kappas, strict=True)]
     )
-    chosen = [prior for prior, keep in zip(resolved.scale, coefficient, strict=True) if keep]
-    found = tuple(prior for prior in chosen if isinstance(prior, Family))
-    if len(found) < len(chosen):
-        raise FitError(
-            "with several scale terms the scale part takes no shrinkage prior; leave "
-            "scale_shrinkage out"
-        )
-    contrasts = resolved.contrasts[np.ix_(coefficient, coefficient)]
-    return resolved.location, PriorBlock(contrasts, found)
+    chosen = tuple(
+        prior for prior, keep in zip(resolved.scale.priors, coefficient, strict=True) if keep
+    )
+    contrasts = resolved.scale.contrasts[np.ix_(coefficient, coefficient)]
+    return resolved.location, PriorBlock(contrasts, chosen)
 
 
 def _correlations(design: ClusteredDesign, priors: Priors) -> Any:
@@ -172,7 +165,7 @@ def _correlations(design: ClusteredDesign, priors: Priors) -> Any:
 
 def _concentrations(design: ClusteredDesign, priors: Priors) -> list[float]:
     """b of each κ; a compound-symmetric correlation is uniform where it may be."""
-    resolved, first, found = resolve_terms(design, priors).scale, 0, []
+    resolved, first, found = resolve_terms(design, priors).scale.priors, 0, []
     for term in design.terms:
         first += len(term.names)
         for _ in range(count(len(term.effects), term.correlation)):

@@ -6,6 +6,11 @@ is fitted to the posterior of α in a few rounds; the last round is weighted, th
 smoothed, and draws of equal weight are taken. The weights say how good the result is: their
 Pareto k, and how many independent draws they are worth.
 
+What no point has found the weights cannot tell. In many dimensions a far, broad region may hold
+some hundredths of the posterior and yet be met by so few points of a proposal that fits the rest
+that all looks well. So there a part of the proposal is fitted to the prior times a power of the
+likelihood, to which such regions are large.
+
 All of it happens in the coordinates φ of `coordinates`. Of ln τ² of one study the effects can say
 ±√2 at best, so with G = ∂ln τ²/∂θ the information is G'G/2.
 """
@@ -34,6 +39,10 @@ _GOOD_EFFICIENCY = 0.7
 _FAIR_EFFICIENCY = 0.4  # good enough when it no longer rises
 _SMALLEST_GAIN = 0.03
 _COMPONENTS = 6
+_FEW_DIMENSIONS = 4  # where the prior's share of the points fills the space
+_HEAT = 0.3  # power of the likelihood
+_HEATED_ROUNDS = 3
+_HEATED_SHARE = 0.25
 _LARGEST_SAMPLE = 60_000
 _TRIED = 250  # points, of which the best are climbed from
 _NEGLIGIBLE_HILL = 25.0  # below the highest, in logs
@@ -116,8 +125,7 @@ class CoefficientTarget(Target, Protocol):
 
 def draw_weighted(target: Target, draws: int, rng: np.random.Generator) -> tuple[Array, Importance]:
     """Draws (draws, d) of equal weight from a target, and how good they are."""
-    mixture, efficiency = _adapt(target, rng)
-    mixture = mixture.widened()
+    mixture, efficiency = _find_proposal(target, rng)
     size = min(math.ceil(1.5 * draws / max(efficiency, 0.01)), max(_LARGEST_SAMPLE, draws))
     phi = mixture.sample(size, rng)
     log_weights = target(phi) - mixture.logpdf(phi)
@@ -165,7 +173,7 @@ def propose_for(
     target: CoefficientTarget, location: tuple[Array, Array], points: int, rng: np.random.Generator
 ) -> Points:
     """As `propose`, for any target with β integrated out; mean and precision of β's prior."""
-    mixture = _adapt(target, rng)[0].widened()
+    mixture, _ = _find_proposal(target, rng)
     phi = mixture.sample(points, rng)
     log_ratio = target.coordinates.prior.logpdf(phi) - mixture.logpdf(phi)
     return Points(target.coefficients(phi), log_ratio, *location)
@@ -211,11 +219,37 @@ def normal_prior(block: PriorBlock) -> tuple[Array, Array]:
     return np.linalg.solve(block.contrasts, means), scaled.T @ scaled
 
 
+def _find_proposal(target: Target, rng: np.random.Generator) -> tuple[Mixture, float]:
+    """What to draw the points from, and the share of them that is effective, about."""
+    mixture, efficiency = _adapt(target, rng)
+    if mixture.means.shape[1] > _FEW_DIMENSIONS:
+        mixture = mixture.joined(_heated(target, mixture, rng), _HEATED_SHARE)
+        efficiency *= 1.0 - _HEATED_SHARE
+    return mixture.widened(), efficiency
+
+
+def _heated(target: Target, mixture: Mixture, rng: np.random.Generator) -> Mixture:
+    """A mixture near the prior times a power of the likelihood, from one near the posterior."""
+    mixture = mixture.widened()
+    size = _round_size(mixture)
+    for _ in range(_HEATED_ROUNDS):
+        points = mixture.sample(size, rng)
+        prior = mixture.fixed.logpdf(points)
+        log_density = prior + _HEAT * (target(points) - prior)
+        mixture = fit_mixture(mixture, points, _tempered(log_density - mixture.logpdf(points)))
+    return mixture
+
+
+def _round_size(mixture: Mixture) -> int:
+    """Points of a round of adaptation."""
+    q: int = mixture.means.shape[1]
+    return max(_ROUND, _POINTS_PER_COVARIANCE * (q + 1) * (q + 2))
+
+
 def _adapt(target: Target, rng: np.random.Generator) -> tuple[Mixture, float]:
     """A mixture near the posterior, and the share of its points that are effective."""
     mixture = _first_mixture(target, rng)
-    q = mixture.means.shape[1]
-    size = max(_ROUND, _POINTS_PER_COVARIANCE * (q + 1) * (q + 2))
+    size = _round_size(mixture)
     best, best_efficiency = mixture, 0.0
     for step in range(_MOST_ROUNDS):
         points = mixture.sample(size, rng)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 
@@ -13,12 +11,9 @@ from bayes_lsm.bayes.prediction import INTERVALS
 from bayes_lsm.contrasts import POWER, ContrastInterval, Measure, ScaleFunctions
 from bayes_lsm.errors import FitError
 
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.fit import BayesFit
-
 
 def scale_functions(
-    fit: BayesFit,
+    alphas: Array,
     rows: Array,
     *,
     measure: Measure = "log_tau2",
@@ -30,7 +25,8 @@ def scale_functions(
 
     Parameters
     ----------
-    fit : BayesFit
+    alphas : ndarray, shape (S, q)
+        Posterior draws of all scale coefficients.
     rows : ndarray, shape (m, q)
     measure : {"tau2", "tau", "log_tau2"}, default "log_tau2"
         What the table is of: exp(l'α), exp(l'α / 2) or l'α.
@@ -49,7 +45,7 @@ def scale_functions(
         raise FitError(f"method must be 'eti' or 'hdi' for a Bayesian fit, got {method!r}")
     interval = method or "eti"
     check_interval(level, interval)
-    values = rows @ fit.draws.flat_scale.T
+    values = rows @ alphas.T
     if measure == "log_tau2":
         lower, upper = bounds(values.T, level=level, interval=interval)
         columns = {"estimate": np.median(values, axis=1), "ci_lb": lower, "ci_ub": upper}

@@ -29,6 +29,30 @@ Index = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
+class Block:
+    """One of them: n rows, of which there may be none, and m effects.
+
+    Attributes
+    ----------
+    rows : ndarray of int, shape (n,)
+    effects : ndarray of int, shape (m,)
+        Numbered over all scale terms, without those of single rows.
+    multipliers : ndarray, shape (n, m)
+        A.
+    factor : ndarray of int, shape (m, m)
+        As in `EffectBlocks`.
+    covariance : ndarray, shape (n, n), or None
+        V, where it is not diagonal.
+    """
+
+    rows: Index
+    effects: Index
+    multipliers: Array
+    factor: Index
+    covariance: Array | None
+
+
+@dataclass(frozen=True, eq=False)
 class EffectBlocks:
     """B blocks of at most n rows and m effects; the effects are numbered over all scale terms.
 
@@ -60,6 +84,30 @@ class EffectBlocks:
 
 def find_blocks(design: ClusteredDesign) -> EffectBlocks:
     """Sort the rows and the effects of a design into blocks."""
+    listed, single = list_blocks(design)
+    listed = [each for each in listed if len(each.rows)]
+    n = max((len(each.rows) for each in listed), default=0)
+    m = max((len(each.effects) for each in listed), default=0)
+    multipliers = np.zeros((len(listed), n, m))
+    precision = np.zeros((len(listed), n, n)) if design.blocks else None
+    factor = np.zeros((len(listed), m, m), dtype=np.intp)
+    log_det = 0.0
+    for j, each in enumerate(listed):
+        rows, effects = each.multipliers.shape
+        multipliers[j, :rows, :effects] = each.multipliers
+        factor[j, :effects, :effects] = each.factor
+        if precision is not None and each.covariance is not None:
+            precision[j, :rows, :rows] = np.linalg.inv(each.covariance)
+            log_det += float(np.linalg.slogdet(each.covariance)[1])
+    rows_of, effects_of = [each.rows for each in listed], [each.effects for each in listed]
+    padded = _pad(rows_of, n), multipliers, _pad(effects_of, m), factor
+    return EffectBlocks(*padded, precision, log_det, single)
+
+
+def list_blocks(
+    design: ClusteredDesign,
+) -> tuple[list[Block], tuple[tuple[Index, Array], ...]]:
+    """The blocks that have effects (with correlated errors all), and `EffectBlocks.single`."""
     starts = effect_starts(design)
     alone = [not design.blocks and _has_single_rows(term) for term in design.terms]
     pairs = list(zip(design.terms, starts[:-1], alone, strict=True))
@@ -70,28 +118,20 @@ def find_blocks(design: ClusteredDesign) -> EffectBlocks:
     A = _multipliers(shared, len(design.y), starts[-1])
     covariance = error_covariance(design)
     block_of_row, block_of_effect = _connect(A, shared, covariance)
-    used = np.unique(block_of_row)
-    effects = [np.flatnonzero(block_of_effect == block) for block in used]
-    keep = [j for j, each in enumerate(effects) if len(each) or design.blocks]
-    rows = [np.flatnonzero(block_of_row == used[j]) for j in keep]
-    effects = [effects[j] for j in keep]
-    n = max((len(each) for each in rows), default=0)
-    m = max((len(each) for each in effects), default=0)
-    multipliers = np.zeros((len(keep), n, m))
-    precision = np.zeros((len(keep), n, n)) if design.blocks else None
-    factor = np.zeros((len(keep), m, m), dtype=np.intp)
+    own = np.zeros(starts[-1], dtype=bool)
+    for effects, _ in single:
+        own[effects] = True
+    block_of_effect = np.where(own, -1, block_of_effect)
+    found = np.union1d(block_of_row if design.blocks else [], block_of_effect[~own])
     place = _factor_places(design, starts)
-    log_det = 0.0
-    for j, (of_rows, of_effects) in enumerate(zip(rows, effects, strict=True)):
-        multipliers[j, : len(of_rows), : len(of_effects)] = A[of_rows][:, of_effects].toarray()
-        here = np.arange(len(of_effects))
-        factor[j, here[:, None], here] = place(of_effects)
-        if precision is not None:
-            V = covariance[of_rows][:, of_rows].toarray()
-            precision[j, : len(of_rows), : len(of_rows)] = np.linalg.inv(V)
-            log_det += float(np.linalg.slogdet(V)[1])
-    padded = _pad(rows, n), multipliers, _pad(effects, m), factor
-    return EffectBlocks(*padded, precision, log_det, single)
+    listed = []
+    for block in found:
+        rows = np.flatnonzero(block_of_row == block)
+        effects = np.flatnonzero(block_of_effect == block)
+        V = covariance[rows][:, rows].toarray() if design.blocks else None
+        multipliers = A[rows][:, effects].toarray()
+        listed.append(Block(rows, effects, multipliers, place(effects), V))
+    return listed, single
 
 
 def effect_starts(design: ClusteredDesign) -> list[int]:

@@ -187,8 +187,9 @@ class BayesFit(PosteriorSummaries):
         """
         from bayes_lsm.bayes.contrasts import scale_functions
 
+        alphas = self.draws.flat_scale
         return scale_functions(
-            self, rows, measure=measure, method=method, level=level, compared=compared
+            alphas, rows, measure=measure, method=method, level=level, compared=compared
         )
 
     @cached_property

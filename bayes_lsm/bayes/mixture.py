@@ -73,6 +73,16 @@ class Mixture:
             self.fixed,
         )
 
+    def joined(self, other: Mixture, share: float) -> Mixture:
+        """The two together, with a share of the points for the other."""
+        mine, theirs = (1.0 - share) * self.weights, share * other.weights
+        return Mixture(
+            np.r_[mine[0] + theirs[0], mine[1:], theirs[1:]],
+            np.r_[self.means, other.means],
+            np.r_[self.factors, other.factors],
+            self.fixed,
+        )
+
     def sample(self, size: int, rng: np.random.Generator) -> Array:
         """Points (size, q); each component gets its share of them, rounded at random."""
         bounds = np.floor(np.cumsum(self.weights) * size + rng.uniform()).astype(int)

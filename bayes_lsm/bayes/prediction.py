@@ -28,6 +28,7 @@ from bayes_lsm.bayes.intervals import (
     mixture_bounds,
     tau_summaries,
 )
+from bayes_lsm.bayes.posterior_summaries import PosteriorSummaries
 from bayes_lsm.bayes.student import new_weights, sample_effects
 from bayes_lsm.errors import DataError
 from bayes_lsm.links import tau2_from_log
@@ -296,6 +297,6 @@ def by_distinct_rows(
     return found.iloc[place.reshape(-1)]
 
 
-def how(fit: BayesFit, level: float, interval: Interval) -> str:
+def how(fit: PosteriorSummaries, level: float, interval: Interval) -> str:
     """For titles: ``Bayes; 95% equal-tailed intervals``."""
     return f"{fit.label}; {100 * level:g}% {INTERVALS[interval]} intervals"

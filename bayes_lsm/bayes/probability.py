@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, stdtr
 
-from bayes_lsm.bayes.draws import Array, row_blocks
+from bayes_lsm.bayes.draws import Array, Importance, row_blocks
 from bayes_lsm.bayes.effects import conditionals
 from bayes_lsm.bayes.prediction import by_distinct_rows, points_of
 from bayes_lsm.errors import FitError
@@ -102,14 +102,10 @@ def probability(
     Mathur, M. B., & VanderWeele, T. J. (2019). New metrics for meta-analyses of heterogeneous
     effects. Statistics in Medicine, 38(8), 1336-1342. doi:10.1002/sim.8057
     """
-    if not np.isfinite(beyond):
-        raise FitError(f"the threshold must be a finite number, got {beyond!r}")
-    if direction not in ("above", "below"):
-        raise FitError(f"direction must be 'above' or 'below', got {direction!r}")
-    sign = 1.0 if direction == "above" else -1.0
+    sign = checked_sign(beyond, direction)
     points = points_of(fit, new_data)
     p = points.X.shape[1]
-    new_effect = _normal if fit.draws.df is None else partial(_student, fit.draws.flat_df)
+    new_effect = normal_above if fit.draws.df is None else partial(_student, fit.draws.flat_df)
 
     def summarise(rows: Array) -> dict[str, Array]:
         mean = rows[:, :p] @ fit.draws.flat_location.T
@@ -124,8 +120,7 @@ def probability(
         # Names of studies may repeat; the rows are in the same order.
         effects = _true_effects(fit, beyond, sign).set_index(points.index)
         table = pd.concat([table, effects], axis=1)
-    what = f"{'>' if direction == 'above' else '<'} {beyond:g}"
-    title = f"Probability of an effect {what} in a {model_title(fit.design, fit.label)}"
+    title = title_of(beyond, direction, model_title(fit.design, fit.label))
     return Probability(title, table, fit.notes, math.nan, beyond, direction)
 
 
@@ -133,12 +128,12 @@ def _true_effects(fit: BayesFit, beyond: float, sign: float) -> pd.DataFrame:
     parts = []
     for block in row_blocks(fit.design.n_studies, len(fit.draws.flat_scale)):
         given = conditionals(fit, block)
-        values = _normal(sign * (given.mean + given.u - beyond), given.sd)
+        values = normal_above(sign * (given.mean + given.u - beyond), given.sd)
         parts.append(pd.DataFrame(_columns(fit, "true_effect", values)))
     return pd.concat(parts)
 
 
-def _normal(distance: Array, sd: Array) -> Array:
+def normal_above(distance: Array, sd: Array) -> Array:
     """P(Normal(distance, sd²) > 0), elementwise."""
     with np.errstate(over="ignore"):
         return np.asarray(ndtr(distance / np.maximum(sd, _SMALLEST_SD)))
@@ -151,16 +146,43 @@ def _student(df: Array, distance: Array, scale: Array) -> Array:
 
 
 def _columns(fit: BayesFit, name: str, values: Array) -> dict[str, Array]:
+    return mean_columns(name, values, fit.draws.importance, fit.draws.scale.shape[0])
+
+
+def checked_sign(beyond: float, direction: str) -> float:
+    """1 for effects above a threshold, −1 for those below.
+
+    Raises
+    ------
+    FitError
+        For a threshold that is not finite or an unknown direction.
+    """
+    if not np.isfinite(beyond):
+        raise FitError(f"the threshold must be a finite number, got {beyond!r}")
+    if direction not in ("above", "below"):
+        raise FitError(f"direction must be 'above' or 'below', got {direction!r}")
+    return 1.0 if direction == "above" else -1.0
+
+
+def title_of(beyond: float, direction: Direction, model: str) -> str:
+    """``Probability of an effect > 0 in a …``."""
+    return (
+        f"Probability of an effect {'>' if direction == 'above' else '<'} {beyond:g} in a {model}"
+    )
+
+
+def mean_columns(
+    name: str, values: Array, importance: Importance | None, chains: int
+) -> dict[str, Array]:
     """The mean of values (m, S) over the draws, and its Monte Carlo standard error."""
-    return {name: values.mean(axis=1), f"{name}_mcse": _mcse(fit, values)}
+    return {name: values.mean(axis=1), f"{name}_mcse": _mcse(values, importance, chains)}
 
 
-def _mcse(fit: BayesFit, values: Array) -> Array:
-    importance = fit.draws.importance
+def _mcse(values: Array, importance: Importance | None, chains: int) -> Array:
     if importance is not None:
         return values.std(axis=1, ddof=1) / math.sqrt(importance.ess)
     from arviz_stats.base import array_stats  # chains: they were sampled with PyMC
 
-    chains = values.reshape(len(values), *fit.draws.scale.shape[:2])
+    by_chain = values.reshape(len(values), chains, -1)
     # Where no draw differs from another there is nothing to be estimated from.
-    return np.nan_to_num(np.asarray(array_stats.mcse(chains, method="mean")))
+    return np.nan_to_num(np.asarray(array_stats.mcse(by_chain, method="mean")))

@@ -1,20 +1,20 @@
 r"""Coordinates in which the sampler moves easily; the model and its posterior stay what they are.
 
-    scale     θ = m + Cz, with mean and covariance CC' of the posterior
+    scale     θ = bends(m + Cz), which are nearly standard normal z for skewed θ (`bends`)
     location  β = m(α) + L(α)⁻ᵀ z, given α and normal priors exactly standard normal
     effects   u_i = τ_i r_i / (v_i + τ_i²) + √(v_i / (v_i + τ_i²)) z_i, exactly so too, with
               r = y − Xβ, where the true effects are τ_i u_i away from their means
 
-m and C come from a short run of the collapsed engine. They can only cost efficiency, never
-correctness: the density of z is that of the model at the mapped point times the Jacobian. (A map
-that also bends skewed posteriors to normal ones was tried: it doubles the effective draws of tame
-models, but where a half-flat posterior ends at a cliff it makes transitions diverge.) Import this
-module inside the functions that need it: it loads PyMC.
+The bends, m and C come from a short run of the collapsed engine. They can only cost efficiency,
+never correctness: the density of z is that of the model at the mapped point times the Jacobian.
+(Bends that also follow the far region of a half-flat posterior, with steeper slopes, were tried:
+chains then linger there.) Import this module inside the functions that need it: it loads PyMC.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ import pytensor.tensor as pt
 from pymc.model.transform.conditioning import remove_value_transforms
 from pytensor.graph.replace import graph_replace
 
+from bayes_lsm.bayes.bends import fit_bends, t_scatter
 from bayes_lsm.bayes.collapsed import normal_prior, sample_collapsed
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.design import Design
@@ -45,9 +46,14 @@ def pilot_data(design: Design, priors: Priors, seed: int) -> dict[str, Any]:
     pilot = sample_collapsed(design, near, draws=_PILOT_DRAWS, seed=seed)
     theta = pilot.flat_scale @ resolved.scale.contrasts.T
     mean, precision = normal_prior(near.location)
+    bends = fit_bends(theta)
+    straight, scatter = t_scatter(bends.unbend(theta)[0])
+    log_det = np.linalg.slogdet(bends.axes)[1] + np.linalg.slogdet(scatter)[1] / 2
     return {
-        "z_scale_mean": theta.mean(axis=0),
-        "z_scale_factor": np.linalg.cholesky(np.cov(theta.T).reshape(theta.shape[1], -1)),
+        "z_scale_mean": straight,
+        "z_scale_factor": np.linalg.cholesky(scatter),
+        "z_scale_log_det": np.asarray(log_det),
+        **{f"z_bend_{each.name}": getattr(bends, each.name) for each in fields(bends)},
         "z_scale_inverse": np.linalg.inv(resolved.scale.contrasts),
         "z_location_contrasts": resolved.location.contrasts,
         "z_location_mean": mean,
@@ -116,8 +122,7 @@ def _map(plain: pm.Model, data: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """The free variables' values by name, and the log Jacobian, as functions of new z's."""
     y, v, X, Z = (plain[name] for name in ("y", "v", "X", "Z"))
     z = pm.Flat("z_scale", dims="scale_term")
-    theta = data["z_scale_mean"] + data["z_scale_factor"] @ z
-    log_det = pt.sum(pt.log(pt.diagonal(data["z_scale_factor"])))
+    theta, log_det = _bend(data["z_scale_mean"] + data["z_scale_factor"] @ z, data)
     alpha = data["z_scale_inverse"] @ theta
     tau2 = pt.exp(pt.minimum(Z @ alpha, LARGEST_EXPONENT))
     noise = pm.Flat("z_location", dims="location_term")
@@ -148,6 +153,16 @@ def _map(plain: pm.Model, data: dict[str, Any]) -> tuple[dict[str, Any], Any]:
         slope = pt.grad(pt.sum(values[variable.name]), stated)
         log_det = log_det + pt.sum(pt.log(slope))
     return values, log_det
+
+
+def _bend(straight: Any, data: dict[str, Any]) -> tuple[Any, Any]:
+    """θ of the coordinates in which it is nearly normal, and the log Jacobian of all of θ(z)."""
+    a, b = data["z_bend_a"], data["z_bend_b"]
+    u = straight - data["z_bend_c"]
+    root = pt.sqrt(data["z_bend_s"] ** 2 + u**2)
+    bent = data["z_bend_m"] + a * straight + b * root
+    theta = data["z_bend_centre"] + data["z_bend_axes"] @ bent
+    return theta, data["z_scale_log_det"] + pt.sum(pt.log(a + b * u / root))
 
 
 def _members(plain: pm.Model, name: str, terms: str) -> list[int]:

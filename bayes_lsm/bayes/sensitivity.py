@@ -18,8 +18,8 @@ import pandas as pd
 from scipy.special import ndtri
 
 from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
-from bayes_lsm.bayes.draws import Array, row_blocks
-from bayes_lsm.bayes.graph import resolve_priors
+from bayes_lsm.bayes.clustered_sensitivity import Terms
+from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.intervals import check_interval
 from bayes_lsm.bayes.power_scaling import power_scaling
 from bayes_lsm.bayes.sensitivity_priors import other_families, other_presets
@@ -27,18 +27,18 @@ from bayes_lsm.bayes.sensitivity_refits import (
     Coefficient,
     Posterior,
     Refitter,
-    find_coefficients,
-    make_refitter,
+    Subject,
+    as_shown,
     overlap,
     stretched,
     summarise,
     width,
 )
+from bayes_lsm.bayes.sensitivity_subjects import Studies
+from bayes_lsm.bayes.sensitivity_tau import tau_under_priors
 from bayes_lsm.bayes.sensitivity_verdicts import THRESHOLDS, Finding, judge, sentence, tipping_point
 from bayes_lsm.bayes.tracking import track
-from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
-from bayes_lsm.links import tau2_from_log
 from bayes_lsm.priors import PresetName, Priors, ResolvedPriors
 from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable
@@ -50,7 +50,9 @@ Varied = Literal["own", "together"]
 
 AS_FITTED = "as fitted"
 _FACTORS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0, 16.0)
-_NARROW, _WIDE = 0.5, 2.0
+_HALF, _TWICE = 0.5, 2.0
+# Where draws are reweighted: so near 1 that no weight is large, whatever the posterior.
+_STEP = 0.9
 _PRIOR_DRAWS = 20_000
 _SHOWN_PROBLEMS = 3
 
@@ -61,11 +63,12 @@ class Sensitivity(Printable):
 
     Attributes
     ----------
-    fit : BayesFit
+    fit : BayesFit or ClusteredBayesFit
     table : DataFrame
         By part and term. median, ci_lb, ci_ub, p_positive; share, together: by how many per cent
         the interval grows when the coefficient's own prior, or all priors, are one per cent wider
-        (between half and twice the width); moved: by how many posterior SDs the median moves then;
+        (between half and twice the width); moved: by how many posterior SDs the median moves then
+        (these three of a correlation as Fisher's z, and of the SD of random intercepts as ln ω²);
         contraction: 1 − (length of the posterior's interval / of the prior's)²; overlap: the area
         that prior and posterior density share; prior_sens, lik_sens: power-scaling sensitivity;
         verdict.
@@ -77,12 +80,16 @@ class Sensitivity(Printable):
         By part and term. conclusion: whether the interval lies above 0, below, or is ``"open"``;
         narrower, wider: the factors of the own prior's width at which that changes; p_narrower,
         p_wider: at which P(> 0) or P(< 0) crosses 0.95; nan where it does not in the range. Levels
-        of ln τ² are left out, for which 0 has no meaning.
+        of ln τ² and SDs are left out, for which 0 has no meaning.
     families, presets : DataFrame
         By prior, part and term: median, ci_lb, ci_ub, p_positive, trusted under other priors.
     tau : DataFrame
-        By prior and study: prior_median, prior_ci_lb, prior_ci_ub of the study's τ before the data
-        under each preset, and median, ci_lb, ci_ub after.
+        By prior and study, or by prior and variance where there are several scale terms:
+        prior_median, prior_ci_lb, prior_ci_ub of its τ before the data under each preset, and
+        median, ci_lb, ci_ub after.
+    reweighted : bool
+        Whether the draws of the fit were given weights, for want of an engine that is fast enough
+        for refits.
     skipped : mapping of preset to str
         Why a preset was left out.
     level : float
@@ -93,13 +100,14 @@ class Sensitivity(Printable):
         Refits that should not be trusted.
     """
 
-    fit: BayesFit
+    fit: BayesFit | ClusteredBayesFit
     table: pd.DataFrame
     widths: pd.DataFrame
     tipping: pd.DataFrame
     families: pd.DataFrame
     presets: pd.DataFrame
     tau: pd.DataFrame
+    reweighted: bool
     skipped: Mapping[PresetName, str]
     level: float
     draws: int
@@ -138,8 +146,7 @@ class Sensitivity(Printable):
     @property
     def notes(self) -> tuple[str, ...]:
         """The verdicts in words, their thresholds, and how it was made."""
-        refits = f"{self.draws} draws in each refit, seed {self.seed}"
-        made = f"{100 * self.level:g}% intervals; {refits}; priors: {self.fit.priors.describe()}"
+        made = f"{100 * self.level:g}% intervals; {self.how}; priors: {self.fit.priors.describe()}"
         left_out = [f"preset {name!r} left out: {why}" for name, why in self.skipped.items()]
         shown = self.problems[:_SHOWN_PROBLEMS]
         more = len(self.problems) - len(shown)
@@ -152,6 +159,16 @@ class Sensitivity(Printable):
             *rest,
             made,
             *self.fit.design.notes,
+        )
+
+    @property
+    def how(self) -> str:
+        """In words, where the numbers come from."""
+        if not self.reweighted:
+            return f"{self.draws} draws in each refit, seed {self.seed}"
+        return (
+            f"not refitted but reweighted, {self.draws} draws of NUTS; share, together and moved "
+            f"from priors {_STEP:g} to {1 / _STEP:.2g} times as wide"
         )
 
     def curve(self, part: str, term: str, *, varied: Varied = "own") -> pd.DataFrame:
@@ -189,7 +206,8 @@ def sensitivity(
 
     The model is refitted, exactly, with each coefficient's prior made narrower and wider, with all
     priors made so at once, with priors of other families, and with the presets of other packages.
-    The verdict on a coefficient is
+    Where only NUTS can fit it, its draws are reweighted instead, and nothing is refitted unless
+    `presets` are given. The verdict on a coefficient is
 
     - *prior-dominated*, when its interval grows at least half as fast as its own prior (share ≥
       0.5, between half and twice the prior's width);
@@ -200,19 +218,18 @@ def sensitivity(
 
     Parameters
     ----------
-    fit : BayesFit
-        With priors that the collapsed engine takes, whichever engine it is from.
+    fit : BayesFit or ClusteredBayesFit
     factors : sequence of float, optional
         Widths of the priors relative to their own, by default 1/16, 1/8, …, 16; ½, 1 and 2 are
         always among them. A prior is stretched about its median, on the scale of the coefficient
         (ln τ²). Of a normal prior that is the prior to the power 1/factor².
     presets : sequence of preset names, optional
-        By default all. Those that lack information (the effect measure) are left out, and the
-        result says why.
+        By default all, or none where only NUTS can fit the model. Those that lack information (the
+        effect measure) are left out, and the result says why.
     level : float, default 0.95
         Of the equal-tailed intervals.
     draws : int, default 8000
-        In each refit; at least 100.
+        In each refit; at least 100. Where draws are reweighted they are those of the fit.
     seed : int, optional
         By default the fit's. The same seed gives the same result.
     progress : bool, default True
@@ -225,13 +242,18 @@ def sensitivity(
     Raises
     ------
     FitError
-        For a fit with several scale terms, priors that only NUTS can take, or settings out of
-        range.
+        For flat priors, or settings out of range.
 
     Notes
     -----
     In the location part other families are reached by reweighting the draws (Pareto-smoothed
     importance sampling), as β is integrated out under normal priors; all else is refitted.
+
+    With several scale terms a coefficient's own prior is that of its term, ``"district: year"``.
+    The correlations of a term have one prior, LKJ, which is made wider on Fisher's z of the partial
+    correlations, about 0; that of an SD ω of random intercepts on ln ω², about its median; a
+    shrinkage prior, that of all its slopes, in their size. No preset speaks of correlations and
+    SDs, so those keep their priors.
 
     Examples
     --------
@@ -247,52 +269,49 @@ def sensitivity(
     prior and likelihood sensitivity with power-scaling. Statistics and Computing, 34, 57.
     doi:10.1007/s11222-023-10366-5
     """
-    fit = _checked(fit, level=level, draws=draws)
-    design = fit.design
-    widths = _checked_factors(_FACTORS if factors is None else factors)
-    names = get_args(PresetName) if presets is None else presets
+    subject = _checked(fit, level=level, draws=draws)
     seed = fit.seed if seed is None else seed
-    priors = resolve_priors(design, fit.priors)
-    refit = make_refitter(design, fit.priors, priors, draws=draws, seed=seed)
-    usable, skipped = other_presets(design, fit.priors, names)
-    coefficients = find_coefficients(design)
-    base = refit(priors)
+    refit = Refitter(subject, draws, seed)
+    steps = (_HALF, _TWICE) if refit.is_exact else (_STEP, 1 / _STEP)
+    widths = _checked_factors(_FACTORS if factors is None and refit.is_exact else factors, steps)
+    usable, skipped = _presets(refit, fit, presets)
+    base = refit.base()
     plan = [
-        *_plan_widths(coefficients, priors, widths),
-        *(_Task(("family", each.name), each.priors) for each in other_families(design, priors)),
-        *(_Task(("preset", name), resolve_priors(design, own)) for name, own in usable.items()),
+        *_plan_widths(subject, widths),
+        *(_Task(("family", each.name), each.priors) for each in other_families(subject)),
+        *(_Task(("preset", name), subject.resolve(own), own) for name, own in usable.items()),
     ]
     tables: dict[_Key, pd.DataFrame] = {}
-    alphas = {AS_FITTED: base.draws.flat_scale}
+    presets_found = {AS_FITTED: base}
     problems = [f"{AS_FITTED}: {each}" for each in base.problems]
     for task in track(plan, "Refitting", progress=progress):
-        found = refit(task.priors, near=base)
-        tables[task.key] = summarise(
-            found.values, coefficients, level=level, trusted=not found.problems
-        )
-        if task.key[0] == "preset":
-            alphas[str(task.key[1])] = found.draws.flat_scale
+        if task.said is None or subject.can_draw(task.priors):
+            found = refit(task.priors, near=base)
+        else:
+            found = subject.sample(task.said, seed=seed, progress=progress)
+        tables[task.key] = summarise(found, subject.coefficients, level=level)
+        if task.said is not None:
+            presets_found[str(task.key[1])] = found
         problems += [f"{task.words}: {each}" for each in found.problems]
-    center = summarise(base.values, coefficients, level=level, trusted=not base.problems)
-    curves = _curves(tables, center, coefficients, widths)
-    table = _measure(refit, base, center, curves, coefficients, level)
+    center = summarise(base, subject.coefficients, level=level)
+    curves = _curves(tables, center, subject.coefficients, widths)
+    table = _measure(refit, base, center, curves, level, steps)
+    shown = {
+        kind: as_shown(_named(tables, kind, center), subject.coefficients)
+        for kind in ("family", "preset")
+    }
     return Sensitivity(
         fit,
         table.assign(verdict=[judge(row) for row in table.to_dict("records")]),
-        pd.concat(curves, names=["varied", "part", "term"]),
-        _tipping(curves, coefficients, level, draws),
-        _named(tables, "family", center),
-        _named(tables, "preset", center),
-        _tau(
-            design,
-            {AS_FITTED: fit.priors} | {str(name): own for name, own in usable.items()},
-            alphas,
-            level,
-            seed,
-        ),
+        as_shown(pd.concat(curves, names=["varied", "part", "term"]), subject.coefficients),
+        _tipping(curves, subject.coefficients, level, len(base.values)),
+        shown["family"],
+        shown["preset"],
+        tau_under_priors(subject, presets_found, level=level, draws=_PRIOR_DRAWS, seed=seed),
+        not refit.is_exact,
         skipped,
         level,
-        draws,
+        len(base.values),
         seed,
         tuple(problems),
     )
@@ -303,49 +322,78 @@ _Key = tuple[str | float, ...]
 
 @dataclass(frozen=True)
 class _Task:
-    """A refit that is to be made: what it is called, and its priors."""
+    """A refit that is to be made: what it is called, its priors, and those of a preset as said."""
 
     key: _Key
     priors: ResolvedPriors
+    said: Priors | None = None
 
     @property
     def words(self) -> str:
         """What it is called in a sentence."""
         if self.key[0] == "own":
-            _, part, term, factor = self.key
-            return f"{part}[{term}] with its prior {factor:g} times as wide"
+            _, name, factor = self.key
+            return f"{name} with its prior {factor:.3g} times as wide"
         if self.key[0] == "together":
-            return f"all priors {self.key[1]:g} times as wide"
+            return f"all priors {self.key[1]:.3g} times as wide"
         return str(self.key[1])
 
 
-def _checked(fit: BayesFit | ClusteredBayesFit, *, level: float, draws: int) -> BayesFit:
-    if isinstance(fit, ClusteredBayesFit):
-        raise FitError(
-            f"sensitivity takes a fit with one scale term, got a {type(fit).__name__}; refit the "
-            "model under other priors with model.fit_bayes(prior=…), and compare the tables"
-        )
+def _checked(fit: BayesFit | ClusteredBayesFit, *, level: float, draws: int) -> Subject:
     check_interval(level, "eti")
     if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 100:
         raise FitError(f"draws must be a whole number of at least 100, got {draws!r}")
-    return fit
+    subject: Subject = Terms(fit) if isinstance(fit, ClusteredBayesFit) else Studies(fit)
+    if not (subject.priors.location.is_proper and subject.priors.scale.is_proper):
+        raise FitError(
+            "sensitivity needs priors that can be made wider, and got a flat one; give a wide "
+            "normal prior in its place"
+        )
+    return subject
 
 
-def _checked_factors(factors: Sequence[float]) -> Array:
-    given = np.asarray([*factors, _NARROW, 1.0, _WIDE], dtype=float)
+def _presets(
+    refit: Refitter, fit: BayesFit | ClusteredBayesFit, names: Sequence[PresetName] | None
+) -> tuple[dict[PresetName, Priors], dict[PresetName, str]]:
+    """Those to be refitted, and why the others are not."""
+    asked = get_args(PresetName) if names is None else names
+    usable, skipped = other_presets(refit.subject, fit.priors, asked)
+    if names is None:
+        slow = [
+            name
+            for name, said in usable.items()
+            if not refit.subject.can_draw(refit.subject.resolve(said))
+        ]
+        for name in slow:
+            del usable[name]
+            skipped[name] = f"only NUTS can refit this model; ask for presets=({name!r},)"
+    return usable, skipped
+
+
+def _checked_factors(factors: Sequence[float] | None, steps: tuple[float, float]) -> Array:
+    given = np.asarray([*((_HALF, _TWICE) if factors is None else factors), *steps, 1.0])
     if not (np.isfinite(given) & (given > 0)).all():
-        raise FitError(f"factors must be finite and > 0, got {list(factors)}")
+        raise FitError(f"factors must be finite and > 0, got {list(factors or ())}")
     return np.unique(given)
 
 
-def _plan_widths(
-    coefficients: Sequence[Coefficient], priors: ResolvedPriors, factors: Array
-) -> Iterator[_Task]:
+def _plan_widths(subject: Subject, factors: Array) -> Iterator[_Task]:
     for factor in map(float, factors[factors != 1]):
-        for each in coefficients:
-            key = ("own", each.part, each.term, factor)
-            yield _Task(key, stretched(priors, [each], factor))
-        yield _Task(("together", factor), stretched(priors, coefficients, factor))
+        done = set()
+        for each in subject.coefficients:
+            if (each.block, each.own) not in done:
+                done.add((each.block, each.own))
+                priors = stretched(subject.priors, [each], factor)
+                yield _Task(("own", _own_name(each), factor), priors)
+        everything = stretched(subject.priors, subject.coefficients, factor)
+        yield _Task(("together", factor), everything)
+
+
+def _own_name(coefficient: Coefficient) -> str:
+    """What is refitted once: a coefficient, or all that share its prior."""
+    if len(coefficient.own) == 1:
+        return str(coefficient)
+    return f"{coefficient.part} {coefficient.own}"
 
 
 def _curves(
@@ -356,16 +404,12 @@ def _curves(
 ) -> dict[tuple[str, str, str], pd.DataFrame]:
     """The posterior along the width of the prior: of each varied, part and term a row a factor."""
     found: dict[tuple[str, str, str], pd.DataFrame] = {}
-    for varied in ("own", "together"):
-        for each in coefficients:
-            name = (each.part, each.term)
-            rows = {
-                factor: tables.get((varied, *name, factor), tables.get((varied, factor), center))
-                for factor in map(float, factors)
-            }
+    for each in coefficients:
+        name = (each.part, each.term)
+        for varied, key in (("own", ("own", _own_name(each))), ("together", ("together",))):
+            rows = {factor: tables.get((*key, factor), center) for factor in map(float, factors)}
             curve = pd.concat({factor: row.loc[[name]] for factor, row in rows.items()})
-            index = pd.Index(rows, name="factor")
-            found[varied, *name] = curve.set_axis(index)
+            found[varied, *name] = curve.set_axis(pd.Index(rows, name="factor"))
     return found
 
 
@@ -374,38 +418,45 @@ def _measure(
     base: Posterior,
     center: pd.DataFrame,
     curves: Mapping[tuple[str, str, str], pd.DataFrame],
-    coefficients: Sequence[Coefficient],
     level: float,
+    steps: tuple[float, float],
 ) -> pd.DataFrame:
     """The table without its verdicts."""
+    coefficients = refit.subject.coefficients
     prior = refit.sample_prior(base.priors, _PRIOR_DRAWS)
     posterior_width = width(center)
     prior_width = width(summarise(prior, coefficients, level=level))
     # As many SDs as the interval of a normal distribution has.
     sd = posterior_width / (2 * ndtri(0.5 + level / 2))
     changes = {
-        varied: [_change(curves[varied, each.part, each.term]) for each in coefficients]
+        varied: [_change(curves[varied, each.part, each.term], *steps) for each in coefficients]
         for varied in ("own", "together")
     }
     rate = {varied: [rate for rate, _ in pairs] for varied, pairs in changes.items()}
     moved = np.max([[moved for _, moved in pairs] for pairs in changes.values()], axis=0)
     log_prior, log_lik = refit.log_densities(base)
-    return center.drop(columns="trusted").assign(
-        share=rate["own"],
-        together=rate["together"],
-        moved=moved / sd,
-        contraction=1 - (posterior_width / prior_width) ** 2,
-        overlap=[overlap(*pair) for pair in zip(prior.T, base.values.T, strict=True)],
-        prior_sens=power_scaling(base.values, log_prior),
-        lik_sens=power_scaling(base.values, log_lik),
+    return (
+        as_shown(center, coefficients)
+        .drop(columns="trusted")
+        .assign(
+            share=rate["own"],
+            together=rate["together"],
+            moved=moved / sd,
+            contraction=1 - (posterior_width / prior_width) ** 2,
+            overlap=[overlap(*pair) for pair in zip(prior.T, base.values.T, strict=True)],
+            prior_sens=power_scaling(base.values, log_prior),
+            lik_sens=power_scaling(base.values, log_lik),
+        )
     )
 
 
-def _change(curve: pd.DataFrame) -> tuple[float, float]:
-    """From half to twice the prior's width: d ln(interval) / d ln(width), and the median's move."""
-    narrow, wide = curve.loc[[_NARROW]], curve.loc[[_WIDE]]
-    rate = math.log(width(wide).iloc[0] / width(narrow).iloc[0]) / math.log(_WIDE / _NARROW)
-    return rate, abs(wide["median"].iloc[0] - narrow["median"].iloc[0])
+def _change(curve: pd.DataFrame, narrow: float, wide: float) -> tuple[float, float]:
+    """d ln(interval) / d ln(width), and the median's move from half to twice the prior's width."""
+    rows = curve.loc[[narrow, wide]]
+    span = math.log(wide / narrow)
+    length, median = width(rows).to_numpy(), rows["median"].to_numpy()
+    moved = abs(median[1] - median[0]) * math.log(_TWICE / _HALF) / span
+    return math.log(length[1] / length[0]) / span, moved
 
 
 def _tipping(
@@ -416,7 +467,7 @@ def _tipping(
 ) -> pd.DataFrame:
     found = {}
     for each in coefficients:
-        if not each.is_level:
+        if each.can_be_zero:
             curve = curves["own", each.part, each.term]
             curve = curve[curve["trusted"] | (curve.index == 1)]
             found[each.part, each.term] = tipping_point(
@@ -431,33 +482,3 @@ def _tipping(
 def _named(tables: Mapping[_Key, pd.DataFrame], kind: str, center: pd.DataFrame) -> pd.DataFrame:
     found = {str(key[1]): table for key, table in tables.items() if key[0] == kind}
     return pd.concat({AS_FITTED: center, **found}, names=["prior", "part", "term"])
-
-
-def _tau(
-    design: Design,
-    priors: Mapping[str, Priors],
-    alphas: Mapping[str, Array],
-    level: float,
-    seed: int,
-) -> pd.DataFrame:
-    """τ of each study before the data and after, under each of these priors."""
-    rng = np.random.default_rng(seed)
-    found = {}
-    for name, given in priors.items():
-        prior = resolve_priors(design, given).scale.sample(_PRIOR_DRAWS, rng)
-        before = _tau_quantiles(design, prior, level).add_prefix("prior_")
-        after = _tau_quantiles(design, alphas[name], level)
-        found[name] = pd.concat([before, after], axis=1)  # names of studies may repeat
-    return pd.concat(found, names=["prior", "study"])
-
-
-def _tau_quantiles(design: Design, alphas: Array, level: float) -> pd.DataFrame:
-    probabilities = [0.5, (1 - level) / 2, (1 + level) / 2]
-    rows = [
-        np.quantile(alphas @ design.Z[block].T, probabilities, axis=0)
-        for block in row_blocks(design.n_studies, len(alphas))
-    ]
-    # τ rises with ln τ², so that its quantiles are those of ln τ², taken to τ.
-    tau = np.sqrt(tau2_from_log(np.concatenate(rows, axis=1).T))
-    index = pd.Index(design.labels, name="study")
-    return pd.DataFrame(tau, index, ["median", "ci_lb", "ci_ub"])

@@ -11,8 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bayes_lsm.bayes.graph import resolve_priors
-from bayes_lsm.design import Design
+from bayes_lsm.bayes.sensitivity_refits import Subject
 from bayes_lsm.errors import FitError, PriorError
 from bayes_lsm.priors import (
     Cauchy,
@@ -30,7 +29,6 @@ from bayes_lsm.priors import (
     ResolvedPriors,
     Stretched,
     StudentT,
-    contrasts,
     preset,
 )
 
@@ -57,26 +55,33 @@ class NamedPriors:
     priors: ResolvedPriors
 
 
-def other_families(design: Design, priors: ResolvedPriors) -> Iterator[NamedPriors]:
+def other_families(subject: Subject) -> Iterator[NamedPriors]:
     """The same priors by other families, part by part, and with τ half and twice as large."""
-    location = range(len(priors.location.priors))
+    priors, levels = subject.priors, subject.levels
+    location = [j for j, prior in enumerate(priors.location.priors) if _is_single(prior)]
     for name, family in _ON_THE_LINE.items():
         if not _are(priors.location, location, family):
             like = _like(priors.location, location, family)
             yield _changed(f"location: {name}", priors, "location", like)
-    scale = [j for j, prior in enumerate(priors.scale.priors) if not _is_of_tau(prior)]
-    _, levels = contrasts(design.Z, "standardised")
+    of_tau = [j for j in levels if _is_of_tau(priors.scale.priors[j])]
+    single = [j for j in subject.slopes if _is_single(priors.scale.priors[j])]
+    scale = sorted({*single, *levels} - {*of_tau})
     what = "scale slopes" if set(scale).isdisjoint(levels) else "scale"
     for name, family in _ON_THE_LINE.items():
         if scale and not _are(priors.scale, scale, family):
             like = _like(priors.scale, scale, family)
             yield _changed(f"{what}: {name}", priors, "scale", like)
-    if not levels:
-        return
+    for name, said in subject.other_statements().items():
+        yield NamedPriors(name, subject.resolve(said))
+    if levels:
+        yield from _other_tau(priors, levels)
+
+
+def _other_tau(priors: ResolvedPriors, levels: Sequence[int]) -> Iterator[NamedPriors]:
     for name, family in _OF_TAU.items():
-        if _are(priors.scale, levels, family):
-            continue
-        yield _changed(f"τ: {name}", priors, "scale", _like_tau(priors.scale, levels, family))
+        if not _are(priors.scale, levels, family):
+            like = _like_tau(priors.scale, levels, family)
+            yield _changed(f"τ: {name}", priors, "scale", like)
     # A normal prior of ln τ² is a log-normal one of τ².
     if not all(isinstance(priors.scale.priors[j], Normal | LogNormal) for j in levels):
         normal = {
@@ -95,7 +100,7 @@ def other_families(design: Design, priors: ResolvedPriors) -> Iterator[NamedPrio
 
 
 def other_presets(
-    design: Design, priors: Priors, names: Sequence[PresetName]
+    subject: Subject, priors: Priors, names: Sequence[PresetName]
 ) -> tuple[dict[PresetName, Priors], dict[PresetName, str]]:
     """The presets of these names, and of those that cannot be used, why."""
     found: dict[PresetName, Priors] = {}
@@ -105,7 +110,8 @@ def other_presets(
             given = preset(
                 name, measure=priors.measure, unit_information_sd=priors.unit_information_sd
             )
-            resolve_priors(design, given)
+            given = subject.preset_like(given)
+            subject.resolve(given)
         except PriorError as error:
             skipped[name] = " ".join(str(error).split()).removeprefix("measure: ")
         else:
@@ -119,6 +125,11 @@ def _changed(
     block: PriorBlock = getattr(priors, part)
     each = tuple(changed.get(j, prior) for j, prior in enumerate(block.priors))
     return NamedPriors(name, replace(priors, **{part: replace(block, priors=each)}))
+
+
+def _is_single(prior: Any) -> bool:
+    """Whether it is the prior of one coefficient, and no shrinkage prior."""
+    return isinstance(prior, Family)
 
 
 def _is_of_tau(prior: Any) -> bool:

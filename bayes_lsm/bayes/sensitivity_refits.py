@@ -1,68 +1,61 @@
 """The posterior of one model under other priors: the refits behind `sensitivity`.
 
-A refit costs some hundredths of a second, β being integrated out, so that nothing is approximated:
-each prior gets draws of its own, all from the same random numbers.
+What a model is, a `Subject` says (`sensitivity_subjects` for one scale term and
+`clustered_sensitivity` for several). A refit costs some hundredths of a second where β can be
+integrated out, so that nothing is approximated: each prior gets draws of its own, all from the same
+random numbers. Where it cannot, the draws that there are get weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import cached_property
+from typing import Literal, Protocol
 
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.bayes.collapsed import (
-    can_collapse,
-    require_collapsible,
-    resample,
-    sample_collapsed,
-)
-from bayes_lsm.bayes.diagnostics import LARGEST_PARETO_K, weight_problems
-from bayes_lsm.bayes.draws import Array, Draws, row_blocks
+from bayes_lsm.bayes.diagnostics import LARGEST_PARETO_K, SMALLEST_ESS, dominated
+from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.pareto import smooth_weights
-from bayes_lsm.bayes.student import df_prior
-from bayes_lsm.bayes.student_collapsed import can_sample_student, sample_student
-from bayes_lsm.bayes.tree import log_likelihood
-from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
-from bayes_lsm.design import Design
-from bayes_lsm.errors import FitError
-from bayes_lsm.priors import Family, PriorBlock, Priors, ResolvedPriors, contrasts, stretch
+from bayes_lsm.priors import PriorBlock, Priors, ResolvedPriors, stretch
 
-PartName = Literal["location", "scale"]
+BlockName = Literal["location", "scale"]
+Kind = Literal["coefficient", "level", "correlation", "sd"]
 
 
 @dataclass(frozen=True)
 class Coefficient:
-    """One coefficient of a model.
+    """One number that a model estimates.
 
     Attributes
     ----------
-    part : {"location", "scale"}
-    term : str
-    position : int
-        In its part.
-    is_level : bool
-        Whether it is a level of ln τ² and not a slope: then that it is 0 means nothing.
+    part, term : str
+        What tables call it.
+    block : {"location", "scale"}
+        Of the priors.
+    own : tuple of int
+        The places of its own prior in that block: several where numbers have a joint prior (the
+        correlations of one scale term, slopes under a shrinkage prior).
+    kind : {"coefficient", "level", "correlation", "sd"}
+        A level of ln τ², or an SD of random intercepts, is never 0. A correlation is measured as
+        Fisher's z and an SD ω as ln ω², so that their priors can be made wider.
     """
 
-    part: PartName
+    part: str
     term: str
-    position: int
-    is_level: bool
+    block: BlockName
+    own: tuple[int, ...]
+    kind: Kind = "coefficient"
+
+    @property
+    def can_be_zero(self) -> bool:
+        """Whether it means something that it is 0."""
+        return self.kind in ("coefficient", "correlation")
 
     def __str__(self) -> str:
         return f"{self.part}[{self.term}]"
-
-
-def find_coefficients(design: Design) -> tuple[Coefficient, ...]:
-    """All coefficients, those of the location part first."""
-    _, levels = contrasts(design.Z, "standardised")
-    return (
-        *(Coefficient("location", term, j, False) for j, term in enumerate(design.location.names)),
-        *(Coefficient("scale", term, j, j in levels) for j, term in enumerate(design.scale.names)),
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,168 +65,241 @@ class Posterior:
     Attributes
     ----------
     priors : ResolvedPriors
+    location, scale : ndarray, shapes (S, p), (S, q)
+        The coefficients that the two blocks of priors are of.
     values : ndarray, shape (S, P)
-        Of all coefficients, those of the location part first.
-    draws : Draws
+        Of all coefficients of the subject, in its order.
+    latent : ndarray, shape (S, L), or None
+        What else the likelihood is given: degrees of freedom, random intercepts.
     problems : tuple of str
         Why they should not be trusted.
+    weights : ndarray, shape (S,), or None
+        Where the draws do not have equal weight: they sum to one.
     """
 
     priors: ResolvedPriors
+    location: Array
+    scale: Array
     values: Array
-    draws: Draws
-    problems: tuple[str, ...]
+    latent: Array | None = None
+    problems: tuple[str, ...] = ()
+    weights: Array | None = None
+
+    @cached_property
+    def log_priors(self) -> dict[BlockName, Array]:
+        """Log prior density (S,) of either block."""
+        return {
+            "location": self.priors.location.logpdf(self.location).sum(axis=1),
+            "scale": self.priors.scale.logpdf(self.scale).sum(axis=1),
+        }
+
+
+class Subject(Protocol):
+    """What is asked of a fitted model: its unknowns by name, and its posterior under other priors.
+
+    Attributes
+    ----------
+    coefficients : tuple of Coefficient
+    slopes, levels : list of int
+        Places, in the scale block, of the coefficients of ln τ².
+    priors : ResolvedPriors
+        As fitted.
+    """
+
+    coefficients: tuple[Coefficient, ...]
+    slopes: list[int]
+    levels: list[int]
+    priors: ResolvedPriors
+
+    def resolve(self, priors: Priors) -> ResolvedPriors:
+        """Priors bound to the data."""
+
+    def other_statements(self) -> dict[str, Priors]:
+        """What else might have been said of correlations."""
+
+    def preset_like(self, preset: Priors) -> Priors:
+        """A preset, with what is said of unknowns that presets do not speak of."""
+
+    def can_draw(self, priors: ResolvedPriors) -> bool:
+        """Whether `draw` takes these."""
+
+    def draw(self, priors: ResolvedPriors, *, draws: int, seed: int) -> Posterior:
+        """Independent draws under these priors."""
+
+    def drawn(self) -> Posterior:
+        """The draws of the fit itself."""
+
+    def sample(self, priors: Priors, *, seed: int, progress: bool) -> Posterior:
+        """The posterior by NUTS."""
+
+    def values(self, location: Array, scale: Array) -> Array:
+        """All coefficients (S, P) as they are measured."""
+
+    def log_likelihood(self, found: Posterior) -> Array:
+        """ln p(y) in each draw (S,)."""
+
+    def tau_rows(self) -> tuple[pd.Index, Array]:
+        """Whose τ is shown, and the rows (U, q) that make their ln τ² of the scale block."""
 
 
 @dataclass(frozen=True)
 class Refitter:
-    """Fits one design under any priors.
+    """Fits one model under any priors.
 
     Attributes
     ----------
-    design : Design
-    df : DegreesOfFreedom, float or None
-        Of Student-t study effects; the same in all refits.
+    subject : Subject
     draws : int
     seed : int
     """
 
-    design: Design
-    df: DegreesOfFreedom | float | None
+    subject: Subject
     draws: int
     seed: int
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether the model can be fitted anew some hundred times."""
+        return self.subject.can_draw(self.subject.priors)
+
+    def base(self) -> Posterior:
+        """The posterior under the priors of the fit."""
+        return self(self.subject.priors) if self.is_exact else self.subject.drawn()
 
     def __call__(self, priors: ResolvedPriors, *, near: Posterior | None = None) -> Posterior:
         """The posterior under these priors.
 
-        Where β cannot be integrated out, the draws of a posterior `near` are reweighted, whose
-        scale priors are the same.
+        Where it cannot be drawn from directly, the draws of a posterior `near` are reweighted.
         """
-        if self.df is not None:
-            drawn = sample_student(self.design, priors, self.df, draws=self.draws, seed=self.seed)
-        elif can_collapse(priors) or near is None:
-            drawn = sample_collapsed(self.design, priors, draws=self.draws, seed=self.seed)
-        else:
-            return self._reweight(near, priors)
-        problems = () if drawn.importance is None else tuple(weight_problems(drawn.importance))
-        return Posterior(priors, _stack(drawn), drawn, problems)
-
-    def _reweight(self, near: Posterior, priors: ResolvedPriors) -> Posterior:
-        beta = near.draws.flat_location
-        old, new = (each.location.logpdf(beta).sum(axis=1) for each in (near.priors, priors))
-        log_weights, k = smooth_weights(new - old)
-        rng = np.random.default_rng(self.seed)
-        chosen = resample(np.exp(log_weights), len(beta), rng)
-        drawn = Draws(beta[None, chosen], near.draws.flat_scale[None, chosen])
-        words = f"Pareto k of the weights is {k:.2f} (at most {LARGEST_PARETO_K} is good)"
-        problems = () if k <= LARGEST_PARETO_K else (words,)
-        return Posterior(priors, _stack(drawn), drawn, problems)
+        if near is None or self.subject.can_draw(priors):
+            return self.subject.draw(priors, draws=self.draws, seed=self.seed)
+        other = replace(near, priors=priors)
+        log_weights, k = smooth_weights(
+            sum(
+                other.log_priors[name] - near.log_priors[name]
+                for name in near.log_priors
+                if getattr(priors, name) is not getattr(near.priors, name)
+            )
+            + np.zeros(len(near.values))
+        )
+        weights = np.exp(log_weights)
+        return replace(other, problems=_weight_problems(weights, k), weights=weights)
 
     def sample_prior(self, priors: ResolvedPriors, size: int) -> Array:
         """Draws (size, P) of the coefficients from their priors."""
         rng = np.random.default_rng([self.seed, 1])
-        blocks = (priors.location, priors.scale)
-        return np.concatenate([block.sample(size, rng) for block in blocks], axis=1)
+        location, scale = (block.sample(size, rng) for block in (priors.location, priors.scale))
+        return self.subject.values(location, scale)
 
     def log_densities(self, found: Posterior) -> tuple[Array, Array]:
         """Log prior density of the coefficients and log likelihood, (S,) each."""
-        drawn, priors = found.draws, found.priors
-        beta, alpha, df = drawn.flat_location, drawn.flat_scale, drawn.flat_df
-        log_prior = sum(
-            block.logpdf(values).sum(axis=1)
-            for block, values in ((priors.location, beta), (priors.scale, alpha))
-        )
-        log_lik = np.concatenate(
-            [
-                log_likelihood(
-                    self.design,
-                    beta[part],
-                    alpha[part],
-                    None if drawn.df is None else df[part],
-                ).sum(axis=1)
-                for part in row_blocks(len(beta), self.design.n_studies)
-            ]
-        )
-        return np.asarray(log_prior), log_lik
+        log_prior = found.log_priors["location"] + found.log_priors["scale"]
+        return log_prior, self.subject.log_likelihood(found)
 
 
-def _stack(draws: Draws) -> Array:
-    return np.concatenate([draws.flat_location, draws.flat_scale], axis=1)
-
-
-def make_refitter(
-    design: Design, priors: Priors, resolved: ResolvedPriors, *, draws: int, seed: int
-) -> Refitter:
-    """What refits this model.
-
-    Raises
-    ------
-    FitError
-        When the priors leave only NUTS, which would take minutes for each of some hundred fits.
-    """
-    df = df_prior(design, priors)
-    if df is None:
-        require_collapsible(
-            resolved,
-            "sensitivity refits the model some hundred times, for which "
-            "NUTS is too slow; use such priors",
-        )
-    elif not can_sample_student(resolved):
-        raise FitError(
-            "sensitivity refits the model some hundred times, for which NUTS is too slow: it needs "
-            "proper priors on all location coefficients, and no shrinkage prior on the scale part"
-        )
-    return Refitter(design, df, draws, seed)
+def _weight_problems(weights: Array, k: float) -> tuple[str, ...]:
+    found = []
+    if dominated(k, weights.max()):
+        found.append(f"Pareto k of the weights is {k:.2f} (at most {LARGEST_PARETO_K} is good)")
+    ess = 1.0 / float(np.sum(weights**2))
+    if not ess >= SMALLEST_ESS:
+        found.append(f"the weights leave {ess:.0f} draws (at least {SMALLEST_ESS} are good)")
+    return tuple(found)
 
 
 def stretched(
     priors: ResolvedPriors, which: Sequence[Coefficient], factor: float
 ) -> ResolvedPriors:
     """The same priors, those of some coefficients `factor` times as wide about their medians."""
+    places: dict[BlockName, set[int]] = {"location": set(), "scale": set()}
+    for each in which:
+        places[each.block].update(each.own)
     return ResolvedPriors(
-        *(
-            _stretch_block(
-                getattr(priors, part),
-                [each.position for each in which if each.part == part],
-                factor,
-            )
-            for part in ("location", "scale")
-        )
+        _stretch_block(priors.location, places["location"], factor),
+        _stretch_block(priors.scale, places["scale"], factor),
     )
 
 
-def _stretch_block(block: PriorBlock, positions: Sequence[int], factor: float) -> PriorBlock:
+def _stretch_block(block: PriorBlock, places: set[int], factor: float) -> PriorBlock:
+    if not places:
+        return block
     return replace(
         block,
         priors=tuple(
-            stretch(prior, factor) if j in positions and isinstance(prior, Family) else prior
-            for j, prior in enumerate(block.priors)
+            stretch(prior, factor) if j in places else prior for j, prior in enumerate(block.priors)
         ),
     )
 
 
-def summarise(
-    values: Array, coefficients: Sequence[Coefficient], *, level: float, trusted: bool = True
-) -> pd.DataFrame:
-    """median, ci_lb, ci_ub (equal-tailed), p_positive and trusted, of draws (S, P).
+def joint_places(block: PriorBlock, place: int) -> tuple[int, ...]:
+    """The places of the prior that the coefficient at `place` has, alone or with others."""
+    return tuple(block.shrunk) if place in block.shrunk else (place,)
 
-    One row a coefficient, by part and term.
+
+def summarise(
+    found: Posterior | Array, coefficients: Sequence[Coefficient], *, level: float
+) -> pd.DataFrame:
+    """median, ci_lb, ci_ub (equal-tailed), p_positive and trusted; one row a coefficient.
+
+    Correlations are Fisher's z, and SDs ln ω², as in the draws; see `as_shown`.
     """
-    tail = (1 - level) / 2
-    lower, median, upper = np.quantile(values, [tail, 0.5, 1 - tail], axis=0)
-    index = pd.MultiIndex.from_tuples(
-        [(each.part, each.term) for each in coefficients], names=["part", "term"]
+    values, weights, problems = (
+        (found.values, found.weights, found.problems)
+        if isinstance(found, Posterior)
+        else (found, None, ())
     )
+    tail = (1 - level) / 2
+    lower, median, upper = quantiles(values, [tail, 0.5, 1 - tail], weights)
     return pd.DataFrame(
         {
             "median": median,
             "ci_lb": lower,
             "ci_ub": upper,
-            "p_positive": np.mean(values > 0, axis=0),
-            "trusted": trusted,
+            "p_positive": np.average(values > 0, axis=0, weights=weights),
+            "trusted": not problems,
         },
-        index=index,
+        index=index_of(coefficients),
     )
+
+
+def index_of(coefficients: Sequence[Coefficient]) -> pd.MultiIndex:
+    """Part and term of each coefficient."""
+    names = [(each.part, each.term) for each in coefficients]
+    return pd.MultiIndex.from_tuples(names, names=["part", "term"])
+
+
+def as_shown(table: pd.DataFrame, coefficients: Sequence[Coefficient]) -> pd.DataFrame:
+    """The same table with correlations and SDs themselves: quantiles go with what rises."""
+    kinds = {(each.part, each.term): each.kind for each in coefficients}
+    parts, terms = (table.index.get_level_values(level) for level in ("part", "term"))
+    kind = np.array([kinds[name] for name in zip(parts, terms, strict=True)])
+    table = table.copy()
+    for name in set(kind):
+        for column in ("median", "ci_lb", "ci_ub"):
+            values = table.loc[kind == name, column].to_numpy()
+            table.loc[kind == name, column] = shown_draws(values, name)
+    table.loc[kind == "sd", "p_positive"] = 1.0
+    return table
+
+
+def shown_draws(values: Array, kind: Kind) -> Array:
+    """Correlations from Fisher's z, and SDs ω from ln ω²; all else as it is."""
+    if kind == "correlation":
+        return np.tanh(values)
+    return np.exp(values / 2) if kind == "sd" else values
+
+
+def is_part(name: str, asked: str) -> bool:
+    """Whether a part is that which is asked for: ``"scale"`` are those of all scale terms."""
+    return name == asked or name.startswith(f"{asked} (")
+
+
+def quantiles(values: Array, probabilities: Sequence[float], weights: Array | None) -> Array:
+    """Of each column of draws (S, P), a row for each probability."""
+    if weights is None:
+        return np.quantile(values, probabilities, axis=0)
+    found = np.quantile(values, probabilities, axis=0, weights=weights, method="inverted_cdf")
+    return np.asarray(found)
 
 
 def overlap(first: Array, second: Array, *, bins: int = 60) -> float:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import BLUE, GREY, VERMILLION, legend, name_axes, panels, tidy
-from bayes_lsm.plots.reading import design_of
+from bayes_lsm.plots.reading import refuse_fit
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
     from bayes_lsm.bayes.fit import BayesFit
     from bayes_lsm.priors import PriorBlock
-    from bayes_lsm.reml.tests import PartName
 
 Array = npt.NDArray[np.float64]
 
@@ -27,10 +29,10 @@ _PRIOR_DRAWS = 20_000
 
 
 def prior_posterior(
-    fit: BayesFit,
+    fit: BayesFit | ClusteredBayesFit,
     terms: Sequence[str] | None = None,
     *,
-    part: PartName = "scale",
+    part: str = "scale",
     axes: Sequence[Axes] | npt.NDArray[Any] | None = None,
     columns: int = 2,
     level: float = 0.95,
@@ -41,10 +43,12 @@ def prior_posterior(
 
     Parameters
     ----------
-    fit : BayesFit
+    fit : BayesFit or ClusteredBayesFit
     terms : sequence of str, optional
         By default all of the part.
-    part : {"scale", "location"}, default "scale"
+    part : str, default "scale"
+        ``"location"`` or ``"scale"``; with several scale terms also one of the parts of its tables,
+        such as ``"scale (district)"`` or ``"correlation (outcome | trial)"``.
     axes : sequence of Axes, optional
         As many as terms; by default those of a new figure.
     columns : int, default 2
@@ -70,35 +74,82 @@ def prior_posterior(
     >>> [ax.get_xlabel() for ax in prior_posterior(fit)]
     ['intrcpt', 'I(weeks - 40)']
     """
-    from bayes_lsm.bayes.graph import resolve_priors
-
-    design = design_of(fit)
-    if part not in ("scale", "location"):
-        raise FitError(f"part must be 'scale' or 'location', got {part!r}")
-    names = design.parts[part]
-    wanted = list(names if terms is None else terms)
+    refuse_fit(fit, "a Bayesian fit", "model.fit_bayes()")
+    beliefs = _beliefs(fit, part)
+    wanted = list(dict.fromkeys(each.term for each in beliefs) if terms is None else terms)
+    known = [each.term for each in beliefs]
     for term in wanted:
-        if term not in names:
-            raise FitError(f"the {part} part has no term {term!r}; it has {', '.join(names)}")
-    block: PriorBlock = getattr(resolve_priors(design, fit.priors), part)
-    draws = fit.draws.flat_scale if part == "scale" else fit.draws.flat_location
-    table = fit.summary(level=level).loc[part]
-    given = panels(len(wanted), columns=columns, size=(4.2, 3.0), axes=axes, caution=design.caution)
-    for ax, term in zip(given, wanted, strict=True):
+        if term not in known:
+            raise FitError(f"the {part} part has no term {term!r}; it has {', '.join(known)}")
+    shown = [each for term in wanted for each in beliefs if each.term == term]
+    caution = fit.design.caution
+    given = panels(len(shown), columns=columns, size=(4.2, 3.0), axes=axes, caution=caution)
+    for ax, belief in zip(given, shown, strict=True):
         tidy(ax)
-        j = names.index(term)
-        summary = table[["ci_lb", "median", "ci_ub"]].to_numpy()[j]
-        _draw(ax, draws[:, j], block, j, summary, level)
-        name_axes(ax, term, "density")
+        _draw(ax, belief, level)
+        name_axes(ax, belief.label, "density")
         legend(ax)
     return given
 
 
-def _draw(ax: Axes, draws: Array, block: PriorBlock, j: int, summary: Array, level: float) -> None:
+@dataclass(frozen=True, eq=False)
+class _Belief:
+    """A coefficient: its draws, and its prior's density (x, density) from low to high, if any."""
+
+    term: str
+    label: str
+    draws: Array
+    prior: Callable[[float, float], tuple[Array, Array]] | None
+
+
+def _beliefs(fit: BayesFit | ClusteredBayesFit, part: str) -> list[_Belief]:
+    if isinstance(fit.design, Design):
+        return _of_one_term(fit, part)
+    return _of_several_terms(fit, part)
+
+
+def _of_one_term(fit: BayesFit, part: str) -> list[_Belief]:
+    from bayes_lsm.bayes.graph import resolve_priors
+
+    if part not in ("scale", "location"):
+        raise FitError(f"part must be 'scale' or 'location', got {part!r}")
+    block: PriorBlock = getattr(resolve_priors(fit.design, fit.priors), part)
+    names, draws = fit.parts()[part]
+    return [
+        _Belief(name, name, draws[:, j], _prior_curve(block, j) if _is_proper(block, j) else None)
+        for j, name in enumerate(names)
+    ]
+
+
+def _of_several_terms(fit: ClusteredBayesFit, part: str) -> list[_Belief]:
+    """Of parts with that name, ``"scale"`` being all scale terms; priors as they are drawn."""
+    from bayes_lsm.bayes.clustered_sensitivity import Terms
+    from bayes_lsm.bayes.sensitivity_refits import Refitter, is_part, shown_draws
+
+    subject = Terms(fit)
+    parts = fit.parts()
+    names = list(dict.fromkeys(each.part for each in subject.coefficients))
+    if not any(is_part(name, part) for name in names):
+        raise FitError(f"part must be one of {', '.join(map(repr, names))}, got {part!r}")
+    if not (subject.priors.location.is_proper and subject.priors.scale.is_proper):
+        raise FitError("this figure needs proper priors, got a flat one; give a wide normal prior")
+    prior = Refitter(subject, _PRIOR_DRAWS, 0).sample_prior(subject.priors, _PRIOR_DRAWS)
+    found = []
+    for each, drawn in zip(subject.coefficients, prior.T, strict=True):
+        if is_part(each.part, part):
+            terms, values = parts[each.part]
+            label = each.term if each.part == part else f"{each.part}: {each.term}"
+            own = _curve_of_draws(shown_draws(drawn, each.kind))
+            found.append(_Belief(each.term, label, values[:, terms.index(each.term)], own))
+    return found
+
+
+def _draw(ax: Axes, belief: _Belief, level: float) -> None:
+    draws = belief.draws
     x, density = smooth(draws)
     low, high = np.quantile(draws, [1 - _SHOWN, _SHOWN])
-    lower, median, upper = summary
-    prior = None if not _is_proper(block, j) else _prior_curve(block, j, low, high)
+    lower, median, upper = np.quantile(draws, [(1 - level) / 2, 0.5, (1 + level) / 2])
+    prior = None if belief.prior is None else belief.prior(low, high)
     ax.plot(x, density, color=BLUE, lw=1.8, label="posterior", gid="posterior")
     under = (x >= lower) & (x <= upper)
     ax.fill_between(
@@ -132,16 +183,32 @@ def _is_proper(block: PriorBlock, j: int) -> bool:
     return not isinstance(block.priors[j], Flat) if alone else block.is_proper
 
 
-def _prior_curve(block: PriorBlock, j: int, low: float, high: float) -> tuple[Array, Array]:
+def _prior_curve(block: PriorBlock, j: int) -> Callable[[float, float], tuple[Array, Array]]:
     """The density of coefficient j: exact where its prior is of it alone, else from draws."""
-    width = high - low
-    x = np.linspace(low - 0.25 * width, high + 0.25 * width, 400)
     row = block.contrasts[j]
-    if list(np.flatnonzero(row)) == [j]:
+    if list(np.flatnonzero(row)) != [j]:
+        return _curve_of_draws(block.sample(_PRIOR_DRAWS, np.random.default_rng(0))[:, j])
+
+    def curve(low: float, high: float) -> tuple[Array, Array]:
+        x = _about(low, high)
         return x, np.exp(block.priors[j].logpdf(row[j] * x)) * abs(row[j])
-    drawn = block.sample(_PRIOR_DRAWS, np.random.default_rng(0))[:, j]
-    grid, density = smooth(drawn)
-    return x, np.interp(x, grid, density, left=0.0, right=0.0)
+
+    return curve
+
+
+def _curve_of_draws(drawn: Array) -> Callable[[float, float], tuple[Array, Array]]:
+    def curve(low: float, high: float) -> tuple[Array, Array]:
+        grid, density = smooth(drawn)
+        x = _about(low, high)
+        inside = x[(x >= drawn.min()) & (x <= drawn.max())]
+        return inside, np.interp(inside, grid, density, left=0.0, right=0.0)
+
+    return curve
+
+
+def _about(low: float, high: float) -> Array:
+    width = high - low
+    return np.linspace(low - 0.25 * width, high + 0.25 * width, 400)
 
 
 def smooth(draws: Array) -> tuple[Array, Array]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -134,7 +134,7 @@ def forest(
     Raises
     ------
     FitError
-        For groups that do not fit, an unknown order, or BLUPs of several scale terms.
+        For groups that do not fit, or an unknown order.
 
     Examples
     --------
@@ -149,8 +149,6 @@ def forest(
     if isinstance(fit.design, ClusteredDesign):
         from bayes_lsm.plots.levels import fitted_means, forest_rows
 
-        if blups:
-            raise FitError("of several scale terms see caterpillar(fit, grouping=...) for blups")
         rows, means = forest_rows(fit, by, summary, order, level), fitted_means(fit, level)
     else:
         rows = _rows(fit, design_of(fit), by, summary, order, level)
@@ -167,7 +165,7 @@ def forest(
         _draw_fitted(ax, means, rows, places, transform)
     _draw_rows(ax, rows, places, limits, transform, 72 * height)
     if blups:
-        _draw_blups(ax, cast("AnyFit", fit), rows, places, level, transform)
+        _draw_blups(ax, _own_effects(fit, level), rows, places, transform)
     if null is not None and limits[0] <= null <= limits[1]:
         x = float(shown(null, transform))
         ax.plot([x, x], [places[-1] - 0.8, 0.6], color=GREY, lw=0.8, ls=":", zorder=0, gid="null")
@@ -181,6 +179,17 @@ def forest(
     ax.set_xlabel(xlab or f"effect ({design.specification.effect})", fontsize=SIZE)
     _write(ax, interval_name(fit), rows, places, font, level, transform, digits, label_width)
     return ax
+
+
+def _own_effects(fit: AnyFit | ClusteredFit, level: float) -> Array:
+    """Each study's own true effect, and the ends of its interval (n, 3)."""
+    if isinstance(fit.design, ClusteredDesign):
+        from bayes_lsm.reml.clustered_effects import true_effects
+
+        table = true_effects(fit, level=level)
+    else:
+        table = fit.blup(level=level).table
+    return table[["estimate", "pi_lb", "pi_ub"]].to_numpy()
 
 
 def _rows(
@@ -336,13 +345,12 @@ def _draw_fitted(
 
 def _draw_blups(
     ax: Axes,
-    fit: AnyFit,
+    table: Array,
     rows: Sequence[Row],
     places: Array,
-    level: float,
     transform: Transform | None,
 ) -> None:
-    table = fit.blup(level=level).table[["estimate", "pi_lb", "pi_ub"]].to_numpy()
+    """Each study's own true effect with its interval (n, 3)."""
     studies = [i for i, row in enumerate(rows) if row.kind == "study"]
     found = shown(table[[rows[i].study for i in studies]], transform)
     y = places[studies] - 0.3

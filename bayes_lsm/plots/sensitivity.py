@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from bayes_lsm.bayes.sensitivity import Sensitivity
-    from bayes_lsm.reml.tests import PartName
 
 Name = tuple[str, str]
 Others = Literal["presets", "families"]
@@ -51,7 +50,7 @@ def sensitivity(
     found: Sensitivity,
     terms: Sequence[str] | None = None,
     *,
-    part: PartName | None = None,
+    part: str | None = None,
     axes: Sequence[Axes] | npt.NDArray[Any] | None = None,
     columns: int = 4,
 ) -> npt.NDArray[Any]:
@@ -64,9 +63,10 @@ def sensitivity(
     found : Sensitivity
         From `BayesFit.sensitivity`.
     terms : sequence of str, optional
-        By default all of the part, or of both.
-    part : {"location", "scale"}, optional
-        By default both.
+        By default all of the part, or of all parts.
+    part : str, optional
+        ``"location"`` or ``"scale"``, or with several scale terms a part of the table, such as
+        ``"scale (district)"``. By default all.
     axes : sequence of Axes, optional
         As many as coefficients; by default those of a new figure.
     columns : int, default 4
@@ -159,7 +159,7 @@ def under_priors(
     terms: Sequence[str] | None = None,
     *,
     others: Others = "presets",
-    part: PartName | None = "scale",
+    part: str | None = "scale",
     axes: Sequence[Axes] | npt.NDArray[Any] | None = None,
     columns: int = 4,
 ) -> npt.NDArray[Any]:
@@ -170,10 +170,11 @@ def under_priors(
     found : Sensitivity
         From `BayesFit.sensitivity`.
     terms : sequence of str, optional
-        By default all of the part, or of both.
+        By default all of the part, or of all parts.
     others : {"presets", "families"}, default "presets"
         What other packages would have said, or priors of other families with the same middle.
-    part : {"location", "scale"} or None, default "scale"
+    part : str or None, default "scale"
+        As in `sensitivity`.
     axes : sequence of Axes, optional
         As many as coefficients; by default those of a new figure.
     columns : int, default 4
@@ -234,11 +235,15 @@ def _draw_rows(ax: Axes, rows: pd.DataFrame) -> None:
     ax.set_ylim(len(rows) - 0.5, -0.5)
 
 
-def _names(found: Sensitivity, terms: Sequence[str] | None, part: PartName | None) -> list[Name]:
+def _names(found: Sensitivity, terms: Sequence[str] | None, part: str | None) -> list[Name]:
     """The coefficients that are meant, in the order of the model's parts."""
-    if part not in (None, "location", "scale"):
-        raise FitError(f"part must be 'location' or 'scale', got {part!r}")
-    known = [(str(of), str(term)) for of, term in found.table.index if part is None or of == part]
+    from bayes_lsm.bayes.sensitivity_refits import is_part
+
+    every = [(str(of), str(term)) for of, term in found.table.index]
+    known = [name for name in every if part is None or is_part(name[0], part)]
+    if not known:
+        parts = ", ".join(dict.fromkeys(repr(of) for of, _ in every))
+        raise FitError(f"part must be one of {parts}, got {part!r}")
     wanted = None if terms is None else list(terms)
     for term in wanted or ():
         if term not in [each for _, each in known]:

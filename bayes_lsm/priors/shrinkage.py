@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -48,6 +48,10 @@ class Shrinkage(Checked):
     @abstractmethod
     def joint_sample(self, size: int, count: int, rng: np.random.Generator) -> Array:
         """Independent draws of `count` slopes, shape (size, count)."""
+
+    @abstractmethod
+    def times(self, factor: float) -> Self:
+        """The prior of slopes that are `factor` times as large."""
 
     def joint_logpdf(self, theta: Array) -> Array:
         """Joint log density of slopes, shape (..., m), without the last axis."""
@@ -123,6 +127,13 @@ class Horseshoe(Shrinkage):
         sd = local / np.hypot(1.0, local / self.slab_scale)
         return sd * rng.standard_normal((size, count))
 
+    def times(self, factor: float) -> Horseshoe:
+        scales = {
+            "global_scale": factor * self.global_scale,
+            "slab_scale": factor * self.slab_scale,
+        }
+        return self.model_copy(update=scales)
+
     def _common(self, count: int) -> tuple[Array, Array]:
         step = 0.15
         relative = np.arange(-26.0, 26.0, step)
@@ -184,6 +195,9 @@ class R2D2(Shrinkage):
         gamma = rng.standard_gamma(self.concentration, (size, count))
         xi = rng.standard_gamma(self.b, (size, 1))
         return self.scale * np.sqrt(gamma / xi) * rng.standard_normal((size, count))
+
+    def times(self, factor: float) -> R2D2:
+        return self.model_copy(update={"scale": factor * self.scale})
 
     def _common(self, count: int) -> tuple[Array, Array]:
         # Given the slopes, ln ξ has an SD of about 1/√(a m + b) where that is large.

@@ -48,7 +48,8 @@ class Priors(Checked):
     tau : prior, optional
         Of the τ of a study with average moderators (or of the τ of each level, in ``0 + group``).
     scale_shrinkage : Horseshoe or R2D2, optional
-        Of all slopes of the scale part together, per standard deviation of each moderator.
+        Of all slopes of the scale part together (those of all scale terms, where there are
+        several), per standard deviation of each moderator.
     df : DegreesOfFreedom or float, optional
         Of Student-t study effects only: the prior of their degrees of freedom ν, or the number that
         ν is fixed at. Default: ``DegreesOfFreedom(2, 0.1)``, Gamma(2, 0.1) from 1 up.

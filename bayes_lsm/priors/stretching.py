@@ -11,6 +11,7 @@ from pydantic import Field
 
 from bayes_lsm.priors.families import Normal
 from bayes_lsm.priors.family import Array, Family
+from bayes_lsm.priors.shrinkage import Shrinkage
 
 
 class Stretched(Family):
@@ -67,10 +68,13 @@ class Stretched(Family):
         return self._forth(self.base.sample(size, rng))
 
 
-def stretch(prior: Family, factor: float) -> Family:
+def stretch[AnyPrior: (Family, Shrinkage, Family | Shrinkage)](
+    prior: AnyPrior, factor: float
+) -> AnyPrior:
     """A prior `factor` times as wide about its median; a normal one stays normal.
 
-    Of a normal prior that is the prior to the power 1/factor², as in power-scaling.
+    Of a normal prior that is the prior to the power 1/factor², as in power-scaling. A shrinkage
+    prior keeps its shape, and all slopes are `factor` times as large.
 
     Examples
     --------
@@ -79,6 +83,8 @@ def stretch(prior: Family, factor: float) -> Family:
     """
     if factor == 1:
         return prior
+    if isinstance(prior, Shrinkage):
+        return prior.times(factor)
     if isinstance(prior, Normal):
         return prior.model_copy(update={"sd": prior.sd * factor})
     return Stretched(prior, float(factor))

@@ -1,7 +1,7 @@
 """The parametric bootstrap where one of two nested models has several scale terms.
 
-Every simulated set is fitted by a search of its own, with fewer starts than that of the data, one
-after the other: there is no compiled loop over sets.
+Every simulated set is fitted by a search of its own, with fewer starts than that of the data but
+the data's highest point among them, one after the other: there is no compiled loop over sets.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def _highest(fit: AnyFit, y: Array) -> float:
     from bayes_lsm.reml.search import Search
 
     if isinstance(fit, ClusteredFit):
-        spot = ClusteredSearch(replace(fit.design, y=y), fit.method, turns=0).highest
+        moved = replace(fit.design, y=y)
+        spot = ClusteredSearch(moved, fit.method, turns=0, near=[fit.stop]).highest
         return spot.value if spot.ascent.converged else math.nan
     design = fit.design
     search = Search(y, design.v, design.X, design.Z, fit.method)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy import sparse
 from scipy.special import chdtrc, ndtri, stdtrit
 
 from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.clustered_new_data import apply_to_new_data
 from bayes_lsm.errors import FitError
+from bayes_lsm.likelihood.sampling_weights import typical_variance, weigh
+from bayes_lsm.likelihood.terms import sampling_covariance
 from bayes_lsm.reml.clustered_blocks import blocks, covariance_of_effects, loadings
 from bayes_lsm.reml.clustered_deletion import tau2_at
 from bayes_lsm.reml.clustered_fit import ClusteredFit
@@ -68,7 +72,7 @@ def level_heterogeneity(fit: ClusteredFit) -> LevelHeterogeneity:
     """
     design = fit.design
     tau2 = np.array([_row_variance(each).mean() for each in fit.terms.values()])
-    typical = _typical_variance(design)
+    typical = typical_variance(design)
     total = float(tau2.sum())
     values = np.r_[tau2, total]
     table = pd.DataFrame(
@@ -138,6 +142,40 @@ def level_effects(fit: ClusteredFit, *, level: float = 0.95) -> LevelEffects:
     return LevelEffects(
         f"Predicted effects of a {model_title(design, fit.label)}", table, fit.notes, level
     )
+
+
+def true_effects(fit: ClusteredFit, *, level: float = 0.95) -> pd.DataFrame:
+    """Best linear unbiased predictions of each row's own true effect, y less its sampling error.
+
+    With P as in `level_effects`, θ̂ = y − V P y, and the errors θ̂ − θ have the covariance
+    V − V P V.
+
+    Returns
+    -------
+    DataFrame
+        Columns estimate, se, pi_lb, pi_ub, in units of y; one row a row of the data.
+    """
+    _check_level(level)
+    design, V = fit.design, sparse.csr_array(_matrix(sampling_covariance(fit.design)))
+    A, D = loadings(design), covariance_of_effects(fit)
+    estimate, variance = np.empty(len(design.y)), np.empty(len(design.y))
+    e = design.y - design.X @ fit.beta
+    for block in blocks(design, A, D):
+        rows = block.rows
+        errors = V[rows][:, rows].toarray()
+        weighted = block.solve(errors)  # Σ⁻¹V
+        pull = weighted.T @ design.X[rows]
+        estimate[rows] = design.y[rows] - weighted.T @ e[rows]
+        known = np.einsum("ij,jk,ik->i", pull, fit.vcov_location, pull)
+        variance[rows] = np.diag(errors - errors @ weighted) + known
+    se = np.sqrt(np.maximum(variance, 0.0))
+    half = float(ndtri(0.5 + level / 2)) * se
+    columns = {"estimate": estimate, "se": se, "pi_lb": estimate - half, "pi_ub": estimate + half}
+    return pd.DataFrame(columns, index=pd.Index(design.labels, name="row"))
+
+
+def _matrix(V: Any) -> Any:
+    return sparse.diags_array(V) if isinstance(V, np.ndarray) else V
 
 
 def predict_levels(
@@ -213,7 +251,7 @@ def predict_levels(
             **{f"tau2 ({name})": values for name, values in variances.items()},
             "tau2": total,
         },
-        index=pd.Index(new.labels, name="row"),
+        index=pd.Index(new.labels),
     )
     what = "propagated" if scale_uncertainty == "propagated" else "ignored"
     title = f"Predictions of a {model_title(design, f'{fit.label}; uncertainty of τ² {what}')}"
@@ -276,32 +314,9 @@ def cochran_q_of_blocks(design: ClusteredDesign) -> ChiSquareTest:
     """
     if not (design.v > 0).all():
         raise FitError("Cochran's Q needs sampling variances; individual data have none")
-    weighted, _ = _weigh(design, np.column_stack([design.X, design.y]))
+    weighted, _ = weigh(design, np.column_stack([design.X, design.y]))
     WX, Wy = weighted[:, :-1], weighted[:, -1]
     beta = np.linalg.solve(design.X.T @ WX, WX.T @ design.y)
     statistic = float((design.y - design.X @ beta) @ (Wy - WX @ beta))
     df = len(design.y) - design.X.shape[1]
     return ChiSquareTest(statistic, df, float(chdtrc(df, statistic)))
-
-
-def _weigh(design: ClusteredDesign, columns: Array) -> tuple[Array, float]:
-    """V⁻¹ times some columns (n, m), and tr V⁻¹."""
-    alone = np.ones(len(design.v), dtype=bool)
-    found = np.zeros_like(columns)
-    trace = 0.0
-    for block in design.blocks:
-        alone[block.rows] = False
-        W = np.linalg.inv(block.covariance)
-        found[block.rows] = W @ columns[block.rows]
-        trace += float(np.trace(W))
-    found[alone] = columns[alone] / design.v[alone, None]
-    return found, trace + float(np.sum(1.0 / design.v[alone]))
-
-
-def _typical_variance(design: ClusteredDesign) -> float:
-    """(n − p) / tr(P) with weights V⁻¹."""
-    if not (design.v > 0).all():
-        return 0.0
-    WX, trace = _weigh(design, design.X)
-    trace -= float(np.trace(np.linalg.solve(design.X.T @ WX, WX.T @ WX)))
-    return float((len(design.v) - design.X.shape[1]) / trace)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         LevelPrediction,
     )
     from bayes_lsm.reml.clustered_influence import ClusterInfluence
-    from bayes_lsm.reml.clustered_intervals import ClusteredPart
+    from bayes_lsm.reml.clustered_intervals import ClusteredInterval, ClusteredPart
     from bayes_lsm.reml.permutation import PermutationTest
     from bayes_lsm.reml.prediction import ScaleUncertainty
     from bayes_lsm.reml.profile import Profile
@@ -407,16 +407,29 @@ class ClusteredFit(Printable):
         self,
         *,
         part: ClusteredPart = "scale",
-        method: Literal["wald", "profile"] = "wald",
+        method: ClusteredInterval = "wald",
         level: float = 0.95,
+        iterations: int = 1000,
+        seed: int | None = None,
+        cluster: Cluster | None = None,
+        progress: bool = True,
     ) -> pd.DataFrame:
-        """Wald or profile intervals of coefficients and correlations.
+        """Wald, profile, permutation or bootstrap intervals of coefficients and correlations.
 
         See `bayes_lsm.reml.clustered_intervals.clustered_intervals`.
         """
         from bayes_lsm.reml.clustered_intervals import clustered_intervals
 
-        return clustered_intervals(self, part=part, method=method, level=level)
+        return clustered_intervals(
+            self,
+            part=part,
+            method=method,
+            level=level,
+            iterations=iterations,
+            seed=seed,
+            cluster=cluster,
+            progress=progress,
+        )
 
     def permutation_test(
         self,

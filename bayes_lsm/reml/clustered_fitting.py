@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -76,12 +76,20 @@ def fit_clustered(
 
 
 def estimate_clustered(
-    design: ClusteredDesign, method: Method, *, test: ClusteredTest = "z", turns: int = 3
+    design: ClusteredDesign,
+    method: Method,
+    *,
+    test: ClusteredTest = "z",
+    turns: int = 3,
+    near: Sequence[Array] = (),
 ) -> ClusteredFit:
-    """The same without a word of what a reader should be warned of; `turns` as in the search."""
+    """The same without a word of what a reader should be warned of.
+
+    `turns` and `near` are those of the search.
+    """
     from bayes_lsm.reml.clustered_search import ClusteredSearch  # loads numba
 
-    search = ClusteredSearch(design, method, turns=turns)
+    search = ClusteredSearch(design, method, turns=turns, near=near)
     best, rival = search.best, search.rival
     if not math.isfinite(best.value):
         raise FitError(

@@ -53,17 +53,8 @@ def permute_clusters(
         For a part without moderators, moderators that differ within a cluster, and clusters that
         depend on each other.
     """
-    if part not in ("location", "scale"):
-        raise FitError(f"part must be 'location' or 'scale', got {part!r}")
     design = fit.design
-    clusters = read_clusters(design, cluster)
-    common = shared(design, clusters)
-    if common:
-        raise FitError(
-            f"{common} lie in several clusters, which therefore depend on each other and cannot be "
-            "permuted; give coarser clusters"
-        )
-    rows, reorder = _moderators(design, part, clusters)
+    rows, reorder = exchangeable(design, part, cluster)
     count, exhaustive = is_exhaustive(rows, iterations, exact)
     seed = None if exhaustive else checked_seed(seed)
     orders = ExactOrders(rows) if exhaustive else RandomOrders(len(rows), seed)
@@ -74,7 +65,7 @@ def permute_clusters(
     total = count if exhaustive else iterations - 1
     for batch in batches(total, _WORK, "Refitting permutations", progress=progress):
         for order in orders(batch.stop - batch.start):
-            refit = estimate_clustered(reorder(order), fit.method, turns=0)
+            refit = estimate_clustered(reorder(order), fit.method, turns=0, near=[fit.stop])
             z, joint, diverges = _statistics(refit, part, tested, fill=0.0)
             z_null.append(z)
             joint_null.append(joint)
@@ -112,6 +103,22 @@ def permute_clusters(
     )
 
 
+def exchangeable(
+    design: ClusteredDesign, part: PartName, cluster: Cluster | None
+) -> tuple[Array, Callable[[Index], ClusteredDesign]]:
+    """The moderators of each cluster (G, m), and the design with those of an order of clusters."""
+    if part not in ("location", "scale"):
+        raise FitError(f"part must be 'location' or 'scale', got {part!r}")
+    clusters = read_clusters(design, cluster)
+    common = shared(design, clusters)
+    if common:
+        raise FitError(
+            f"{common} lie in several clusters, which therefore depend on each other and cannot be "
+            "permuted; give coarser clusters"
+        )
+    return _moderators(design, part, clusters)
+
+
 def _part(fit: ClusteredFit, part: PartName) -> tuple[Array, Array]:
     return (fit.beta, fit.vcov_location) if part == "location" else (fit.alpha, fit.vcov_alpha)
 
@@ -141,7 +148,7 @@ def _statistics(
 def _moderators(
     design: ClusteredDesign, part: PartName, clusters: Clusters
 ) -> tuple[Array, Callable[[Index], ClusteredDesign]]:
-    """The moderators of each cluster (G, m), and the design with those of an order of clusters."""
+    """The same, of clusters that are independent."""
     if part == "location":
         X = design.X
         table = X[clusters.first]

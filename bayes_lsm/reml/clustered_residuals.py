@@ -23,11 +23,9 @@ from bayes_lsm.clusters import Cluster, read_clusters, shared
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.clustered_blocks import blocks, covariance_of_effects, loadings
 from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.clustered_sandwich import scale_sandwich
+from bayes_lsm.reml.clustered_sandwich import orthonormal_location, scale_sandwich
 from bayes_lsm.reml.clustered_terms import coefficients
-from bayes_lsm.reml.robust import Kind, t_table
-from bayes_lsm.results import model_title
-from bayes_lsm.tables import Printable
+from bayes_lsm.reml.robust import ClusterRobust, Kind, t_table
 
 Array = npt.NDArray[np.float64]
 
@@ -36,36 +34,11 @@ _ZERO = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
-class ClusteredRobustFit(Printable):
-    """A fit of several scale terms with cluster-robust covariances; its estimates are the fit's.
+class ClusteredRobustFit(ClusterRobust[ClusteredFit]):
+    """A fit of several scale terms with cluster-robust covariances; see `ClusterRobust`.
 
-    Attributes
-    ----------
-    fit : ClusteredFit
-    kind : {"CR0", "CR1", "CR2"}
-    n_clusters : int
-    vcov_location : ndarray, shape (p, p)
-    vcov_scale : ndarray, shape (q, q)
-        Of the scale coefficients of all terms; nan where the fit has no covariance.
-    df_location : ndarray, shape (p,)
-        G − p, or Satterthwaite's for CR2; inf for tests with the normal distribution.
-    df_scale : ndarray, shape (q,)
-        G − 1, or inf.
+    `vcov_scale` is that of the scale coefficients of all terms.
     """
-
-    fit: ClusteredFit
-    kind: str
-    n_clusters: int
-    vcov_location: Array
-    vcov_scale: Array
-    df_location: Array
-    df_scale: Array
-
-    @property
-    def location(self) -> pd.DataFrame:
-        """Location coefficients: estimate, se, tval, df, pval, ci_lb, ci_ub; one row a term."""
-        names = self.fit.design.location.names
-        return t_table(names, self.fit.beta, self.vcov_location, self.df_location)
 
     @property
     def scale(self) -> pd.DataFrame:
@@ -77,20 +50,6 @@ class ClusteredRobustFit(Printable):
             [(each.grouping, each.name) for each in named], names=["grouping", "term"]
         )
         return table
-
-    @property
-    def title(self) -> str:
-        """The kind of model, how it was fitted, and the clusters."""
-        how = f"{self.fit.label}; {self.kind} in {self.n_clusters} clusters"
-        return model_title(self.fit.design, how)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader of the table has to know."""
-        found = ["standard errors and tests are cluster-robust"]
-        if self.kind == "CR2":
-            found.append("CR2 is for the location part; the scale part has CR1")
-        return (*found, *self.fit.notes)
 
     def to_dataframe(self) -> pd.DataFrame:
         """All tables as one, indexed by part and term."""
@@ -120,7 +79,7 @@ def clustered_hat_values(fit: ClusteredFit) -> Array:
 
 
 def clustered_robust(
-    fit: ClusteredFit, cluster: Cluster | None, *, kind: str, small_sample: bool
+    fit: ClusteredFit, cluster: Cluster | None, *, kind: Kind, small_sample: bool
 ) -> ClusteredRobustFit:
     """Cluster-robust covariances of β and α.
 
@@ -145,14 +104,15 @@ def clustered_robust(
         raise FitError(
             f"{G} clusters are too few for {p} location coefficients; at least {p + 1} are needed"
         )
-    pieces = _pieces(fit, clusters.code, adjusted=kind == "CR2")
+    X, M, back = orthonormal_location(fit)
+    pieces = _pieces(fit, X, M, back, clusters.code, adjusted=kind == "CR2")
     estimates = np.array([pull.T @ e for pull, _, _, e in pieces])
     vcov = estimates.T @ estimates
     df = np.full(p, float(G - p))
     if kind == "CR1":
         vcov = vcov * G / (G - p)
     if kind == "CR2":
-        df = _satterthwaite(pieces, fit.vcov_location)
+        df = _satterthwaite(pieces, M)
     df_scale = np.full(len(fit.alpha), float(G - 1))
     if not small_sample:
         df, df_scale = np.full(p, np.inf), np.full(len(fit.alpha), np.inf)
@@ -163,9 +123,17 @@ def clustered_robust(
 _Piece = tuple[Array, Array, Array, Array]  # A W X M, X, Σ and e of a cluster
 
 
-def _pieces(fit: ClusteredFit, code: npt.NDArray[np.intp], *, adjusted: bool) -> list[_Piece]:
+def _pieces(
+    fit: ClusteredFit,
+    orthonormal: Array,
+    M: Array,
+    back: Array,
+    code: npt.NDArray[np.intp],
+    *,
+    adjusted: bool,
+) -> list[_Piece]:
     design = fit.design
-    M, e = fit.vcov_location, design.y - design.X @ fit.beta
+    e = design.y - design.X @ fit.beta
     of_cluster: dict[int, list[tuple[npt.NDArray[np.intp], Array]]] = {}
     for block in blocks(design, loadings(design), covariance_of_effects(fit)):
         of_cluster.setdefault(int(code[block.rows[0]]), []).append((block.rows, block.sigma))
@@ -178,8 +146,8 @@ def _pieces(fit: ClusteredFit, code: npt.NDArray[np.intp], *, adjusted: bool) ->
             last = first + len(part)
             sigma[first:last, first:last] = part
             first = last
-        X = design.X[rows]
-        pull = np.linalg.solve(sigma, X) @ M
+        X = orthonormal[rows]
+        pull = np.linalg.solve(sigma, X) @ (M @ back.T)
         if adjusted:
             D = np.linalg.cholesky(sigma).T
             values, vectors = np.linalg.eigh(D @ (sigma - X @ M @ X.T) @ D.T)

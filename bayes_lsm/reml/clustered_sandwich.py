@@ -19,12 +19,25 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.clusters import Clusters
-from bayes_lsm.reml.clustered_blocks import blocks, loadings
+from bayes_lsm.reml.clustered_blocks import blocks, covariance_of_effects, loadings
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.clustered_score import derivatives
 from bayes_lsm.reml.clustered_terms import scale_places, size_of
 
 Array = npt.NDArray[np.float64]
+
+
+def orthonormal_location(fit: ClusteredFit) -> tuple[Array, Array, Array]:
+    """X in orthonormal columns (n, p), M = (X'Σ⁻¹X)⁻¹ of those, and what takes it to the design's.
+
+    In extreme units sums over the columns of X itself lose their digits.
+    """
+    design = fit.design
+    Q, R = np.linalg.qr(design.X)
+    information = np.zeros((len(R), len(R)))
+    for block in blocks(design, loadings(design), covariance_of_effects(fit)):
+        information += Q[block.rows].T @ block.solve(Q[block.rows])
+    return Q, np.linalg.inv(information), np.linalg.inv(R)
 
 
 def cluster_scores(fit: ClusteredFit, clusters: Clusters) -> Array:
@@ -35,7 +48,8 @@ def cluster_scores(fit: ClusteredFit, clusters: Clusters) -> Array:
     design = fit.design
     parts = [(each.tau2, each.kappa) for each in fit.terms.values()]
     A, (D, slopes) = loadings(design), derivatives(parts, design)
-    X, M, e = design.X, fit.vcov_location, design.y - design.X @ fit.beta
+    X, M, _ = orthonormal_location(fit)
+    e = design.y - design.X @ fit.beta
     own = np.zeros((len(clusters), len(slopes)))
     pulled, b = np.zeros((len(clusters), X.shape[1])), np.zeros((len(slopes), X.shape[1]))
     for block in blocks(design, A, D):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -249,6 +251,33 @@ def _permutation(
     return _table(fit, part, ends[0], ends[1])
 
 
+def end_of_acceptance(
+    pval: Callable[[float], float], estimate: float, half: float, level: float
+) -> float:
+    """Where the p-value of c falls below 1 − level, by doubling and bisection.
+
+    `half` is the half-width of a Wald interval, negative for the lower end. The end is ±inf if p
+    does not fall within 32 of them, and nan if there is none.
+    """
+    if not math.isfinite(half):
+        return math.nan
+    inside = outside = estimate
+    for doubling in range(_DOUBLINGS + 1):
+        outside = estimate + half * 2.0**doubling
+        if pval(outside) < 1 - level:
+            break
+        inside = outside
+    else:
+        return math.copysign(math.inf, half)
+    for _ in range(_HALVINGS):
+        middle = 0.5 * (inside + outside)
+        if pval(middle) < 1 - level:
+            outside = middle
+        else:
+            inside = middle
+    return 0.5 * (inside + outside)
+
+
 class _Inverter:
     """p-values of α_j = c (or β_j = c) by the same permutations at every c."""
 
@@ -265,23 +294,8 @@ class _Inverter:
 
     def end(self, j: int, side: int, level: float) -> float:
         """Where the p-value of α_j = c falls below 1 − level; ±inf if it never does."""
-        if not math.isfinite(self._half[j]):
-            return math.nan
-        inside = outside = float(self._estimate[j])
-        for doubling in range(_DOUBLINGS + 1):
-            outside = float(self._estimate[j] + side * self._half[j] * 2.0**doubling)
-            if self.pval(j, outside) < 1 - level:
-                break
-            inside = outside
-        else:
-            return side * math.inf
-        for _ in range(_HALVINGS):
-            middle = 0.5 * (inside + outside)
-            if self.pval(j, middle) < 1 - level:
-                outside = middle
-            else:
-                inside = middle
-        return 0.5 * (inside + outside)
+        estimate, half = float(self._estimate[j]), float(self._half[j])
+        return end_of_acceptance(partial(self.pval, j), estimate, side * half, level)
 
     def pval(self, j: int, c: float) -> float:
         """The permutation p-value of the value c, the data as they are among the permutations."""

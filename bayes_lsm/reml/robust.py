@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -67,12 +67,12 @@ class RobustTest:
 
 
 @dataclass(frozen=True, eq=False)
-class RobustFit(Printable):
-    """A fit with cluster-robust covariances; its estimates are those of the fit.
+class ClusterRobust[Fit: RemlFit | ClusteredFit](Printable):
+    """What robust fits of one and of several scale terms share; the estimates are the fit's.
 
     Attributes
     ----------
-    fit : RemlFit
+    fit : RemlFit or ClusteredFit
     kind : {"CR0", "CR1", "CR2"}
     n_clusters : int
         G.
@@ -86,7 +86,7 @@ class RobustFit(Printable):
         G − 1, or inf.
     """
 
-    fit: RemlFit
+    fit: Fit
     kind: Kind
     n_clusters: int
     vcov_location: Array
@@ -95,15 +95,34 @@ class RobustFit(Printable):
     df_scale: Array
 
     @property
+    def location(self) -> pd.DataFrame:
+        """Location coefficients: estimate, se, tval, df, pval, ci_lb, ci_ub; one row a term."""
+        names = self.fit.design.location.names
+        return t_table(names, self.fit.beta, self.vcov_location, self.df_location)
+
+    @property
+    def title(self) -> str:
+        """The kind of model, how it was fitted, and the clusters."""
+        how = f"{self.fit.label}; {self.kind} in {self.n_clusters} clusters"
+        return model_title(self.fit.design, how)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the table has to know."""
+        found = ["standard errors and tests are cluster-robust"]
+        if self.kind == "CR2":
+            found.append("CR2 is for the location part; the scale part has CR1")
+        return (*found, *self.fit.notes)
+
+
+@dataclass(frozen=True, eq=False)
+class RobustFit(ClusterRobust[RemlFit]):
+    """A fit with cluster-robust covariances; see `ClusterRobust` for its numbers."""
+
+    @property
     def design(self) -> Design:
         """The numbers that were fitted."""
         return self.fit.design
-
-    @property
-    def location(self) -> pd.DataFrame:
-        """Location coefficients: estimate, se, tval, df, pval, ci_lb, ci_ub; one row a term."""
-        names = self.design.location.names
-        return t_table(names, self.fit.beta, self.vcov_location, self.df_location)
 
     @property
     def scale(self) -> pd.DataFrame:
@@ -126,20 +145,6 @@ class RobustFit(Printable):
             return RobustTest(np.nan, len(tested), df2, np.nan)
         statistic = float(b @ np.linalg.solve(V, b)) / len(tested)
         return RobustTest(statistic, len(tested), df2, float(fdtrc(len(tested), df2, statistic)))
-
-    @property
-    def title(self) -> str:
-        """The kind of model, how it was fitted, and the clusters."""
-        how = f"{self.fit.label}; {self.kind} in {self.n_clusters} clusters"
-        return model_title(self.design, how)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader of the table has to know."""
-        found = ["standard errors and tests are cluster-robust"]
-        if self.kind == "CR2":
-            found.append("CR2 is for the location part; the scale part has CR1")
-        return (*found, *self.fit.notes)
 
     def to_dataframe(self) -> pd.DataFrame:
         """Both tables as one, indexed by part and term."""
@@ -257,11 +262,30 @@ def _sums(values: Array, groups: npt.NDArray[np.intp], G: int) -> Array:
 
 
 def _cr0(fit: RemlFit, groups: npt.NDArray[np.intp], G: int) -> Array:
-    X = fit.design.X
-    location = estimate_location(fit.design.y, fit.design.v + fit.tau2, X)
-    u = location.residuals / (fit.design.v + fit.tau2)
-    scores = _sums(u[:, None] * X, groups, G) @ location.covariance
+    whitened = _whiten(fit)
+    scores = _sums(whitened.residuals[:, None] * whitened.basis, groups, G) @ whitened.back.T
     return np.asarray(scores.T @ scores)
+
+
+class _Whitened(NamedTuple):
+    """W^½X = Q R: sums over Q (k, p) keep the digits that those over X lose in extreme units.
+
+    `residuals` are W^½e (k,), and `back` is R⁻¹ (p, p), so that X = W^-½ Q R and M = R⁻¹R⁻ᵀ.
+    """
+
+    basis: Array
+    residuals: Array
+    back: Array
+
+
+def _whiten(fit: RemlFit) -> _Whitened:
+    design = fit.design
+    variance = design.v + fit.tau2
+    location = estimate_location(design.y, variance, design.X)
+    root = np.sqrt(variance)
+    Q = location.basis
+    R = np.triu(Q.T @ (design.X / root[:, None]))
+    return _Whitened(Q, location.residuals / root, np.linalg.solve(R, np.eye(len(R))))
 
 
 def _cr2(fit: RemlFit, groups: npt.NDArray[np.intp], G: int) -> tuple[Array, Array]:
@@ -271,26 +295,28 @@ def _cr2(fit: RemlFit, groups: npt.NDArray[np.intp], G: int) -> tuple[Array, Arr
     quadratic form in normal variables with the matrix P, P_cd = 1(c = d) a_c'Φ_c a_c − a_c'X_c M
     X_d'a_d, and df = (tr P)²/tr PP.
     """
-    X, variance = fit.design.X, fit.design.v + fit.tau2
-    location = estimate_location(fit.design.y, variance, X)
-    M, e = location.covariance, location.residuals
-    pulls = (X / variance[:, None]) @ M
+    variance = fit.design.v + fit.tau2
+    root = np.sqrt(variance)[:, None]
+    whitened = _whiten(fit)
+    e = whitened.residuals * root[:, 0]
+    X = whitened.basis * root  # in whose coordinates M is the identity
+    pulls = (whitened.basis / root) @ whitened.back.T
     adjusted = np.empty_like(pulls)
     order = np.argsort(groups, kind="stable")
     for rows in np.split(order, np.cumsum(np.bincount(groups, minlength=G))[:-1]):
         D = np.sqrt(variance[rows])
-        B = D[:, None] * (np.diag(variance[rows]) - X[rows] @ M @ X[rows].T) * D
+        B = D[:, None] * (np.diag(variance[rows]) - X[rows] @ X[rows].T) * D
         values, vectors = np.linalg.eigh(B)
         kept = values > _ZERO * np.max(D) ** 4
-        root = (vectors[:, kept] / np.sqrt(values[kept])) @ vectors[:, kept].T
-        adjusted[rows] = D[:, None] * (root @ (D[:, None] * pulls[rows]))
+        half = (vectors[:, kept] / np.sqrt(values[kept])) @ vectors[:, kept].T
+        adjusted[rows] = D[:, None] * (half @ (D[:, None] * pulls[rows]))
     estimates = _sums(adjusted * e[:, None], groups, G)
     own = _sums(adjusted**2 * variance[:, None], groups, G)
-    df = np.empty(X.shape[1])
+    df = np.empty(len(whitened.back))
     for j in range(len(df)):
         U = _sums(adjusted[:, [j]] * X, groups, G)
-        through = np.sum(U @ M * U, axis=1)
-        S = M @ (U.T @ U)
+        through = np.sum(U**2, axis=1)
+        S = U.T @ U
         squared = np.sum(own[:, j] ** 2 - 2 * own[:, j] * through) + np.trace(S @ S)
         df[j] = (own[:, j].sum() - through.sum()) ** 2 / squared
     return estimates.T @ estimates, df
@@ -316,8 +342,10 @@ def score_contributions(
     u = w * location.residuals
     h = np.sum(location.basis**2, axis=1) if method == "REML" else 0.0
     own = 0.5 * (fit_tau2 * (u**2 - w + w * h))[:, None] * Z
+    # With X in the coordinates W^-½Q, in which (X'WX)⁻¹ is the identity.
+    X = location.basis * np.sqrt(variance)[:, None]
     B = -(Z.T * (fit_tau2 * w * u)) @ X
-    passed_on = (u[:, None] * X) @ (location.covariance @ B.T)
+    passed_on = (u[:, None] * X) @ B.T
     return np.asarray(own + passed_on)
 
 

@@ -18,7 +18,7 @@ from bayes_lsm.reml.linear_scale import split_space, where_to
 
 Array = npt.NDArray[np.float64]
 
-# |ρ| nearer to 1 than this is at its border.
+# ρ nearer to its border than this is at it.
 _BORDER = 1e-6
 # Relative size below which a number is the rounding of 0.
 _ZERO = 1e-9
@@ -124,6 +124,8 @@ def _correlation_bounds(each: TermEstimate, quantile: float) -> tuple[Array, Arr
 
 
 def at_border(each: TermEstimate) -> bool:
-    """Whether a correlation is −1 or 1, up to rounding."""
-    off = each.correlation[~np.eye(len(each.correlation), dtype=bool)]
-    return bool((np.abs(off) > 1 - _BORDER).any())
+    """Whether a correlation is at an end of what the model allows, up to rounding."""
+    s = len(each.correlation)
+    off = each.correlation[~np.eye(s, dtype=bool)]
+    least = -1 / (s - 1) if each.term.correlation == "compound_symmetric" else -1.0
+    return bool(((off > 1 - _BORDER) | (off < least + _BORDER)).any())

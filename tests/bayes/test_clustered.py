@@ -130,8 +130,8 @@ def test_priors_of_single_terms_are_named_by_their_grouping():
     design = schools().design
     given = {"district: intrcpt": HalfNormal(0.5), "district/school: intrcpt": Normal()}
     words = Priors(scale=given)
-    assert resolve_terms(design, words).scale == (HalfNormal(0.5), Normal())
-    both = resolve_terms(design, Priors(scale={"intrcpt": HalfNormal(0.1)})).scale
+    assert resolve_terms(design, words).scale.priors == (HalfNormal(0.5), Normal())
+    both = resolve_terms(design, Priors(scale={"intrcpt": HalfNormal(0.1)})).scale.priors
     assert both == (HalfNormal(0.1), HalfNormal(0.1))
     with pytest.raises(PriorError, match="'district: intrcpt', 'district/school: intrcpt'"):
         resolve_terms(design, Priors(scale={"year": Normal()}))

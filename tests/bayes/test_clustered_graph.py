@@ -1,19 +1,23 @@
 """The PyMC model of several scale terms: its density is that of the compiled likelihood."""
 
+import warnings
+
 import numpy as np
 import pymc as pm
 import pytest
 from arviz_stats.base import array_stats
 from scipy.stats import beta as beta_distribution
-from scipy.stats import kstest
+from scipy.stats import ks_2samp, kstest
 
 import bayes_lsm as lsm
+from bayes_lsm.bayes.clustered import resolve_terms
 from bayes_lsm.bayes.clustered_graph import build_clustered_pymc_model
+from bayes_lsm.clustered_design import build_clustered_design
 from bayes_lsm.errors import FitError, PriorError
 from bayes_lsm.likelihood import clustered
 from bayes_lsm.likelihood.correlation_matrices import correlation_matrices, count
 from bayes_lsm.likelihood.terms import arrange_design
-from bayes_lsm.priors import Horseshoe, Priors
+from bayes_lsm.priors import R2D2, Horseshoe, Priors
 
 # Raw normal priors: the free variables are the coefficients themselves.
 RAW = Priors("slides")
@@ -144,7 +148,7 @@ def test_both_engines_agree(name):
     nuts = model.fit_bayes(engine="nuts", draws=8000, seed=1, target_accept=0.99, progress=False)
     exact = model.fit_bayes(engine="collapsed", draws=20_000, seed=2)
     assert nuts.converged
-    ours, theirs = nuts._parts(), exact._parts()
+    ours, theirs = nuts.parts(), exact.parts()
     assert ours.keys() == theirs.keys()
     for part, (names, values) in ours.items():
         for j, term in enumerate(names):
@@ -184,12 +188,60 @@ def test_the_concentration_reaches_the_collapsed_engine():
         MODELS["nested"]().fit_bayes(prior=Priors(lkj=2.0))
 
 
-def test_shrinkage_and_latent_effects_are_refused():
-    model = MODELS["nested"]()
-    with pytest.raises(FitError, match="takes no shrinkage prior"):
-        model.to_pymc(prior=Priors(scale_shrinkage=Horseshoe()))
+def test_latent_effects_are_refused():
     with pytest.raises(FitError, match="true effects are integrated out"):
-        model.fit_bayes(true_effects="latent")
+        MODELS["nested"]().fit_bayes(true_effects="latent")
+
+
+SHRUNK = {
+    "horseshoe": Priors(scale_shrinkage=Horseshoe(global_scale=0.3)),
+    "r2d2": Priors(scale_shrinkage=R2D2(0.5)),
+}
+
+
+def _slopes_in_both():
+    return lsm.LocationScaleModel(
+        "yi ~ 1",
+        {"district": "~ 1", "district/school": "~ year + I(year ** 2)"},
+        variance="vi",
+        data=lsm.load_dataset("konstantopoulos2011").assign(year=lambda d: (d["year"] - 1990) / 10),
+    )
+
+
+@pytest.mark.parametrize("prior", SHRUNK.values(), ids=SHRUNK)
+def test_slopes_of_all_terms_share_a_shrinkage_prior(prior):
+    """What PyMC draws from the prior is what the joint prior, integrated, draws."""
+    model = _slopes_in_both()
+    block = resolve_terms(model.design, prior).scale
+    assert block.shrunk == [2, 3]
+    ours = block.sample(4000, np.random.default_rng(1)) @ block.contrasts.T
+    drawn = pm.draw(model.to_pymc(prior=prior)["scale"], draws=4000, random_seed=2)
+    theirs = drawn @ block.contrasts.T
+    for j in range(4):
+        assert ks_2samp(ours[:, j], theirs[:, j]).pvalue > 1e-3
+    sizes = [np.abs(each[:, 2:]).max(axis=1) for each in (ours, theirs)]
+    assert ks_2samp(*sizes).pvalue > 1e-3
+    with pytest.raises(FitError, match="no shrinkage prior on the scale part"):
+        model.fit_bayes(prior=prior, engine="collapsed")
+
+
+@pytest.mark.slow
+def test_a_shrinkage_prior_gives_what_it_gives_with_one_term():
+    """Groups that are the studies: the same model by two paths."""
+    data = lsm.load_dataset("preterm_iq").assign(z=np.tile([-1.0, 0.0, 1.0], 13)[:37])
+    prior = Priors(scale_shrinkage=Horseshoe(global_scale=0.3))
+    one = lsm.LocationScaleModel("yi ~ 1", "~ weeks + z", variance="vi", data=data, priors=prior)
+    words = lsm.Specification("yi ~ 1", "vi", scale={"study": "~ weeks + z"}, priors=prior)
+    options = {"draws": 4000, "seed": 1, "target_accept": 0.99, "progress": False}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", lsm.ConvergenceWarning)  # a few divergences
+        first = one.fit_bayes(**options)
+        second = lsm.bayes.fit_clustered_bayes(build_clustered_design(words, data), **options)
+    a, b = first.summary(), second.summary()
+    error = np.hypot(a["mcse_median"].to_numpy(), b["mcse_median"].to_numpy())
+    assert (np.abs(a["median"].to_numpy() - b["median"].to_numpy()) < 4 * error).all()
+    sd = a["mad"].to_numpy()
+    assert (np.abs(np.log(sd / b["mad"].to_numpy())) < 0.15).all()
 
 
 def test_new_effects_have_the_moments_of_the_model():

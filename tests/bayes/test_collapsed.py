@@ -86,6 +86,21 @@ def test_mixture_density_and_sampling_agree():
     assert ratio.mean() == pytest.approx(4, abs=4 * ratio.std() / np.sqrt(len(ratio)))
 
 
+def test_joined_mixture_is_the_mixture_of_both():
+    fixed = Fixed(
+        multivariate_normal([0.0], 9.0).logpdf, lambda size, rng: rng.normal(0, 3, (size, 1))
+    )
+    parts = [
+        Mixture(np.array([w, 1 - w]), np.array([[m]]), np.array([[[1.0]]]), fixed)
+        for w, m in ((0.2, 1.0), (0.5, -4.0))
+    ]
+    x = np.linspace(-8, 5, 7)[:, None]
+    mixed = 0.7 * np.exp(parts[0].logpdf(x)) + 0.3 * np.exp(parts[1].logpdf(x))
+    joined = parts[0].joined(parts[1], 0.3)
+    np.testing.assert_allclose(np.exp(joined.logpdf(x)), mixed, rtol=1e-12)
+    assert joined.weights.sum() == pytest.approx(1)
+
+
 def test_fitted_mixture_raises_the_likelihood_of_its_points():
     rng = np.random.default_rng(4)
     points = np.concatenate([rng.normal(0, 1, (500, 2)), rng.normal([6, 0], 0.3, (500, 2))])

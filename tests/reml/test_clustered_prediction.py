@@ -103,3 +103,17 @@ def test_outcomes_and_repeated_calls():
     assert (first["pi_ub"] > plug_in["pi_ub"]).all()
     with pytest.raises(FitError, match="scale_uncertainty must be"):
         fit.predict(new, scale_uncertainty="none")
+
+
+def test_rows_are_called_as_in_predictions_of_one_scale_term():
+    data = lsm.load_dataset("konstantopoulos2011")
+    several = {"district": "~ 1", "district/school": "~ 1"}
+    new = data.iloc[:2].set_axis(["first", "second"])
+    for study in (None, "study"):
+        options = {"variance": "vi", "data": data, "study": study}
+        indices = [
+            lsm.LocationScaleModel("yi ~ 1", scale, **options).fit_reml().predict(new).table.index
+            for scale in (several, "~ 1")
+        ]
+        assert indices[0].equals(indices[1])
+        assert indices[0].name == indices[1].name

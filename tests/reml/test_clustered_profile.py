@@ -147,8 +147,8 @@ def test_names_that_are_unknown_or_in_several_terms(fits):
         fits["schools"].profile("intrcpt")
     with pytest.raises(FitError, match="no scale coefficient or correlation 'weeks'"):
         fits["schools"].profile("weeks")
-    with pytest.raises(FitError, match="must be 'wald' or 'profile'"):
-        fits["schools"].confidence_intervals(method="bootstrap")
+    with pytest.raises(FitError, match="must be 'wald', 'profile', 'permutation' or 'bootstrap'"):
+        fits["schools"].confidence_intervals(method="jackknife")
     with pytest.raises(FitError, match="part must be"):
         fits["schools"].confidence_intervals(part="tau")
 

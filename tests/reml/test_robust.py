@@ -6,8 +6,10 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
+import bayes_lsm as lsm
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.errors import BayesLsmWarning, FitError
 from bayes_lsm.reml import fit_reml
@@ -243,9 +245,7 @@ def test_units_and_origins_of_moderators_change_nothing(fit):
     data = example(k=24, seed=5)
     other = fit_reml(make_design(data.assign(x=2000 + 0.1 * data["x"]), "~ x", "~ x"))
     ours, theirs = robust(fit, CLUSTERS), robust(other, CLUSTERS)
-    # Two climbs to one maximum from other coordinates: about 1e-7 of a standard error. The sandwich
-    # is multiplied out on the user's coefficients, whose covariance has a condition number of
-    # (2000 / 0.1)² here: that leaves eight digits. With an SD of 1e-3 around 2000 it leaves four.
+    # Two climbs to one maximum from other coordinates: about 1e-7 of a standard error.
     assert 0.1 * theirs.scale["se"]["x"] == pytest.approx(ours.scale["se"]["x"], rel=1e-5)
     assert theirs.location["tval"]["x"] == pytest.approx(ours.location["tval"]["x"], rel=1e-5)
 
@@ -326,3 +326,41 @@ def test_refusals(fit):
     identity = fit_reml(make_design(example(k=24, seed=5), "~ x", link="identity"))
     with pytest.raises(FitError, match="log link"):
         robust(identity, CLUSTERS)
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize("kind", ["CR1", "CR2"])
+def test_extreme_units_keep_their_digits(kind, several):
+    """A moderator with an SD of 1e-3 around 2000, and the same one with an SD of 1 around 0."""
+    rng = np.random.default_rng(2)
+    k = 60
+    cluster = np.repeat(np.arange(20), 3)
+    far = 2000 + 1e-3 * rng.normal(size=k)
+    near_0 = (far - 2000) / 1e-3  # exact: the difference of two neighbours is
+    y = 0.3 * near_0 + 0.5 * rng.normal(size=20)[cluster] + rng.normal(size=k)
+    found = []
+    for x in (near_0, far):
+        data = pd.DataFrame({"yi": y, "vi": 0.1, "x": x, "cluster": cluster})
+        scale = {"cluster": "~ 1", "residual": "~ 1"} if several else "~ 1"
+        fit = lsm.LocationScaleModel("yi ~ x", scale, variance="vi", data=data).fit_reml()
+        found.append(robust(fit, cluster, kind=kind))
+    ours, theirs = found[1], found[0]
+    # 2e6 times the rounding of a double is 4e-10; its square, without orthogonal columns, 1e-3.
+    # With several terms the two climbs end 2e-6 of ln τ² apart, by their tolerance.
+    tolerance = {"rel": 1e-6 if several else 1e-8}
+    assert ours.location.loc["x", "se"] == pytest.approx(
+        1e3 * theirs.location.loc["x", "se"], **tolerance
+    )
+    assert ours.location.loc["x", "df"] == pytest.approx(
+        theirs.location.loc["x", "df"], **tolerance
+    )
+    assert ours.location.loc["intrcpt", "se"] == pytest.approx(
+        np.sqrt(_at_zero(theirs.vcov_location)), **tolerance
+    )
+    np.testing.assert_allclose(ours.vcov_scale, theirs.vcov_scale, rtol=1e-5 if several else 1e-7)
+
+
+def _at_zero(V):
+    """Var of the mean at x = 0, by the covariance of those whose x is (x − 2000) / 1e-3."""
+    at = np.array([1.0, -2000 / 1e-3])
+    return at @ V @ at
