@@ -49,7 +49,7 @@ def evidence(fit: ClusteredBayesFit) -> Evidence:
     >>> import bayes_lsm as lsm
     >>> fit = lsm.LocationScaleModel.from_file("konstantopoulos2011").fit_bayes(seed=1)
     >>> round(evidence(fit).log)
-    -17
+    -13
     """
     if fit.importance is not None:
         return read_importance(fit.importance)

@@ -111,12 +111,12 @@ def test_with_random_intercepts_it_is_that_of_quadrature():
             log_p = np.zeros(tau2.shape)
             for y, v in zip(rows["yi"], rows["vi"], strict=True):
                 log_p += norm.logpdf(y, b, np.sqrt(v + tau2))
-            here += np.log(np.exp(log_p) @ (weight / weight.sum()))
+            with np.errstate(divide="ignore"):  # far corners of the grid have no density
+                here += np.log(np.exp(log_p) @ (weight / weight.sum()))
     steps = (beta[1] - beta[0]) * (alpha[1] - alpha[0]) * (sd[1] - sd[0])
     exact = logsumexp(total) + np.log(steps)
-    # The grid's own error is far smaller: halving the steps of α and β changes it by < 1e-3.
     assert fit.evidence.se < 0.1
-    assert abs(fit.log_evidence - exact) < 4 * fit.evidence.se + 1e-3
+    assert abs(fit.log_evidence - exact) < 4 * fit.evidence.se
 
 
 def test_flat_location_priors_have_no_evidence():
