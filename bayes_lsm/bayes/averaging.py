@@ -27,6 +27,7 @@ from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.evidence import Evidence, read_evidence
 from bayes_lsm.bayes.graph import require_log_link, resolve_priors
 from bayes_lsm.bayes.model_prior import ModelPrior, log_model_prior
+from bayes_lsm.bayes.propriety import require_normalised
 from bayes_lsm.bayes.student import require_normal_effects
 from bayes_lsm.bayes.submodels import (
     SubModel,
@@ -293,8 +294,8 @@ def average_models(
     Raises
     ------
     FitError
-        For too many models, an unknown term, location priors that are not normal, or when there is
-        nothing to average over.
+        For too many models, an unknown term, flat priors, location priors that are not normal, or
+        when there is nothing to average over.
 
     Warns
     -----
@@ -327,6 +328,7 @@ def average_models(
     require_normal_effects(design, "averaging over models")
     prior = prior or design.specification.priors
     priors = resolve_priors(design, prior)
+    require_normalised(priors, "averaging over models")
     require_collapsible(priors, "models can be averaged with such priors only")
     terms = {"location": find_terms(design.location), "scale": find_terms(design.scale)}
     models = _enumerate(terms, keep, most_models)

@@ -20,6 +20,7 @@ from bayes_lsm.bayes.collapsed import require_collapsible, sample_collapsed
 from bayes_lsm.bayes.diagnostics import dominated
 from bayes_lsm.bayes.draws import Draws, Importance
 from bayes_lsm.bayes.graph import resolve_priors
+from bayes_lsm.bayes.propriety import require_normalised
 from bayes_lsm.bayes.student import require_normal_effects
 from bayes_lsm.bayes.subsets import Indices
 from bayes_lsm.clustered_design import ClusteredDesign
@@ -92,7 +93,8 @@ def evidence(fit: BayesFit) -> Evidence:
     Raises
     ------
     FitError
-        When β cannot be integrated out, so that there is no marginal likelihood at hand.
+        With a flat prior, for which there is no marginal likelihood; or when β cannot be
+        integrated out, so that it is not at hand.
 
     Examples
     --------
@@ -103,9 +105,10 @@ def evidence(fit: BayesFit) -> Evidence:
     -16
     """
     draws = fit.draws
+    priors = resolve_priors(fit.design, fit.priors)
+    require_normalised(priors, "a marginal likelihood")
     if draws.importance is None:
         require_normal_effects(fit.design, "the evidence of draws by NUTS")
-        priors = resolve_priors(fit.design, fit.priors)
         require_collapsible(
             priors, "NUTS gives no marginal likelihood; use such priors, or compare by psis_loo()"
         )
@@ -238,7 +241,8 @@ def bayes_factor(
     Raises
     ------
     FitError
-        When the fits are of different effects, or a marginal likelihood cannot be had.
+        When the fits are of different effects, or a marginal likelihood cannot be had (with a flat
+        prior there is none).
 
     Examples
     --------
