@@ -203,7 +203,7 @@ def unbounded_direction(rows: Array) -> Array | None:
     for j in range(f):
         for sign in (-1.0, 1.0):
             if (sign * rows[:, j] <= _ZERO * sizes[j]).all():
-                return sign * np.eye(f)[j]
+                return np.asarray(sign * np.eye(f)[j])
     _, stretch, axes = np.linalg.svd(np.linalg.qr(rows / sizes, mode="r"), full_matrices=True)
     rank = int((stretch > _ZERO * stretch[0]).sum())
     if rank < f:
@@ -213,7 +213,10 @@ def unbounded_direction(rows: Array) -> Array | None:
     found = linprog(
         (rows @ back).sum(axis=0), A_ub=rows @ back, b_ub=np.zeros(len(rows)), bounds=(-1.0, 1.0)
     )
-    return None if found.fun > -0.5 else np.asarray(back @ found.x)
+    if not found.success:
+        raise FitError(f"the linear program of a flat prior was not solved: {found.message}")
+    direction = back @ np.asarray(found.x, dtype=float)
+    return direction if (rows @ direction).sum() < -0.5 else None
 
 
 def _flat(block: PriorBlock) -> list[int]:
