@@ -28,6 +28,7 @@ from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.evidence import Evidence, read_evidence
 from bayes_lsm.bayes.graph import require_log_link, resolve_priors
 from bayes_lsm.bayes.model_prior import ModelPrior, log_model_prior
+from bayes_lsm.bayes.propriety import require_normalised
 from bayes_lsm.bayes.student import df_prior, new_weights, said_before
 from bayes_lsm.bayes.submodels import (
     SubModel,
@@ -302,8 +303,8 @@ def average_models(
     Raises
     ------
     FitError
-        For too many models, an unknown term, priors that the collapsed engine cannot take (location
-        priors that are not normal, or with Student-t study effects flat; a shrinkage prior), or
+        For too many models, an unknown term, flat priors, priors that the collapsed engine cannot
+        take (location priors that are not normal, with normal study effects; a shrinkage prior), or
         when there is nothing to average over.
 
     Warns
@@ -336,6 +337,7 @@ def average_models(
     require_log_link(design)
     prior = prior or design.specification.priors
     priors, df = resolve_priors(design, prior), df_prior(design, prior)
+    require_normalised(priors, "averaging over models")
     require_direct(priors, df, "models can be averaged with such priors only")
     terms = {"location": find_terms(design.location), "scale": find_terms(design.scale)}
     models = _enumerate(terms, keep, most_models)

@@ -21,7 +21,7 @@ from bayes_lsm.bayes.clustered_graph import DEFAULT_SCALE_SD
 from bayes_lsm.bayes.collapsed import can_collapse
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.evidence import EVIDENCE_DRAWS, Evidence, read_importance, with_error
-from bayes_lsm.errors import FitError
+from bayes_lsm.bayes.propriety import require_normalised
 from bayes_lsm.likelihood.correlation_matrices import count
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def evidence(fit: ClusteredBayesFit) -> Evidence:
     Raises
     ------
     FitError
-        With flat location priors, for which there is none.
+        With flat priors, for which there is none.
 
     Examples
     --------
@@ -51,18 +51,14 @@ def evidence(fit: ClusteredBayesFit) -> Evidence:
     >>> round(evidence(fit).log)
     -13
     """
+    priors = resolve_terms(fit.design, fit.priors)
+    require_normalised(priors, "a marginal likelihood")
     if fit.importance is not None:
         return read_importance(fit.importance)
-    priors = resolve_terms(fit.design, fit.priors)
     plain = not any(term.random for term in fit.design.terms)
     if plain and can_collapse(priors):
         _, _, importance = sample_clustered(fit.design, priors, draws=EVIDENCE_DRAWS, seed=fit.seed)
         return read_importance(importance)
-    if not priors.location.is_proper:
-        raise FitError(
-            "with a flat location prior there is no marginal likelihood; use a proper prior, or "
-            "compare by psis_loo()"
-        )
     return bridged_evidence(fit)
 
 

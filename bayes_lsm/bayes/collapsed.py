@@ -4,7 +4,8 @@ Given α, β has an exact normal posterior, so what is left to explore has q dim
 of values of α can be tried in milliseconds. A mixture of the prior and of Student-t distributions
 is fitted to the posterior of α in a few rounds; the last round is weighted, the weights are
 smoothed, and draws of equal weight are taken. The weights say how good the result is: their
-Pareto k, and how many independent draws they are worth.
+Pareto k, and how many independent draws they are worth. (A flat prior cannot be drawn from, and a
+wide distribution takes its place in the mixture: see `Coordinates.cover`.)
 
 What no point has found the weights cannot tell. In many dimensions a far, broad region may hold
 some hundredths of the posterior and yet be met by so few points of a proposal that fits the rest
@@ -163,7 +164,8 @@ class Points:
 def propose(design: Numbers, priors: ResolvedPriors, *, points: int, seed: int) -> Points:
     """Points from the mixture that `sample_collapsed` would draw from.
 
-    The prior is a part of it, so no weight of a likelihood is above its maximum over that share.
+    The prior is a part of it, so no weight of a likelihood is above its maximum over that share;
+    unless a prior is flat, in whose place there is a wide distribution.
     """
     rng = np.random.default_rng(seed)
     return propose_for(_Target(design, priors), normal_prior(priors.location), points, rng)
@@ -289,9 +291,9 @@ def _first_mixture(target: Target, rng: np.random.Generator) -> Mixture:
     # What lies lower holds nothing, unless in a breadth that only the prior can cover.
     kept = np.array(heights) > np.max(heights) - _NEGLIGIBLE_HILL
     mode, hill = np.array(means)[kept], np.array(factors)[kept]
-    prior = target.coordinates.prior
+    cover = target.coordinates.cover
     weights = np.r_[0.2, np.full(2 * len(mode), 0.4 / len(mode))]
-    return Mixture(weights, np.r_[mode, mode], np.r_[hill, 2.5 * hill], prior)
+    return Mixture(weights, np.r_[mode, mode], np.r_[hill, 2.5 * hill], cover)
 
 
 def _starts(target: Target, rng: np.random.Generator) -> list[Array]:
@@ -299,7 +301,7 @@ def _starts(target: Target, rng: np.random.Generator) -> list[Array]:
     middle, guess = target.guesses
     about_guess = guess + 4.0 * rng.standard_normal((_TRIED, len(guess)))
     starts = [middle, guess]
-    for tried in (target.coordinates.prior.sample(_TRIED, rng), about_guess):
+    for tried in (target.coordinates.cover.sample(_TRIED, rng), about_guess):
         starts += list(tried[np.argsort(-target(tried))[:2]])
     return starts
 
@@ -314,7 +316,7 @@ def _climb(target: Target, start: Array) -> tuple[Array, Array, float]:
     The mode, a lower Cholesky factor of the covariance there, and the log density.
     """
     here, value = start, float(target(start[None])[0])
-    unit = target.coordinates.prior_factor
+    unit = target.coordinates.cover_factor
     covariance = unit @ unit.T
     for _ in range(40):
         gradient, hessian = _derivatives(target, here, value, np.full(len(here), _STEP))

@@ -8,6 +8,7 @@ intercept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -15,6 +16,10 @@ import numpy as np
 
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.mixture import Fixed
+from bayes_lsm.priors import Cauchy, Flat
+
+# By how much, in ln τ², the middle half of what stands for a flat prior moves a study's τ² at most.
+_FLAT_REACH = 10.0
 
 
 class Univariate(Protocol):
@@ -36,19 +41,22 @@ class Coordinates:
         φ where each θ_j has its prior's median.
     prior : Fixed
         The prior of φ.
-    prior_factor : ndarray, shape (d, d)
-        The scale matrix of that prior is the square of this.
+    cover : Fixed
+        The same with a wide Cauchy distribution in the place of each flat prior, from which
+        nothing can be drawn.
+    cover_factor : ndarray, shape (d, d)
+        The scale matrix of that distribution is the square of this.
     """
 
     def __init__(self, priors: Sequence[Univariate], information: Array) -> None:
-        self._priors = priors
-        self.theta_middle, width = _middle_and_width(priors)
+        cover = _cover(priors, information)
+        self.theta_middle, width = _middle_and_width(cover)
         self._R = np.linalg.qr(np.vstack([np.diag(1 / width), information]), mode="r")
         self._inverse = np.linalg.inv(self._R)
         self._log_jacobian = -float(np.log(np.abs(np.diag(self._R))).sum())
         self.middle = self._R @ self.theta_middle
-        self.prior_factor = self._R * width
-        self.prior = Fixed(self._logpdf, self._sample)
+        self.cover_factor = self._R * width
+        self.prior, self.cover = self._fixed(priors), self._fixed(cover)
 
     def theta(self, phi: Array) -> Array:
         """θ (m, d) from φ (m, d)."""
@@ -58,14 +66,30 @@ class Coordinates:
         """φ one step of the information above the priors' middle, given a gradient in θ (d,)."""
         return np.asarray(self.middle + self._inverse.T @ gradient)
 
-    def _logpdf(self, phi: Array) -> Array:
-        theta = self.theta(phi)
-        pairs = enumerate(self._priors)
-        return np.asarray(sum(prior.logpdf(theta[:, j]) for j, prior in pairs) + self._log_jacobian)
+    def _fixed(self, priors: Sequence[Univariate]) -> Fixed:
+        def logpdf(phi: Array) -> Array:
+            theta = self.theta(phi)
+            each = (prior.logpdf(theta[:, j]) for j, prior in enumerate(priors))
+            return np.asarray(sum(each) + self._log_jacobian)
 
-    def _sample(self, size: int, rng: np.random.Generator) -> Array:
-        theta = np.column_stack([prior.sample(size, rng) for prior in self._priors])
-        return np.asarray(theta @ self._R.T)
+        def sample(size: int, rng: np.random.Generator) -> Array:
+            theta = np.column_stack([prior.sample(size, rng) for prior in priors])
+            return np.asarray(theta @ self._R.T)
+
+        return Fixed(logpdf, sample)
+
+
+def _cover(priors: Sequence[Univariate], information: Array) -> list[Univariate]:
+    """The priors, with a wide distribution in the place of each flat one.
+
+    The tails of a posterior under a flat prior are at least as thin as exponential ones.
+    """
+    return [
+        Cauchy(0.0, _FLAT_REACH / (math.sqrt(2) * float(np.abs(column).max())))
+        if isinstance(prior, Flat)
+        else prior
+        for prior, column in zip(priors, information.T, strict=True)
+    ]
 
 
 def _middle_and_width(priors: Sequence[Univariate]) -> tuple[Array, Array]:

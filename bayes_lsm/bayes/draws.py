@@ -27,7 +27,8 @@ class Importance:
     ess : float
         Effective number of independent draws.
     log_evidence, log_evidence_se : float
-        Log marginal likelihood ln p(y) and its Monte Carlo error.
+        Log marginal likelihood ln p(y) and its Monte Carlo error; with a flat prior, of a density
+        1 everywhere, it is no such thing.
     evaluations : int
         Points in the last round.
     """

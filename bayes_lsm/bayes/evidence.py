@@ -20,6 +20,7 @@ from bayes_lsm.bayes.diagnostics import dominated
 from bayes_lsm.bayes.direct import require_direct, sample_directly
 from bayes_lsm.bayes.draws import Draws, Importance
 from bayes_lsm.bayes.graph import resolve_priors
+from bayes_lsm.bayes.propriety import require_normalised
 from bayes_lsm.bayes.student import df_prior
 from bayes_lsm.bayes.subsets import Indices
 from bayes_lsm.clustered_design import ClusteredDesign
@@ -92,8 +93,8 @@ def evidence(fit: BayesFit) -> Evidence:
     Raises
     ------
     FitError
-        When the collapsed engine cannot take the priors, so that there is no marginal likelihood
-        at hand.
+        With a flat prior, for which there is no marginal likelihood; or when the collapsed engine
+        cannot take the priors, so that it is not at hand.
 
     Examples
     --------
@@ -104,8 +105,10 @@ def evidence(fit: BayesFit) -> Evidence:
     -16
     """
     draws = fit.draws
+    priors = resolve_priors(fit.design, fit.priors)
+    require_normalised(priors, "a marginal likelihood")
     if draws.importance is None:
-        priors, df = resolve_priors(fit.design, fit.priors), df_prior(fit.design, fit.priors)
+        df = df_prior(fit.design, fit.priors)
         cure = "NUTS gives no marginal likelihood; use such priors, or compare by psis_loo()"
         require_direct(priors, df, cure)
         draws = sample_directly(fit.design, priors, df, draws=EVIDENCE_DRAWS, seed=fit.seed)
@@ -237,7 +240,8 @@ def bayes_factor(
     Raises
     ------
     FitError
-        When the fits are of different effects, or a marginal likelihood cannot be had.
+        When the fits are of different effects, or a marginal likelihood cannot be had (with a flat
+        prior there is none).
 
     Examples
     --------

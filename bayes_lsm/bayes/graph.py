@@ -25,6 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.bayes import families
+from bayes_lsm.bayes.propriety import require_proper, study_effects
 from bayes_lsm.bayes.student import df_prior, observe_student, require_normal_effects
 from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError, PriorError
@@ -43,10 +44,11 @@ def resolve_priors(design: Design, priors: Priors) -> ResolvedPriors:
     Raises
     ------
     PriorError
-        When a prior names a term, or something else, that the model does not have.
+        When a prior names a term, or something else, that the model does not have, or is flat on a
+        scale coefficient that the data do not bound.
     """
     refuse_unused(priors, correlations=False, random=False)
-    return resolve(
+    resolved = resolve(
         priors,
         y=design.y,
         v=design.v,
@@ -55,6 +57,8 @@ def resolve_priors(design: Design, priors: Priors) -> ResolvedPriors:
         location_names=design.location.names,
         scale_names=design.scale.names,
     )
+    require_proper(study_effects(design, resolved.location), resolved.scale)
+    return resolved
 
 
 def refuse_unused(priors: Priors, *, correlations: bool, random: bool) -> None:

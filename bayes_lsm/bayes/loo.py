@@ -12,6 +12,7 @@ doi:10.1007/s11222-016-9696-4; PIT: Gelman et al. (2013), Bayesian Data Analysis
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ from scipy.special import ndtr
 from bayes_lsm.bayes.criteria import draw_folds, kfold_elpd, loo_elpd, psis_elpd, waic_elpd
 from bayes_lsm.bayes.elpd import Elpd
 from bayes_lsm.bayes.graph import resolve_priors
+from bayes_lsm.bayes.propriety import require_proper_without, study_effects
 from bayes_lsm.bayes.refits import Predictions, Refittable, leave_out_folds
 from bayes_lsm.bayes.row_deletion import RowDeletion
 from bayes_lsm.bayes.scores import normal_scores
@@ -113,6 +115,7 @@ def kfold(fit: BayesFit, k: int = 10, *, seed: int | None = None, progress: bool
     """
     studies = checked_studies(fit)
     folds = draw_folds(k, len(studies.names), fit.seed if seed is None else seed)
+    _require_proper(fit, studies, folds)
     found = _refit(fit, studies, folds, seed=seed, progress=progress)
     return kfold_elpd(fit, studies, found, k)
 
@@ -193,12 +196,19 @@ def checked_studies(fit: BayesFit) -> Studies:
     Raises
     ------
     FitError
-        For a single study.
+        For a single study, or one that bounds a scale coefficient with a flat prior by itself.
     """
     studies = group_studies(fit.design)
     if len(studies.names) < 2:
         raise FitError("leaving studies out needs at least two of them, got 1")
+    _require_proper(fit, studies, list(np.arange(len(studies.names))[:, None]))
     return studies
+
+
+def _require_proper(fit: BayesFit, studies: Studies, folds: list[Indices]) -> None:
+    priors = resolve_priors(fit.design, fit.priors)
+    effects_of = partial(study_effects, fit.design, priors.location)
+    require_proper_without(effects_of, priors.scale, studies, folds)
 
 
 def _refit(

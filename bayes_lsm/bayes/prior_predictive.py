@@ -192,9 +192,10 @@ def prior_predictive(
         raise FitError(f"draws must be a whole number of at least 100, got {draws!r}")
     prior = prior or design.specification.priors
     resolved = resolve_priors(design, prior)
-    if not resolved.location.is_proper:
+    if not resolved.is_proper:
+        part = "scale" if resolved.location.is_proper else "location"
         raise PriorError(
-            "a flat location prior says nothing before the data, so there is nothing to show; give "
+            f"a flat {part} prior says nothing before the data, so there is nothing to show; give "
             "the coefficient a normal prior, as wide as need be"
         )
     if seed is None:

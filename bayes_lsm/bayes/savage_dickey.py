@@ -32,6 +32,7 @@ from scipy.special import logsumexp
 from bayes_lsm.bayes.collapsed import normal_prior, require_collapsible
 from bayes_lsm.bayes.evidence import Evidence, describe_bf, evidence, grade, read_evidence
 from bayes_lsm.bayes.graph import resolve_priors
+from bayes_lsm.bayes.propriety import require_normalised
 from bayes_lsm.bayes.student import require_normal_effects
 from bayes_lsm.bayes.submodels import find_terms, sample_submodel
 from bayes_lsm.bayes.subsets import Array, Indices, Numbers, restrict, take_columns
@@ -158,7 +159,7 @@ def savage_dickey(
     Raises
     ------
     FitError
-        For an unknown term, or location priors that are not normal.
+        For an unknown term, a flat prior, or location priors that are not normal.
 
     Examples
     --------
@@ -176,6 +177,7 @@ def savage_dickey(
     require_normal_effects(fit.design, "the Savage–Dickey ratio")
     columns = _columns(fit, part, term)
     priors = resolve_priors(fit.design, fit.priors)
+    require_normalised(priors, "the Savage–Dickey ratio")
     require_collapsible(priors, "use such priors, whatever the engine")
     route = {"location": _location, "scale": _scale}[part]
     log_posterior, log_prior, se = route(fit, priors, columns, value)

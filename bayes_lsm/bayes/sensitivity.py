@@ -22,6 +22,7 @@ from bayes_lsm.bayes.clustered_sensitivity import Terms
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.intervals import check_interval
 from bayes_lsm.bayes.power_scaling import power_scaling
+from bayes_lsm.bayes.propriety import require_normalised
 from bayes_lsm.bayes.sensitivity_priors import other_families, other_presets
 from bayes_lsm.bayes.sensitivity_refits import (
     Coefficient,
@@ -344,11 +345,7 @@ def _checked(fit: BayesFit | ClusteredBayesFit, *, level: float, draws: int) -> 
     if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 100:
         raise FitError(f"draws must be a whole number of at least 100, got {draws!r}")
     subject: Subject = Terms(fit) if isinstance(fit, ClusteredBayesFit) else Studies(fit)
-    if not (subject.priors.location.is_proper and subject.priors.scale.is_proper):
-        raise FitError(
-            "sensitivity needs priors that can be made wider, and got a flat one; give a wide "
-            "normal prior in its place"
-        )
+    require_normalised(subject.priors, "sensitivity")
     return subject
 
 

@@ -60,7 +60,7 @@ def build_datatree(
 
     ``log_prior`` has one value for each coefficient: the log density of what its prior is stated
     on (see `PriorBlock.logpdf`). Predictions are of new effects in the same studies. With a flat
-    location prior there is neither ``prior`` nor ``prior_predictive``. With Student-t study
+    prior there is neither ``prior`` nor ``prior_predictive``. With Student-t study
     effects, `df` is the prior of ν or its fixed value; then the groups posterior, log_prior and
     prior have ``df`` too, or the group constant_data where it is fixed.
     """
@@ -79,7 +79,7 @@ def build_datatree(
         },
         "observed_data": {"effect": design.y},
     }
-    if priors.location.is_proper:  # a flat prior cannot be drawn from
+    if priors.is_proper:  # a flat prior cannot be drawn from
         location = priors.location.sample(_PRIOR_DRAWS, rng)[None]
         scale = priors.scale.sample(_PRIOR_DRAWS, rng)[None]
         prior_df = None if df is None else sample_df(df, _PRIOR_DRAWS, rng)[None]

@@ -131,7 +131,7 @@ def _of_several_terms(fit: ClusteredBayesFit, part: str) -> list[_Belief]:
     names = list(dict.fromkeys(each.part for each in subject.coefficients))
     if not any(is_part(name, part) for name in names):
         raise FitError(f"part must be one of {', '.join(map(repr, names))}, got {part!r}")
-    if not (subject.priors.location.is_proper and subject.priors.scale.is_proper):
+    if not subject.priors.is_proper:
         raise FitError("this figure needs proper priors, got a flat one; give a wide normal prior")
     prior = Refitter(subject, _PRIOR_DRAWS, 0).sample_prior(subject.priors, _PRIOR_DRAWS)
     found = []

@@ -97,6 +97,11 @@ class ResolvedPriors:
     location: PriorBlock
     scale: PriorBlock
 
+    @property
+    def is_proper(self) -> bool:
+        """Whether every prior integrates to one."""
+        return self.location.is_proper and self.scale.is_proper
+
 
 def resolve(
     priors: Priors,

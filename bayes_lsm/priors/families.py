@@ -95,6 +95,10 @@ class StudentT(OnTheLine):
 
     words: ClassVar[str] = "Student t"
 
+    @property
+    def moments(self) -> float:
+        return self.df
+
     def _logpdf(self, x: Array) -> Array:
         z = (x - self.loc) / self.scale
         tail = -0.5 * (self.df + 1) * np.log1p(z**2 / self.df)
@@ -132,6 +136,10 @@ class Cauchy(OnTheLine):
     family: Literal["cauchy"] = Field(default="cauchy", kw_only=True)
 
     words: ClassVar[str] = "Cauchy"
+
+    @property
+    def moments(self) -> float:
+        return 1.0
 
     def _logpdf(self, x: Array) -> Array:
         z = (x - self.loc) / self.scale
@@ -224,11 +232,14 @@ class Logistic(OnTheLine):
 
 
 class Flat(OnTheLine):
-    """No prior: a constant density on a location coefficient.
+    """No prior: a constant density on a coefficient.
 
     It is improper: there is nothing to draw from it, and no marginal likelihood. A scale
-    coefficient cannot have it. As τ² → 0 the likelihood tends to that of a common effect and not to
-    zero, so the posterior would be improper as well.
+    coefficient can have it where the data bound the coefficient both ways. As τ² → 0 the likelihood
+    tends to that of a common effect and not to zero; so that is not the intercept, but it may be a
+    slope whose moderator raises τ² of some studies and lowers it in others (with the average study
+    held where it is). Where the posterior would be improper too, the model refuses the prior with
+    the reason.
 
     Examples
     --------

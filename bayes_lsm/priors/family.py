@@ -78,6 +78,11 @@ class Family(Checked):
         """Whether the statement is about τ or τ² themselves, so about a level and not a slope."""
         return self.on in ("tau", "tau2")
 
+    @property
+    def moments(self) -> float:
+        """θ has moments of every order below this: infinity, but for tails like a power."""
+        return math.inf
+
     def logpdf(self, theta: npt.ArrayLike) -> Array:
         """Log density of θ, elementwise."""
         with np.errstate(over="ignore", divide="ignore"):

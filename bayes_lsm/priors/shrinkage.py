@@ -37,6 +37,11 @@ class Shrinkage(Checked):
 
     words: ClassVar[str] = ""
 
+    @property
+    def moments(self) -> float:
+        """θ has moments of every order below this."""
+        return math.inf
+
     def logpdf(self, theta: npt.ArrayLike) -> Array:
         """Log density of one slope by itself, elementwise."""
         return self.joint_logpdf(np.asarray(theta, dtype=float)[..., None])
@@ -190,6 +195,10 @@ class R2D2(Shrinkage):
     family: Literal["r2d2"] = Field(default="r2d2", repr=False, kw_only=True)
 
     words: ClassVar[str] = "R2-D2"
+
+    @property
+    def moments(self) -> float:
+        return 2.0 * self.b
 
     def joint_sample(self, size: int, count: int, rng: np.random.Generator) -> Array:
         gamma = rng.standard_gamma(self.concentration, (size, count))

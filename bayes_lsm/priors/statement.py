@@ -38,7 +38,8 @@ class Priors(Checked):
         Term names as the tables print them (``"I(weeks - 40)"``). These priors are on the raw
         coefficient: per unit of the moderator, the scale part on ln τ² (a `HalfNormal` on τ where
         all moderators are zero), unless the prior itself says otherwise (``on=``,
-        ``moderators=``). The key ``"*"`` stands for every term that is not named.
+        ``moderators=``). The key ``"*"`` stands for every term that is not named. A `Flat` prior on
+        a scale coefficient is accepted by models whose data bound the coefficient.
     measure : {"SMD", "OR", "RR", "HR", "IRR", "ZCOR", "MD"}, optional
         What the effects are: standardised mean differences, logarithms of ratios of odds, risks,
         hazards or rates, Fisher's z, or differences of means. Needed by ``"robma"`` and
@@ -92,8 +93,6 @@ class Priors(Checked):
     def _faults_between(cls, fields: Mapping[str, Any]) -> list[Fault]:
         faults = [
             *(_location_fault(term, prior) for term, prior in _each(fields, "location")),
-            *(_scale_fault(f"scale.{key_text(term)}", p) for term, p in _each(fields, "scale")),
-            _scale_fault("tau", fields.get("tau")),
             _sd_fault(fields.get("scale_sd")),
             _preset_fault(fields),
         ]
@@ -178,17 +177,6 @@ def _location_fault(term: str, prior: Any) -> Fault | None:
         f"location.{key_text(term)}",
         f"the location prior of {term!r} is {family.words} on {said}, but a location coefficient "
         f"is not a {said}; use a normal prior",
-    )
-
-
-def _scale_fault(place: str, prior: Any) -> Fault | None:
-    kind = _kind(prior)
-    if kind is None or kind[0].words != "flat":
-        return None
-    return Fault(
-        place,
-        "a flat prior on a scale coefficient is refused: as τ² goes to 0 the likelihood tends to a "
-        "constant and not to 0, so the posterior would be improper; use a wide normal prior",
     )
 
 

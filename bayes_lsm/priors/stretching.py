@@ -45,6 +45,10 @@ class Stretched(Family):
 
     words: ClassVar[str] = "stretched"
 
+    @property
+    def moments(self) -> float:
+        return self.base.moments
+
     @cached_property
     def _median(self) -> float:
         return float(self.base.quantile(0.5))

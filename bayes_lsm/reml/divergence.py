@@ -182,7 +182,7 @@ def _largest(units: Array) -> Mask:
         _, weights = _separate(rows)
         if weights is None:
             break
-        basis = _null_space(rows[weights > 0], rows.shape[1])
+        basis = _null_space(rows[weights > _ZERO * weights.max()], rows.shape[1])
         rows = rows @ basis
         sizes = np.linalg.norm(rows, axis=1)
         left, rows = left[sizes > _ZERO], rows[sizes > _ZERO]

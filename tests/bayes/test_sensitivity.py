@@ -350,5 +350,5 @@ def test_wrong_questions_are_refused(continent):
             sensitivity(fit, progress=False, **options)
     flat = Priors(location={"intrcpt": Flat()})
     other = lsm.BayesFit(continent.design, flat, fit.draws, 1, fit.convergence, ())
-    with pytest.raises(lsm.FitError, match="got a flat one"):
+    with pytest.raises(lsm.FitError, match="got a flat location prior"):
         sensitivity(other, progress=False)

@@ -10,11 +10,13 @@ from scipy import integrate, stats
 
 from bayes_lsm.errors import PriorError
 from bayes_lsm.priors import (
+    R2D2,
     Cauchy,
     Flat,
     HalfCauchy,
     HalfNormal,
     HalfStudentT,
+    Horseshoe,
     InverseGamma,
     Laplace,
     Logistic,
@@ -25,6 +27,7 @@ from bayes_lsm.priors import (
     StudentT,
     Uniform,
 )
+from bayes_lsm.priors.stretching import stretch
 
 # A prior without `on`, and the distribution of what it is stated on.
 ON_LINE = [
@@ -152,6 +155,15 @@ def test_far_out_a_density_is_a_number_and_silent(prior):
     assert (values <= 0).all()
 
 
+def test_moments_are_those_of_the_tails():
+    """Of powers of the coefficient; of ln τ² a power law of τ is an exponential one."""
+    found = {type(prior): prior.moments for prior in (StudentT(3.5), Cauchy(), HalfCauchy(1))}
+    assert found == {StudentT: 3.5, Cauchy: 1.0, HalfCauchy: math.inf}
+    assert stretch(StudentT(3.5), 2.0).moments == 3.5
+    assert R2D2(0.5, 0.75).moments == 1.5  # θ falls like |θ|^(−1 − 2b)
+    assert Horseshoe().moments == math.inf
+
+
 def test_a_flat_prior_is_one_everywhere_and_cannot_be_drawn_from():
     assert (Flat().logpdf(np.array([-1e9, 3.0])) == 0).all()
     for ask in (lambda: Flat().sample(3, np.random.default_rng(1)), lambda: Flat().quantile(0.5)):
@@ -172,11 +184,8 @@ def test_a_flat_prior_is_one_everywhere_and_cannot_be_drawn_from():
         (lambda: Normal(on="tau"), "on: .*'coefficient', 'log_tau2' or 'log_tau', got 'tau'"),
         (lambda: HalfNormal(on="log_tau"), "on: .*'tau' or 'tau2', got 'log_tau'"),
         (lambda: Normal(moderators="sd"), "moderators: .*'raw' or 'standardised', got 'sd'"),
-        (lambda: Priors(scale={"x": Flat()}), r"scale\.x: a flat prior on a scale coefficient is"),
-        (lambda: Priors(tau=Flat()), "tau: a flat prior .* use a wide normal prior"),
         (lambda: Priors(location={"x": LogNormal()}), r"location\.x: .*log-normal on τ"),
         (lambda: Priors(location={"x": Normal(on="log_tau")}), "normal on ln τ, but a location"),
-        (lambda: Priors(scale={"x": {"family": "flat"}}), r"scale\.x: a flat prior"),
     ],
 )
 def test_a_faulty_prior_is_refused_with_place_and_cure(make, message):

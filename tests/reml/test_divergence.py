@@ -109,6 +109,13 @@ def test_only_faces_are_limits():
     np.testing.assert_array_equal(Cone(Z).limit(x < -1).zero, np.ones(15, bool))
 
 
+def test_rows_that_hold_each_other_leave_the_others_free():
+    """(2, 2) and (−1, −1) can only stay; along (1, −1) the first row goes by itself."""
+    rows = np.array([[-1.0, 0.0], [2.0, 2.0], [2.0, 2.0], [2.0, 2.0], [-1.0, -1.0]])
+    limit = Cone(rows).limit(np.zeros(5, dtype=bool))
+    assert limit.zero.tolist() == [True, False, False, False, False]
+
+
 def test_any_set_of_groups_is_a_limit():
     codes = np.repeat(np.arange(4), 3)
     for gone in ([1], [2, 3], [0], [0, 2], [0, 1, 2]):
