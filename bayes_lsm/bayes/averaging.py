@@ -1,7 +1,8 @@
 """Averages over models: which terms belong to the location part, which to the scale part.
 
 Every sub-model of a model gets its marginal likelihood from the collapsed engine, and so a
-posterior probability. What is asked of the models is then averaged over them, and the uncertainty
+posterior probability. All have the same kind of study effects; ν, where it is estimated, is in all
+of them. What is asked of the models is then averaged over them, and the uncertainty
 about the model is part of the answer. The priors are one statement throughout: a sub-model's is the
 full model's given that the coefficients of the terms left out are zero.
 
@@ -22,13 +23,13 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import logsumexp
 
-from bayes_lsm.bayes.collapsed import require_collapsible
+from bayes_lsm.bayes.direct import require_direct
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.evidence import Evidence, read_evidence
 from bayes_lsm.bayes.graph import require_log_link, resolve_priors
 from bayes_lsm.bayes.model_prior import ModelPrior, log_model_prior
 from bayes_lsm.bayes.propriety import require_normalised
-from bayes_lsm.bayes.student import require_normal_effects
+from bayes_lsm.bayes.student import df_prior, new_weights, said_before
 from bayes_lsm.bayes.submodels import (
     SubModel,
     Term,
@@ -39,11 +40,12 @@ from bayes_lsm.bayes.submodels import (
     sample_submodel,
 )
 from bayes_lsm.bayes.tracking import track
+from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.design import Design
 from bayes_lsm.errors import ConvergenceWarning, FitError, warn
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.priors import Priors
-from bayes_lsm.results import model_title, stack_parts
+from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable
 
 Mask = npt.NDArray[np.bool_]
@@ -69,7 +71,8 @@ class ModelAverage(Printable):
     evidences : tuple of Evidence, length M
     draws : Draws
         Of the full model's coefficients, from all models in proportion to their probabilities; a
-        coefficient is exactly 0 in the draws of models without it.
+        coefficient is exactly 0 in the draws of models without it. With Student-t study effects
+        also of ν.
     seed : int
     problems : tuple of str
     """
@@ -138,12 +141,16 @@ class ModelAverage(Printable):
         """
         rows = []
         for part in ("location", "scale"):
-            for term in find_terms(getattr(self.design, part)):
+            for term in self._terms(part):
                 member = self._member(part, term.name)
                 if not member.all():
                     rows.append({"part": part, "term": term.name, **self._include(member)})
         columns = ["part", "term", "prior", "posterior", "se", "log_bf", "bf"]
         return pd.DataFrame(rows, columns=columns).set_index(["part", "term"])
+
+    def _terms(self, part: str) -> tuple[Term, ...]:
+        """Those of a formula; ν has none."""
+        return find_terms(getattr(self.design, part)) if part in ("location", "scale") else ()
 
     def _member(self, part: str, term: str) -> Mask:
         return np.array([term in getattr(model, f"{part}_terms") for model in self.models])
@@ -166,6 +173,8 @@ class ModelAverage(Printable):
     def to_dataframe(self, *, level: float = 0.95) -> pd.DataFrame:
         """Averaged coefficients, indexed by part and term.
 
+        With Student-t study effects also ν, where it is estimated.
+
         incl (posterior inclusion probability), bf (of inclusion; nan for what is always there),
         mean, sd, median, ci_lb and ci_ub over all models, 0 where a model does not have the
         coefficient; and mean_incl, the mean over the models that have it.
@@ -176,18 +185,14 @@ class ModelAverage(Printable):
         included = dict(
             zip(inclusion.index, inclusion[["posterior", "bf"]].to_numpy(), strict=True)
         )
-        parts = []
-        for part, values in (
-            ("location", self.draws.flat_location),
-            ("scale", self.draws.flat_scale),
-        ):
-            design_part = getattr(self.design, part)
-            table = _summarise(design_part.names, values, level)
-            for term in find_terms(design_part):
+        parts = {}
+        for part, (names, values) in self.draws.parts(self.design).items():
+            table = _summarise(names, values.reshape(-1, len(names)), level)
+            for term in self._terms(part):
                 if (part, term.name) in included:
                     table.iloc[list(term.columns), [0, 1]] = included[part, term.name]
-            parts.append(table)
-        return stack_parts(*parts)
+            parts[part] = table
+        return pd.concat(parts, names=["part", "term"])
 
     def predict(self, data: pd.DataFrame | None = None, *, level: float = 0.95) -> pd.DataFrame:
         """Predictions averaged over the models.
@@ -202,13 +207,16 @@ class ModelAverage(Printable):
         -------
         DataFrame
             One row for each of the data: pred (mean of the average effect x'β), sd, ci_lb, ci_ub;
-            pi_lb, pi_ub of the true effect of a new study; tau (median), tau_lb, tau_ub.
+            pi_lb, pi_ub of the true effect of a new study; tau (median), tau_lb, tau_ub. With
+            Student-t study effects τ is the scale of the t.
         """
         if not 0 < level < 1:
             raise FitError(f"level must be between 0 and 1, got {level}")
         new = self.design if data is None else self.design.for_new_data(data)
         bounds = [(1 - level) / 2, (1 + level) / 2]
         noise = np.random.default_rng(self.seed).standard_normal(len(self.draws.flat_scale))
+        if self.draws.df is not None:
+            noise /= np.sqrt(new_weights(self.draws.flat_df))
         rows = []
         for x, z in zip(new.X, new.Z, strict=True):
             mean = self.draws.flat_location @ x
@@ -243,7 +251,8 @@ class ModelAverage(Printable):
             f"most probable: {best}",
             "a coefficient is 0 in the models without it; incl is the posterior probability of "
             "the models with it, bf the Bayes factor of inclusion, mean_incl the mean over them",
-            f"priors: {self.priors.describe()}; seed {self.seed}",
+            *said_before(self.design, self.priors),
+            f"seed {self.seed}",
             *self.problems,
             *self.design.notes,
         )
@@ -294,7 +303,8 @@ def average_models(
     Raises
     ------
     FitError
-        For too many models, an unknown term, flat priors, location priors that are not normal, or
+        For too many models, an unknown term, flat priors, priors that the collapsed engine cannot
+        take (location priors that are not normal, with normal study effects; a shrinkage prior), or
         when there is nothing to average over.
 
     Warns
@@ -325,11 +335,10 @@ def average_models(
     """
     _check_draws(draws)
     require_log_link(design)
-    require_normal_effects(design, "averaging over models")
     prior = prior or design.specification.priors
-    priors = resolve_priors(design, prior)
+    priors, df = resolve_priors(design, prior), df_prior(design, prior)
     require_normalised(priors, "averaging over models")
-    require_collapsible(priors, "models can be averaged with such priors only")
+    require_direct(priors, df, "models can be averaged with such priors only")
     terms = {"location": find_terms(design.location), "scale": find_terms(design.scale)}
     models = _enumerate(terms, keep, most_models)
     log_prior = log_model_prior(model_prior, models, terms)
@@ -342,7 +351,7 @@ def average_models(
     show = progress and len(models) > _FEW_MODELS
     for m in track(range(len(models)), "Fitting models", progress=show):
         drawn = sample_submodel(
-            design, priors, models[m].location, models[m].scale, draws=draws, seed=int(seeds[m])
+            design, priors, df, models[m].location, models[m].scale, draws=draws, seed=int(seeds[m])
         )
         evidences.append(read_evidence(drawn))
         height = evidences[m].log + log_prior[m]
@@ -353,7 +362,7 @@ def average_models(
     if problems:
         warn("; ".join(problems), ConvergenceWarning)
     rng = np.random.default_rng(int(seeds[-1]))
-    mixed = _mix(design, models, probability, found, draws, rng)
+    mixed = _mix(design, models, probability, found, df, draws, rng)
     return ModelAverage(design, prior, models, log_prior, tuple(evidences), mixed, seed, problems)
 
 
@@ -416,6 +425,7 @@ def _mix(
     models: Sequence[SubModel],
     probability: Array,
     found: Sequence[Draws | None],
+    df: DegreesOfFreedom | float | None,
     draws: int,
     rng: np.random.Generator,
 ) -> Draws:
@@ -426,6 +436,7 @@ def _mix(
     order = rng.permutation(draws)
     location = np.zeros((draws, design.X.shape[1]))
     scale = np.zeros((draws, design.Z.shape[1]))
+    drawn_df = np.empty(draws)
     first = 0
     for model, drawn, count in zip(models, found, counts, strict=True):
         if drawn is None or not count:
@@ -434,7 +445,11 @@ def _mix(
         first += count
         location[np.ix_(rows, model.location)] = drawn.flat_location[:count]
         scale[np.ix_(rows, model.scale)] = drawn.flat_scale[:count]
-    return Draws(location[None], scale[None])
+        drawn_df[rows] = drawn.flat_df[:count]
+    if df is None:
+        return Draws(location[None], scale[None])
+    known = drawn_df[None] if isinstance(df, DegreesOfFreedom) else np.full((1, 1), df)
+    return Draws(location[None], scale[None], df=known)
 
 
 def _summarise(names: Sequence[str], values: Array, level: float) -> pd.DataFrame:

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.bayes.student import require_normal_effects
+from bayes_lsm.bayes.scores import normal_scores
+from bayes_lsm.bayes.student import sample_effects
 from bayes_lsm.bayes.subsets import Array, Numbers
 from bayes_lsm.errors import FitError
 from bayes_lsm.links import tau2_from_log
@@ -41,7 +42,8 @@ class Replicate:
     ----------
     y : ndarray, shape (draws, k)
     z : ndarray, shape (draws, k)
-        (y − x'β) / √(v + τ²), standard normal under the model.
+        (y − x'β) / √(v + τ²), standard normal under the model; with Student-t study effects the
+        normal score of the effect (`scores.normal_scores`).
     numbers : Design, or some of its rows
     """
 
@@ -139,7 +141,7 @@ def posterior_predictive_check(
         \\|y\\| > 1.96 √v, the smallest and the largest effect, the largest \\|z\\| and the skewness
         of the standardised residuals z, the correlation of z with the standard error (small
         studies), and for each moderator of either part that of \\|z\\| with it (heterogeneity that
-        the scale part misses).
+        the scale part misses). With Student-t study effects z is the normal score of the effect.
 
     Raises
     ------
@@ -163,7 +165,6 @@ def posterior_predictive_check(
     location, scale = fit.draws.flat_location, fit.draws.flat_scale
     if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < _FEWEST_DRAWS:
         raise FitError(f"draws must be a whole number of at least {_FEWEST_DRAWS}, got {draws!r}")
-    require_normal_effects(fit.design, "a posterior predictive check")
     asked = _ready(fit)
     for name, yours in (quantities or {}).items():
         if name in asked:
@@ -174,7 +175,8 @@ def posterior_predictive_check(
     observed: dict[str, list[Array]] = {name: [] for name in asked}
     replicated: dict[str, list[Array]] = {name: [] for name in asked}
     for batch in np.array_split(chosen, max(1, -(-len(chosen) * len(fit.design.y) // _ENTRIES))):
-        seen, drawn = _replicate(fit.design, location[batch], scale[batch], rng)
+        df = None if fit.draws.df is None else fit.draws.flat_df[batch]
+        seen, drawn = _replicate(fit.design, location[batch], scale[batch], df, rng)
         for name, quantity in asked.items():
             observed[name].append(quantity(seen))
             replicated[name].append(quantity(drawn))
@@ -187,17 +189,21 @@ def posterior_predictive_check(
 
 
 def _replicate(
-    design: Numbers, location: Array, scale: Array, rng: np.random.Generator
+    design: Numbers, location: Array, scale: Array, df: Array | None, rng: np.random.Generator
 ) -> tuple[Replicate, Replicate]:
     """The observed effects and new ones, under each draw of the coefficients."""
-    mean = location @ design.X.T
-    sd = np.sqrt(design.v + tau2_from_log(scale @ design.Z.T))
-    noise = rng.standard_normal(mean.shape)
-    y = np.broadcast_to(design.y, mean.shape)
-    return (
-        Replicate(y, (y - mean) / sd, design),
-        Replicate(mean + sd * noise, noise, design),
+    mean, log_tau2 = location @ design.X.T, scale @ design.Z.T
+    observed = np.broadcast_to(design.y, mean.shape)
+    tau2 = tau2_from_log(log_tau2)
+    if df is None:
+        drawn = rng.normal(mean, np.sqrt(design.v + tau2))
+    else:
+        drawn = sample_effects(mean, design.v, tau2, df, rng)
+    seen, new = (
+        Replicate(y, normal_scores(y - mean, design.v, log_tau2, df), design)
+        for y in (observed, drawn)
     )
+    return seen, new
 
 
 def _ready(fit: BayesFit) -> dict[str, Quantity]:

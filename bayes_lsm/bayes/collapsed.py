@@ -175,10 +175,15 @@ def propose_for(
     target: CoefficientTarget, location: tuple[Array, Array], points: int, rng: np.random.Generator
 ) -> Points:
     """As `propose`, for any target with β integrated out; mean and precision of β's prior."""
+    phi, log_ratio = propose_phi(target, points, rng)
+    return Points(target.coefficients(phi), log_ratio, *location)
+
+
+def propose_phi(target: Target, points: int, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Points φ (m, d) near a target, and the log density of its prior less theirs (m,)."""
     mixture, _ = _find_proposal(target, rng)
     phi = mixture.sample(points, rng)
-    log_ratio = target.coordinates.prior.logpdf(phi) - mixture.logpdf(phi)
-    return Points(target.coefficients(phi), log_ratio, *location)
+    return phi, target.coordinates.prior.logpdf(phi) - mixture.logpdf(phi)
 
 
 class _Target:

@@ -16,6 +16,7 @@ from bayes_lsm.bayes.diagnostics import LARGEST_PARETO_K
 from bayes_lsm.bayes.elpd import Elpd
 from bayes_lsm.bayes.pareto import smooth_weights
 from bayes_lsm.bayes.refits import Predictions
+from bayes_lsm.bayes.student import integrated_out, said_before
 from bayes_lsm.bayes.subsets import Array, Indices, Studies
 from bayes_lsm.errors import ConvergenceWarning, FitError, warn
 
@@ -48,9 +49,10 @@ def loo_elpd(fit: AnyFit, studies: Studies, found: Predictions, densities: Densi
     psis = _smooth(fit, studies, densities)
     columns = {"mcse": found.mcse, "psis": psis.elpd, "pareto_k": psis.pareto_k}
     note = (
-        f"each {studies.unit} is predicted by a refit without it, β integrated out (Monte Carlo "
-        f"error {_total(found.mcse):.3f} in all); psis and pareto_k are of the approximation by "
-        f"importance sampling, which can be trusted below {LARGEST_PARETO_K}"
+        f"each {studies.unit} is predicted by a refit without it, {integrated_out(fit.design)} "
+        f"integrated out (Monte Carlo error {_total(found.mcse):.3f} in all); psis and pareto_k "
+        "are of the approximation by importance sampling, which can be trusted below "
+        f"{LARGEST_PARETO_K}"
     )
     heading = f"Leave-one-{studies.unit}-out by exact refits"
     return _exact("loo", heading, fit, studies, found, columns, note)
@@ -61,8 +63,9 @@ def kfold_elpd(fit: AnyFit, studies: Studies, found: Predictions, k: int) -> Elp
     count = len(studies.names)
     sizes = f"{count // k}" if count % k == 0 else f"{count // k} or {count // k + 1}"
     note = (
-        f"each fold of {sizes} {studies.plural} is predicted by a refit without it, β integrated "
-        f"out (Monte Carlo error {_total(found.mcse):.3f} in all)"
+        f"each fold of {sizes} {studies.plural} is predicted by a refit without it, "
+        f"{integrated_out(fit.design)} integrated out (Monte Carlo error "
+        f"{_total(found.mcse):.3f} in all)"
     )
     columns = {"mcse": found.mcse}
     return _exact("kfold", f"{k}-fold cross-validation", fit, studies, found, columns, note)
@@ -139,7 +142,7 @@ def _exact(
         columns,
         found.pit,
         problems,
-        (note, f"priors: {fit.priors.describe()}", *fit.design.notes),
+        (note, *said_before(fit.design, fit.priors), *fit.design.notes),
     )
 
 

@@ -17,8 +17,8 @@ import pandas as pd
 from scipy.special import ndtri
 
 from bayes_lsm.bayes.checks import PredictiveCheck, posterior_predictive_check
-from bayes_lsm.bayes.collapsed import can_collapse, sample_collapsed
 from bayes_lsm.bayes.diagnostics import convergence
+from bayes_lsm.bayes.direct import can_sample, sample_directly
 from bayes_lsm.bayes.elpd import Elpd
 from bayes_lsm.bayes.findings import (
     Finding,
@@ -32,6 +32,7 @@ from bayes_lsm.bayes.findings import (
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.loo import loo, psis_loo
 from bayes_lsm.bayes.sampling import sample_nuts
+from bayes_lsm.bayes.student import df_prior
 from bayes_lsm.bayes.study_influence import MAD_TO_SD, study_influence
 from bayes_lsm.design import Design
 from bayes_lsm.errors import ConvergenceWarning, FitError
@@ -56,7 +57,7 @@ class Diagnosis(Printable):
         By part and term: effective sample size, Monte Carlo error of the median, R-hat.
     loo : Elpd or None
         Leave-one-study-out.
-    check : PredictiveCheck or None
+    check : PredictiveCheck
         Posterior predictive.
     studies : DataFrame or None
         One row a study: elpd, p, pareto_k; z, the normal score of its LOO-PIT (of several rows the
@@ -73,7 +74,7 @@ class Diagnosis(Printable):
     findings: tuple[Finding, ...]
     convergence: pd.DataFrame
     loo: Elpd | None
-    check: PredictiveCheck | None
+    check: PredictiveCheck
     studies: pd.DataFrame | None
     engines: pd.DataFrame | None
     remarks: tuple[str, ...]
@@ -173,24 +174,20 @@ def diagnose(
         )
     findings = draws_findings(fit)
     remarks: list[str] = []
-    left_out, check, studies, compared = None, None, None, None
-    if fit.design.specification.study_effects == "normal":
-        check = posterior_predictive_check(fit, seed=seed)
-        findings += predictive_findings(check)
-        if fit.design.n_studies > 1:
-            left_out = _leave_out(fit, seed=seed, progress=progress)
-            studies = _studies(left_out, study_influence(fit, progress=progress))
-            findings += loo_findings(left_out, fit.design)
-            findings += influence_findings(studies)
-    else:
-        remarks.append(
-            "with Student-t study effects studies are not left out, and no effects are replicated; "
-            "study_weights() shows which studies such a model discounts"
-        )
+    left_out, studies, compared = None, None, None
+    check = posterior_predictive_check(fit, seed=seed)
+    findings += predictive_findings(check)
+    if fit.design.n_studies > 1:
+        left_out = _leave_out(fit, seed=seed, progress=progress)
+        studies = _studies(left_out, study_influence(fit, progress=progress))
+        findings += loo_findings(left_out, len(fit.convergence))
+        findings += influence_findings(studies)
+    if fit.draws.df is not None:
+        remarks.append("study_weights() shows which studies Student-t study effects discount")
     if engines:
         compared = _compare_engines(fit, seed=fit.seed if seed is None else seed, progress=progress)
         if compared is None:
-            remarks.append("the other engine cannot take these priors or study effects")
+            remarks.append("the other engine cannot take these priors")
         else:
             findings += agreement_findings(compared)
     return Diagnosis(
@@ -206,11 +203,11 @@ def diagnose(
 
 
 def _leave_out(fit: BayesFit, *, seed: int | None, progress: bool) -> Elpd:
-    """By exact refits where β can be integrated out, else by importance sampling."""
+    """By exact refits where they are fast, else by importance sampling."""
     with warnings.catch_warnings():
         # What they warn of becomes a finding.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        if can_collapse(resolve_priors(fit.design, fit.priors)):
+        if can_sample(resolve_priors(fit.design, fit.priors), df_prior(fit.design, fit.priors)):
             return loo(fit, seed=seed, progress=progress)
         return psis_loo(fit, progress=progress)
 
@@ -269,7 +266,7 @@ def _other_engine(fit: BayesFit, *, seed: int, progress: bool) -> Draws | None:
         return sample_nuts(
             fit.design, fit.priors, draws=-(-count // chains), seed=seed, progress=progress
         )
-    priors = resolve_priors(fit.design, fit.priors)
-    if fit.draws.df is not None or not can_collapse(priors):
+    priors, df = resolve_priors(fit.design, fit.priors), df_prior(fit.design, fit.priors)
+    if not can_sample(priors, df):
         return None
-    return sample_collapsed(fit.design, priors, draws=count, seed=seed)
+    return sample_directly(fit.design, priors, df, draws=count, seed=seed)

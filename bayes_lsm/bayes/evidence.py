@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.bayes.collapsed import require_collapsible, sample_collapsed
 from bayes_lsm.bayes.diagnostics import dominated
+from bayes_lsm.bayes.direct import require_direct, sample_directly
 from bayes_lsm.bayes.draws import Draws, Importance
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.propriety import require_normalised
-from bayes_lsm.bayes.student import require_normal_effects
+from bayes_lsm.bayes.student import df_prior
 from bayes_lsm.bayes.subsets import Indices
 from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.design import Design
@@ -93,8 +93,8 @@ def evidence(fit: BayesFit) -> Evidence:
     Raises
     ------
     FitError
-        With a flat prior, for which there is no marginal likelihood; or when β cannot be
-        integrated out, so that it is not at hand.
+        With a flat prior, for which there is no marginal likelihood; or when the collapsed engine
+        cannot take the priors, so that it is not at hand.
 
     Examples
     --------
@@ -108,11 +108,10 @@ def evidence(fit: BayesFit) -> Evidence:
     priors = resolve_priors(fit.design, fit.priors)
     require_normalised(priors, "a marginal likelihood")
     if draws.importance is None:
-        require_normal_effects(fit.design, "the evidence of draws by NUTS")
-        require_collapsible(
-            priors, "NUTS gives no marginal likelihood; use such priors, or compare by psis_loo()"
-        )
-        draws = sample_collapsed(fit.design, priors, draws=EVIDENCE_DRAWS, seed=fit.seed)
+        df = df_prior(fit.design, fit.priors)
+        cure = "NUTS gives no marginal likelihood; use such priors, or compare by psis_loo()"
+        require_direct(priors, df, cure)
+        draws = sample_directly(fit.design, priors, df, draws=EVIDENCE_DRAWS, seed=fit.seed)
     return read_evidence(draws)
 
 

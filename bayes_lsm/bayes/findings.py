@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from bayes_lsm.bayes.checks import PredictiveCheck
     from bayes_lsm.bayes.elpd import Elpd
     from bayes_lsm.bayes.fit import BayesFit
-    from bayes_lsm.design import Design
 
 Status = Literal["good", "caution", "bad"]
 
@@ -43,6 +42,7 @@ LARGEST_ENGINE_DIFFERENCE = 4.0
 _FAMILY = 0.05
 _RANKS = 99
 _NAMED = 5
+_PARTS = ("location[", "scale[", "study_effects[")
 
 
 @dataclass(frozen=True)
@@ -152,10 +152,9 @@ def predictive_findings(check: PredictiveCheck) -> list[Finding]:
     return found
 
 
-def loo_findings(left_out: Elpd, design: Design) -> list[Finding]:
-    """Whether the model predicts each study from the others."""
+def loo_findings(left_out: Elpd, coefficients: int) -> list[Finding]:
+    """Whether the model, of so many coefficients, predicts each study from the others."""
     part = "Leave-one-study-out"
-    coefficients = design.X.shape[1] + design.Z.shape[1]
     found = [
         _at_most(
             part, "problems in the refits", float(len(left_out.problems)), 0, "bad",
@@ -217,7 +216,7 @@ def influence_findings(studies: pd.DataFrame) -> list[Finding]:
 
 def coefficient_columns(studies: pd.DataFrame) -> list[str]:
     """Which columns of the studies of a `Diagnosis` say how far a coefficient moves."""
-    return [name for name in map(str, studies) if name.startswith(("location[", "scale["))]
+    return [name for name in map(str, studies) if name.startswith(_PARTS)]
 
 
 def agreement_findings(engines: pd.DataFrame) -> list[Finding]:

@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.bayes.collapsed import can_collapse, sample_collapsed
 from bayes_lsm.bayes.diagnostics import convergence, find_problems
+from bayes_lsm.bayes.direct import can_sample, sample_directly
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.graph import require_log_link, resolve_priors
 from bayes_lsm.bayes.intervals import Interval
 from bayes_lsm.bayes.posterior_summaries import PosteriorSummaries
 from bayes_lsm.bayes.sampling import sample_nuts
-from bayes_lsm.bayes.student import describe, df_prior
-from bayes_lsm.bayes.student_collapsed import can_sample_student, sample_student
+from bayes_lsm.bayes.student import describe, df_prior, integrated_out
 from bayes_lsm.bayes.tree import build_datatree
 from bayes_lsm.design import Design
 from bayes_lsm.errors import ConvergenceWarning, FitError, warn
@@ -309,8 +308,8 @@ class BayesFit(PosteriorSummaries):
             how = f"NUTS, {chains} chains of {draws} draws, seed {self.seed}"
         else:
             worth = f"worth {importance.ess:.0f} independent ones"
-            what = "β" if self.draws.df is None else "study effects"
-            how = f"{chains * draws} draws, {what} integrated out ({worth}), seed {self.seed}"
+            what = f"{integrated_out(self.design)} integrated out"
+            how = f"{chains * draws} draws, {what} ({worth}), seed {self.seed}"
         made = f"{how}; priors: {self.priors.describe()}"
         df = df_prior(self.design, self.priors)
         effects = [] if df is None else [describe(df)]
@@ -384,13 +383,9 @@ def fit_bayes(
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     drawn = None
-    direct = can_collapse(resolved) if df is None else can_sample_student(resolved)
-    integrated = true_effects == "integrated"
-    if engine == "collapsed" or (engine == "auto" and direct and integrated):
-        if df is None:
-            drawn = sample_collapsed(design, resolved, draws=draws, seed=seed)
-        else:
-            drawn = sample_student(design, resolved, df, draws=draws, seed=seed)
+    direct = can_sample(resolved, df) and true_effects == "integrated"
+    if engine == "collapsed" or (engine == "auto" and direct):
+        drawn = sample_directly(design, resolved, df, draws=draws, seed=seed)
         if engine == "auto" and find_problems(drawn, convergence(design, drawn)):
             drawn = None
     if drawn is None:

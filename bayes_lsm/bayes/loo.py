@@ -2,7 +2,8 @@
 
 `loo` and `kfold` leave studies out and refit, exactly (see `refits`). `psis_loo` and `waic` need
 nothing but the draws; they condition on β as well as on α, so a study with much leverage upsets
-them. What is left out is the study: where several rows have one name, all of them.
+them. What is left out is the study: where several rows have one name, all of them. Student-t study
+effects are integrated out, as normal ones are: what is predicted is the observed effect.
 
 Vehtari, Gelman & Gabry (2017), Statistics and Computing 27, 1413-1432,
 doi:10.1007/s11222-016-9696-4; PIT: Gelman et al. (2013), Bayesian Data Analysis, section 6.3.
@@ -21,14 +22,15 @@ from bayes_lsm.bayes.criteria import draw_folds, kfold_elpd, loo_elpd, psis_elpd
 from bayes_lsm.bayes.elpd import Elpd
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.propriety import require_proper_without, study_effects
-from bayes_lsm.bayes.refits import Predictions, leave_out_folds
+from bayes_lsm.bayes.refits import Predictions, Refittable, leave_out_folds
 from bayes_lsm.bayes.row_deletion import RowDeletion
-from bayes_lsm.bayes.student import require_normal_effects
+from bayes_lsm.bayes.scores import normal_scores
+from bayes_lsm.bayes.student import df_prior
+from bayes_lsm.bayes.student_deletion import StudentDeletion
 from bayes_lsm.bayes.subsets import Array, Indices, Studies, group_studies, take_rows
 from bayes_lsm.bayes.tracking import track
 from bayes_lsm.bayes.tree import log_likelihood
 from bayes_lsm.errors import FitError
-from bayes_lsm.links import tau2_from_log
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.fit import BayesFit
@@ -56,7 +58,8 @@ def loo(fit: BayesFit, *, seed: int | None = None, progress: bool = True) -> Elp
     Raises
     ------
     FitError
-        When the location priors are not normal, or there is only one study.
+        When there is only one study, or priors that the collapsed engine cannot take: location
+        priors that are not normal (with Student-t study effects, flat ones), or a shrinkage prior.
 
     Warns
     -----
@@ -100,7 +103,7 @@ def kfold(fit: BayesFit, k: int = 10, *, seed: int | None = None, progress: bool
     Raises
     ------
     FitError
-        For a wrong `k`, or when the location priors are not normal.
+        For a wrong `k`, or priors that the collapsed engine cannot take (see `loo`).
 
     Examples
     --------
@@ -193,10 +196,8 @@ def checked_studies(fit: BayesFit) -> Studies:
     Raises
     ------
     FitError
-        With Student-t study effects, a single study, or one that bounds a scale coefficient with a
-        flat prior by itself.
+        For a single study, or one that bounds a scale coefficient with a flat prior by itself.
     """
-    require_normal_effects(fit.design, "leaving studies out")
     studies = group_studies(fit.design)
     if len(studies.names) < 2:
         raise FitError("leaving studies out needs at least two of them, got 1")
@@ -218,7 +219,10 @@ def _refit(
     seed: int | None,
     progress: bool,
 ) -> Predictions:
-    model = RowDeletion(fit.design, resolve_priors(fit.design, fit.priors))
+    priors, df = resolve_priors(fit.design, fit.priors), df_prior(fit.design, fit.priors)
+    model: Refittable = (
+        RowDeletion(fit.design, priors) if df is None else StudentDeletion(fit.design, priors, df)
+    )
     seed = fit.seed if seed is None else seed
     return leave_out_folds(model, studies, folds, seed=seed, progress=progress)
 
@@ -232,8 +236,9 @@ def densities(
 ) -> Iterator[tuple[int, Array, Array]]:
     """Each study's log density (draws,) and its effects' probabilities (draws, rows)."""
     location, scale = fit.draws.flat_location, fit.draws.flat_scale
+    df = None if fit.draws.df is None else fit.draws.flat_df
     for u in track(range(len(studies.names)), "Smoothing weights", progress=progress):
         part = take_rows(fit.design, studies.rows[u])
-        density = log_likelihood(part, location, scale).sum(axis=1)
-        sd = np.sqrt(part.v + tau2_from_log(scale @ part.Z.T))
-        yield u, density, ndtr((part.y - location @ part.X.T) / sd)
+        density = log_likelihood(part, location, scale, df).sum(axis=1)
+        z = normal_scores(part.y - location @ part.X.T, part.v, scale @ part.Z.T, df)
+        yield u, density, ndtr(z)

@@ -1,9 +1,10 @@
 """Refits without some of the studies: exact, all from one set of points where that is good enough.
 
 The posterior without a fold of studies is that of α given the rows that are left, with β integrated
-out. One proposal near the full posterior, which also holds the prior, gives points; their weights
-for each fold are exact, because ln p(y_left | α) is (see `likelihood.deletion`). So nothing is
-approximated but an integral over q dimensions, and its Monte Carlo error is known. Where a fold's
+out (with Student-t study effects, that of β, α and ν together). One proposal near the full
+posterior, which also holds the prior, gives points; their weights for each fold are exact, because
+ln p(y_left | α) is (see `likelihood.deletion`). So nothing is approximated but an integral over q
+dimensions, and its Monte Carlo error is known. Where a fold's
 weights are too uneven, because its studies move the posterior far, that fold gets a proposal of its
 own, adapted to the rows that are left: a refit in full.
 """
@@ -48,7 +49,8 @@ class LeftOut:
     unit : ndarray, shape (m, U)
         ln p(y_unit | y_left, α) of the folds' units, in their order.
     z : ndarray, shape (m, k)
-        (y_i − mean) / SD of the units' rows, in their order, both given the rows that are left.
+        (y_i − mean) / SD of the units' rows, in their order, both given the rows that are left;
+        where they are not normal, the normal score of P(new effect ≤ y_i).
     """
 
     left: Array
@@ -77,7 +79,7 @@ class Posterior(Protocol):
 
 
 class Refittable(Protocol):
-    """A model with β integrated out, whose rows can be left out.
+    """A model whose rows can be left out.
 
     Attributes
     ----------

@@ -248,7 +248,7 @@ def _scale(
         if step:
             scale.remove(columns[step - 1])
             drawn = sample_submodel(
-                design, priors, location, scale, draws=_CHECK_DRAWS, seed=fit.seed
+                design, priors, None, location, scale, draws=_CHECK_DRAWS, seed=fit.seed
             )
             draws, worth = drawn.flat_scale, drawn.importance.ess if drawn.importance else 0.0
             numbers = take_columns(design, location, scale)
@@ -377,7 +377,9 @@ def _restricted(
     )
     if level & set(columns) or not location or not scale:
         return None
-    draws = sample_submodel(fit.design, priors, location, scale, draws=_CHECK_DRAWS, seed=fit.seed)
+    draws = sample_submodel(
+        fit.design, priors, None, location, scale, draws=_CHECK_DRAWS, seed=fit.seed
+    )
     null, full = read_evidence(draws), evidence(fit)
     se = math.hypot(null.se, full.se)
     return Evidence(null.log - full.log, se, (*null.problems, *full.problems))

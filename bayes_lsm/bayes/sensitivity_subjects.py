@@ -7,14 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.bayes.collapsed import can_collapse, sample_collapsed
 from bayes_lsm.bayes.diagnostics import weight_problems
+from bayes_lsm.bayes.direct import can_sample, sample_directly
 from bayes_lsm.bayes.draws import Array, Draws, row_blocks
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.sampling import sample_nuts
 from bayes_lsm.bayes.sensitivity_refits import Coefficient, Posterior, joint_places
 from bayes_lsm.bayes.student import df_prior
-from bayes_lsm.bayes.student_collapsed import can_sample_student, sample_student
 from bayes_lsm.bayes.tree import log_likelihood
 from bayes_lsm.design import Design
 from bayes_lsm.priors import Priors, ResolvedPriors, contrasts
@@ -45,14 +44,10 @@ class Studies:
         return preset
 
     def can_draw(self, priors: ResolvedPriors) -> bool:
-        return can_collapse(priors) if self._df is None else can_sample_student(priors)
+        return can_sample(priors, self._df)
 
     def draw(self, priors: ResolvedPriors, *, draws: int, seed: int) -> Posterior:
-        design = self._fit.design
-        if self._df is None:
-            drawn = sample_collapsed(design, priors, draws=draws, seed=seed)
-        else:
-            drawn = sample_student(design, priors, self._df, draws=draws, seed=seed)
+        drawn = sample_directly(self._fit.design, priors, self._df, draws=draws, seed=seed)
         return self._posterior(priors, drawn)
 
     def drawn(self) -> Posterior:

@@ -13,6 +13,7 @@ from scipy.special import gammaincinv
 
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.subsets import Numbers
+from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError, PriorError
@@ -37,7 +38,12 @@ def require_normal_effects(design: Design, what: str) -> None:
         )
 
 
-def df_prior(design: Design, priors: Priors) -> DegreesOfFreedom | float | None:
+def integrated_out(design: Design | ClusteredDesign) -> str:
+    """What the engines that need no chains integrate out."""
+    return "β" if design.specification.study_effects == "normal" else "study effects"
+
+
+def df_prior(design: Design | ClusteredDesign, priors: Priors) -> DegreesOfFreedom | float | None:
     """The prior of ν, or its fixed value; None where the study effects are normal.
 
     Raises
@@ -59,6 +65,13 @@ def describe(df: DegreesOfFreedom | float) -> str:
     """In a line, for the notes below a table: the study effects, and what τ is."""
     known = f"ν ~ {df}" if isinstance(df, DegreesOfFreedom) else f"ν = {df:g}, fixed"
     return f"Student-t study effects, {known}; τ is their scale, their SD is τ √(ν/(ν − 2))"
+
+
+def said_before(design: Design | ClusteredDesign, priors: Priors) -> tuple[str, ...]:
+    """For the notes below a table: the priors, and study effects that are not normal."""
+    df = df_prior(design, priors)
+    effects = () if df is None else (describe(df),)
+    return (f"priors: {priors.describe()}", *effects)
 
 
 def observe_student(
@@ -98,8 +111,8 @@ def student_log_likelihood(design: Numbers, location: Array, scale: Array, df: A
     leading = location.shape[:-1]
     rows = batched(
         LOG_DENSITY,
-        location.reshape(-1, location.shape[-1]),
-        scale.reshape(-1, scale.shape[-1]),
+        np.ascontiguousarray(location.reshape(-1, location.shape[-1])),
+        np.ascontiguousarray(scale.reshape(-1, scale.shape[-1])),
         np.broadcast_to(df, leading).reshape(-1).astype(float),
         *arrays(design),
     )

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bayes_lsm.bayes.collapsed import chain_shape, draw_weighted
+from bayes_lsm.bayes.collapsed import chain_shape, draw_weighted, propose_phi
 from bayes_lsm.bayes.coordinates import Coordinates, Univariate, log_tau2_of_residuals
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.student import arrays
+from bayes_lsm.bayes.subsets import Numbers
 from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
-from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import ResolvedPriors
 
@@ -30,8 +30,22 @@ def can_sample_student(priors: ResolvedPriors) -> bool:
     return priors.location.is_proper and priors.scale.shrinkage is None
 
 
+def require_student_priors(priors: ResolvedPriors, cure: str) -> None:
+    """Refuse priors that the engine cannot draw from.
+
+    Raises
+    ------
+    FitError
+    """
+    if not can_sample_student(priors):
+        raise FitError(
+            "with Student-t study effects the collapsed engine needs proper priors on all location "
+            f"coefficients, and no shrinkage prior on the scale part; {cure}"
+        )
+
+
 def sample_student(
-    design: Design,
+    design: Numbers,
     priors: ResolvedPriors,
     df: DegreesOfFreedom | float,
     *,
@@ -42,7 +56,7 @@ def sample_student(
 
     Parameters
     ----------
-    design : Design
+    design : Design, or a part of one
     priors : ResolvedPriors
         Of any families but the flat one, and without a shrinkage prior.
     df : DegreesOfFreedom or float
@@ -62,11 +76,7 @@ def sample_student(
     FitError
         For a flat location prior or a shrinkage prior.
     """
-    if not can_sample_student(priors):
-        raise FitError(
-            "with Student-t study effects the collapsed engine needs proper priors on all location "
-            "coefficients, and no shrinkage prior on the scale part; use engine='nuts'"
-        )
+    require_student_priors(priors, "use engine='nuts'")
     rng = np.random.default_rng(seed)
     target = _JointTarget(design, priors, df)
     points, importance = draw_weighted(target, draws, rng)
@@ -78,6 +88,37 @@ def sample_student(
         importance=importance,
         df=drawn.reshape(shape[:2]) if isinstance(df, DegreesOfFreedom) else np.full((1, 1), df),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class JointPoints:
+    """Values of all unknowns from a proposal near the posterior, to be weighted by any likelihood.
+
+    Attributes
+    ----------
+    location, scale, df : ndarray, shapes (m, p), (m, q), (m,)
+    log_ratio : ndarray, shape (m,)
+        Log density of the prior less that of the proposal; see `collapsed.Points`.
+    """
+
+    location: Array
+    scale: Array
+    df: Array
+    log_ratio: Array
+
+
+def propose_student(
+    design: Numbers,
+    priors: ResolvedPriors,
+    df: DegreesOfFreedom | float,
+    *,
+    points: int,
+    seed: int,
+) -> JointPoints:
+    """Points from the mixture that `sample_student` would draw from."""
+    target = _JointTarget(design, priors, df)
+    phi, log_ratio = propose_phi(target, points, np.random.default_rng(seed))
+    return JointPoints(*target.split(phi), log_ratio)
 
 
 @dataclass(frozen=True)
@@ -103,7 +144,7 @@ class _JointTarget:
     """The log posterior density of φ; of θ the last is ln(ν − lower), where ν is not fixed."""
 
     def __init__(
-        self, design: Design, priors: ResolvedPriors, df: DegreesOfFreedom | float
+        self, design: Numbers, priors: ResolvedPriors, df: DegreesOfFreedom | float
     ) -> None:
         self._df = df
         self._excess = _LogExcess(df) if isinstance(df, DegreesOfFreedom) else None

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.bayes.collapsed import can_collapse, sample_collapsed
 from bayes_lsm.bayes.diagnostics import LARGEST_PARETO_K
+from bayes_lsm.bayes.direct import can_sample, sample_directly
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.loo import checked_studies, densities
 from bayes_lsm.bayes.pareto import smooth_weights
+from bayes_lsm.bayes.student import df_prior
 from bayes_lsm.bayes.subsets import Array, take_rows
 from bayes_lsm.bayes.tracking import track
 
@@ -41,13 +42,14 @@ def study_influence(fit: BayesFit, *, progress: bool = True) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        One row a study; a column for each coefficient, such as ``scale[weeks]``: its median without
-        the study minus that with it, in posterior SDs. refitted: whether by a refit.
+        One row a study; a column for each coefficient, such as ``scale[weeks]``, and where it is
+        estimated ``study_effects[df]``: its median without the study minus that with it, in
+        posterior SDs. refitted: whether by a refit.
 
     Raises
     ------
     FitError
-        With Student-t study effects, or a single study.
+        For a single study.
 
     Examples
     --------
@@ -59,8 +61,8 @@ def study_influence(fit: BayesFit, *, progress: bool = True) -> pd.DataFrame:
 
     """
     studies = checked_studies(fit)
-    names = [f"{part}[{term}]" for part in ("location", "scale") for term in fit.design.parts[part]]
-    draws = np.hstack([fit.draws.flat_location, fit.draws.flat_scale])
+    names = [f"{part}[{term}]" for part, (terms, _) in fit.parts().items() for term in terms]
+    draws = np.hstack([values for _, values in fit.parts().values()])
     median = np.median(draws, axis=0)
     sd = MAD_TO_SD * np.median(np.abs(draws - median), axis=0)
     order = np.argsort(draws, axis=0)
@@ -71,15 +73,16 @@ def study_influence(fit: BayesFit, *, progress: bool = True) -> pd.DataFrame:
         log_weights, k[u] = smooth_weights(-density)
         without[u] = _weighted_medians(ordered, np.exp(log_weights)[order])
     refitted = ~(k <= LARGEST_PARETO_K)
-    priors = resolve_priors(fit.design, fit.priors)
-    if can_collapse(priors):
+    priors, df = resolve_priors(fit.design, fit.priors), df_prior(fit.design, fit.priors)
+    if can_sample(priors, df):
         again = np.flatnonzero(refitted)
         for u in track(again.tolist(), "Refitting", progress=progress and len(again) > _FEW):
             left = np.setdiff1d(np.arange(len(fit.design.y)), studies.rows[u])
-            own = sample_collapsed(
-                take_rows(fit.design, left), priors, draws=len(draws), seed=fit.seed
-            )
-            without[u] = np.median(np.hstack([own.flat_location, own.flat_scale]), axis=0)
+            own = sample_directly(
+                take_rows(fit.design, left), priors, df, draws=len(draws), seed=fit.seed
+            ).parts(fit.design)
+            medians = [np.median(values, axis=(0, 1)) for _, values in own.values()]
+            without[u] = np.concatenate(medians)
     else:
         refitted[:] = False
     index = pd.Index(studies.names, name="study")

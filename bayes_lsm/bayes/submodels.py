@@ -13,9 +13,10 @@ from itertools import product
 
 import numpy as np
 
-from bayes_lsm.bayes.collapsed import sample_collapsed
+from bayes_lsm.bayes.direct import sample_directly
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.subsets import restrict, take_columns
+from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.design import Design, Part
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import ResolvedPriors
@@ -122,6 +123,7 @@ def combine(location: Sequence[Term], scale: Sequence[Term]) -> SubModel:
 def sample_submodel(
     design: Design,
     priors: ResolvedPriors,
+    df: DegreesOfFreedom | float | None,
     location: Sequence[int],
     scale: Sequence[int],
     *,
@@ -131,7 +133,7 @@ def sample_submodel(
     """Draws of the coefficients of these columns, with all others at zero."""
     smaller = ResolvedPriors(restrict(priors.location, location), restrict(priors.scale, scale))
     numbers = take_columns(design, location, scale)
-    return sample_collapsed(numbers, smaller, draws=draws, seed=seed)
+    return sample_directly(numbers, smaller, df, draws=draws, seed=seed)
 
 
 def require_terms(part: str, names: Sequence[str], terms: Sequence[Term]) -> None:

@@ -32,6 +32,8 @@ _LOG_SMALLEST_SHARE = math.log(_SMALLEST_SHARE)
 # small. With λ ~ Gamma(a, ·) the relative error is 2 |Γ(a + 2πi/h)| / Γ(a), below 1e-10.
 _STEP = 0.85
 _LONGEST_STEP = 0.38
+# A λ below this has no mass unless ν is far below 1.
+_SMALLEST_WEIGHT = 1e-290
 # Where the reference of the running sum is moved up, so that nothing overflows.
 _LARGEST_TERM = 50.0
 
@@ -230,3 +232,44 @@ def averaged(betas, alphas, dfs, y, v, X, Z):
             for row in range(5):
                 means[row, i] += one[row] / len(dfs)
     return means
+
+
+@njit(cache=True)
+def _tail(r, v, log_tau2, df, constant):
+    """P(new effect − μ > |r|) of one study: Φ(−|r| / √(v + τ²/λ)) averaged over λ.
+
+    By the same rule as the density. Both factors fall as λ rises from 1. Below, the prior of λ
+    falls while the other factor rises to at most ½, maybe from nothing at all.
+    """
+    half = 0.5 * df
+    tau2 = math.exp(min(max(log_tau2, -LARGEST_EXPONENT), LARGEST_EXPONENT))
+    step = 1.0 / math.sqrt(1.0 / _LONGEST_STEP**2 + (df + 1.0) / (2.0 * _STEP**2))
+    offset = constant + 0.5 * math.log(2.0 * math.pi) + half + math.log(step)
+    total = 0.0
+    for side in range(2):  # λ ≥ 1, then λ < 1
+        direction = 1.0 if side == 0 else -1.0
+        u = 0.0 if side == 0 else -step
+        while True:
+            lam = math.exp(u)
+            share = math.exp(half * (u - lam) + offset)
+            term = share * 0.5 * math.erfc(abs(r) * math.sqrt(0.5 / (v + tau2 / lam)))
+            total += term
+            most = term if side == 0 else share
+            if most <= _SMALLEST_SHARE * total or lam < _SMALLEST_WEIGHT:
+                break
+            u += direction * step
+    return total
+
+
+@njit(cache=True, parallel=True)
+def tails(residuals, v, log_tau2s, dfs):
+    """P(a new effect lies farther from its mean than y, on the same side), (m, k).
+
+    Of residuals y − μ (m, k), sampling variances (k,), ln τ² (m, k) and ν (m,).
+    """
+    found = np.empty(residuals.shape)
+    for i in prange(len(dfs)):
+        constant, _ = _constants(dfs[i])
+        for j in range(len(v)):
+            found[i, j] = _tail(residuals[i, j], v[j], log_tau2s[i, j], dfs[i], constant)
+    return found

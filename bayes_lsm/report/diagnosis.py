@@ -11,7 +11,6 @@ from bayes_lsm.report.page import Page, Picture, Section, Table, Text, Verdict, 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bayes_lsm.bayes.checks import PredictiveCheck
     from bayes_lsm.bayes.diagnosis import Diagnosis
     from bayes_lsm.bayes.elpd import Elpd
     from bayes_lsm.report.page import Block
@@ -42,9 +41,8 @@ def diagnosis_page(found: Diagnosis) -> Page:
     sections = [
         Section("All checks", (Text(_ABOUT), Table("checks", found, said=found.notes))),
         _draws(found),
+        _predictive(found),
     ]
-    if found.check is not None:
-        sections.append(_predictive(found.check))
     if found.loo is not None:
         sections.append(_leave_out(found.loo, said))
     if found.studies is not None:
@@ -81,15 +79,19 @@ def _draws(found: Diagnosis) -> Section:
     )
 
 
-def _predictive(check: PredictiveCheck) -> Section:
+def _predictive(found: Diagnosis) -> Section:
     from bayes_lsm.plots import replicated
 
+    check = found.check
+    z = "(y − x'β)/√(v + τ²)"
+    if found.fit.draws.df is not None:
+        z = "the normal score of y in its distribution, a t plus a normal sampling error"
     return Section(
         "Posterior predictive checks",
         (
             Text(
                 "Effects of the same studies were drawn from the posterior. Q is Cochran's; "
-                "z = (y − x'β)/√(v + τ²); cor(|z|, moderator) is 0 where the scale part describes "
+                f"z = {z}; cor(|z|, moderator) is 0 where the scale part describes "
                 "how the spread changes along that moderator."
             ),
             Table("predictive", check, said=check.remarks),

@@ -13,7 +13,7 @@ import bayes_lsm as lsm
 from bayes_lsm.bayes import findings
 from bayes_lsm.bayes.diagnosis import Diagnosis
 from bayes_lsm.bayes.draws import Draws, Importance
-from bayes_lsm.bayes.study_influence import MAD_TO_SD, study_influence
+from bayes_lsm.bayes.study_influence import MAD_TO_SD
 from bayes_lsm.errors import FitError
 
 
@@ -153,18 +153,6 @@ def test_it_prints_the_verdict_and_the_limits():
     assert "at most 0.7" in text
     assert found.verdict in " ".join(text.split()).replace(" Note:", "")
     assert "reconstructed" in text
-
-
-def test_student_effects_and_non_normal_priors():
-    data = lsm.load_dataset("bcg")
-    student = lsm.LocationScaleModel(
-        "yi ~ 1", variance="vi", data=data, study_effects="student_t"
-    ).fit_bayes(seed=1)
-    found = student.diagnose(engines=False, progress=False)
-    assert found.loo is None
-    assert "Student-t" in found.remarks[0]
-    with pytest.raises(FitError, match="study_effects='normal'"):
-        study_influence(student)
 
 
 def test_several_scale_terms_are_refused():

@@ -512,10 +512,7 @@ def test_integrating_the_study_effects_out_agrees_with_sampling_them(outlier):
 @pytest.mark.parametrize(
     "ask",
     [
-        lambda fit: fit.loo(progress=False),
-        lambda fit: fit.waic(),
         lambda fit: fit.savage_dickey("intrcpt", part="location"),
-        lambda fit: fit.posterior_predictive_check(),
     ],
 )
 def test_what_needs_normal_effects_says_so(ask):

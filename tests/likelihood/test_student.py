@@ -112,3 +112,41 @@ def test_nothing_overflows_at_the_extremes():
 def test_digamma_is_that_of_scipy():
     x = np.logspace(-3, 8, 200)
     np.testing.assert_allclose([digamma(each) for each in x], psi(x), rtol=1e-12, atol=1e-13)
+
+
+def _mass_beyond(r, v, tau, df):
+    """P(t_ν(0, τ) + N(0, v) > r) = ∫ P(t > r − e) N(e; 0, v) de, by Gauss–Legendre pieces."""
+    sd = np.sqrt(v)
+    widths = np.r_[0, np.logspace(-3, 5, 60)] * tau
+    edges = np.r_[np.linspace(-12, 12, 49) * sd, r + widths, r - widths]
+    edges = np.unique(np.clip(edges, -12 * sd, 12 * sd))
+    nodes, weights = np.polynomial.legendre.leggauss(20)
+    half = np.diff(edges)[:, None] / 2
+    e = edges[:-1, None] + half * (1 + nodes)
+    return np.sum(half * weights * norm.pdf(e, scale=sd) * student.sf((r - e) / tau, df))
+
+
+@pytest.mark.parametrize("df", [0.5, 1.0, 2.0, 4.0, 30.0, 1000.0])
+def test_tails_are_those_of_the_convolution(df):
+    v = 0.09
+    for ratio in RATIOS:
+        tau2 = ratio * v
+        r = np.array([[0.0, 0.3, 1.0, 3.0, 5.0]]) * np.sqrt(v + tau2)
+        found = ours.tails(-r, np.full(5, v), np.full((1, 5), np.log(tau2)), np.array([df]))
+        exact = [_mass_beyond(each, v, np.sqrt(tau2), df) for each in r[0]]
+        # The trapezoidal rule is good to 1e-10 of the total, which is at most ½, and beyond 12
+        # SDs the normal has 4e-33.
+        np.testing.assert_allclose(found[0], exact, rtol=1e-7, atol=1e-10)
+
+
+def test_tails_end_at_the_extremes_and_are_symmetric():
+    r = np.array([[0.0, 1e-8, 1.0, 50.0, 1e4, 1e8]])
+    for df in (0.05, 1.0, 50.0, 1e9):
+        for log_tau2 in (-1000.0, -40.0, 0.0, 40.0, 1000.0):
+            arguments = np.full(6, 1e-3), np.full((1, 6), log_tau2), np.array([df])
+            found = ours.tails(r, *arguments)[0]
+            assert np.isfinite(found).all()
+            # With ν = 0.05 there is mass even where λ underflows: e^(−690 ν/2).
+            assert found[0] == pytest.approx(0.5, abs=1e-7)
+            assert (np.diff(found) <= 1e-12).all()
+            np.testing.assert_array_equal(ours.tails(-r, *arguments)[0], found)
