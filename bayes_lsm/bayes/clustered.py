@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field
 from scipy.linalg import block_diag
 
+from bayes_lsm.bayes.clustered_propriety import require_proper_terms
 from bayes_lsm.bayes.collapsed import draw_weighted, normal_prior, require_collapsible
 from bayes_lsm.bayes.coordinates import Coordinates
 from bayes_lsm.bayes.draws import Array, Importance
@@ -84,7 +85,8 @@ def resolve_terms(design: ClusteredDesign, priors: Priors) -> ResolvedPriors:
     Raises
     ------
     PriorError
-        When a prior names a term, or something else, that the model does not have.
+        When a prior names a term, or something else, that the model does not have, or is flat on a
+        scale coefficient that the data do not bound.
     """
     refuse_unused(
         priors,
@@ -104,7 +106,9 @@ def resolve_terms(design: ClusteredDesign, priors: Priors) -> ResolvedPriors:
         kappas = _correlation_priors(term, priors.lkj or 1.0)
         blocks.append(np.eye(len(kappas)))
         scale += kappas
-    return ResolvedPriors(location, PriorBlock(block_diag(*blocks), tuple(scale)))
+    resolved = ResolvedPriors(location, PriorBlock(block_diag(*blocks), tuple(scale)))
+    require_proper_terms(design, resolved, priors)
+    return resolved
 
 
 def level_positions(design: ClusteredDesign) -> list[int]:

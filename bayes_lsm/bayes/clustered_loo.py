@@ -20,8 +20,10 @@ from scipy.special import ndtr
 from bayes_lsm.bayes.clustered import resolve_terms
 from bayes_lsm.bayes.clustered_deletion import ClusterDeletion, RowSums
 from bayes_lsm.bayes.clustered_draws import flat_coefficients
+from bayes_lsm.bayes.clustered_propriety import term_effects
 from bayes_lsm.bayes.criteria import draw_folds, kfold_elpd, loo_elpd, psis_elpd, waic_elpd
 from bayes_lsm.bayes.elpd import Elpd
+from bayes_lsm.bayes.propriety import require_proper_without
 from bayes_lsm.bayes.refits import Predictions, leave_out_folds
 from bayes_lsm.bayes.subsets import Array, Indices, Studies
 from bayes_lsm.bayes.tracking import track
@@ -68,7 +70,8 @@ def loo(
     Raises
     ------
     FitError
-        For fewer than three clusters, one without which a location coefficient is left open,
+        For fewer than three clusters, one without which a location coefficient (or a scale
+        coefficient with a flat prior) is left open,
         location priors that are not normal, or random intercepts of ln τ².
 
     Warns
@@ -85,7 +88,8 @@ def loo(
     ('district', 11)
     """
     studies = checked_clusters(fit.design, cluster)
-    folds = list(np.arange(len(studies.names))[:, None])
+    folds = _one_by_one(studies)
+    _require_proper(fit, studies, folds)
     found = _refit(fit, studies, folds, seed=seed, progress=progress)
     each = densities(fit, studies, progress=_slow(studies, progress))
     return loo_elpd(fit, studies, found, each)
@@ -132,6 +136,7 @@ def kfold(
     """
     studies = checked_clusters(fit.design, cluster)
     folds = draw_folds(k, len(studies.names), fit.seed if seed is None else seed)
+    _require_proper(fit, studies, folds)
     found = _refit(fit, studies, folds, seed=seed, progress=progress)
     return kfold_elpd(fit, studies, found, k)
 
@@ -172,6 +177,7 @@ def psis_loo(
     'psis_loo'
     """
     studies = checked_clusters(fit.design, cluster)
+    _require_proper(fit, studies, _one_by_one(studies))
     return psis_elpd(fit, studies, densities(fit, studies, progress=_slow(studies, progress)))
 
 
@@ -259,6 +265,20 @@ def _studies(design: ClusteredDesign, clusters: Clusters) -> Studies:
         if term.name == clusters.what:
             unit = "/".join(term.grouping.columns) or "row"
     return Studies(clusters.names, tuple(rows), unit)
+
+
+def _one_by_one(studies: Studies) -> list[Indices]:
+    return list(np.arange(len(studies.names))[:, None])
+
+
+def _require_proper(fit: ClusteredBayesFit, studies: Studies, folds: list[Indices]) -> None:
+    priors = resolve_terms(fit.design, fit.priors)
+    require_proper_without(
+        lambda rows: term_effects(fit.design, priors.location, fit.priors, rows),
+        priors.scale,
+        studies,
+        folds,
+    )
 
 
 def _slow(studies: Studies, progress: bool) -> bool:

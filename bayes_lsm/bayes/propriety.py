@@ -44,15 +44,15 @@ import numpy.typing as npt
 from bayes_lsm.bayes.subsets import Indices, Studies
 from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError, PriorError
-from bayes_lsm.priors import Family, Flat, PriorBlock, ResolvedPriors
+from bayes_lsm.priors import Family, Flat, PriorBlock, ResolvedPriors, Shrinkage
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 # Relative size below which a number is the rounding of 0.
 _ZERO = 1e-9
-# Share of a squared length that may be left over of what is fitted exactly.
-_TAKEN = 1e-10
+# Share of a squared length below which nothing is left of it.
+ROUNDING = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +71,8 @@ class Effects:
         Of the scale coefficients.
     many : str
         What the effects are called.
+    doubt : str
+        Why not all that are felt are known to be bounded.
     """
 
     Z: Array
@@ -78,6 +80,7 @@ class Effects:
     bounded: Mask
     names: tuple[str, ...]
     many: str = "studies"
+    doubt: str = ""
 
 
 def require_proper(effects: Effects, scale: PriorBlock) -> None:
@@ -150,7 +153,7 @@ def study_effects(design: Design, location: PriorBlock, rows: Indices | None = N
     """The effects of a model with one τ² a study, or of some of its rows."""
     chosen = np.arange(len(design.y)) if rows is None else rows
     leverage = np.sum(flat_basis(design.X[chosen], location) ** 2, axis=1)
-    felt = leverage < 1.0 - _TAKEN
+    felt = leverage < 1.0 - ROUNDING
     return Effects(design.Z[chosen], felt, felt, design.scale.names)
 
 
@@ -179,7 +182,7 @@ def find_impropriety(effects: Effects, scale: PriorBlock) -> str | None:
         f"{_quoted(_names(effects, flat))}"
     )
     if not heavy:
-        return f"{start}, because the effects that bound it are correlated ones of a single row"
+        return f"{start}, because of {effects.doubt}"
     others = ", ".join(f"{effects.names[j]!r} ~ {scale.priors[j]}" for j in heavy)
     return f"{start} and others with long tails ({others})"
 
@@ -219,8 +222,13 @@ def unbounded_direction(rows: Array) -> Array | None:
     return direction if (rows @ direction).sum() < -0.5 else None
 
 
+def is_flat(prior: Family | Shrinkage) -> bool:
+    """Whether it is no distribution."""
+    return isinstance(prior, Flat)
+
+
 def _flat(block: PriorBlock) -> list[int]:
-    return [j for j, prior in enumerate(block.priors) if isinstance(prior, Flat)]
+    return [j for j, prior in enumerate(block.priors) if is_flat(prior)]
 
 
 def _with_few_moments(block: PriorBlock, flat: int) -> list[int]:

@@ -10,6 +10,8 @@ import bayes_lsm as lsm
 from bayes_lsm.bayes import average_models, bayes_factor, savage_dickey, sensitivity
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.propriety import unbounded_direction
+from bayes_lsm.bayes.student import arrays
+from bayes_lsm.likelihood.student import log_likelihood
 from bayes_lsm.priors import (
     R2D2,
     Cauchy,
@@ -30,9 +32,11 @@ B = np.array([0.0, 1.0, 0.3, -1.0, 0.4, -0.2, -0.8, 0.9])
 LOCATION_SD = 10.0
 
 
-def model_of(scale, *, location="yi ~ 1", **columns):
+def model_of(scale, *, location="yi ~ 1", study_effects="normal", **columns):
     data = pd.DataFrame({"yi": Y, "vi": V, "a": A, "b": B, **columns})
-    return lsm.LocationScaleModel(location, scale=scale, variance="vi", data=data)
+    return lsm.LocationScaleModel(
+        location, scale=scale, variance="vi", data=data, study_effects=study_effects
+    )
 
 
 def flat(*terms, **options):
@@ -92,6 +96,19 @@ def test_a_flat_slope_beside_a_proper_intercept_is_that_of_quadrature(tau):
     assert_drawn_from(draws[:, 1], ess, slope, logsumexp(density, axis=0))
     average = draws[:, 0] + draws[:, 1] * A.mean()
     assert_drawn_from(average, ess, level, logsumexp(density, axis=1))
+
+
+def test_with_student_study_effects_it_is_that_of_quadrature_too():
+    model = model_of("~ 0 + a", study_effects="student_t")
+    fit = model.fit_bayes(prior=flat("a", df=4.0), engine="collapsed", draws=20_000, seed=7)
+    assert fit.problems == ()
+    mean, slope = np.linspace(-6, 6, 241), np.linspace(-120, 80, 801)
+    b, a = (grid.reshape(-1, 1) for grid in np.meshgrid(mean, slope, indexing="ij"))
+    density = log_likelihood(b, a, np.full(len(b), 4.0), *arrays(model.design))
+    density = (density - 0.5 * (b[:, 0] / LOCATION_SD) ** 2).reshape(241, 801)
+    draws, ess = fit.draws, fit.draws.importance.ess
+    assert_drawn_from(draws.flat_scale[:, 0], ess, slope, logsumexp(density, axis=0))
+    assert_drawn_from(draws.flat_location[:, 0], ess, mean, logsumexp(density, axis=1))
 
 
 def mass_within(bound, changes, precision):
