@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy.typing as npt
 import pandas as pd
@@ -154,17 +154,20 @@ def _before_and_after(found: Sensitivity) -> Section:
     from bayes_lsm.plots import prior_posterior
 
     pictures = []
-    parts: tuple[PartName, ...] = ("scale", "location")
+    parts: tuple[PartName | Literal["study_effects"], ...] = ("scale", "location")
+    if "study_effects" in found.table.index.get_level_values("part"):
+        parts = (*parts, "study_effects")
     for part in parts:
+        where = part.replace("_", " ")
         shared = zip(found.table.index, found.table["overlap"], strict=True)
         overlaps = ", ".join(f"{term} {area:.2f}" for (of, term), area in shared if of == part)
         pictures.append(
             Picture(
                 f"prior_posterior_{part}",
                 _figure(prior_posterior(found.fit, part=part, columns=2)),
-                alt=f"Densities of prior and posterior of each {part} coefficient. They share an "
+                alt=f"Densities of prior and posterior of each {where} coefficient. They share an "
                 f"area of: {overlaps}.",
-                caption=f"Prior and posterior, {part} part. Where the two curves are nearly the "
+                caption=f"Prior and posterior, {where} part. Where the two curves are nearly the "
                 "same, the data have said little.",
             )
         )
@@ -263,13 +266,18 @@ def _families(found: Sensitivity) -> Section:
     names = list(dict.fromkeys(found.families.index.get_level_values("prior")))
     medians = found.families["median"].unstack("prior")[names]
     order = found.table.index
+    more = (
+        "Other families in the location part are reached by reweighting the draws."
+        if found.fit.design.specification.study_effects == "normal"
+        else "Of ν, other published priors."
+    )
     return Section(
         "Priors of other families",
         (
             Text(
                 "Priors with the same median and quartiles and other tails; of τ, half families "
                 "with the same median, and the same prior moved so that τ is half or twice as "
-                "large. Other families in the location part are reached by reweighting the draws."
+                f"large. {more}"
             ),
             Picture(
                 "other_families",

@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 from scipy.integrate import quad
 from scipy.special import logsumexp
-from scipy.stats import kstest, norm, t
+from scipy.stats import gamma, kstest, norm, t
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes.checks import _replicate
+from bayes_lsm.bayes.excess import LogExcess
 from bayes_lsm.bayes.findings import coefficient_columns
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.scores import normal_scores
@@ -386,3 +387,49 @@ def test_evidence_of_chains_is_found_without_them(robust):
     for ask in (lambda: flat.evidence, lambda: flat.savage_dickey("intrcpt", part="location")):
         with pytest.raises(lsm.FitError, match="integrate to 1, got a flat location prior"):
             ask()
+
+
+def test_prior_of_the_excess_is_that_of_the_degrees_of_freedom():
+    prior = LogExcess(DegreesOfFreedom(2, 0.1, lower=2))
+    grid = np.linspace(-25, 7, 40_001)
+    density = np.exp(prior.logpdf(grid))
+    assert np.trapezoid(density, grid) == pytest.approx(1, abs=1e-8)
+    mass = np.cumsum(density) * (grid[1] - grid[0])
+    np.testing.assert_allclose(prior.cdf(grid), mass, atol=1e-3)
+    np.testing.assert_allclose(prior.cdf(prior.quantile([0.01, 0.5, 0.99])), [0.01, 0.5, 0.99])
+    drawn = 2 + np.exp(prior.sample(20_000, np.random.default_rng(1)))
+    whole = gamma(2, scale=10)
+    assert kstest(drawn, lambda x: (whole.cdf(x) - whole.cdf(2)) / whole.sf(2)).pvalue > 1e-3
+
+
+def test_sensitivity_widens_the_prior_of_the_degrees_of_freedom(robust):
+    found = robust.sensitivity(factors=(), presets=("slides",), draws=2000, progress=False)
+    name = ("study_effects", "df")
+    nu, whole = robust.draws.flat_df, gamma(2, scale=10)
+    median = whole.isf(whole.sf(1) / 2)
+
+    def log_prior(x):
+        return whole.logpdf(1 + np.exp(x)) + x  # of ln(ν − 1), up to a constant
+
+    x, m = np.log(nu - 1), math.log(median - 1)
+    curve = found.curve(*name)
+    for factor in (0.5, 2.0):
+        # The draws of the fit, with weights for the other prior.
+        weights = np.exp(log_prior(m + (x - m) / factor) - log_prior(x))
+        weights /= weights.sum()
+        order = np.argsort(nu)
+        below = np.interp(curve.loc[factor, "median"], nu[order], weights[order].cumsum())
+        # Both medians' errors, as of shares of so many effective draws.
+        ess = 1 / np.sum(weights**2) * robust.draws.importance.ess / len(nu)
+        assert below == pytest.approx(0.5, abs=4 * math.sqrt(0.25 / ess + 0.25 / 1000))
+    own = found.table.loc[name]
+    assert own["median"] == pytest.approx(np.median(nu), rel=0.15)
+    assert own["ci_lb"] > 1
+    assert 0.2 < own["share"] < 1
+    assert name not in found.tipping.index
+    assert "ν: Gamma(1, 0.0344828) from 1 up" in found.families.index.get_level_values("prior")
+    # A preset does not speak of ν.
+    assert found.presets.loc[("slides", *name), "trusted"]
+    fixed = replace(robust, priors=Priors(df=4), draws=replace(robust.draws, df=np.array([[4.0]])))
+    few = fixed.sensitivity(factors=(), presets=(), draws=500, progress=False)
+    assert list(few.table.index) == [("location", "intrcpt"), ("scale", "intrcpt")]
