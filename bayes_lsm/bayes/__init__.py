@@ -4,7 +4,8 @@
 whether the draws can be trusted, `tree` makes them an ArviZ DataTree, and `fit` puts it all into a
 `BayesFit`; `families` has the PyMC twins of the priors, and `prior_predictive` says what priors
 imply. `student` says what differs with Student-t study effects, `student_collapsed` draws from such
-a model directly, and `weights` shows which studies it discounts. `clustered` draws from a
+a model directly (`direct` takes either kind), and `weights` shows which studies it discounts.
+`clustered` draws from a
 model with several scale terms directly, `clustered_graph` and `clustered_nuts` through PyMC,
 `clustered_fitting` makes a `clustered_fit` of either, and `posterior_summaries` prints any fit.
 Another engine is one more module that returns `Draws`;
@@ -16,7 +17,8 @@ verbs of the REML room; `evidence` (Bayes factors) and `savage_dickey`; `loo` (l
 K-fold, WAIC) and `clustered_loo` (the same of whole clusters), by the exact refits of `refits`,
 which ask `row_deletion` and `clustered_deletion` for them, as `criteria`; `checks` (posterior
 predictive); `sensitivity` (the same model under other priors); and of a model with some of its
-terms left out (`submodels`), `averaging`.
+terms left out (`submodels`), `averaging`. With Student-t study effects the same modules answer;
+`student_deletion` leaves rows out, and `scores` says how far out an effect is.
 """
 
 from bayes_lsm.bayes.averaging import ModelAverage, average_models

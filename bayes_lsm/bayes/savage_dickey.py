@@ -9,8 +9,9 @@ the average study included: without a moderator the average study is what it was
 The posterior density comes without any smoothing: for a location coefficient as the mean of its
 exact normal density given α, over the draws; for a scale coefficient as the mean of its density
 given the other scale coefficients, by quadrature in one dimension; for several scale coefficients
-one after another, each given that those before it are zero. None of this uses the marginal
-likelihood, so it is an independent check on a Bayes factor.
+one after another, each given that those before it are zero. With Student-t study effects, where β
+cannot be integrated out, a coefficient of either part is taken so, given all other unknowns. None
+of this uses the marginal likelihood, so it is an independent check on a Bayes factor.
 
 Dickey (1971), Annals of Mathematical Statistics 42, 204-223, doi:10.1214/aoms/1177693507;
 Verdinelli & Wasserman (1995), JASA 90, 614-618, doi:10.1080/01621459.1995.10476554; the mean of
@@ -21,7 +22,6 @@ doi:10.1080/01621459.1990.10476213.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 
@@ -29,32 +29,31 @@ import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
 
-from bayes_lsm.bayes.collapsed import normal_prior, require_collapsible
+from bayes_lsm.bayes.conditionals import (
+    collapsed_unknowns,
+    conditional_density,
+    joint_unknowns,
+    with_prior,
+)
+from bayes_lsm.bayes.direct import require_direct
 from bayes_lsm.bayes.evidence import Evidence, describe_bf, evidence, grade, read_evidence
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.propriety import require_normalised
-from bayes_lsm.bayes.student import require_normal_effects
+from bayes_lsm.bayes.student import df_prior, said_before
 from bayes_lsm.bayes.submodels import find_terms, sample_submodel
-from bayes_lsm.bayes.subsets import Array, Indices, Numbers, restrict, take_columns
+from bayes_lsm.bayes.subsets import Array, restrict, take_columns
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import PriorBlock, ResolvedPriors
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.fit import BayesFit
-    from bayes_lsm.likelihood.integrated import Integrated
 
 PartName = Literal["location", "scale"]
 
 _MOST_DRAWS = 20_000
 _PRIOR_DRAWS = 200_000
 _CHECK_DRAWS = 8000
-# Nodes of the quadrature: to find where the density is, and then as many as it takes until every
-# second one gives the same integral.
-_COARSE, _FINE = 50, (65, 257, 1025, 4097)
-_SAME = 1e-4
-_NEGLIGIBLE = 11.0  # below the highest log density
-_WORK = 1.5e7  # densities of single effects in one quadrature
 _FEWEST_DRAWS = 200
 
 
@@ -159,7 +158,8 @@ def savage_dickey(
     Raises
     ------
     FitError
-        For an unknown term, a flat prior, or location priors that are not normal.
+        For an unknown term, a flat prior, a shrinkage prior, or location priors that are not normal
+        where the study effects are.
 
     Examples
     --------
@@ -174,13 +174,14 @@ def savage_dickey(
         raise FitError(f"part must be 'location' or 'scale', got {part!r}")
     if not math.isfinite(value):
         raise FitError(f"value must be a finite number, got {value}")
-    require_normal_effects(fit.design, "the Savage–Dickey ratio")
     columns = _columns(fit, part, term)
-    priors = resolve_priors(fit.design, fit.priors)
+    priors, df = resolve_priors(fit.design, fit.priors), df_prior(fit.design, fit.priors)
     require_normalised(priors, "the Savage–Dickey ratio")
-    require_collapsible(priors, "use such priors, whatever the engine")
-    route = {"location": _location, "scale": _scale}[part]
-    log_posterior, log_prior, se = route(fit, priors, columns, value)
+    require_direct(priors, df, "use such priors, whatever the engine")
+    if part == "location" and df is None:
+        log_posterior, log_prior, se = _location(fit, priors, columns, value)
+    else:
+        log_posterior, log_prior, se = _one_by_one(fit, priors, part, columns, value)
     names = fit.design.location.names if part == "location" else fit.design.scale.names
     return SavageDickey(
         part,
@@ -190,7 +191,7 @@ def savage_dickey(
         log_prior,
         se,
         _restricted(fit, priors, part, columns) if value == 0 else None,
-        (f"priors: {fit.priors.describe()}", *fit.problems, *fit.design.notes),
+        (*said_before(fit.design, fit.priors), *fit.problems, *fit.design.notes),
     )
 
 
@@ -205,18 +206,13 @@ def _columns(fit: BayesFit, part: PartName, term: str) -> list[int]:
     raise FitError(f"there is no {part} term {term!r}; the {part} coefficients are {known}")
 
 
-def _arrays(numbers: Numbers, priors: ResolvedPriors) -> tuple[Array, ...]:
-    arrays = (numbers.y, numbers.v, numbers.X, numbers.Z, *normal_prior(priors.location))
-    return tuple(np.ascontiguousarray(array, dtype=float) for array in arrays)
-
-
 def _location(
     fit: BayesFit, priors: ResolvedPriors, columns: list[int], value: float
 ) -> tuple[float, float, float]:
     """Log posterior and log prior density at the value, and the error of the first."""
     from bayes_lsm.likelihood.deletion import location_moments
 
-    arrays = _arrays(fit.design, priors)
+    arrays = with_prior(fit.design, priors.location)
     alphas, worth = _thinned(fit.draws.flat_scale, _worth(fit), _MOST_DRAWS)
     means, covariances = location_moments(alphas, *arrays)
     inside = np.ix_(np.arange(len(alphas)), columns, columns)
@@ -228,96 +224,40 @@ def _location(
     return log_posterior, float(log_prior), se
 
 
-def _scale(
-    fit: BayesFit, priors: ResolvedPriors, columns: list[int], value: float
+def _one_by_one(
+    fit: BayesFit, priors: ResolvedPriors, part: PartName, columns: list[int], value: float
 ) -> tuple[float, float, float]:
-    """As `_location`, one coefficient after another."""
+    """As `_location`, one coefficient after another, each with those before it at zero."""
     if value != 0 and len(columns) > 1:
         raise FitError(
-            f"several scale coefficients can be tested for 0 only, got {value}; name one of them"
+            f"several {part} coefficients can be tested for 0 only, got {value}; name one of them"
         )
-    from bayes_lsm.likelihood.integrated import Integrated
-
-    design = fit.design
-    location = list(range(design.X.shape[1]))
-    scale = list(range(design.Z.shape[1]))
-    numbers: Numbers = design
-    draws, worth = fit.draws.flat_scale, _worth(fit)
+    design, df = fit.design, df_prior(fit.design, fit.priors)
+    kept = {"location": list(range(design.X.shape[1])), "scale": list(range(design.Z.shape[1]))}
+    drawn, worth = fit.draws, _worth(fit)
     log_posterior = log_prior = variance = 0.0
     for step, column in enumerate(columns):
         if step:
-            scale.remove(columns[step - 1])
+            kept[part].remove(columns[step - 1])
             drawn = sample_submodel(
-                design, priors, None, location, scale, draws=_CHECK_DRAWS, seed=fit.seed
+                design, priors, df, *kept.values(), draws=_CHECK_DRAWS, seed=fit.seed
             )
-            draws, worth = drawn.flat_scale, drawn.importance.ess if drawn.importance else 0.0
-            numbers = take_columns(design, location, scale)
-        block = restrict(priors.scale, scale)
-        likelihood = Integrated(*_arrays(numbers, priors))
-        j = scale.index(column)
-        most = int(
-            np.clip(_WORK / (len(design.y) * (_COARSE + _FINE[0])), _FEWEST_DRAWS, len(draws))
+            worth = drawn.importance.ess if drawn.importance else 0.0
+        own = ResolvedPriors(
+            restrict(priors.location, kept["location"]), restrict(priors.scale, kept["scale"])
         )
+        numbers = take_columns(design, *kept.values())
+        unknowns = collapsed_unknowns(numbers, own) if df is None else joint_unknowns(numbers, own)
+        j, points = kept[part].index(column), unknowns.of(drawn)
+        most = int(np.clip(unknowns.most, _FEWEST_DRAWS, len(points)))
+        points, worth = _thinned(points, worth, most)
         density, se = _log_mean(
-            *_conditional(*_thinned(draws, worth, most), j, value, block, likelihood)
+            conditional_density(unknowns, points, unknowns.first[part] + j, value), worth
         )
         log_posterior += density
-        log_prior += _scale_prior(block, j, value, fit.seed)
+        log_prior += _prior_density(getattr(own, part), j, value, fit.seed)
         variance += se**2
     return log_posterior, log_prior, math.sqrt(variance)
-
-
-def _conditional(
-    alphas: Array,
-    worth: float,
-    j: int,
-    value: float,
-    block: PriorBlock,
-    likelihood: Integrated,
-) -> tuple[Array, float]:
-    """Log density (m,) of coefficient j at the value, given the others of each draw; and `worth`.
-
-    The trapezoidal rule, on nodes that a first, coarse look finds to hold all but e^−11: of a
-    smooth density that vanishes at both ends its error falls faster than any power of the step.
-    """
-
-    def log_density(rows: Indices, nodes: Array) -> Array:
-        moved = np.repeat(alphas[rows], nodes.shape[1], axis=0)
-        moved[:, j] = nodes.ravel()
-        values = likelihood.log_marginal(moved) + block.logpdf(moved).sum(axis=1)
-        return np.asarray(np.nan_to_num(values, nan=-np.inf).reshape(nodes.shape))
-
-    rows = np.arange(len(alphas))
-    lower, upper = _bracket(log_density, alphas[:, j])
-    total = np.empty(len(rows))
-    here = log_density(rows, np.full((len(rows), 1), value))[:, 0]
-    for size in _FINE:
-        width = (upper - lower)[rows, None]
-        nodes = lower[rows, None] + width * np.linspace(0, 1, size)
-        found = log_density(rows, nodes)
-        total[rows] = logsumexp(found, axis=1) + np.log(width[:, 0] / (size - 1))
-        half = logsumexp(found[:, ::2], axis=1) + np.log(2 * width[:, 0] / (size - 1))
-        rows = rows[np.abs(total[rows] - half) > _SAME]
-        if not len(rows):
-            break
-    return here - total, worth
-
-
-def _bracket(log_density: Callable[[Indices, Array], Array], own: Array) -> tuple[Array, Array]:
-    """Where the conditional densities of the coefficient are, whose draws are `own` (m,)."""
-    spread = np.ptp(own)
-    away = spread * np.array([1.0, 1 / 3])
-    common = np.r_[
-        own.min() - away, np.quantile(own, np.linspace(0, 1, _COARSE - 4)), own.max() + away
-    ]
-    rows = np.arange(len(own))
-    nodes = np.sort(np.c_[np.broadcast_to(common, (len(own), len(common))), own], axis=1)
-    found = log_density(rows, nodes)
-    inside = found > found.max(axis=1, keepdims=True) - _NEGLIGIBLE
-    last = nodes.shape[1] - 1
-    low = np.maximum(np.argmax(inside, axis=1) - 1, 0)
-    high = np.minimum(last - np.argmax(inside[:, ::-1], axis=1) + 1, last)
-    return nodes[rows, low], nodes[rows, high]
 
 
 def _worth(fit: BayesFit) -> float:
@@ -345,7 +285,7 @@ def _normal_logpdf(away: Array, covariance: Array) -> Array:
     return np.asarray(-0.5 * (square + log_det))
 
 
-def _scale_prior(block: PriorBlock, j: int, value: float, seed: int) -> float:
+def _prior_density(block: PriorBlock, j: int, value: float, seed: int) -> float:
     """Log prior density of coefficient j at the value.
 
     θ = C·coefficients are independent. Where θ_j hangs on other coefficients too (the intercept on
@@ -377,8 +317,9 @@ def _restricted(
     )
     if level & set(columns) or not location or not scale:
         return None
+    df = df_prior(fit.design, fit.priors)
     draws = sample_submodel(
-        fit.design, priors, None, location, scale, draws=_CHECK_DRAWS, seed=fit.seed
+        fit.design, priors, df, location, scale, draws=_CHECK_DRAWS, seed=fit.seed
     )
     null, full = read_evidence(draws), evidence(fit)
     se = math.hypot(null.se, full.se)

@@ -33,8 +33,7 @@ def require_normal_effects(design: Design, what: str) -> None:
     if design.specification.study_effects != "normal":
         raise FitError(
             f"{what} needs study_effects='normal', got "
-            f"{design.specification.study_effects!r}: refit the model with normal study effects, "
-            "or compare models by their evidence (bayes_factor)"
+            f"{design.specification.study_effects!r}; make the model with normal study effects"
         )
 
 

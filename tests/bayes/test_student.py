@@ -507,18 +507,3 @@ def test_integrating_the_study_effects_out_agrees_with_sampling_them(outlier):
     for name, p in (("pi_lb", 0.025), ("pi_ub", 0.975)):
         below = np.mean(true < table[name].to_numpy(), axis=0)
         assert (np.abs(below - p) < 4 * math.sqrt(p * (1 - p) / 1600)).all()
-
-
-@pytest.mark.parametrize(
-    "ask",
-    [
-        lambda fit: fit.savage_dickey("intrcpt", part="location"),
-    ],
-)
-def test_what_needs_normal_effects_says_so(ask):
-    model = lsm.LocationScaleModel(
-        "yi ~ 1", variance="vi", data=lsm.load_dataset("bcg"), study_effects="student_t"
-    )
-    fit = model.fit_bayes(draws=1000, seed=1)
-    with pytest.raises(lsm.FitError, match="needs study_effects='normal'"):
-        ask(fit)

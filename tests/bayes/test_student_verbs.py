@@ -52,6 +52,14 @@ def robust(outlier):
 
 
 @pytest.fixture(scope="module")
+def pinned(outlier):
+    """A fit in which studies of one paper are one, and what sums over a grid say of it."""
+    data = outlier.assign(paper=list("aabbcdeeefghi"))
+    fit = _model(data, priors=PINNED, study="paper").fit_bayes(seed=1)
+    return fit, OnAGrid(fit.design.y, fit.design.v)
+
+
+@pytest.fixture(scope="module")
 def robust_loo(robust):
     return robust.loo()
 
@@ -70,11 +78,12 @@ class OnAGrid:
     """The pinned model by sums over μ; densities and probabilities by Gauss–Legendre over u."""
 
     def __init__(self, y, v):
-        self.mu = np.linspace(-3.5, 2.5, 241)
+        self.mu = np.linspace(-2.5, 2.5, 101)
         tau = math.sqrt(0.1)
-        edges = tau * np.r_[0, 0.5, 1, 2, 4, 8, 16, 40, 100, 1e3, 1e4]
-        edges = np.unique(np.r_[-edges, edges])
-        node, weight = np.polynomial.legendre.leggauss(40)
+        far = tau * np.r_[0.5, 1, 2, 40, 100, 1e3, 1e4]
+        # Pieces of half a unit: the errors have SDs from 0.1 up.
+        edges = np.unique(np.r_[-far, np.linspace(-7, 10, 35), far])
+        node, weight = np.polynomial.legendre.leggauss(16)
         half = np.diff(edges)[:, None] / 2
         u, weight = (edges[:-1, None] + half * (1 + node)).ravel(), (half * weight).ravel()
         weight = weight * t.pdf(u / tau, DF) / tau
@@ -93,10 +102,8 @@ class OnAGrid:
         return inside, self.below[rows] @ np.exp(log_weight)
 
 
-def test_pinned_loo_kfold_and_psis_are_sums_over_a_grid(outlier):
-    data = outlier.assign(paper=list("aabbcdeeefghi"))
-    fit = _model(data, priors=PINNED, study="paper").fit_bayes(seed=1)
-    grid = OnAGrid(fit.design.y, fit.design.v)
+def test_pinned_loo_kfold_and_psis_are_sums_over_a_grid(pinned):
+    fit, grid = pinned
     exact, psis, folded = fit.loo(), fit.psis_loo(), fit.kfold(3, seed=5)
     folds = np.array_split(np.random.default_rng(5).permutation(9), 3)
     rows = exact.studies.rows
@@ -336,3 +343,46 @@ def test_with_many_degrees_of_freedom_averages_are_the_normal_ones(outlier):
     one, two = (each.average(seed=1) for each in (normal, robust))
     error = np.hypot(one.probability_se, two.probability_se)
     assert (np.abs(one.probability - two.probability) < 4 * error).all()
+
+
+def test_density_ratio_of_the_pinned_model_is_that_of_a_grid(pinned):
+    fit, grid = pinned
+    log_posterior = norm.logpdf(grid.mu, -0.5, 1.0) + grid.density.sum(axis=0)
+    log_posterior -= logsumexp(log_posterior) + math.log(grid.mu[1] - grid.mu[0])
+    for place in (30, 40):
+        found = fit.savage_dickey("intrcpt", grid.mu[place], part="location")
+        exact = log_posterior[place] - norm.logpdf(grid.mu[place], -0.5, 1.0)
+        # μ alone is unknown, so the draws add nothing but the spread of ln τ², 1e-3.
+        assert found.log_bf == pytest.approx(exact, abs=2e-3)
+        assert found.restricted is None
+
+
+def test_density_ratio_is_the_ratio_of_marginal_likelihoods():
+    data = lsm.load_dataset("bcg")
+    slope = _model(data, "yi ~ ablat", priors=Priors(df=4)).fit_bayes(seed=3)
+    fit = _model(data, scale="~ alloc").fit_bayes(seed=3)
+    for each, part, term in ((slope, "location", "ablat"), (fit, "scale", "alloc")):
+        found = each.savage_dickey(term, part=part)
+        # Two independent routes to one number; four of their Monte Carlo errors.
+        assert math.hypot(found.se, found.restricted.se) < 0.2
+        assert abs(found.agreement) < 4, found
+    assert "ν ~ Gamma(2, 0.1) from 1 up" in str(found)
+    with pytest.raises(lsm.FitError, match="several scale coefficients can be tested for 0 only"):
+        fit.savage_dickey("alloc", 0.5)
+
+
+def test_density_ratio_with_many_degrees_of_freedom_is_the_normal_one(twins):
+    for part in ("location", "scale"):
+        one, two = (fit.savage_dickey("ablat", part=part) for fit in twins)
+        assert abs(one.log_bf - two.log_bf) < 4 * math.hypot(one.se, two.se)
+        assert two.log_prior == pytest.approx(one.log_prior, abs=1e-9)
+
+
+def test_evidence_of_chains_is_found_without_them(robust):
+    chains = replace(robust, draws=replace(robust.draws, importance=None))
+    error = math.hypot(chains.evidence.se, robust.evidence.se)
+    assert chains.log_evidence == pytest.approx(robust.log_evidence, abs=4 * error)
+    flat = replace(chains, priors=Priors(location={"*": Flat()}))
+    for ask in (lambda: flat.evidence, lambda: flat.savage_dickey("intrcpt", part="location")):
+        with pytest.raises(lsm.FitError, match="integrate to 1, got a flat location prior"):
+            ask()
