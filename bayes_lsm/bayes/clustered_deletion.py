@@ -115,6 +115,11 @@ class ClusterDeletion:
         """Numbers that are held for each point, beside the rows."""
         return len(self.design.location.names) ** 2
 
+    @property
+    def bounded(self) -> bool:
+        """Whether no weight can be large because the proposal holds the prior."""
+        return self.priors.scale.is_proper
+
     def near(self, left: Indices, *, points: int, seed: int) -> ClusterPosterior:
         """Points near the posterior of the rows `left`."""
         mean, precision = normal_prior(self.priors.location)

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.bayes.clustered_graph import build_clustered_pymc_model
+from bayes_lsm.bayes.compiled_models import compile_model
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.sampling import kept_statistics, run_nuts
 from bayes_lsm.clustered_design import ClusteredDesign
@@ -48,11 +49,9 @@ def sample_clustered_nuts(
     """Draw from the posterior; `draws` and `tune` are those of each chain."""
 
     def compiled_model() -> Any:
-        import nutpie
-
         model = build_clustered_pymc_model(design, priors)
         kept = [name for name in _KEPT if name in model.named_vars]
-        return nutpie.compile_pymc_model(model, var_names=kept)
+        return compile_model(model, kept)
 
     tree = run_nuts(
         compiled_model,

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -133,7 +133,8 @@ def draw_weighted(target: Target, draws: int, rng: np.random.Generator) -> tuple
     smoothed, k = smooth_weights(log_weights)
     weights = np.exp(smoothed)
     chosen = resample(weights, draws, rng)
-    return phi[chosen], _importance(log_weights, weights, k, draws)
+    importance = _importance(log_weights, weights, k, draws)
+    return phi[chosen], replace(importance, bounded=target.coordinates.bounded)
 
 
 def chain_shape(draws: int) -> tuple[int, int, int]:

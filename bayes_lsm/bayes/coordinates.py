@@ -44,6 +44,8 @@ class Coordinates:
     cover : Fixed
         The same with a wide Cauchy distribution in the place of each flat prior, from which
         nothing can be drawn.
+    bounded : bool
+        Whether the two are the same.
     cover_factor : ndarray, shape (d, d)
         The scale matrix of that distribution is the square of this.
     """
@@ -56,6 +58,7 @@ class Coordinates:
         self._log_jacobian = -float(np.log(np.abs(np.diag(self._R))).sum())
         self.middle = self._R @ self.theta_middle
         self.cover_factor = self._R * width
+        self.bounded = not any(isinstance(prior, Flat) for prior in priors)
         self.prior, self.cover = self._fixed(priors), self._fixed(cover)
 
     def theta(self, phi: Array) -> Array:

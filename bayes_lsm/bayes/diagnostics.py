@@ -131,15 +131,26 @@ def dominated(pareto_k: Array | float, largest_weight: Array | float) -> npt.NDA
     return np.asarray(~harmless)
 
 
+def is_dominated(importance: Importance) -> bool:
+    """The same of a weighted sample; where nothing bounds the weights, any k above 0.7 counts."""
+    largest = importance.largest_weight if importance.bounded else np.inf
+    return bool(dominated(importance.pareto_k, largest))
+
+
 def weight_problems(importance: Importance) -> list[str]:
     """Why weighted draws should not be trusted; see `dominated` for when k counts."""
     remedy = "use engine='nuts', or tighter priors"
     found = []
-    if dominated(importance.pareto_k, importance.largest_weight):
+    if is_dominated(importance):
+        largest = f"the largest weight is {100 * importance.largest_weight:.1f}% of the total"
+        why = (
+            f" and {largest}: a few draws dominate"
+            if importance.bounded
+            else (": a flat prior leaves their tail too long")
+        )
         found.append(
             f"Pareto k of the importance weights is {importance.pareto_k:.2f} (at most "
-            f"{LARGEST_PARETO_K} is good) and the largest weight is "
-            f"{100 * importance.largest_weight:.1f}% of the total: a few draws dominate; {remedy}"
+            f"{LARGEST_PARETO_K} is good){why}; {remedy}"
         )
     if not importance.ess >= SMALLEST_ESS:
         found.append(

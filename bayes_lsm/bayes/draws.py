@@ -31,6 +31,8 @@ class Importance:
         1 everywhere, it is no such thing.
     evaluations : int
         Points in the last round.
+    bounded : bool
+        Whether no weight can be large because the proposal holds the prior; not with flat ones.
     """
 
     pareto_k: float
@@ -39,6 +41,7 @@ class Importance:
     log_evidence: float
     log_evidence_se: float
     evaluations: int
+    bounded: bool = True
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.bayes.diagnostics import dominated
+from bayes_lsm.bayes.diagnostics import is_dominated
 from bayes_lsm.bayes.direct import require_direct, sample_directly
 from bayes_lsm.bayes.draws import Draws, Importance
 from bayes_lsm.bayes.graph import resolve_priors
@@ -126,7 +126,7 @@ def read_importance(importance: Importance) -> Evidence:
     """The mean weight of a sample, and why it should not be trusted."""
     log, se, k = importance.log_evidence, importance.log_evidence_se, importance.pareto_k
     problems = []
-    if dominated(k, importance.largest_weight):
+    if is_dominated(importance):
         problems.append(
             f"a few points dominate the marginal likelihood (Pareto k {k:.2f}, largest weight "
             f"{100 * importance.largest_weight:.1f}%)"

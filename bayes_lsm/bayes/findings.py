@@ -21,13 +21,14 @@ from bayes_lsm.bayes.diagnostics import (
     SMALLEST_BFMI,
     SMALLEST_ESS,
     bfmi,
-    dominated,
+    is_dominated,
 )
 from bayes_lsm.bayes.study_influence import MAD_TO_SD
 from bayes_lsm.bayes.uniformity import uniformity_pvalue
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.checks import PredictiveCheck
+    from bayes_lsm.bayes.draws import Importance
     from bayes_lsm.bayes.elpd import Elpd
     from bayes_lsm.bayes.fit import BayesFit
 
@@ -92,8 +93,7 @@ def draws_findings(fit: BayesFit) -> list[Finding]:
         return [
             Finding(
                 "Draws", "Pareto k of the weights", importance.pareto_k,
-                f"at most {LARGEST_PARETO_K}, or no weight above {100 * LARGE_WEIGHT:g}%",
-                "bad" if dominated(importance.pareto_k, importance.largest_weight) else "good",
+                _k_limit(importance), "bad" if is_dominated(importance) else "good",
                 f"a few draws dominate; {other}",
             ),
             _at_least(
@@ -239,6 +239,11 @@ def _at_most(
     return Finding(
         part, name, float(value), f"at most {in_few_digits(limit)}{unit}", status, advice
     )
+
+
+def _k_limit(importance: Importance) -> str:
+    limit = f"at most {LARGEST_PARETO_K}"
+    return f"{limit}, or no weight above {100 * LARGE_WEIGHT:g}%" if importance.bounded else limit
 
 
 def _at_least(

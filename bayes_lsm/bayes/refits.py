@@ -85,10 +85,16 @@ class Refittable(Protocol):
     ----------
     width : int
         Numbers that are held for each point, beside the rows.
+    bounded : bool
+        Whether no weight can be large because the proposal holds the prior; not with flat ones.
     """
 
     @property
     def width(self) -> int:
+        """See above."""
+
+    @property
+    def bounded(self) -> bool:
         """See above."""
 
     @property
@@ -117,6 +123,8 @@ class Predictions:
         Of the weights behind `elpd`; `largest_weight` is a share of the total.
     refitted : ndarray of bool, shape (U,)
         Whether the study's fold was given a proposal of its own.
+    bounded : bool
+        Whether the weights are; see `Refittable`.
     """
 
     elpd: Array
@@ -127,13 +135,15 @@ class Predictions:
     largest_weight: Array
     ess: Array
     refitted: npt.NDArray[np.bool_]
+    bounded: bool = True
 
     @property
     def doubtful(self) -> npt.NDArray[np.bool_]:
         """Studies whose elpd cannot be trusted (U,)."""
         # Written so that nan counts as doubtful.
         good = (self.mcse <= LARGEST_MCSE) & (self.ess >= SMALLEST_ESS)
-        return np.asarray(~good | dominated(self.pareto_k, self.largest_weight))
+        largest = self.largest_weight if self.bounded else np.inf
+        return np.asarray(~good | dominated(self.pareto_k, largest))
 
 
 def leave_out_folds(
@@ -162,7 +172,7 @@ def leave_out_folds(
     seeds = np.random.SeedSequence(seed).generate_state(len(folds) + 1)
     size = int(np.clip(_ENTRIES // max(n, model.width), _FEWEST_POINTS, _MOST_POINTS))
     shared = model.near(np.arange(n), points=size, seed=int(seeds[0]))
-    found = _empty(len(studies.names), n)
+    found = _empty(len(studies.names), n, bounded=model.bounded)
     for batch in _batches(studies, folds, _ENTRIES // size, progress=progress):
         _predict(found, shared, studies, batch)
         _describe(found, shared, studies, np.concatenate(batch))
@@ -192,11 +202,11 @@ def _refit(
     found.refitted[fold] = True
 
 
-def _empty(units: int, n: int) -> Predictions:
+def _empty(units: int, n: int, *, bounded: bool) -> Predictions:
     elpd, lpd, mcse, pareto_k, largest_weight, ess = np.full((6, units), np.nan)
     refitted = np.zeros(units, dtype=bool)
     pit = np.full(n, np.nan)
-    return Predictions(elpd, lpd, mcse, pit, pareto_k, largest_weight, ess, refitted)
+    return Predictions(elpd, lpd, mcse, pit, pareto_k, largest_weight, ess, refitted, bounded)
 
 
 def _batches(

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.bayes.collapsed import sample_collapsed
+from bayes_lsm.bayes.compiled_models import compile_model
 from bayes_lsm.bayes.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.graph import build_pymc_model, require_log_link, resolve_priors
@@ -111,7 +112,7 @@ def _compiled_nuts(design: Design, prior: Priors, *, draws: int, cores: int) -> 
     """NUTS on a model that is compiled once and given each set of effects."""
     import nutpie
 
-    compiled = nutpie.compile_pymc_model(build_pymc_model(design, prior))
+    compiled = compile_model(build_pymc_model(design, prior), ("location", "scale"))
 
     def sample(simulated: Design, seed: int) -> Draws:
         tree = nutpie.sample(

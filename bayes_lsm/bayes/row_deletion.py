@@ -41,6 +41,11 @@ class RowDeletion:
         """Numbers that are held for each point, beside the rows."""
         return int(self.design.X.shape[1]) ** 2
 
+    @property
+    def bounded(self) -> bool:
+        """Whether no weight can be large because the proposal holds the prior."""
+        return self.priors.scale.is_proper
+
     def near(self, left: Indices, *, points: int, seed: int) -> RowPosterior:
         """Points near the posterior of the rows `left`."""
         from bayes_lsm.likelihood.deletion import row_sums

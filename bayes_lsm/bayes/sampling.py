@@ -1,14 +1,8 @@
-"""The general engine: NUTS (nutpie) on the PyMC model of a design.
-
-Compiling a model takes seconds, sampling it a fraction of one. So compiled models are kept, under a
-key that says everything about a model but its data: a fit of other data, or with other numbers in
-the same families of priors, is sampled at once.
-"""
+"""The general engine: NUTS (nutpie) on the PyMC model of a design."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bayes_lsm.bayes.compiled_models import compile_model
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.graph import build_latent_pymc_model, build_pymc_model, resolve_priors
 from bayes_lsm.bayes.student import df_prior
@@ -29,9 +24,7 @@ if TYPE_CHECKING:
 
 _KEPT_STATISTICS = ("diverging", "energy", "depth", "n_steps", "step_size", "mean_tree_accept")
 _KEPT_VARIABLES = ("location", "scale", "true_effect", "df")
-_MOST_COMPILED = 8
 _BUILDERS = {"integrated": build_pymc_model, "latent": build_latent_pymc_model}
-_compiled: OrderedDict[Hashable, Any] = OrderedDict()
 
 
 def sample_nuts(
@@ -69,7 +62,7 @@ def sample_nuts(
     """
 
     def compiled_model() -> Any:
-        return compile_model(_BUILDERS[true_effects](design, priors), design, priors, seed=seed)
+        return compile_for(_BUILDERS[true_effects](design, priors), design, priors, seed=seed)
 
     tree = run_nuts(
         compiled_model,
@@ -146,7 +139,7 @@ def _df(posterior: Any, prior: DegreesOfFreedom | float | None) -> Array | None:
     return None if prior is None else np.full((1, 1), prior)
 
 
-def compile_model(model: pm.Model, design: Design, priors: Priors, *, seed: int) -> Any:
+def compile_for(model: pm.Model, design: Design, priors: Priors, *, seed: int) -> Any:
     """The model of a design compiled for nutpie, in good coordinates, from the store if it can be.
 
     Parameters
@@ -158,53 +151,15 @@ def compile_model(model: pm.Model, design: Design, priors: Priors, *, seed: int)
     seed : int
         Of the short run that bends the coordinates.
     """
-    import nutpie
-
     from bayes_lsm.bayes.sampler_coordinates import build_sampling_model, can_map, pilot_data
 
-    mapped = can_map(model, resolve_priors(design, priors))
-    numbers = pilot_data(design, priors, seed) if mapped else {}
-    key = fingerprint(model)
-    if key not in _compiled:
-        sampling = build_sampling_model(model, numbers) if numbers else model
-        _compiled[key] = nutpie.compile_pymc_model(sampling, var_names=_KEPT_VARIABLES)
-        if len(_compiled) > _MOST_COMPILED:
-            _compiled.popitem(last=False)
-    _compiled.move_to_end(key)
-    compiled = _compiled[key]
-    numbers |= {each.name: each.get_value() for each in model.data_vars}
-    used = {variable.name for variable in compiled.shared_var_keys}
-    return compiled.with_data(**{name: numbers[name] for name in used & numbers.keys()})
-
-
-def fingerprint(model: pm.Model) -> Hashable:
-    """Everything about a model but the values of its data: equal for models of one structure.
-
-    Operations, constants and names of the data, node by node, and the sizes of the unknowns.
-    """
-    from pytensor.compile.sharedvalue import SharedVariable
-    from pytensor.graph.basic import Constant
-    from pytensor.graph.traversal import toposort
-
-    number: dict[Any, Hashable] = {}
-    nodes: list[Hashable] = []
-    for node in toposort([*model.basic_RVs, *model.deterministics, *model.potentials]):
-        for leaf in node.inputs:
-            if leaf in number:
-                continue
-            if isinstance(leaf, Constant):
-                value = np.asarray(leaf.data)
-                number[leaf] = (str(leaf.type), value.tobytes())
-            elif isinstance(leaf, SharedVariable):
-                number[leaf] = (str(leaf.type), leaf.name)
-        nodes.append((node.op, tuple(number[each] for each in node.inputs)))
-        number.update({each: (len(nodes), i) for i, each in enumerate(node.outputs)})
-    dims = model.named_vars_to_dims
-    sizes = tuple(
-        (each.name, tuple(len(model.coords[dim]) for dim in dims.get(each.name, ())))
-        for each in model.free_RVs
+    kept = [name for name in _KEPT_VARIABLES if name in model.named_vars]
+    if not can_map(model, resolve_priors(design, priors)):
+        return compile_model(model, kept)
+    numbers = pilot_data(design, priors, seed)
+    return compile_model(
+        model, kept, sampled=lambda: build_sampling_model(model, numbers), numbers=numbers
     )
-    return tuple(nodes), sizes
 
 
 @contextmanager

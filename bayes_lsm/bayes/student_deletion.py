@@ -51,6 +51,11 @@ class StudentDeletion:
         """Numbers that are held for each point, beside the rows."""
         return int(self.design.X.shape[1] + self.design.Z.shape[1]) + 1
 
+    @property
+    def bounded(self) -> bool:
+        """Whether no weight can be large because the proposal holds the prior."""
+        return self.priors.scale.is_proper
+
     def near(self, left: Indices, *, points: int, seed: int) -> StudentPosterior:
         """Points near the posterior of the rows `left`."""
         from bayes_lsm.likelihood.student import log_likelihood

@@ -1,5 +1,7 @@
 """Flat priors on scale coefficients: posteriors by quadrature, and masses that grow with bounds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -8,6 +10,7 @@ from scipy.stats import halfnorm
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes import average_models, bayes_factor, savage_dickey, sensitivity
+from bayes_lsm.bayes.diagnostics import weight_problems
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.propriety import unbounded_direction
 from bayes_lsm.bayes.student import arrays
@@ -262,6 +265,16 @@ def test_what_needs_a_prior_that_integrates_to_one_is_refused(fitted):
         model.prior_predictive(prior=fitted.priors)
     with pytest.raises(lsm.PriorError, match="a flat prior is no distribution"):
         lsm.calibrate(model.design, fitted.priors, simulations=20, progress=False)
+
+
+def test_no_bound_of_the_weights_is_claimed_under_a_flat_prior(fitted):
+    """A Pareto k above 0.7 counts, however small the largest weight."""
+    good = fitted.draws.importance
+    assert not good.bounded
+    assert weight_problems(good) == []
+    long = replace(good, pareto_k=0.8, largest_weight=0.001)
+    assert "0.80 (at most 0.7 is good): a flat prior leaves" in " ".join(weight_problems(long))
+    assert weight_problems(replace(long, bounded=True)) == []
 
 
 def test_the_other_verbs_work(fitted):

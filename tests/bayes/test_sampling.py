@@ -1,15 +1,13 @@
-"""NUTS: its coordinates leave the posterior alone, and compiled models are used again."""
+"""NUTS: its coordinates leave the posterior alone, and it samples well."""
 
 import warnings
 
 import numpy as np
-import nutpie
 import pytensor
 import pytest
 from scipy.stats import norm
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes import sampling
 from bayes_lsm.bayes.graph import build_latent_pymc_model, build_pymc_model
 from bayes_lsm.bayes.sampler_coordinates import build_sampling_model, pilot_data
 from bayes_lsm.priors import HalfNormal, Priors
@@ -70,54 +68,6 @@ def test_density_of_the_coordinates_is_the_model_s_times_the_jacobian(builder, p
     np.testing.assert_allclose(excess, excess[0], atol=1e-4)
 
 
-def test_structure_not_data_nor_numbers_makes_the_key(continent):
-    bcg = lsm.load_dataset("bcg")
-    half = bcg.iloc[:8]
-    key = {
-        name: sampling.fingerprint(builder(lsm.build_design(spec, data), priors))
-        for name, (builder, spec, data, priors) in {
-            "first": (build_pymc_model, "yi ~ ablat", bcg, Priors()),
-            "other data": (build_pymc_model, "yi ~ year", half, Priors()),
-            "raw": (build_pymc_model, "yi ~ ablat", bcg, Priors("slides")),
-            "raw numbers": (
-                build_pymc_model,
-                "yi ~ ablat",
-                bcg,
-                lsm.priors.independent_normal(location=1, scale=2),
-            ),
-            "more terms": (build_pymc_model, "yi ~ ablat + year", bcg, Priors()),
-            "latent": (build_latent_pymc_model, "yi ~ ablat", bcg, Priors()),
-            "latent, fewer": (build_latent_pymc_model, "yi ~ ablat", half, Priors()),
-        }.items()
-        for spec in [lsm.Specification(spec, "vi")]
-    }
-    assert key["first"] == key["other data"]
-    # One scale coefficient, so standardising changes the family of its prior.
-    assert key["raw"] == key["raw numbers"]
-    assert len(set(key.values())) == 5
-
-
-def test_other_data_and_prior_numbers_are_sampled_without_compiling_again(monkeypatch):
-    bcg = lsm.load_dataset("bcg")
-    first = lsm.LocationScaleModel("yi ~ 1", variance="vi", data=bcg)
-    with pytest.warns(lsm.ConvergenceWarning):
-        first.fit_bayes(seed=1, **QUICK)
-
-    def refuse(*_, **__):
-        raise AssertionError("compiled again")
-
-    monkeypatch.setattr(nutpie, "compile_pymc_model", refuse)
-    shifted = bcg.assign(yi=bcg["yi"] + 5).iloc[:10]
-    again = lsm.LocationScaleModel("yi ~ 1", variance="vi", data=shifted)
-    settings = {**QUICK, "draws": 4000}
-    fit = again.fit_bayes(seed=1, **settings)
-    exact = again.fit_bayes(engine="collapsed", draws=4000, seed=2)
-    ours, theirs = fit.summary(), exact.summary()
-    # Data, prior means and the moved average of the effects must all have been replaced.
-    error = 4 * np.hypot(ours["mcse_median"], theirs["mcse_median"])
-    assert (np.abs(ours["median"] - theirs["median"]) < error).all()
-
-
 def test_everything_that_is_shared_is_replaced(continent):
     model = build_latent_pymc_model(continent.design)
     numbers = pilot_data(continent.design, Priors(), seed=1)
@@ -131,23 +81,6 @@ def test_everything_that_is_shared_is_replaced(continent):
     # The lengths of the dimensions are shared too; where they matter they are in the key.
     replaced = {each.name for each in model.data_vars} | numbers.keys()
     assert shared <= replaced | model.coords.keys()
-
-
-def test_the_compiled_models_that_are_kept_are_few(monkeypatch):
-    monkeypatch.setattr(sampling, "_compiled", type(sampling._compiled)())
-    monkeypatch.setattr(sampling, "_MOST_COMPILED", 1)
-
-    class Compiled:
-        shared_var_keys = ()
-
-        def with_data(self):
-            return self
-
-    monkeypatch.setattr(nutpie, "compile_pymc_model", lambda *_, **__: Compiled())
-    for formula in ("yi ~ 1", "yi ~ ablat"):
-        model = lsm.LocationScaleModel(formula, variance="vi", data=lsm.load_dataset("bcg"))
-        sampling.compile_model(model.to_pymc(), model.design, Priors(), seed=1)
-    assert len(sampling._compiled) == 1
 
 
 @pytest.mark.slow
