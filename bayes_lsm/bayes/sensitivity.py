@@ -38,6 +38,7 @@ from bayes_lsm.bayes.sensitivity_refits import (
 from bayes_lsm.bayes.sensitivity_subjects import Studies
 from bayes_lsm.bayes.sensitivity_tau import tau_under_priors
 from bayes_lsm.bayes.sensitivity_verdicts import THRESHOLDS, Finding, judge, sentence, tipping_point
+from bayes_lsm.bayes.student import said_before
 from bayes_lsm.bayes.tracking import track
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import PresetName, Priors, ResolvedPriors
@@ -160,6 +161,7 @@ class Sensitivity(Printable):
             *shown,
             *rest,
             made,
+            *said_before(self.fit.design, self.fit.priors)[1:],
             *self.fit.design.notes,
         )
 

@@ -427,3 +427,4 @@ def test_sensitivity_widens_the_prior_of_the_degrees_of_freedom(robust):
     fixed = replace(robust, priors=Priors(df=4), draws=replace(robust.draws, df=np.array([[4.0]])))
     few = fixed.sensitivity(factors=(), presets=(), draws=500, progress=False)
     assert list(few.table.index) == [("location", "intrcpt"), ("scale", "intrcpt")]
+    assert "ν = 4, fixed" in str(few)
