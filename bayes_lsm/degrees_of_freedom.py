@@ -63,10 +63,21 @@ class DegreesOfFreedom(Frozen):
         )
         return np.where(df >= self.lower, inside, -np.inf)
 
+    def cdf(self, df: Array) -> Array:
+        """Probability below ν, elementwise."""
+        above = gammaincc(self.shape, self.rate * np.maximum(df, self.lower))
+        return np.asarray(1.0 - above / self._above)
+
+    def quantile(self, probability: Array) -> Array:
+        """The ν below which a probability lies, elementwise."""
+        return self._with_above(self._above * (1.0 - np.asarray(probability)))
+
     def sample(self, size: int, rng: np.random.Generator) -> Array:
         """Independent draws, shape (size,)."""
-        upper = rng.uniform(0.0, self._above, size)
-        return np.maximum(gammainccinv(self.shape, upper) / self.rate, self.lower)
+        return self._with_above(rng.uniform(0.0, self._above, size))
+
+    def _with_above(self, probability: Array) -> Array:
+        return np.maximum(gammainccinv(self.shape, probability) / self.rate, self.lower)
 
     def to_dict(self) -> dict[str, float]:
         """As a plain table for a model file, without what is left at its default."""

@@ -29,7 +29,9 @@ from bayes_lsm.bayes.replications import (
     make_sampler,
     refit,
 )
+from bayes_lsm.bayes.student import df_prior, said_before, sample_df
 from bayes_lsm.bayes.uniformity import rank_ecdf, simultaneous_band, uniformity_pvalue
+from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.design import Design
 from bayes_lsm.priors import Priors
 from bayes_lsm.tables import Printable
@@ -64,9 +66,11 @@ class Calibration(Printable):
 
     @property
     def quantities(self) -> pd.Index:
-        """What is ranked: (part, term) of every coefficient, and the log-likelihood."""
+        """What is ranked: (part, term) of every coefficient, ν, and the log-likelihood."""
         names = [("location", name) for name in self.design.location.names]
         names += [("scale", name) for name in self.design.scale.names]
+        if self.refits.truth.shape[1] > len(names):
+            names.append(("study_effects", "df"))
         return pd.MultiIndex.from_tuples(
             [*names, ("Joint", "log-likelihood")], names=["part", "term"]
         )
@@ -157,6 +161,7 @@ class Calibration(Printable):
             f"from uniform. The verdict takes them at {1 - _LEVEL:.2f} / {len(self.pvalues)} each",
             f"bias is in prior SDs; Monte Carlo SEs of the shares covered are {errors}",
             f"seed {self.seed}; priors, resolved once: {self.prior.describe()}",
+            *said_before(self.design, self.prior)[1:],
             *refits.describe_problems(),
         )
 
@@ -186,9 +191,9 @@ def calibrate(
 ) -> Calibration:
     """Check an engine by simulation-based calibration.
 
-    Coefficients are drawn from the prior, effects given the coefficients, with the design's
-    moderators and sampling variances; each set of effects is fitted, and the true coefficients are
-    ranked among the posterior draws.
+    Coefficients, and ν of Student-t study effects, are drawn from the prior, effects given these,
+    with the design's moderators and sampling variances; each set of effects is fitted, and what is
+    true is ranked among the posterior draws.
 
     Parameters
     ----------
@@ -249,12 +254,21 @@ def calibrate(
     check_whole("ranked", ranked, least=10)
     seed = chosen_seed(seed)
     rng = np.random.default_rng(seed)
-    resolved = resolve_priors(design, prior)
-    truth = np.hstack(
-        [resolved.location.sample(simulations, rng), resolved.scale.sample(simulations, rng)]
-    )
+    resolved, known = resolve_priors(design, prior), df_prior(design, prior)
+    drawn = [resolved.location.sample(simulations, rng), resolved.scale.sample(simulations, rng)]
+    df = None
+    if known is not None:
+        df = np.broadcast_to(sample_df(known, simulations, rng), simulations)
+        if isinstance(known, DegreesOfFreedom):
+            drawn.append(df[:, None])
     refits = refit(
-        design, truth, sample, largest_rank=min(ranked, draws), rng=rng, progress=progress
+        design,
+        np.hstack(drawn),
+        sample,
+        df=df,
+        largest_rank=min(ranked, draws),
+        rng=rng,
+        progress=progress,
     )
     name = engine if isinstance(engine, str) else getattr(engine, "__name__", "own engine")
     return Calibration(design, prior, refits, name, seed)

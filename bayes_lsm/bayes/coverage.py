@@ -7,6 +7,7 @@ prior, and their intervals hold the truth more or less often than they say.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
@@ -24,10 +25,11 @@ from bayes_lsm.bayes.replications import (
     make_sampler,
     refit,
 )
+from bayes_lsm.bayes.student import df_prior, said_before
+from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Priors
-from bayes_lsm.results import stack_parts
 from bayes_lsm.tables import Printable
 
 
@@ -77,11 +79,10 @@ class Coverage(Printable):
                 },
             }
         )
-        location, scale = self.design.location.names, self.design.scale.names
-        return stack_parts(
-            table[: len(location)].set_index(pd.Index(location, name="term")),
-            table[len(location) :].set_index(pd.Index(scale, name="term")),
-        )
+        names = [(part, term) for part, terms in self.design.parts.items() for term in terms]
+        if len(table) > len(names):
+            names.append(("study_effects", "df"))
+        return table.set_index(pd.MultiIndex.from_tuples(names, names=["part", "term"]))
 
     @property
     def title(self) -> str:
@@ -100,6 +101,7 @@ class Coverage(Printable):
             "effects are simulated from the true coefficients, with the moderators and sampling "
             f"variances of the design; Monte Carlo SEs of the shares covered are {errors}",
             f"seed {self.seed}; priors, resolved once: {self.prior.describe()}",
+            *said_before(self.design, self.prior)[1:],
             *self.refits.describe_problems(),
         )
 
@@ -110,6 +112,7 @@ def coverage(
     *,
     location: Mapping[str, float],
     scale: Mapping[str, float],
+    df: float | None = None,
     simulations: int = 1000,
     engine: Literal["collapsed", "nuts"] | Sampler = "collapsed",
     draws: int = 1000,
@@ -126,6 +129,8 @@ def coverage(
         Default: those of the design's specification, worked out once from its own effects.
     location, scale : mapping of term name to float
         The true value of every coefficient; the scale part on ln τ².
+    df : float, optional
+        The true ν of Student-t study effects, which need one, and normal ones have none.
     simulations : int, default 1000
     engine : {"collapsed", "nuts"} or function, default "collapsed"
         As for `calibrate`.
@@ -139,7 +144,8 @@ def coverage(
     Raises
     ------
     FitError
-        When a true coefficient is missing, unknown or not finite, and for settings out of range.
+        When a true coefficient or ν is missing, unknown or not finite, and for settings out of
+        range.
 
     Examples
     --------
@@ -161,12 +167,22 @@ def coverage(
         _coefficients("location", location, design.location.names),
         _coefficients("scale", scale, design.scale.names),
     ]
+    known = df_prior(design, prior)
+    if (df is None) != (known is None) or not (df is None or 0 < df < math.inf):
+        raise FitError(
+            "df, the true ν, must be a finite number > 0 with Student-t study effects, and is left "
+            f"out with normal ones; got {df} with "
+            f"study_effects={design.specification.study_effects!r}"
+        )
+    if df is not None and isinstance(known, DegreesOfFreedom):
+        truth = np.append(truth, df)
     sample = make_sampler(design, prior, engine=engine, draws=draws)
     seed = chosen_seed(seed)
     refits = refit(
         design,
         np.tile(truth, (simulations, 1)),
         sample,
+        df=None if df is None else np.full(simulations, float(df)),
         largest_rank=min(100, draws),
         rng=np.random.default_rng(seed),
         progress=progress,

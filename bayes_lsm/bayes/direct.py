@@ -7,22 +7,22 @@ from __future__ import annotations
 
 from bayes_lsm.bayes.collapsed import can_collapse, require_collapsible, sample_collapsed
 from bayes_lsm.bayes.draws import Draws
+from bayes_lsm.bayes.excess import Degrees
 from bayes_lsm.bayes.student_collapsed import (
     can_sample_student,
     require_student_priors,
     sample_student,
 )
 from bayes_lsm.bayes.subsets import Numbers
-from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.priors import ResolvedPriors
 
 
-def can_sample(priors: ResolvedPriors, df: DegreesOfFreedom | float | None) -> bool:
+def can_sample(priors: ResolvedPriors, df: Degrees | None) -> bool:
     """Whether `sample_directly` takes these priors; `df` is None for normal study effects."""
     return can_collapse(priors) if df is None else can_sample_student(priors)
 
 
-def require_direct(priors: ResolvedPriors, df: DegreesOfFreedom | float | None, cure: str) -> None:
+def require_direct(priors: ResolvedPriors, df: Degrees | None, cure: str) -> None:
     """Refuse priors that `sample_directly` does not take.
 
     Raises
@@ -38,7 +38,7 @@ def require_direct(priors: ResolvedPriors, df: DegreesOfFreedom | float | None, 
 def sample_directly(
     design: Numbers,
     priors: ResolvedPriors,
-    df: DegreesOfFreedom | float | None,
+    df: Degrees | None,
     *,
     draws: int = 4000,
     seed: int,
@@ -49,8 +49,8 @@ def sample_directly(
     ----------
     design : Design, or a part of one
     priors : ResolvedPriors
-    df : DegreesOfFreedom, float or None
-        Prior or fixed value of ν; None for normal study effects.
+    df : DegreesOfFreedom, Excess, float or None
+        See `sample_student`; None for normal study effects.
     draws : int, default 4000
     seed : int
         The same seed gives the same draws.

@@ -14,12 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.bayes.collapsed import sample_collapsed
 from bayes_lsm.bayes.compiled_models import compile_model
 from bayes_lsm.bayes.diagnostics import convergence, find_problems
+from bayes_lsm.bayes.direct import sample_directly
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.graph import build_pymc_model, require_log_link, resolve_priors
-from bayes_lsm.bayes.student import require_normal_effects
+from bayes_lsm.bayes.student import df_prior, sample_effects
+from bayes_lsm.bayes.tree import log_likelihood
+from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.links import tau2_from_log
@@ -34,16 +36,19 @@ Sampler = Callable[[Design, int], Draws]
 
 @dataclass(frozen=True, eq=False)
 class Refits:
-    """What m fits to simulated effects say of p + q coefficients, location first.
+    """What m fits to simulated effects say of P unknowns.
+
+    These are the location coefficients, the scale coefficients, and ν of Student-t study effects
+    where it is estimated.
 
     Attributes
     ----------
-    truth : ndarray, shape (m, p + q)
-    mean, median, sd : ndarray, shape (m, p + q)
+    truth : ndarray, shape (m, P)
+    mean, median, sd : ndarray, shape (m, P)
         Of the posterior.
-    lower, upper : ndarray, shape (m, 3, p + q)
+    lower, upper : ndarray, shape (m, 3, P)
         Equal-tailed intervals at the `LEVELS`.
-    ranks : ndarray of int, shape (m, p + q + 1)
+    ranks : ndarray of int, shape (m, P + 1)
         Posterior draws, of `largest_rank` that are spread over the chains, below the truth; the
         last column is of the log-likelihood.
     largest_rank : int
@@ -68,7 +73,7 @@ class Refits:
 
     @property
     def covered(self) -> Array:
-        """Share of the intervals that hold the truth, shape (3, p + q)."""
+        """Share of the intervals that hold the truth, shape (3, P)."""
         truth = self.truth[:, None]
         return np.asarray(np.mean((self.lower <= truth) & (truth <= self.upper), axis=0))
 
@@ -91,16 +96,17 @@ def make_sampler(
     Raises
     ------
     FitError
-        For an unknown engine, too few draws, or Student-t study effects.
+        For an unknown engine, or too few draws.
     """
     require_log_link(design)
-    require_normal_effects(design, "calibration on simulated effects")
     check_whole("draws", draws, least=100)
     if callable(engine):
         return engine
     if engine == "collapsed":
-        resolved = resolve_priors(design, prior)
-        return lambda simulated, seed: sample_collapsed(simulated, resolved, draws=draws, seed=seed)
+        resolved, df = resolve_priors(design, prior), df_prior(design, prior)
+        return lambda simulated, seed: sample_directly(
+            simulated, resolved, df, draws=draws, seed=seed
+        )
     if engine == "nuts":
         return _compiled_nuts(design, prior, draws=draws, cores=cores)
     raise FitError(
@@ -112,7 +118,11 @@ def _compiled_nuts(design: Design, prior: Priors, *, draws: int, cores: int) -> 
     """NUTS on a model that is compiled once and given each set of effects."""
     import nutpie
 
-    compiled = compile_model(build_pymc_model(design, prior), ("location", "scale"))
+    df = df_prior(design, prior)
+    names = (
+        ("location", "scale", "df") if isinstance(df, DegreesOfFreedom) else ("location", "scale")
+    )
+    compiled = compile_model(build_pymc_model(design, prior), names)
 
     def sample(simulated: Design, seed: int) -> Draws:
         tree = nutpie.sample(
@@ -131,9 +141,14 @@ def _compiled_nuts(design: Design, prior: Priors, *, draws: int, cores: int) -> 
             np.asarray(posterior["location"]),
             np.asarray(posterior["scale"]),
             {name: np.asarray(stats[name]) for name in ("diverging", "energy")},
+            df=np.asarray(posterior["df"]) if "df" in names else _fixed(df),
         )
 
     return sample
+
+
+def _fixed(df: DegreesOfFreedom | float | None) -> Array | None:
+    return None if df is None else np.full((1, 1), df)
 
 
 def refit(
@@ -141,35 +156,47 @@ def refit(
     truth: Array,
     sample: Sampler,
     *,
+    df: Array | None,
     largest_rank: int,
     rng: np.random.Generator,
     progress: bool,
 ) -> Refits:
-    """Simulate effects for each row of `truth` (m, p + q), and fit them."""
-    p = design.X.shape[1]
+    """Simulate effects for each row of `truth` (m, P), with true ν (m,), and fit them."""
+    p, q = design.X.shape[1], design.Z.shape[1]
     rows: list[dict[str, Any]] = []
     problems: list[tuple[int, str]] = []
     numbers: Iterable[int] = range(len(truth))
     for number in _tracked(numbers, len(truth), show=progress):
-        beta, alpha = truth[number, :p], truth[number, p:]
-        variance = design.v + tau2_from_log(design.Z @ alpha)
-        y = rng.normal(design.X @ beta, np.sqrt(variance))
+        mean = design.X @ truth[number, :p]
+        tau2 = tau2_from_log(design.Z @ truth[number, p : p + q])
+        if df is None:
+            y = rng.normal(mean, np.sqrt(design.v + tau2))
+        else:
+            y = sample_effects(mean, design.v, tau2, df[number], rng)
         simulated = replace(design, y=y)
         draws = sample(simulated, int(rng.integers(2**31)))
         problems += [
             (number + 1, text) for text in find_problems(draws, convergence(design, draws))
         ]
-        rows.append(_read(simulated, truth[number], draws, largest_rank))
+        own = None if df is None else df[number : number + 1]
+        rows.append(_read(simulated, truth[number], own, draws, largest_rank))
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     return Refits(truth=truth, **columns, largest_rank=largest_rank, problems=tuple(problems))
 
 
-def _read(design: Design, truth: Array, draws: Draws, largest_rank: int) -> dict[str, Any]:
-    values = np.hstack([draws.flat_location, draws.flat_scale])
+def _read(
+    design: Design, truth: Array, df: Array | None, draws: Draws, largest_rank: int
+) -> dict[str, Any]:
+    values = np.hstack(
+        [each.reshape(-1, len(names)) for names, each in draws.parts(design).values()]
+    )
     tails = [(1 - level) / 2 for level in LEVELS]
-    few = values[np.linspace(0, len(values) - 1, largest_rank).astype(int)]
+    chosen = np.linspace(0, len(values) - 1, largest_rank).astype(int)
+    few, few_df = values[chosen], None if df is None else draws.flat_df[chosen]
     below = few < truth
-    with_likelihood = _log_likelihood(design, few) < _log_likelihood(design, truth[None])
+    with_likelihood = _log_likelihood(design, few, few_df) < _log_likelihood(
+        design, truth[None], df
+    )
     return {
         "mean": values.mean(axis=0),
         "median": np.median(values, axis=0),
@@ -180,12 +207,11 @@ def _read(design: Design, truth: Array, draws: Draws, largest_rank: int) -> dict
     }
 
 
-def _log_likelihood(design: Design, coefficients: Array) -> Array:
-    """ln p(y | β, α) without its constant, for each row of coefficients (m, p + q)."""
-    p = design.X.shape[1]
-    variance = design.v + tau2_from_log(coefficients[:, p:] @ design.Z.T)
-    residual = design.y - coefficients[:, :p] @ design.X.T
-    return np.asarray(-0.5 * np.sum(np.log(variance) + residual**2 / variance, axis=1))
+def _log_likelihood(design: Design, coefficients: Array, df: Array | None) -> Array:
+    """ln p(y | β, α, ν), for each row of coefficients (m, ≥ p + q) and ν (m,)."""
+    p, q = design.X.shape[1], design.Z.shape[1]
+    location, scale = coefficients[:, :p], coefficients[:, p : p + q]
+    return np.asarray(log_likelihood(design, location, scale, df).sum(axis=1))
 
 
 def check_whole(name: str, value: int, *, least: int) -> None:

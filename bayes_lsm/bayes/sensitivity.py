@@ -69,7 +69,8 @@ class Sensitivity(Printable):
         By part and term. median, ci_lb, ci_ub, p_positive; share, together: by how many per cent
         the interval grows when the coefficient's own prior, or all priors, are one per cent wider
         (between half and twice the width); moved: by how many posterior SDs the median moves then
-        (these three of a correlation as Fisher's z, and of the SD of random intercepts as ln ω²);
+        (these three of a correlation as Fisher's z, of the SD of random intercepts as ln ω², and
+        of ν as the logarithm of what it has beyond its smallest value);
         contraction: 1 − (length of the posterior's interval / of the prior's)²; overlap: the area
         that prior and posterior density share; prior_sens, lik_sens: power-scaling sensitivity;
         verdict.
@@ -81,7 +82,7 @@ class Sensitivity(Printable):
         By part and term. conclusion: whether the interval lies above 0, below, or is ``"open"``;
         narrower, wider: the factors of the own prior's width at which that changes; p_narrower,
         p_wider: at which P(> 0) or P(< 0) crosses 0.95; nan where it does not in the range. Levels
-        of ln τ² and SDs are left out, for which 0 has no meaning.
+        of ln τ², SDs and ν are left out, for which 0 has no meaning.
     families, presets : DataFrame
         By prior, part and term: median, ci_lb, ci_ub, p_positive, trusted under other priors.
     tau : DataFrame
@@ -249,6 +250,9 @@ def sensitivity(
     -----
     In the location part other families are reached by reweighting the draws (Pareto-smoothed
     importance sampling), as β is integrated out under normal priors; all else is refitted.
+
+    With Student-t study effects whose ν is estimated, ν is one more coefficient, whose prior is
+    made wider on ln(ν − its smallest value); presets do not speak of it, so it keeps its prior.
 
     With several scale terms a coefficient's own prior is that of its term, ``"district: year"``.
     The correlations of a term have one prior, LKJ, which is made wider on Fisher's z of the partial

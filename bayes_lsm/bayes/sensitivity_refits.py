@@ -22,7 +22,7 @@ from bayes_lsm.bayes.pareto import smooth_weights
 from bayes_lsm.priors import PriorBlock, Priors, ResolvedPriors, stretch
 
 BlockName = Literal["location", "scale"]
-Kind = Literal["coefficient", "level", "correlation", "sd"]
+Kind = Literal["coefficient", "level", "correlation", "sd", "df"]
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,11 @@ class Coefficient:
     own : tuple of int
         The places of its own prior in that block: several where numbers have a joint prior (the
         correlations of one scale term, slopes under a shrinkage prior).
-    kind : {"coefficient", "level", "correlation", "sd"}
-        A level of ln τ², or an SD of random intercepts, is never 0. A correlation is measured as
-        Fisher's z and an SD ω as ln ω², so that their priors can be made wider.
+    kind : {"coefficient", "level", "correlation", "sd", "df"}
+        A level of ln τ², an SD of random intercepts, or ν, is never 0. A correlation is measured as
+        Fisher's z, an SD ω as ln ω² and ν as ln(ν − lower), so that their priors can be made wider.
+    lower : float
+        The smallest ν.
     """
 
     part: str
@@ -48,11 +50,20 @@ class Coefficient:
     block: BlockName
     own: tuple[int, ...]
     kind: Kind = "coefficient"
+    lower: float = 0.0
 
     @property
     def can_be_zero(self) -> bool:
         """Whether it means something that it is 0."""
         return self.kind in ("coefficient", "correlation")
+
+    def shown(self, values: Array) -> Array:
+        """What is measured as itself: a correlation from Fisher's z, ω from ln ω², ν."""
+        if self.kind == "correlation":
+            return np.tanh(values)
+        if self.kind == "df":
+            return np.asarray(self.lower + np.exp(values))
+        return np.exp(values / 2) if self.kind == "sd" else values
 
     def __str__(self) -> str:
         return f"{self.part}[{self.term}]"
@@ -70,7 +81,7 @@ class Posterior:
     values : ndarray, shape (S, P)
         Of all coefficients of the subject, in its order.
     latent : ndarray, shape (S, L), or None
-        What else the likelihood is given: degrees of freedom, random intercepts.
+        What else the likelihood is given: degrees of freedom that are fixed, random intercepts.
     problems : tuple of str
         Why they should not be trusted.
     weights : ndarray, shape (S,), or None
@@ -241,7 +252,7 @@ def summarise(
 ) -> pd.DataFrame:
     """median, ci_lb, ci_ub (equal-tailed), p_positive and trusted; one row a coefficient.
 
-    Correlations are Fisher's z, and SDs ln ω², as in the draws; see `as_shown`.
+    Correlations, SDs and ν are as in the draws; see `as_shown`.
     """
     values, weights, problems = (
         (found.values, found.weights, found.problems)
@@ -269,24 +280,17 @@ def index_of(coefficients: Sequence[Coefficient]) -> pd.MultiIndex:
 
 
 def as_shown(table: pd.DataFrame, coefficients: Sequence[Coefficient]) -> pd.DataFrame:
-    """The same table with correlations and SDs themselves: quantiles go with what rises."""
-    kinds = {(each.part, each.term): each.kind for each in coefficients}
+    """The same table with correlations, SDs and ν themselves: quantiles go with what rises."""
     parts, terms = (table.index.get_level_values(level) for level in ("part", "term"))
-    kind = np.array([kinds[name] for name in zip(parts, terms, strict=True)])
     table = table.copy()
-    for name in set(kind):
-        for column in ("median", "ci_lb", "ci_ub"):
-            values = table.loc[kind == name, column].to_numpy()
-            table.loc[kind == name, column] = shown_draws(values, name)
-    table.loc[kind == "sd", "p_positive"] = 1.0
+    for each in coefficients:
+        if each.kind in ("correlation", "sd", "df"):
+            rows = (parts == each.part) & (terms == each.term)
+            for column in ("median", "ci_lb", "ci_ub"):
+                table.loc[rows, column] = each.shown(table.loc[rows, column].to_numpy())
+            if each.kind != "correlation":
+                table.loc[rows, "p_positive"] = 1.0
     return table
-
-
-def shown_draws(values: Array, kind: Kind) -> Array:
-    """Correlations from Fisher's z, and SDs ω from ln ω²; all else as it is."""
-    if kind == "correlation":
-        return np.tanh(values)
-    return np.exp(values / 2) if kind == "sd" else values
 
 
 def is_part(name: str, asked: str) -> bool:

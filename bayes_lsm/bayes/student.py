@@ -62,8 +62,14 @@ def df_prior(design: Design | ClusteredDesign, priors: Priors) -> DegreesOfFreed
 
 def describe(df: DegreesOfFreedom | float) -> str:
     """In a line, for the notes below a table: the study effects, and what τ is."""
-    known = f"ν ~ {df}" if isinstance(df, DegreesOfFreedom) else f"ν = {df:g}, fixed"
-    return f"Student-t study effects, {known}; τ is their scale, their SD is τ √(ν/(ν − 2))"
+    return (
+        f"Student-t study effects, {describe_df(df)}; τ is their scale, their SD is τ √(ν/(ν − 2))"
+    )
+
+
+def describe_df(df: DegreesOfFreedom | float) -> str:
+    """What is believed of ν."""
+    return f"ν ~ {df}" if isinstance(df, DegreesOfFreedom) else f"ν = {df:g}, fixed"
 
 
 def said_before(design: Design | ClusteredDesign, priors: Priors) -> tuple[str, ...]:

@@ -15,14 +15,12 @@ import numpy as np
 from bayes_lsm.bayes.collapsed import chain_shape, draw_weighted, propose_phi
 from bayes_lsm.bayes.coordinates import Coordinates, Univariate, log_tau2_of_residuals
 from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.bayes.excess import Degrees, Excess
 from bayes_lsm.bayes.student import arrays
 from bayes_lsm.bayes.subsets import Numbers
 from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import ResolvedPriors
-
-# e^30 degrees of freedom are as good as any more.
-_LARGEST_LOG_DF = 30.0
 
 
 def can_sample_student(priors: ResolvedPriors) -> bool:
@@ -47,7 +45,7 @@ def require_student_priors(priors: ResolvedPriors, cure: str) -> None:
 def sample_student(
     design: Numbers,
     priors: ResolvedPriors,
-    df: DegreesOfFreedom | float,
+    df: Degrees,
     *,
     draws: int = 4000,
     seed: int,
@@ -59,8 +57,8 @@ def sample_student(
     design : Design, or a part of one
     priors : ResolvedPriors
         Of any families but the flat one, and without a shrinkage prior.
-    df : DegreesOfFreedom or float
-        Prior or fixed value of ν.
+    df : DegreesOfFreedom, Excess or float
+        Prior of ν, or of ln(ν − lower), or its fixed value.
     draws : int, default 4000
     seed : int
         The same seed gives the same draws.
@@ -86,7 +84,7 @@ def sample_student(
         location.reshape(shape),
         scale.reshape(shape),
         importance=importance,
-        df=drawn.reshape(shape[:2]) if isinstance(df, DegreesOfFreedom) else np.full((1, 1), df),
+        df=np.full((1, 1), df) if isinstance(df, float) else drawn.reshape(shape[:2]),
     )
 
 
@@ -110,7 +108,7 @@ class JointPoints:
 def propose_student(
     design: Numbers,
     priors: ResolvedPriors,
-    df: DegreesOfFreedom | float,
+    df: Degrees,
     *,
     points: int,
     seed: int,
@@ -121,40 +119,18 @@ def propose_student(
     return JointPoints(*target.split(phi), log_ratio)
 
 
-@dataclass(frozen=True)
-class _LogExcess:
-    """The prior of ln(ν − lower)."""
-
-    df: DegreesOfFreedom
-
-    def logpdf(self, x: Array, /) -> Array:
-        # d ν / d ln(ν − lower) = ν − lower.
-        return self.df.logpdf(self.to_df(x)) + x
-
-    def sample(self, size: int, rng: np.random.Generator, /) -> Array:
-        excess = self.df.sample(size, rng) - self.df.lower
-        return np.log(np.maximum(excess, np.finfo(float).tiny))
-
-    def to_df(self, x: Array) -> Array:
-        """ν from ln(ν − lower)."""
-        return np.asarray(self.df.lower + np.exp(np.minimum(x, _LARGEST_LOG_DF)))
-
-
 class _JointTarget:
     """The log posterior density of φ; of θ the last is ln(ν − lower), where ν is not fixed."""
 
-    def __init__(
-        self, design: Numbers, priors: ResolvedPriors, df: DegreesOfFreedom | float
-    ) -> None:
-        self._df = df
-        self._excess = _LogExcess(df) if isinstance(df, DegreesOfFreedom) else None
+    def __init__(self, design: Numbers, priors: ResolvedPriors, df: Degrees) -> None:
+        self._df = Excess.of(df) if isinstance(df, DegreesOfFreedom) else df
         self._n_location = len(priors.location.priors)
         self._inverses = [np.linalg.inv(b.contrasts) for b in (priors.location, priors.scale)]
         self._data = arrays(design)
         each: list[Univariate] = [*priors.location.priors, *priors.scale.priors]
         self._n_coefficients = len(each)
-        if self._excess is not None:
-            each.append(self._excess)
+        if isinstance(self._df, Excess):
+            each.append(self._df.prior)
         # Of β the effects say most without heterogeneity.
         H, G = (of @ C for of, C in zip((design.X, design.Z), self._inverses, strict=True))
         information = np.zeros((2 * len(design.y), len(each)))
@@ -173,8 +149,8 @@ class _JointTarget:
         """β (m, p), α (m, q) and ν (m,) of points (m, d)."""
         theta, p, d = self.coordinates.theta(phi), self._n_location, self._n_coefficients
         location, scale = theta[:, :p] @ self._inverses[0].T, theta[:, p:d] @ self._inverses[1].T
-        if self._excess is not None:
-            df = self._excess.to_df(theta[:, -1])
+        if isinstance(self._df, Excess):
+            df = self._df.to_df(theta[:, -1])
         else:
             df = np.full(len(theta), self._df)
         return np.ascontiguousarray(location), np.ascontiguousarray(scale), df

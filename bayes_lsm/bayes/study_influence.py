@@ -44,7 +44,7 @@ def study_influence(fit: BayesFit, *, progress: bool = True) -> pd.DataFrame:
     DataFrame
         One row a study; a column for each coefficient, such as ``scale[weeks]``, and where it is
         estimated ``study_effects[df]``: its median without the study minus that with it, in
-        posterior SDs. refitted: whether by a refit.
+        posterior SDs; of ν in those of ln ν. refitted: whether by a refit.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def study_influence(fit: BayesFit, *, progress: bool = True) -> pd.DataFrame:
     """
     studies = checked_studies(fit)
     names = [f"{part}[{term}]" for part, (terms, _) in fit.parts().items() for term in terms]
-    draws = np.hstack([values for _, values in fit.parts().values()])
+    draws = np.hstack([_measured(part, values) for part, (_, values) in fit.parts().items()])
     median = np.median(draws, axis=0)
     sd = MAD_TO_SD * np.median(np.abs(draws - median), axis=0)
     order = np.argsort(draws, axis=0)
@@ -81,12 +81,19 @@ def study_influence(fit: BayesFit, *, progress: bool = True) -> pd.DataFrame:
             own = sample_directly(
                 take_rows(fit.design, left), priors, df, draws=len(draws), seed=fit.seed
             ).parts(fit.design)
-            medians = [np.median(values, axis=(0, 1)) for _, values in own.values()]
+            medians = [
+                np.median(_measured(part, values), axis=(0, 1)) for part, (_, values) in own.items()
+            ]
             without[u] = np.concatenate(medians)
     else:
         refitted[:] = False
     index = pd.Index(studies.names, name="study")
     return pd.DataFrame((without - median) / sd, index, names).assign(refitted=refitted)
+
+
+def _measured(part: str, values: Array) -> Array:
+    """ν by its logarithm, as it is positive and has a long tail; all else as it is."""
+    return np.log(values) if part == "study_effects" else values
 
 
 def _weighted_medians(ordered: Array, weights: Array) -> Array:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import BLUE, GREY, VERMILLION, legend, name_axes, panels, tidy
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from bayes_lsm.priors import PriorBlock
 
 Array = npt.NDArray[np.float64]
+type Curve = Callable[[float, float], tuple[Array, Array]]
 
 # A panel holds this much of the posterior and, if that is narrower, of the prior.
 _SHOWN = 0.995
@@ -47,7 +49,8 @@ def prior_posterior(
     terms : sequence of str, optional
         By default all of the part.
     part : str, default "scale"
-        ``"location"`` or ``"scale"``; with several scale terms also one of the parts of its tables,
+        ``"location"``, ``"scale"``, or ``"study_effects"``, which is ν of Student-t study effects
+        where it is estimated; with several scale terms also one of the parts of its tables,
         such as ``"scale (district)"`` or ``"correlation (outcome | trial)"``.
     axes : sequence of Axes, optional
         As many as terms; by default those of a new figure.
@@ -99,7 +102,7 @@ class _Belief:
     term: str
     label: str
     draws: Array
-    prior: Callable[[float, float], tuple[Array, Array]] | None
+    prior: Curve | None
 
 
 def _beliefs(fit: BayesFit | ClusteredBayesFit, part: str) -> list[_Belief]:
@@ -111,20 +114,38 @@ def _beliefs(fit: BayesFit | ClusteredBayesFit, part: str) -> list[_Belief]:
 def _of_one_term(fit: BayesFit, part: str) -> list[_Belief]:
     from bayes_lsm.bayes.graph import resolve_priors
 
-    if part not in ("scale", "location"):
-        raise FitError(f"part must be 'scale' or 'location', got {part!r}")
+    parts = fit.parts()
+    if part not in parts:
+        raise FitError(f"part must be one of {', '.join(map(repr, parts))}, got {part!r}")
+    names, draws = parts[part]
+    if part == "study_effects":
+        return [_Belief(name, "ν", draws[:, 0], _curve_of_df(fit)) for name in names]
     block: PriorBlock = getattr(resolve_priors(fit.design, fit.priors), part)
-    names, draws = fit.parts()[part]
     return [
         _Belief(name, name, draws[:, j], _prior_curve(block, j) if _is_proper(block, j) else None)
         for j, name in enumerate(names)
     ]
 
 
+def _curve_of_df(fit: BayesFit) -> Curve | None:
+    from bayes_lsm.bayes.student import df_prior
+
+    prior = df_prior(fit.design, fit.priors)
+    if not isinstance(prior, DegreesOfFreedom):
+        return None
+
+    def curve(low: float, high: float) -> tuple[Array, Array]:
+        x = _about(low, high)
+        inside = x[x >= prior.lower]
+        return inside, np.exp(prior.logpdf(inside))
+
+    return curve
+
+
 def _of_several_terms(fit: ClusteredBayesFit, part: str) -> list[_Belief]:
     """Of parts with that name, ``"scale"`` being all scale terms; priors as they are drawn."""
     from bayes_lsm.bayes.clustered_sensitivity import Terms
-    from bayes_lsm.bayes.sensitivity_refits import Refitter, is_part, shown_draws
+    from bayes_lsm.bayes.sensitivity_refits import Refitter, is_part
 
     subject = Terms(fit)
     parts = fit.parts()
@@ -139,7 +160,7 @@ def _of_several_terms(fit: ClusteredBayesFit, part: str) -> list[_Belief]:
         if is_part(each.part, part):
             terms, values = parts[each.part]
             label = each.term if each.part == part else f"{each.part}: {each.term}"
-            own = _curve_of_draws(shown_draws(drawn, each.kind))
+            own = _curve_of_draws(each.shown(drawn))
             found.append(_Belief(each.term, label, values[:, terms.index(each.term)], own))
     return found
 
@@ -183,7 +204,7 @@ def _is_proper(block: PriorBlock, j: int) -> bool:
     return not isinstance(block.priors[j], Flat) if alone else block.is_proper
 
 
-def _prior_curve(block: PriorBlock, j: int) -> Callable[[float, float], tuple[Array, Array]]:
+def _prior_curve(block: PriorBlock, j: int) -> Curve:
     """The density of coefficient j: exact where its prior is of it alone, else from draws."""
     row = block.contrasts[j]
     if list(np.flatnonzero(row)) != [j]:
@@ -196,7 +217,7 @@ def _prior_curve(block: PriorBlock, j: int) -> Callable[[float, float], tuple[Ar
     return curve
 
 
-def _curve_of_draws(drawn: Array) -> Callable[[float, float], tuple[Array, Array]]:
+def _curve_of_draws(drawn: Array) -> Curve:
     def curve(low: float, high: float) -> tuple[Array, Array]:
         grid, density = smooth(drawn)
         x = _about(low, high)

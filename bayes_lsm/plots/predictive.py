@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 _RANKS = 99
+# How far from the quartiles, in their distance, a panel shows what was replicated.
+_REACH = 6.0
 
 
 def replicated(
@@ -59,7 +61,8 @@ def replicated(
     Returns
     -------
     ndarray of Axes, shape (number of quantities,)
-        Bars: replicated. Line: observed; where the observed quantity depends on the coefficients
+        Bars: replicated, but for those so far out that the others would be one bar. Line:
+        observed; where the observed quantity depends on the coefficients
         too, its posterior mean, with its 95% interval shaded.
 
     Raises
@@ -87,7 +90,10 @@ def replicated(
     for ax, name in zip(given, wanted, strict=True):
         tidy(ax)
         drawn, seen = check.replicated[name], check.observed[name]
-        low, high = np.quantile(drawn, [0.001, 0.999])
+        low, lower, upper, high = np.quantile(drawn, [0.001, 0.25, 0.75, 0.999])
+        reach = _REACH * (upper - lower)
+        if reach > 0:
+            low, high = max(low, lower - reach), min(high, upper + reach)
         low, high = min(low, float(seen.min())), max(high, float(seen.max()))
         ax.hist(drawn, bins=bins, range=(low, high), density=True, color=PALE, gid="replicated")
         if np.ptp(seen) > 0:

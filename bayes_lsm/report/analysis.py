@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -46,6 +46,7 @@ class Analysis:
     ----------
     model : LocationScaleModel
     reml : RemlFit
+        With normal study effects, whatever those of the model are.
     bayes : BayesFit
     comparison : Comparison
         The two side by side.
@@ -81,7 +82,12 @@ class Analysis:
     @property
     def design(self) -> Design:
         """The model in numbers."""
-        return self.reml.design
+        return self.bayes.design
+
+    @property
+    def is_robust(self) -> bool:
+        """Whether the study effects are Student t, and so those of the two fits differ."""
+        return self.bayes.draws.df is not None
 
 
 def analyse(
@@ -99,7 +105,8 @@ def analyse(
     Parameters
     ----------
     model : LocationScaleModel
-        With one scale term and independent sampling errors.
+        With one scale term and independent sampling errors. With Student-t study effects the REML
+        fit, which cannot have them, is of the same model with normal ones.
     prior : Priors or preset name, optional
     draws, seed : int, optional
         By default those of the model's specification.
@@ -133,7 +140,7 @@ def analyse(
     with warnings.catch_warnings():
         # What the fits warn of is in their notes, which the report shows.
         warnings.simplefilter("ignore", BayesLsmWarning)
-        reml = cast("RemlFit", model.fit_reml())
+        reml = _fit_reml(model)
         bayes = cast(
             "BayesFit", model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=progress)
         )
@@ -162,12 +169,19 @@ def _require_one_scale_term(model: LocationScaleModel) -> None:
             f"a report takes models with one scale term and independent effects, got a "
             f"{design.kind}; for such models there are compare, profile and predict"
         )
-    if words.link != "log" or words.study_effects != "normal":
+    if words.link != "log":
         raise FitError(
-            "a report takes models with link='log' and study_effects='normal', which both REML "
-            f"and Bayes can fit, got {words.link!r} and {words.study_effects!r}; use fit_reml or "
-            "fit_bayes and their own tables"
+            "a report takes models with link='log', which both REML and Bayes can fit, got "
+            f"{words.link!r}; use fit_reml and its own tables"
         )
+
+
+def _fit_reml(model: LocationScaleModel) -> RemlFit:
+    design, words = cast("Design", model.design), model.specification
+    if words.study_effects == "student_t":
+        known = {"study_effects": "normal", "priors": words.priors.model_copy(update={"df": None})}
+        design = replace(design, specification=words.model_copy(update=known))
+    return fit_reml(design, method=words.method)
 
 
 def _tests(

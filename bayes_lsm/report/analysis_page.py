@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm import plots
+from bayes_lsm.bayes.student import describe_df, df_prior
 from bayes_lsm.plots.reading import is_number
 from bayes_lsm.report.diagnosis import diagnosis_page
 from bayes_lsm.report.drawing import figure_of
@@ -39,6 +40,12 @@ _JUDGED: dict[str, Status] = {
     "prior-informed": "caution",
     "prior-dominated": "bad",
 }
+_TWO_KINDS = (
+    "The Bayesian fit has Student-t study effects, of which τ is the scale. REML cannot have them: "
+    "all that is by REML here is of the same model with normal study effects, of which τ is the "
+    "SD. Where the two differ, studies far from the others are the likely reason; their weights "
+    "are among the diagnostics."
+)
 
 
 def analysis_page(found: Analysis) -> Page:
@@ -79,7 +86,10 @@ def analysis_page(found: Analysis) -> Page:
     ]
     words = found.model.specification
     return Page(
-        words.title or found.reml.title, _lead(found), tuple(sections), made_with(found.bayes)
+        words.title or (found.bayes if found.is_robust else found.reml).title,
+        _lead(found),
+        tuple(sections),
+        made_with(found.bayes),
     )
 
 
@@ -109,6 +119,7 @@ def _lead(found: Analysis) -> tuple[Block, ...]:
     return (
         Text(f"{question}{design.kind} of {design.n_studies} effects."),
         *map(Text, design.notes),
+        *((Text(_TWO_KINDS),) if found.is_robust else ()),
         Verdicts(tuple(verdicts)),
         Table("comparison", found.comparison, "REML and Bayes side by side", said=_said(found)),
     )
@@ -150,6 +161,8 @@ def _data(found: Analysis) -> Section:
 
 def _model(found: Analysis) -> Section:
     words = found.model.specification
+    df = df_prior(found.design, found.bayes.priors)
+    of_df = "" if df is None else f"; {describe_df(df)}"
     return Section(
         "Model",
         (
@@ -157,7 +170,7 @@ def _model(found: Analysis) -> Section:
             Equation(in_equations(found.design)),
             Text(
                 "In formulas: location ", Mono(words.location), ", scale ", Mono(str(words.scale)),
-                f". Priors of the Bayesian fit: {found.bayes.priors.describe()}.",
+                f". Priors of the Bayesian fit: {found.bayes.priors.describe()}{of_df}.",
             ),
         ),
     )  # fmt: skip
@@ -165,13 +178,14 @@ def _model(found: Analysis) -> Section:
 
 def _effects(found: Analysis) -> Section:
     fit, design = found.reml, found.design
+    by = " By REML, with normal study effects." if found.is_robust else ""
     blocks: list[Block] = [
         Picture(
             "forest",
             figure_of(plots.forest(fit)),
             alt=f"Forest plot of {design.n_studies} effects with 95% confidence intervals.",
             caption="Squares: effects, by weight 1/(v + τ²). Pale diamonds: the mean effect that "
-            "the model has for the study.",
+            f"the model has for the study.{by}",
         )
     ]
     blocks += [
@@ -181,7 +195,7 @@ def _effects(found: Analysis) -> Section:
             alt=f"Effects against {name}, with the mean, its confidence band, the band of one τ "
             "around it and the prediction band.",
             caption=f"Effects against {name}. The prediction band and the dashed lines (mean ± τ) "
-            "change their width as the scale part says.",
+            f"change their width as the scale part says.{by}",
         )
         for i, name in enumerate(_numbers(found), 1)
     ]

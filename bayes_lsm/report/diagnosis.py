@@ -140,8 +140,15 @@ def _studies(found: Diagnosis, studies: pd.DataFrame) -> Section:
                 caption="Diamonds: more than one posterior SD.",
             ),
             Table("influence", studies, "Each study", digits=2),
+            *_weights(found),
         ),
     )
+
+
+def _weights(found: Diagnosis) -> tuple[Block, ...]:
+    if found.fit.draws.df is None:
+        return ()
+    return (Table("weights", found.fit.study_weights(), said=found.fit.notes),)
 
 
 def _engines(engines: pd.DataFrame) -> Section:

@@ -24,9 +24,10 @@ def in_equations(design: Design) -> tuple[str, ...]:
     μᵢ = β₀ + β₁ (weeks - 40)ᵢ
     ln τᵢ² = α₀ + α₁ (weeks - 40)ᵢ
     """
+    robust = design.specification.study_effects == "student_t"
     return (
         "yᵢ ~ Normal(θᵢ, vᵢ)",
-        "θᵢ ~ Normal(μᵢ, τᵢ²)",
+        "θᵢ ~ t(ν, μᵢ, τᵢ²)" if robust else "θᵢ ~ Normal(μᵢ, τᵢ²)",
         f"μᵢ = {_sum('β', design.location.names)}",
         f"ln τᵢ² = {_sum('α', design.scale.names)}",
     )
@@ -38,10 +39,14 @@ def in_words(design: Design) -> str:
     mean, spread = _moderators(design.location.names), _moderators(design.scale.names)
     first = f"depends on {mean}" if mean else "is one for all studies"
     second = f"depends on {spread}" if spread else "is one for all studies"
+    if words.study_effects == "student_t":
+        around, square = "follow a t distribution with ν degrees of freedom", "squared scale"
+    else:
+        around, square = "are normal", "variance"
     return (
         f"The observed effect {words.effect} of a study is its true effect and a sampling error of "
-        f"known variance ({words.variance}). True effects are normal around a mean that {first}; "
-        f"the logarithm of their variance τ², the heterogeneity, {second}."
+        f"known variance ({words.variance}). True effects {around} around a mean that "
+        f"{first}; the logarithm of their {square} τ², the heterogeneity, {second}."
     )
 
 

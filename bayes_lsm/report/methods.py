@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bayes_lsm.bayes.student import describe_df, df_prior
 from bayes_lsm.report.making import versions
 from bayes_lsm.report.page import Block, Code, Items, Link, Text
 
@@ -39,8 +40,9 @@ def methods(found: Analysis) -> tuple[Block, ...]:
         if found.tests is not None
         else ""
     )
+    integrated = "study effects" if found.is_robust else "location coefficients"
     engine = (
-        "drawn by importance sampling with the location coefficients integrated out"
+        f"drawn by importance sampling with the {integrated} integrated out"
         if bayes.draws.importance is not None
         else "drawn by the no-U-turn sampler"
     )
@@ -50,11 +52,18 @@ def methods(found: Analysis) -> tuple[Block, ...]:
         if found.sensitivity is not None
         else ""
     )
+    df = df_prior(found.design, bayes.priors)
+    effects = (
+        ""
+        if df is None
+        else " Study effects were normal in the first and Student t in the second, "
+        f"{describe_df(df)}."
+    )
     text = (
         f"A location-scale model was fitted to {found.design.n_studies} effects by "
         f"{'restricted ' if reml.method == 'REML' else ''}maximum likelihood and by Bayesian "
-        f"inference. Confidence intervals are 95% Wald intervals; intervals of scale coefficients "
-        f"in the profile section are 95% profile-likelihood intervals.{tests} "
+        f"inference.{effects} Confidence intervals are 95% Wald intervals; intervals of scale "
+        f"coefficients in the profile section are 95% profile-likelihood intervals.{tests} "
         f"Posterior draws ({len(bayes.draws.flat_scale)}) were {engine}, with priors: "
         f"{bayes.priors.describe()}. Bayesian estimates are posterior medians with equal-tailed "
         f"95% intervals.{others} All computations were made with "

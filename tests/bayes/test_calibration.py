@@ -13,8 +13,9 @@ from bayes_lsm.bayes.collapsed import sample_collapsed
 from bayes_lsm.bayes.coverage import coverage
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.graph import resolve_priors
+from bayes_lsm.bayes.student_collapsed import sample_student
 from bayes_lsm.bayes.uniformity import rank_ecdf, simultaneous_band, uniformity_pvalue
-from bayes_lsm.priors import Normal, Priors
+from bayes_lsm.priors import DegreesOfFreedom, Normal, Priors
 
 # What a meta-analyst might believe: τ within a factor of about e² of 1, slopes that double it.
 MODERATE = Priors(location={"*": Normal(0, 2)}, scale={"*": Normal(0, 1)})
@@ -226,3 +227,47 @@ def test_nuts_is_calibrated():
         progress=False,
     )
     assert checked.calibrated, str(checked)
+
+
+ROBUST = MODERATE.model_copy(update={"df": DegreesOfFreedom(2, 0.2)})
+
+
+@pytest.fixture(scope="module")
+def robust():
+    rng = np.random.default_rng(2)
+    data = pd.DataFrame({"vi": rng.uniform(0.05, 0.5, 15), "x": rng.normal(size=15)})
+    data["yi"] = rng.normal(size=15)
+    return lsm.LocationScaleModel(
+        "yi ~ 1", scale="~ x", variance="vi", data=data, study_effects="student_t"
+    ).design
+
+
+def test_degrees_of_freedom_are_covered_or_fixed(robust):
+    settings = {"simulations": 20, "draws": 200, "seed": 1, "progress": False}
+    known = {"location": {"intrcpt": 0.1}, "scale": {"intrcpt": -2, "x": 0.3}}
+    table = coverage(robust, ROBUST, **known, df=3, **settings).to_dataframe()
+    assert table.loc[("study_effects", "df"), "truth"] == 3
+    assert table.loc[("study_effects", "df"), "bias"] > 0  # the prior's mean is above 10
+    fixed = calibrate(robust, ROBUST.model_copy(update={"df": 3.0}), **settings)
+    assert list(fixed.quantities.unique("part")) == ["location", "scale", "Joint"]
+    assert "ν = 3, fixed" in str(fixed)
+    assert fixed.calibrated, str(fixed)
+
+
+@pytest.mark.slow
+def test_collapsed_engine_is_calibrated_with_student_t_effects(robust):
+    """The quadrature, the prior of ν and the draws of all unknowns together."""
+    checked = calibrate(robust, ROBUST, simulations=400, seed=6, progress=False)
+    assert checked.calibrated, str(checked)
+    assert checked.quantities[-2] == ("study_effects", "df")
+    assert (checked.refits.truth[:, -1] > 1).all()
+
+    def blind(design, seed):
+        """Draws as if the tails were those of a normal."""
+        fixed = resolve_priors(design, ROBUST)
+        drawn = sample_student(design, fixed, 1e6, draws=1000, seed=seed)
+        nu = ROBUST.df.sample(1000, np.random.default_rng(seed))
+        return replace(drawn, df=nu.reshape(drawn.location.shape[:2]))
+
+    wrong = calibrate(robust, ROBUST, simulations=200, engine=blind, seed=6, progress=False)
+    assert not wrong.calibrated

@@ -434,10 +434,11 @@ def test_prior_predictions_are_of_t_effects(outlier):
 def test_what_has_no_student_t_form_is_refused(outlier):
     model = _model(outlier)
     settings = {"location": {"intrcpt": 0.0}, "scale": {"intrcpt": 0.0}, "simulations": 100}
+    for df in (None, -1.0, math.inf):
+        with pytest.raises(lsm.FitError, match="df, the true ν, must be a finite number > 0"):
+            lsm.bayes.coverage(model.design, **settings, df=df, progress=False)
     with pytest.raises(lsm.FitError, match="needs study_effects='normal'"):
-        lsm.bayes.calibrate(model.design, simulations=100, progress=False)
-    with pytest.raises(lsm.FitError, match="needs study_effects='normal'"):
-        lsm.bayes.coverage(model.design, **settings, progress=False)
+        model.fit_bayes(engine="nuts", true_effects="latent", progress=False)
     with pytest.raises(lsm.SpecificationError, match="need one scale formula"):
         _model(outlier, scale={"alloc": "~ 1", "trial": "~ 1"})
     assert _model(outlier, scale={"trial": "~ 1"}).design.kind.endswith("Student-t Study Effects")

@@ -12,10 +12,11 @@ import pandas as pd
 import pytest
 from scipy.integrate import quad
 from scipy.special import logsumexp
-from scipy.stats import kstest, norm, t
+from scipy.stats import gamma, kstest, norm, t
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes.checks import _replicate
+from bayes_lsm.bayes.excess import LogExcess
 from bayes_lsm.bayes.findings import coefficient_columns
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.scores import normal_scores
@@ -222,25 +223,12 @@ def test_heavy_tails_are_preferred_where_they_are_and_their_pit_is_uniform():
     assert kstest(normal.pit, "uniform").pvalue < 0.01
 
 
-def test_chains_can_be_left_out_and_flat_priors_only_by_weights(robust, robust_loo):
-    chains = replace(robust, draws=replace(robust.draws, importance=None))
-    assert chains.loo().elpd == pytest.approx(robust_loo.elpd, abs=1e-9)
+def test_with_flat_priors_studies_are_left_out_by_weights_only(robust):
     flat = replace(robust, priors=Priors(location={"*": Flat()}))
     with pytest.warns(lsm.ConvergenceWarning, match=r"above 0\.7 for 4, .*use loo\(\)"):
         assert flat.psis_loo().elpd == robust.psis_loo().elpd
     with pytest.raises(lsm.FitError, match=r"needs proper priors .*use psis_loo\(\)"):
         flat.loo()
-
-
-def test_an_uneven_fold_is_refitted(outlier, monkeypatch):
-    fit = _model(outlier.head(4), priors=Priors(df=4)).fit_bayes(draws=1000, seed=1)
-    plain = fit.loo()
-    monkeypatch.setattr("bayes_lsm.bayes.refits._LEAST_EFFICIENCY", 2.0)  # none is even enough
-    refitted = fit.loo()
-    error = np.hypot(plain.columns["mcse"], refitted.columns["mcse"])
-    assert (np.abs(plain.pointwise - refitted.pointwise) < 4 * error).all()
-    np.testing.assert_allclose(plain.pit, refitted.pit, atol=0.01)
-    assert not np.array_equal(plain.pointwise, refitted.pointwise)
 
 
 def test_replicated_scores_are_standard_normal_and_observed_ones_those_of_an_integral(robust):
@@ -289,11 +277,18 @@ def test_diagnosis_leaves_studies_out_and_counts_degrees_of_freedom(outlier, rob
     # The default prior is of the size of the effects, which the outlier makes: so it is told.
     told = resolve_priors(robust.design, robust.priors)
     refit = sample_student(without.design, told, DegreesOfFreedom(), draws=8000, seed=3)
-    median = np.array([np.median(values) for _, values in refit.parts(without.design).values()])
-    table = robust.summary()
-    expected = (median - table["median"]) / (MAD_TO_SD * table["mad"])
-    # Monte Carlo error of a median is 1.25/√2000 of its SD, twice; of ν, which is skewed, of more.
-    assert shifts.loc["4"].to_numpy() == pytest.approx(expected.to_numpy(), abs=0.15)
+    expected = []
+    for with_it, left in zip(
+        robust.parts().values(), refit.parts(without.design).values(), strict=True
+    ):
+        here, there = with_it[1], left[1]
+        if with_it[0] == ("df",):
+            here, there = np.log(here), np.log(there)
+        sd = MAD_TO_SD * np.median(np.abs(here - np.median(here)))
+        expected.append((np.median(there) - np.median(here)) / sd)
+    # Monte Carlo error of a median is 1.25/√2000 of its SD, of either, four times.
+    assert shifts.loc["4"].to_numpy() == pytest.approx(expected, abs=0.16)
+    assert expected[2] > 2  # without the outlier, tails like a normal's
     assert "study_weights() shows which studies" in str(found)
     checks = found.to_dataframe().droplevel("part")
     assert checks.loc["effective number of parameters", "limit"] == "at most 3"
@@ -349,12 +344,12 @@ def test_density_ratio_of_the_pinned_model_is_that_of_a_grid(pinned):
     fit, grid = pinned
     log_posterior = norm.logpdf(grid.mu, -0.5, 1.0) + grid.density.sum(axis=0)
     log_posterior -= logsumexp(log_posterior) + math.log(grid.mu[1] - grid.mu[0])
-    for place in (30, 40):
-        found = fit.savage_dickey("intrcpt", grid.mu[place], part="location")
-        exact = log_posterior[place] - norm.logpdf(grid.mu[place], -0.5, 1.0)
-        # μ alone is unknown, so the draws add nothing but the spread of ln τ², 1e-3.
-        assert found.log_bf == pytest.approx(exact, abs=2e-3)
-        assert found.restricted is None
+    place = 30
+    found = fit.savage_dickey("intrcpt", grid.mu[place], part="location")
+    exact = log_posterior[place] - norm.logpdf(grid.mu[place], -0.5, 1.0)
+    # μ alone is unknown, so the draws add nothing but the spread of ln τ², 1e-3.
+    assert found.log_bf == pytest.approx(exact, abs=2e-3)
+    assert found.restricted is None
 
 
 def test_density_ratio_is_the_ratio_of_marginal_likelihoods():
@@ -386,3 +381,49 @@ def test_evidence_of_chains_is_found_without_them(robust):
     for ask in (lambda: flat.evidence, lambda: flat.savage_dickey("intrcpt", part="location")):
         with pytest.raises(lsm.FitError, match="integrate to 1, got a flat location prior"):
             ask()
+
+
+def test_prior_of_the_excess_is_that_of_the_degrees_of_freedom():
+    prior = LogExcess(DegreesOfFreedom(2, 0.1, lower=2))
+    grid = np.linspace(-25, 7, 40_001)
+    density = np.exp(prior.logpdf(grid))
+    assert np.trapezoid(density, grid) == pytest.approx(1, abs=1e-8)
+    mass = np.cumsum(density) * (grid[1] - grid[0])
+    np.testing.assert_allclose(prior.cdf(grid), mass, atol=1e-3)
+    np.testing.assert_allclose(prior.cdf(prior.quantile([0.01, 0.5, 0.99])), [0.01, 0.5, 0.99])
+    drawn = 2 + np.exp(prior.sample(20_000, np.random.default_rng(1)))
+    whole = gamma(2, scale=10)
+    assert kstest(drawn, lambda x: (whole.cdf(x) - whole.cdf(2)) / whole.sf(2)).pvalue > 1e-3
+
+
+def test_sensitivity_widens_the_prior_of_the_degrees_of_freedom(robust):
+    found = robust.sensitivity(factors=(), presets=("slides",), draws=2000, progress=False)
+    name = ("study_effects", "df")
+    nu, whole = robust.draws.flat_df, gamma(2, scale=10)
+    median = whole.isf(whole.sf(1) / 2)
+
+    def log_prior(x):
+        return whole.logpdf(1 + np.exp(x)) + x  # of ln(ν − 1), up to a constant
+
+    x, m = np.log(nu - 1), math.log(median - 1)
+    curve = found.curve(*name)
+    for factor in (0.5, 2.0):
+        # The draws of the fit, with weights for the other prior.
+        weights = np.exp(log_prior(m + (x - m) / factor) - log_prior(x))
+        weights /= weights.sum()
+        order = np.argsort(nu)
+        below = np.interp(curve.loc[factor, "median"], nu[order], weights[order].cumsum())
+        # Both medians' errors, as of shares of so many effective draws.
+        ess = 1 / np.sum(weights**2) * robust.draws.importance.ess / len(nu)
+        assert below == pytest.approx(0.5, abs=4 * math.sqrt(0.25 / ess + 0.25 / 1000))
+    own = found.table.loc[name]
+    assert own["median"] == pytest.approx(np.median(nu), rel=0.15)
+    assert own["ci_lb"] > 1
+    assert 0.2 < own["share"] < 1
+    assert name not in found.tipping.index
+    assert "ν: Gamma(1, 0.0344828) from 1 up" in found.families.index.get_level_values("prior")
+    # A preset does not speak of ν.
+    assert found.presets.loc[("slides", *name), "trusted"]
+    fixed = replace(robust, priors=Priors(df=4), draws=replace(robust.draws, df=np.array([[4.0]])))
+    few = fixed.sensitivity(factors=(), presets=(), draws=500, progress=False)
+    assert list(few.table.index) == [("location", "intrcpt"), ("scale", "intrcpt")]

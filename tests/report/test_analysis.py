@@ -137,12 +137,30 @@ def test_random_effects_models_with_and_without_names(study):
     assert f"{first:.3f}" in {row[0] for row in table_in(text, "predictions_reml")}
 
 
+def test_student_t_effects_stand_beside_normal_ones_by_reml():
+    model = nasty(study_effects="student_t")
+    found = quick(model)
+    text = " ".join(to_html(analysis_page(found)).split())
+    assert "all that is by REML here is of the same model with normal study effects" in text
+    assert "θᵢ ~ t(ν, μᵢ, τᵢ²)" in text
+    assert "ν ~ Gamma(2, 0.1) from 1 up" in text
+    assert "with the study effects integrated out" in text
+    assert table_in(text, "reml") == (
+        format_cells(nasty().fit_reml().to_dataframe(), digits=4).to_numpy().tolist()
+    )
+    medians = model.fit_bayes(seed=1).summary()["median"]
+    assert [row[1] for row in table_in(text, "bayes")] == [f"{each:.4f}" for each in medians]
+    pd.testing.assert_frame_equal(
+        found.bayes.study_weights().to_dataframe(),
+        next(t.content for t in analysis_page(found).tables if t.name == "diagnostics_weights")
+        .to_dataframe(),
+    )  # fmt: skip
+
+
 def test_what_cannot_be_reported_is_said():
     several = lsm.LocationScaleModel.from_file("konstantopoulos2011")
     with pytest.raises(FitError, match="one scale term and independent effects"):
         quick(several)
-    with pytest.raises(FitError, match="study_effects='normal'"):
-        quick(nasty(study_effects="student_t"))
     with pytest.raises(FitError, match="link='log'"):
         quick(nasty(link="identity"))
 
