@@ -186,7 +186,7 @@ def sensitivity_command(
     """How far each coefficient is the prior's: the same model under many other priors."""
     outputs = _check(output, extra=PAGE_ENDINGS)
     model = LocationScaleModel.from_file(file)
-    fit = _fit_one_scale_term(model, "sensitivity", prior=prior, seed=seed, quiet=quiet)
+    fit = model.fit_bayes(prior=prior, seed=seed, progress=not quiet)
     found = sensitivity(fit, draws=draws, progress=not quiet)
     _deliver_page(
         lambda: sensitivity_page(found), found, outputs, tables, digits=digits, quiet=quiet

@@ -28,13 +28,14 @@ from bayes_lsm.bayes.collapsed import normal_prior, sample_collapsed
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.design import Design
 from bayes_lsm.links import LARGEST_EXPONENT
-from bayes_lsm.priors import HalfNormal, Normal, PriorBlock, Priors, ResolvedPriors
+from bayes_lsm.priors import Flat, HalfNormal, Normal, PriorBlock, Priors, ResolvedPriors
 
 _PILOT_DRAWS = 4000
 
 # What the last word of a free variable's name says its prior is stated on, from θ.
 _STATED_ON: dict[str, Callable[[Any], Any]] = {
     "theta": lambda theta: theta,
+    "flat": lambda theta: theta,
     "tau": lambda theta: pt.exp(theta / 2),
 }
 
@@ -75,7 +76,10 @@ def _near_normal(block: PriorBlock, seed: int) -> PriorBlock:
 
 def can_map(model: pm.Model, priors: ResolvedPriors) -> bool:
     """Whether it is known what each free variable's prior is stated on, from θ."""
-    families = [*priors.location.priors, *priors.scale.priors]
+    families = [
+        *priors.location.priors,
+        *(prior for prior in priors.scale.priors if not isinstance(prior, Flat)),
+    ]
     plain = all(
         isinstance(prior, Normal | HalfNormal) and prior.power == (2 if prior.on_variance else 1)
         for prior in families

@@ -48,6 +48,7 @@ from bayes_lsm.plots.reading import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
     from bayes_lsm.reml.clustered_fit import ClusteredFit
 
 Array = npt.NDArray[np.float64]
@@ -76,7 +77,7 @@ class Row:
 
 
 def forest(
-    fit: AnyFit | ClusteredFit,
+    fit: AnyFit | ClusteredFit | ClusteredBayesFit,
     *,
     ax: Axes | None = None,
     by: str | Sequence[object] | None = None,
@@ -101,7 +102,7 @@ def forest(
 
     Parameters
     ----------
-    fit : RemlFit or BayesFit, or ClusteredFit
+    fit : RemlFit or BayesFit, or ClusteredFit or ClusteredBayesFit
     ax : Axes, optional
         By default those of a new figure that is as high as the studies need.
     by : str or sequence, optional
@@ -181,14 +182,13 @@ def forest(
     return ax
 
 
-def _own_effects(fit: AnyFit | ClusteredFit, level: float) -> Array:
+def _own_effects(fit: AnyFit | ClusteredFit | ClusteredBayesFit, level: float) -> Array:
     """Each study's own true effect, and the ends of its interval (n, 3)."""
     if isinstance(fit.design, ClusteredDesign):
-        from bayes_lsm.reml.clustered_effects import true_effects
+        from bayes_lsm.plots.levels import own_effects
 
-        table = true_effects(fit, level=level)
-    else:
-        table = fit.blup(level=level).table
+        return own_effects(fit, level)
+    table = fit.blup(level=level).table
     return table[["estimate", "pi_lb", "pi_ub"]].to_numpy()
 
 

@@ -10,18 +10,23 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
+from bayes_lsm.bayes.clustered_effects import row_effects
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.forest import Order, Row, diamonds, study_rows
 from bayes_lsm.plots.reading import row_names
+from bayes_lsm.reml.clustered_effects import true_effects
+from bayes_lsm.reml.clustered_fit import ClusteredFit
+from bayes_lsm.reml.clustered_residuals import standard_errors
 
 if TYPE_CHECKING:
-    from bayes_lsm.reml.clustered_fit import ClusteredFit
+    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 
 Array = npt.NDArray[np.float64]
+type LevelFit = "ClusteredFit | ClusteredBayesFit"
 
 
 def forest_rows(
-    fit: ClusteredFit,
+    fit: LevelFit,
     by: str | Sequence[object] | None,
     summary: pd.DataFrame | None,
     order: Order,
@@ -34,12 +39,10 @@ def forest_rows(
     FitError
         For individual data, an unknown grouping or order, and groups of another length.
     """
-    from bayes_lsm.reml.clustered_residuals import standard_errors
-
     design = fit.design
     if not (design.v > 0).all():
         raise FitError("a forest plot needs sampling variances; individual data have none")
-    weights = 1.0 / standard_errors(fit)[0] ** 2
+    weights = 1.0 / _total_variances(fit)
     weights = 100.0 * weights / weights.sum()
     studies = study_rows(design.y, design.v, design.labels, weights, order, level)
     rows = studies if by is None else _under_headings(fit, by, studies)
@@ -53,9 +56,7 @@ def forest_rows(
     return list(rows)
 
 
-def _under_headings(
-    fit: ClusteredFit, by: str | Sequence[object], studies: Sequence[Row]
-) -> list[Row]:
+def _under_headings(fit: LevelFit, by: str | Sequence[object], studies: Sequence[Row]) -> list[Row]:
     from bayes_lsm.clusters import read_clusters
 
     clusters = read_clusters(fit.design, by)
@@ -67,11 +68,36 @@ def _under_headings(
     return rows[:-1]
 
 
-def fitted_means(fit: ClusteredFit, level: float) -> Array:
-    """The mean effect of each row, and the ends of its confidence interval (n, 3)."""
+def _total_variances(fit: LevelFit) -> Array:
+    """Σ_ii of each row (n,): at the estimates, or at posterior medians of τ²."""
+    if isinstance(fit, ClusteredFit):
+        return standard_errors(fit)[0] ** 2
+    found = fit.design.v.astype(float)
+    for each in fit.terms.values():
+        sds = each.term.slopes * np.sqrt(each.tau2[each.term.index])
+        found += np.einsum("ij,jk,ik->i", sds, each.correlation.mean(axis=0), sds)
+    return found
+
+
+def fitted_means(fit: LevelFit, level: float) -> Array:
+    """The mean effect of each row, and the ends of its confidence interval (n, 3).
+
+    Of a Bayesian fit the posterior median, and an equal-tailed interval.
+    """
     X = fit.design.X
+    if not isinstance(fit, ClusteredFit):
+        return np.quantile(fit.beta @ X.T, [0.5, (1 - level) / 2, (1 + level) / 2], axis=0).T
     mean = X @ fit.beta
     half = float(ndtri(0.5 + level / 2)) * np.sqrt(
         np.einsum("ij,jk,ik->i", X, fit.vcov_location, X)
     )
     return np.column_stack([mean, mean - half, mean + half])
+
+
+def own_effects(fit: LevelFit, level: float) -> Array:
+    """Each row's own true effect, and the ends of its interval (n, 3)."""
+    if isinstance(fit, ClusteredFit):
+        table = true_effects(fit, level=level)
+    else:
+        table = row_effects(fit, level=level)
+    return table[["estimate", "pi_lb", "pi_ub"]].to_numpy()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm.bayes.sensitivity import AS_FITTED
+from bayes_lsm.bayes.sensitivity_refits import is_part
 from bayes_lsm.bayes.sensitivity_verdicts import THRESHOLDS
 from bayes_lsm.report.page import (
     Block,
@@ -29,13 +31,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from bayes_lsm.bayes.sensitivity import Sensitivity
-    from bayes_lsm.reml.tests import PartName
 
 _STATUS: dict[str, Status] = {
     "data-driven": "good",
     "prior-informed": "caution",
     "prior-dominated": "bad",
 }
+_PARTS = ("scale", "location")
 _INTERVAL = ["median", "ci_lb", "ci_ub"]
 _SHOWN = [
     *_INTERVAL,
@@ -154,16 +156,19 @@ def _before_and_after(found: Sensitivity) -> Section:
     from bayes_lsm.plots import prior_posterior
 
     pictures = []
-    parts: tuple[PartName | Literal["study_effects"], ...] = ("scale", "location")
-    if "study_effects" in found.table.index.get_level_values("part"):
-        parts = (*parts, "study_effects")
-    for part in parts:
+    names = found.table.index.unique("part")
+    others = [name for name in names if not any(is_part(name, each) for each in _PARTS)]
+    for part in (*_PARTS, *others):
         where = part.replace("_", " ")
         shared = zip(found.table.index, found.table["overlap"], strict=True)
-        overlaps = ", ".join(f"{term} {area:.2f}" for (of, term), area in shared if of == part)
+        overlaps = ", ".join(
+            f"{term if of == part else f'{of}: {term}'} {area:.2f}"
+            for (of, term), area in shared
+            if is_part(of, part)
+        )
         pictures.append(
             Picture(
-                f"prior_posterior_{part}",
+                f"prior_posterior_{_slug(part)}",
                 _figure(prior_posterior(found.fit, part=part, columns=2)),
                 alt=f"Densities of prior and posterior of each {where} coefficient. They share an "
                 f"area of: {overlaps}.",
@@ -298,6 +303,8 @@ def _families(found: Sensitivity) -> Section:
 def _tau(found: Sensitivity) -> Section:
     names = list(dict.fromkeys(found.tau.index.get_level_values("prior")))
     own = _under(found.tau, AS_FITTED)
+    of = str(found.tau.index.names[1])
+    plural = {"study": "studies", "variance": "variances"}[of]
     summary = pd.DataFrame(
         {
             name: {
@@ -318,18 +325,18 @@ def _tau(found: Sensitivity) -> Section:
         "What the priors say of τ",
         (
             Text(
-                "τ of each study, in the units of the effects, before its data and after. As "
-                f"fitted, the largest {upper} limit of any study is {_times(widest)} as "
+                f"τ of each {of}, in the units of the effects, before the data and after. As "
+                f"fitted, the largest {upper} limit of any {of} is {_times(widest)} as "
                 "large before the data as after."
             ),
             Table(
                 "tau_of_priors",
                 summary,
-                caption="Medians of the studies with the lowest and the highest τ, and the "
+                caption=f"Medians of the {plural} with the lowest and the highest τ, and the "
                 f"largest {upper} limit",
                 digits=2,
             ),
-            Table("tau_by_study", own, caption="τ of each study, as fitted", digits=2),
+            Table(f"tau_by_{of}", own, caption=f"τ of each {of}, as fitted", digits=2),
         ),
     )
 
@@ -347,6 +354,10 @@ def _under(table: pd.DataFrame, prior: str) -> pd.DataFrame:
 def _figure(axes: npt.NDArray[Any]) -> Figure:
     figure: Figure = axes[0].figure
     return figure
+
+
+def _slug(words: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
 
 
 def _labels(found: Sensitivity, verdict: str) -> list[str]:

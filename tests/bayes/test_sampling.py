@@ -10,7 +10,7 @@ from scipy.stats import norm
 import bayes_lsm as lsm
 from bayes_lsm.bayes.graph import build_latent_pymc_model, build_pymc_model
 from bayes_lsm.bayes.sampler_coordinates import build_sampling_model, pilot_data
-from bayes_lsm.priors import HalfNormal, Priors
+from bayes_lsm.priors import Flat, HalfNormal, Priors
 from bayes_lsm.specification import find_specification
 
 # With one scale term; models of several have their own tests.
@@ -24,6 +24,7 @@ PRIORS = {
     "standardised": Priors("weakly_informative"),
     "raw": Priors("slides"),
     "raw half-normal": Priors("slides", scale={"intrcpt": HalfNormal(3)}),
+    "flat slope": Priors(scale={"weeks": Flat()}),
 }
 
 

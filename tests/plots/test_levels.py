@@ -1,6 +1,7 @@
 """Figures of several scale terms hold the numbers of the fit, or say in one error what to do."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import bayes_lsm as lsm
@@ -85,6 +86,47 @@ def test_forest_with_the_rows_own_effects(schools):
         ]
     )
     np.testing.assert_allclose(shown["estimate"], sums, rtol=1e-10)
+
+
+@pytest.fixture(scope="module")
+def bayes():
+    return lsm.LocationScaleModel.from_file("konstantopoulos2011").fit_bayes(seed=1)
+
+
+def test_forest_of_a_bayesian_fit(bayes):
+    ax = plots.forest(bayes, by="district", blups=True)
+    (points,) = artists(ax, "blup")
+    order = np.argsort(-points.get_ydata())
+    # Means over one draw of the effects for each draw of the coefficients: errors of 1/√4000 SD.
+    drawn = bayes.true_effects()[0]
+    found = points.get_xdata()[order]
+    assert (np.abs(found - drawn.mean(axis=0)) < 0.07 * drawn.std(axis=0)).all()
+    variances = bayes.design.v + sum(
+        np.median(np.exp(each.log_tau2(each.term.index)), axis=1) for each in bayes.terms.values()
+    )
+    share = 100 / variances / (1 / variances).sum()
+    numbers = [text.get_text() for text in artists(ax, "number")]
+    assert [each for each in numbers if each.endswith("%")] == [f"{each:.1f}%" for each in share]
+    new = pd.DataFrame({"year": [1990], "district": [0], "school": [0]}, index=["in 1990"])
+    (diamond,) = artists(plots.forest(bayes, summary=new), "summary")
+    row = bayes.location.iloc[0]
+    assert diamond.get_xy()[:, 0].min() == pytest.approx(row["ci_lb"])
+    assert diamond.get_xy()[:, 0].max() == pytest.approx(row["ci_ub"])
+
+
+def test_forest_of_outcomes_of_a_bayesian_fit():
+    fit = lsm.LocationScaleModel.from_file("berkey1998").fit_bayes(seed=1)
+    ax = plots.forest(fit)
+    (fitted,) = artists(ax, "fitted")
+    left = [path.vertices[:, 0].min() for path in fitted.get_paths()]
+    lower = fit.location["ci_lb"].to_numpy()
+    np.testing.assert_allclose(left, np.where(fit.design.X[:, 0] > 0, *lower), rtol=1e-10)
+    # One effect a row: the correlation is in no weight.
+    (each,) = fit.terms.values()
+    tau2 = (each.tau2[each.term.index] * each.term.slopes).sum(axis=1)
+    weights = 1 / (fit.design.v + tau2)
+    numbers = [text.get_text() for text in artists(ax, "number")]
+    assert f"{100 * weights[0] / weights.sum():.1f}%" in numbers
 
 
 def test_own_effects_of_one_term_are_the_blups():

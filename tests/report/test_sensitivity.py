@@ -2,11 +2,12 @@
 
 import csv
 import re
-from functools import cache
+from functools import cache, partial
 
 import pytest
 
 import bayes_lsm as lsm
+from bayes_lsm.bayes import sensitivity
 from bayes_lsm.cli import main
 from bayes_lsm.report import Page, Section, Verdicts, to_html, to_markdown
 from bayes_lsm.report.cells import cells_of
@@ -127,10 +128,30 @@ def test_the_command_writes_the_report_its_table_and_all_tables(tmp_path, capsys
     }
 
 
-def test_the_command_prints_the_table_and_refuses_several_scale_terms(capsys):
+def test_the_command_takes_several_scale_terms(tmp_path, capsys, monkeypatch):
+    few = {"factors": (), "presets": ()}  # as many refits as a test has time for
+    monkeypatch.setattr("bayes_lsm.cli.sensitivity", partial(sensitivity, **few))
+    report, table = tmp_path / "r.html", tmp_path / "t.csv"
+    options = ("--draws", "200", "--seed", "3", "-q")
+    code = main(["sensitivity", "berkey1998", "-o", str(report), "-o", str(table), *options])
+    assert (code, capsys.readouterr().err) == (0, "")
+    fit = lsm.LocationScaleModel.from_file("berkey1998").fit_bayes(seed=3)
+    mine = fit.sensitivity(draws=200, progress=False, **few)
+    rows = {(row["part"], row["term"]): row for row in csv.DictReader(table.open())}
+    assert list(rows) == list(mine.table.index)
+    for name, verdict in mine.verdicts.items():
+        assert rows[name]["verdict"] == verdict
+        assert float(rows[name]["share"]) == pytest.approx(mine.table.loc[name, "share"])
+    text = report.read_text()
+    row = ("scale (outcome | trial)", "outcomeAL")
+    overlap = mine.table.loc[row, "overlap"]
+    assert f"scale (outcome | trial): outcomeAL {overlap:.2f}" in text
+    assert "Prior and posterior, correlation (outcome | trial) part" in text
+    assert "τ of each variance, in the units of the effects" in text
+
+
+def test_the_command_prints_the_table(capsys):
     assert main(["sensitivity", "bcg", "--draws", "200", "--seed", "1", "-q"]) == 0
     assert "prior sensitivity" in capsys.readouterr().out
     assert main(["sensitivity", "bcg", "-o", "r.docx"]) == 1
     assert "must end in one of .csv" in capsys.readouterr().err
-    assert main(["sensitivity", "konstantopoulos2011", "-q"]) == 1
-    assert "one scale term" in capsys.readouterr().err
