@@ -153,8 +153,8 @@ class ClusteredBayesFit(PosteriorSummaries):
         if name in _ONE_TERM_ONLY:
             raise AttributeError(
                 f".{name} is for Bayesian fits with one scale term; with several there are "
-                ".summary(), .predict(), .heterogeneity(), .blup(), .loo(), .sensitivity() and "
-                ".posterior (every draw, for ArviZ), and model.fit_reml() has tests and profiles"
+                ".summary(), .predict(), .heterogeneity(), .blup(), .loo(), .sensitivity(), "
+                ".bayes_factor() and .posterior (every draw, for ArviZ), and model.fit_reml() has tests and profiles"
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
