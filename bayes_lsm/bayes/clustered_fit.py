@@ -154,7 +154,8 @@ class ClusteredBayesFit(PosteriorSummaries):
             raise AttributeError(
                 f".{name} is for Bayesian fits with one scale term; with several there are "
                 ".summary(), .predict(), .heterogeneity(), .blup(), .loo(), .sensitivity(), "
-                ".bayes_factor() and .posterior (every draw, for ArviZ), and model.fit_reml() has tests and profiles"
+                ".bayes_factor() and .posterior (every draw, for ArviZ), "
+                "and model.fit_reml() has tests and profiles"
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
