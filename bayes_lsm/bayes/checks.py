@@ -1,7 +1,8 @@
 """Posterior predictive checks: could the fitted model have made data like these?
 
 New effects of the same studies are drawn from the posterior, and what matters in a meta-analysis is
-computed of them and of the observed ones. Some quantities are of the effects alone, others also of
+computed of them and of the observed ones (`quantities`; of several scale terms also
+`clustered_checks`). Some quantities are of the effects alone, others also of
 the coefficients of the draw (Gelman, Meng & Stern 1996): then the observed one varies too.
 
 The data are used twice, to fit and to check. So these p-values are conservative: they crowd around
@@ -13,46 +14,51 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.bayes.clustered_checks import Clusters
+from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+from bayes_lsm.bayes.draws import Array
+from bayes_lsm.bayes.quantities import (
+    Quantity,
+    Replicate,
+    cochran,
+    of_dispersion,
+    of_effects,
+    of_scores,
+    your_own,
+)
 from bayes_lsm.bayes.scores import normal_scores
 from bayes_lsm.bayes.student import sample_effects
-from bayes_lsm.bayes.subsets import Array, Numbers
 from bayes_lsm.errors import FitError
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
+    from bayes_lsm.bayes.criteria import AnyFit
     from bayes_lsm.bayes.fit import BayesFit
 
 _FEWEST_DRAWS = 100
 _ENTRIES = 2_000_000
 _LOW, _HIGH = 0.025, 0.975
-_SIGNIFICANT = 1.959963984540054
 
 
-@dataclass(frozen=True, eq=False)
-class Replicate:
-    """Effects, observed or drawn, under several draws of the coefficients.
+class Replicating(Protocol):
+    """A fit whose effects can be drawn again."""
 
-    Attributes
-    ----------
-    y : ndarray, shape (draws, k)
-    z : ndarray, shape (draws, k)
-        (y − x'β) / √(v + τ²), standard normal under the model; with Student-t study effects the
-        normal score of the effect (`scores.normal_scores`).
-    numbers : Design, or some of its rows
-    """
+    remarks: tuple[str, ...]
 
-    y: Array
-    z: Array
-    numbers: Numbers
+    def quantities(self) -> dict[str, Quantity]:
+        """The ready ones, by their names."""
 
-
-Quantity = Callable[[Replicate], Array]
+    def replicate(
+        self, chosen: npt.NDArray[np.intp], rng: np.random.Generator
+    ) -> tuple[Replicate, Replicate]:
+        """The observed effects and new ones, under each of the chosen draws."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +121,7 @@ class PredictiveCheck(Printable):
 
 
 def posterior_predictive_check(
-    fit: BayesFit,
+    fit: AnyFit,
     *,
     quantities: Mapping[str, Callable[[Array], float]] | None = None,
     draws: int = 2000,
@@ -125,7 +131,7 @@ def posterior_predictive_check(
 
     Parameters
     ----------
-    fit : BayesFit
+    fit : BayesFit or ClusteredBayesFit
         Of either engine.
     quantities : mapping of str to function of the effects (k,), optional
         Your own test quantities, checked beside the ready ones: ``{"range": np.ptp}``.
@@ -142,6 +148,12 @@ def posterior_predictive_check(
         of the standardised residuals z, the correlation of z with the standard error (small
         studies), and for each moderator of either part that of \\|z\\| with it (heterogeneity that
         the scale part misses). With Student-t study effects z is the normal score of the effect.
+
+        With several scale terms all groups are new, their effects drawn again, and z is independent
+        from row to row (`group_effects.GroupEffects.unfold`). For each level there are the SD of
+        the means of its groups' residuals (of a slope, of the least-squares slopes), and the
+        correlation of their size with the level's moderators. Q is (y − Xb)'V⁻¹(y − Xb); without
+        sampling variances there is none.
 
     Raises
     ------
@@ -162,104 +174,71 @@ def posterior_predictive_check(
     Gelman, A., Meng, X.-L., & Stern, H. (1996). Posterior predictive assessment of model fitness
     via realized discrepancies. Statistica Sinica, 6(4), 733-807.
     """
-    location, scale = fit.draws.flat_location, fit.draws.flat_scale
     if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < _FEWEST_DRAWS:
         raise FitError(f"draws must be a whole number of at least {_FEWEST_DRAWS}, got {draws!r}")
-    asked = _ready(fit)
+    model: Replicating = Clusters(fit) if isinstance(fit, ClusteredBayesFit) else Studies(fit)
+    asked = model.quantities()
     for name, yours in (quantities or {}).items():
         if name in asked:
             raise FitError(f"the quantity {name!r} is there already; give yours another name")
-        asked[name] = _of_effects(name, yours)
+        asked[name] = your_own(name, yours)
     rng = np.random.default_rng(fit.seed if seed is None else seed)
-    chosen = rng.choice(len(location), size=min(draws, len(location)), replace=False)
+    count, k = len(fit.parts()["location"][1]), len(fit.design.y)
+    chosen = rng.choice(count, size=min(draws, count), replace=False)
     observed: dict[str, list[Array]] = {name: [] for name in asked}
     replicated: dict[str, list[Array]] = {name: [] for name in asked}
-    for batch in np.array_split(chosen, max(1, -(-len(chosen) * len(fit.design.y) // _ENTRIES))):
-        df = None if fit.draws.df is None else fit.draws.flat_df[batch]
-        seen, drawn = _replicate(fit.design, location[batch], scale[batch], df, rng)
+    for batch in np.array_split(chosen, max(1, -(-len(chosen) * k // _ENTRIES))):
+        seen, drawn = model.replicate(batch, rng)
         for name, quantity in asked.items():
             observed[name].append(quantity(seen))
             replicated[name].append(quantity(drawn))
     return PredictiveCheck(
         {name: np.concatenate(parts) for name, parts in observed.items()},
         {name: np.concatenate(parts) for name, parts in replicated.items()},
-        f"Posterior predictive check ({len(chosen)} draws of {len(fit.design.y)} effects)",
-        fit.notes,
+        f"Posterior predictive check ({len(chosen)} draws of {k} effects)",
+        (*model.remarks, *fit.notes),
     )
 
 
-def _replicate(
-    design: Numbers, location: Array, scale: Array, df: Array | None, rng: np.random.Generator
-) -> tuple[Replicate, Replicate]:
-    """The observed effects and new ones, under each draw of the coefficients."""
-    mean, log_tau2 = location @ design.X.T, scale @ design.Z.T
-    observed = np.broadcast_to(design.y, mean.shape)
-    tau2 = tau2_from_log(log_tau2)
-    if df is None:
-        drawn = rng.normal(mean, np.sqrt(design.v + tau2))
-    else:
-        drawn = sample_effects(mean, design.v, tau2, df, rng)
-    seen, new = (
-        Replicate(y, normal_scores(y - mean, design.v, log_tau2, df), design)
-        for y in (observed, drawn)
-    )
-    return seen, new
+class Studies:
+    """A model whose τ² is one of each study."""
 
+    remarks: tuple[str, ...] = ()
 
-def _ready(fit: BayesFit) -> dict[str, Quantity]:
-    design = fit.design
-    found: dict[str, Quantity] = {
-        "Q": _cochran,
-        "share significant": lambda r: np.mean(
-            np.abs(r.y) > _SIGNIFICANT * np.sqrt(r.numbers.v), axis=1
-        ),
-        "smallest effect": lambda r: r.y.min(axis=1),
-        "largest effect": lambda r: r.y.max(axis=1),
-        "largest |z|": lambda r: np.abs(r.z).max(axis=1),
-        "skewness of z": lambda r: np.mean(_standardise(r.z) ** 3, axis=1),
-    }
-    if np.ptp(design.v) > 0:
-        found["cor(z, standard error)"] = lambda r: _correlate(r.z, np.sqrt(r.numbers.v))
-    for part in (design.location, design.scale):
-        for name, column in zip(part.names, part.matrix.T, strict=True):
-            if np.ptp(column) > 0:
-                found[f"cor(|z|, {name})"] = _dispersion(column)
-    return found
+    def __init__(self, fit: BayesFit) -> None:
+        self._fit = fit
 
+    def quantities(self) -> dict[str, Quantity]:
+        """The ready ones, by their names."""
+        design = self._fit.design
+        columns = {
+            name: column
+            for part in (design.location, design.scale)
+            for name, column in zip(part.names, part.matrix.T, strict=True)
+        }
+        return {
+            "Q": cochran(lambda rows: rows / np.sqrt(design.v), design.X),
+            **of_effects(design.v),
+            **of_scores(design.v),
+            **of_dispersion(columns),
+        }
 
-def _dispersion(column: Array) -> Quantity:
-    return lambda r: _correlate(np.abs(r.z), column)
-
-
-def _of_effects(name: str, quantity: Callable[[Array], float]) -> Quantity:
-    """A quantity of single sets of effects, for many."""
-
-    def of_all(r: Replicate) -> Array:
-        values = np.array([quantity(each) for each in r.y], dtype=float)
-        if values.shape != (len(r.y),) or not np.isfinite(values).all():
-            raise FitError(
-                f"the quantity {name!r} must give one finite number for effects of shape "
-                f"({r.y.shape[1]},)"
-            )
-        return values
-
-    return of_all
-
-
-def _cochran(r: Replicate) -> Array:
-    """Σ (y − Xb)² / v with b by weights 1/v."""
-    root = np.sqrt(r.numbers.v)
-    basis, _ = np.linalg.qr(r.numbers.X / root[:, None])
-    scaled = r.y / root
-    return np.asarray(np.sum(scaled**2, axis=1) - np.sum((scaled @ basis) ** 2, axis=1))
-
-
-def _standardise(values: Array) -> Array:
-    """Each row to mean 0 and SD 1; a row without variation to 0."""
-    centred = values - values.mean(axis=-1, keepdims=True)
-    sd = np.sqrt(np.mean(centred**2, axis=-1, keepdims=True))
-    return np.asarray(np.divide(centred, sd, out=np.zeros_like(centred), where=sd > 0))
-
-
-def _correlate(rows: Array, column: Array) -> Array:
-    return np.asarray(_standardise(rows) @ _standardise(column) / len(column))
+    def replicate(
+        self, chosen: npt.NDArray[np.intp], rng: np.random.Generator
+    ) -> tuple[Replicate, Replicate]:
+        """The observed effects and new ones, under each of the chosen draws."""
+        design, draws = self._fit.design, self._fit.draws
+        mean = draws.flat_location[chosen] @ design.X.T
+        log_tau2 = draws.flat_scale[chosen] @ design.Z.T
+        df = None if draws.df is None else draws.flat_df[chosen]
+        observed = np.broadcast_to(design.y, mean.shape)
+        tau2 = tau2_from_log(log_tau2)
+        if df is None:
+            drawn = rng.normal(mean, np.sqrt(design.v + tau2))
+        else:
+            drawn = sample_effects(mean, design.v, tau2, df, rng)
+        seen, new = (
+            Replicate(y, y - mean, normal_scores(y - mean, design.v, log_tau2, df))
+            for y in (observed, drawn)
+        )
+        return seen, new

@@ -25,7 +25,8 @@ from bayes_lsm.bayes.propriety import require_normalised
 from bayes_lsm.likelihood.correlation_matrices import count
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit, TermDraws
+    from bayes_lsm.bayes.clustered_draws import TermDraws
+    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 
 # An error beyond that cannot itself be trusted: the proposal misses much of the posterior.
 _LARGEST_BRIDGE_SE = 0.5

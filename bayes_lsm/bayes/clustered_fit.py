@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -19,18 +19,17 @@ from bayes_lsm.bayes.clustered_graph import (
     random_names,
     scale_names,
 )
+from bayes_lsm.bayes.clustered_draws import TermDraws
 from bayes_lsm.bayes.diagnostics import convergence_of
-from bayes_lsm.bayes.draws import Array, Importance, row_blocks
+from bayes_lsm.bayes.draws import Array, Importance
 from bayes_lsm.bayes.posterior_summaries import PosteriorSummaries
-from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
-from bayes_lsm.likelihood.correlation_matrices import count
-from bayes_lsm.links import tau2_from_log
+from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.priors import Priors
-from bayes_lsm.random_intercepts import RandomIntercept
 
 if TYPE_CHECKING:
     from xarray import DataTree
 
+    from bayes_lsm.bayes.checks import PredictiveCheck
     from bayes_lsm.bayes.clustered_effects import LevelEffects
     from bayes_lsm.bayes.clustered_heterogeneity import LevelHeterogeneity
     from bayes_lsm.bayes.clustered_prediction import LevelPrediction
@@ -45,74 +44,8 @@ if TYPE_CHECKING:
     from bayes_lsm.priors import PresetName
 
 
-@dataclass(frozen=True, eq=False)
-class RandomInterceptDraws:
-    """Posterior draws of random intercepts of ln τ².
-
-    Attributes
-    ----------
-    of : RandomIntercept
-    sd : ndarray, shape (draws,)
-    effect : ndarray, shape (draws, L)
-        Of each level of the column.
-    """
-
-    of: RandomIntercept
-    sd: Array
-    effect: Array
-
-
 # What `BayesFit` has and `ClusteredBayesFit` has not.
-_ONE_TERM_ONLY = frozenset(
-    "diagnose posterior_predictive_check savage_dickey study_weights".split()
-)
-
-
-@dataclass(frozen=True, eq=False)
-class TermDraws:
-    """Posterior draws of one scale term.
-
-    Attributes
-    ----------
-    term : ScaleTerm
-    alpha : ndarray, shape (draws, q)
-        Coefficients of ln τ².
-    correlation : ndarray, shape (draws, s, s)
-        Of the effects of a group.
-    random : tuple of RandomInterceptDraws
-    """
-
-    term: ScaleTerm
-    alpha: Array
-    correlation: Array
-    random: tuple[RandomInterceptDraws, ...] = ()
-
-    def log_tau2(self, units: slice | npt.NDArray[np.intp], draws: slice = slice(None)) -> Array:
-        """Draws of ln τ² of some rows of `ScaleTerm.table`, shape (units, draws)."""
-        eta = self.term.table[units] @ self.alpha[draws].T
-        for each in self.random:
-            eta += each.effect[draws].T[each.of.index.ravel()[units]]
-        return np.asarray(eta)
-
-    @property
-    def tau2(self) -> Array:
-        """Posterior median of τ² of each effect of each group, shape (G, s)."""
-        groups, s = self.term.Z.shape[:2]
-        medians = [
-            np.median(self.log_tau2(units), axis=1)
-            for units in row_blocks(groups * s, len(self.alpha))
-        ]
-        return tau2_from_log(np.concatenate(medians)).reshape(groups, s)
-
-    @property
-    def pairs(self) -> tuple[tuple[str, ...], Array]:
-        """The correlations by the names of their pairs, and their draws (draws, pairs)."""
-        effects = self.term.effects
-        if not count(len(effects), self.term.correlation):
-            return (), np.empty((len(self.alpha), 0))
-        below = [(i, j) for i in range(len(effects)) for j in range(i)]
-        names = tuple(f"{effects[j]}, {effects[i]}" for i, j in below)
-        return names, np.column_stack([self.correlation[:, i, j] for i, j in below])
+_ONE_TERM_ONLY = frozenset("diagnose savage_dickey study_weights".split())
 
 
 @dataclass(frozen=True, eq=False)
@@ -387,6 +320,18 @@ class ClusteredBayesFit(PosteriorSummaries):
         from bayes_lsm.bayes.clustered_loo import waic
 
         return waic(self, cluster=cluster)
+
+    def posterior_predictive_check(
+        self,
+        *,
+        quantities: Mapping[str, Callable[[Array], float]] | None = None,
+        draws: int = 2000,
+        seed: int | None = None,
+    ) -> PredictiveCheck:
+        """Could the model have made such data? See `bayes_lsm.bayes.checks`."""
+        from bayes_lsm.bayes.checks import posterior_predictive_check
+
+        return posterior_predictive_check(self, quantities=quantities, draws=draws, seed=seed)
 
     def sensitivity(
         self,

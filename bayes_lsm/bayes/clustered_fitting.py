@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from bayes_lsm.bayes.clustered import resolve_terms, sample_clustered
-from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit, RandomInterceptDraws, TermDraws
+from bayes_lsm.bayes.clustered_draws import RandomInterceptDraws, TermDraws
+from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 from bayes_lsm.bayes.clustered_nuts import ClusteredDraws, sample_clustered_nuts
 from bayes_lsm.bayes.collapsed import can_collapse
 from bayes_lsm.bayes.diagnostics import find_problems

@@ -22,7 +22,8 @@ from bayes_lsm.links import tau2_from_log
 from bayes_lsm.results import ResultTable, model_title
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit, TermDraws
+    from bayes_lsm.bayes.clustered_draws import TermDraws
+    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 
 
 @dataclass(frozen=True, eq=False)

@@ -27,7 +27,8 @@ from bayes_lsm.errors import DataError, FitError
 from bayes_lsm.links import tau2_from_log
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit, TermDraws
+    from bayes_lsm.bayes.clustered_draws import TermDraws
+    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 
 _NEW = -1
 

@@ -144,7 +144,7 @@ def predictive_findings(check: PredictiveCheck) -> list[Finding]:
         if not PPP <= ppp <= 1 - PPP:
             status = "caution" if WORST_PPP <= ppp <= 1 - WORST_PPP else "bad"
         advice = f"the observed {name} is {'low' if ppp > 0.5 else 'high'} for this model"
-        if name.startswith("cor(|z|"):
+        if name.startswith("cor(|"):
             more = "less" if ppp > 0.5 else "more"
             advice = f"the spread rises {more} with this moderator than the scale part says"
         limit = f"{PPP:g} to {1 - PPP:g}"

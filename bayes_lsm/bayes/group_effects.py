@@ -11,13 +11,15 @@ of its own, multiplied by a, is in N = v + a²τ²:
 
     e | u, r  ~  Normal( q (r − A u), v τ² / N ),   q = a τ² / N
 
+The same pieces make new data of the model, and standardise residuals (`GroupEffects.unfold`).
+
 Whatever is asked of the effects is a linear combination of them. Nothing is larger than a block,
 for so many draws at a time as keep it small.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -161,6 +163,47 @@ class GroupEffects:
                     loads = kept[own] * self._own.multiplier[block.rows]
                     drawn[draws, block.rows] += (loads[:, None] * e).T
         return drawn
+
+    def standardise(self, residuals: Array) -> Array:
+        """z = C⁻¹r of residuals r (S, n), one row for each draw of the fit; see `unfold`."""
+        return self._transform(residuals, -0.5)
+
+    def unfold(self, z: Array) -> Array:
+        """r = Cz of standard normal z (S, n): normal with the covariance Σ = CC' of the draw.
+
+        With Σ = N^½(I + BB')N^½ and B = N^−½AT, C is N^½(I + BB')^½ in symmetric roots. So z does
+        not hang on the order of the rows, and of a row without others in its block it is r/√Σ.
+        """
+        return self._transform(z, 0.5)
+
+    def _transform(self, values: Array, power: float) -> Array:
+        found = np.empty_like(values)
+        for block in self._blocks:
+            for draws in self._draws_at_a_time(block, len(block.rows)):
+                noise = self._noise(block, draws, power)
+                B = self._noise(block, draws, -0.5)(block.multipliers) @ self._factors(block, draws)
+                x = values[draws][:, block.rows, None]
+                if power < 0:
+                    x = noise(x)
+                transposed = np.swapaxes(B, 1, 2)
+                size, Q = np.linalg.eigh(transposed @ B)
+                size = np.maximum(size, np.finfo(float).tiny)
+                change = np.expm1(power * np.log1p(size)) / size
+                along = np.swapaxes(Q, 1, 2) @ (transposed @ x)
+                x = x + B @ (Q @ (change[..., None] * along))
+                if power > 0:
+                    x = noise(x)
+                found[draws, block.rows] = x[..., 0]
+        return found
+
+    def _noise(self, block: Block, draws: slice, power: float) -> Callable[[Array], Array]:
+        """Multiply columns (S, n, c) by N^power."""
+        if block.covariance is None:
+            root = (self._row_noise(block.rows, draws).T ** power)[..., None]
+            return lambda columns: np.asarray(root * columns)
+        size, Q = np.linalg.eigh(block.covariance)
+        V = (Q * size**power) @ Q.T
+        return lambda columns: np.asarray(V @ columns)
 
     def _of_terms(self, chosen: frozenset[str]) -> Array:
         """1 for the effects of some terms, 0 for those of others."""

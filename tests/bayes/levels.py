@@ -6,7 +6,8 @@ from functools import cache
 import numpy as np
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit, TermDraws
+from bayes_lsm.bayes.clustered_draws import TermDraws
+from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 from bayes_lsm.bayes.draws import Importance
 
 MODELS = ("konstantopoulos2011", "berkey1998", "assink2016")
