@@ -24,6 +24,7 @@ from bayes_lsm.bayes.quantities import (
     of_dispersion,
     of_effects,
     of_scores,
+    standardised,
 )
 from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
 
@@ -100,6 +101,11 @@ def _of_level(term: ScaleTerm) -> dict[str, Quantity]:
         slope = term.grouping.slope is not None
         label = f"{term.name}: {effect}" if len(term.effects) > 1 else term.name
         own = _estimates(term, k, groups)
+        for j, other in enumerate(term.effects[:k]):
+            both = np.flatnonzero(term.used[:, j] & term.used[:, k])
+            if len(both) > 2:
+                pair = _estimates(term, j, both), _estimates(term, k, both)
+                found[f"cor of effects ({term.name}: {other}, {effect})"] = _together(*pair)
         found[f"SD of {'slopes' if slope else 'means'} ({label})"] = _spread(own)
         for name, column in zip(term.names, term.Z[groups, k].T, strict=True):
             if np.ptp(column) > 0:
@@ -124,3 +130,9 @@ def _spread(own: sparse.csr_array) -> Quantity:
 
 def _size_along(own: sparse.csr_array, column: Array) -> Quantity:
     return lambda r: correlate(np.abs(own @ r.residual.T).T, column)
+
+
+def _together(one: sparse.csr_array, other: sparse.csr_array) -> Quantity:
+    return lambda r: np.mean(
+        standardised((one @ r.residual.T).T) * standardised((other @ r.residual.T).T), axis=1
+    )

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.bayes.clustered_draws import TermDraws
 from bayes_lsm.bayes.clustered_graph import (
     DEFAULT_SCALE_SD,
     level_names,
@@ -19,7 +20,6 @@ from bayes_lsm.bayes.clustered_graph import (
     random_names,
     scale_names,
 )
-from bayes_lsm.bayes.clustered_draws import TermDraws
 from bayes_lsm.bayes.diagnostics import convergence_of
 from bayes_lsm.bayes.draws import Array, Importance
 from bayes_lsm.bayes.posterior_summaries import PosteriorSummaries

@@ -178,7 +178,7 @@ class GroupEffects:
 
     def _transform(self, values: Array, power: float) -> Array:
         found = np.empty_like(values)
-        for block in self._blocks:
+        for block in (each for each in self._blocks if len(each.rows)):
             for draws in self._draws_at_a_time(block, len(block.rows)):
                 noise = self._noise(block, draws, power)
                 B = self._noise(block, draws, -0.5)(block.multipliers) @ self._factors(block, draws)

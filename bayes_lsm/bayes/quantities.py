@@ -56,7 +56,7 @@ def of_scores(v: Array) -> dict[str, Quantity]:
     """The tails and the skewness of z, and small studies."""
     found: dict[str, Quantity] = {
         "largest |z|": lambda r: np.abs(r.z).max(axis=1),
-        "skewness of z": lambda r: np.mean(_standardise(r.z) ** 3, axis=1),
+        "skewness of z": lambda r: np.mean(standardised(r.z) ** 3, axis=1),
     }
     if np.ptp(v) > 0:
         found["cor(z, standard error)"] = lambda r: correlate(r.z, np.sqrt(v))
@@ -117,10 +117,10 @@ def your_own(name: str, quantity: Callable[[Array], float]) -> Quantity:
 
 def correlate(rows: Array, column: Array) -> Array:
     """The correlation of each row (m, k) with a column (k,)."""
-    return np.asarray(_standardise(rows) @ _standardise(column) / len(column))
+    return np.asarray(standardised(rows) @ standardised(column) / len(column))
 
 
-def _standardise(values: Array) -> Array:
+def standardised(values: Array) -> Array:
     """Each row to mean 0 and SD 1; a row without variation to 0."""
     centred = values - values.mean(axis=-1, keepdims=True)
     sd = np.sqrt(np.mean(centred**2, axis=-1, keepdims=True))

@@ -8,8 +8,8 @@ import pytest
 from scipy import sparse
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.clustered_effects import row_effects
 from bayes_lsm.bayes.clustered_draws import RandomInterceptDraws
+from bayes_lsm.bayes.clustered_effects import row_effects
 from bayes_lsm.bayes.group_effects import GroupEffects
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.terms import error_covariance

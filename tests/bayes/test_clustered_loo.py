@@ -13,8 +13,7 @@ from scipy.stats import multivariate_normal, norm
 import bayes_lsm as lsm
 from bayes_lsm.bayes import fit_clustered_bayes
 from bayes_lsm.bayes.clustered import resolve_terms, sample_clustered
-from bayes_lsm.bayes.clustered_draws import flat_coefficients
-from bayes_lsm.bayes.clustered_draws import RandomInterceptDraws, TermDraws
+from bayes_lsm.bayes.clustered_draws import RandomInterceptDraws, TermDraws, flat_coefficients
 from bayes_lsm.bayes.clustered_loo import checked_clusters, densities
 from bayes_lsm.clustered_design import build_clustered_design
 from bayes_lsm.clusters import take_rows
