@@ -14,19 +14,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import expit, log_expit, logsumexp
 
 from bayes_lsm.bayes.draws import Array
 
-_MOST_ITERATIONS = 1000
+MOST_ITERATIONS = 1000
 _SAME = 1e-10
+
+
+@dataclass(frozen=True)
+class Bridge:
+    """A log marginal likelihood found by bridging.
+
+    Attributes
+    ----------
+    log, se : float
+        ln p(y) and its Monte Carlo error.
+    settled : bool
+        Whether the iteration came to rest; if not, `log` is where it was cut off.
+    """
+
+    log: float
+    se: float
+    settled: bool
 
 
 def bridge(
     log_joint: Callable[[Array], Array], draws: Array, *, worth: float, rng: np.random.Generator
-) -> tuple[float, float]:
+) -> Bridge:
     """The log marginal likelihood and its standard error.
 
     Parameters
@@ -44,11 +62,11 @@ def bridge(
     A normal density times 7:
 
     >>> draws = np.random.default_rng(1).normal(2.0, 3.0, (4000, 1))
-    >>> log, se = bridge(
+    >>> found = bridge(
     ...     lambda x: np.log(7) - 0.5 * ((x[:, 0] - 2) / 3) ** 2 - np.log(3 * np.sqrt(2 * np.pi)),
     ...     draws, worth=4000, rng=np.random.default_rng(2))
-    >>> bool(abs(log - np.log(7)) < 4 * se), se < 0.01
-    (True, True)
+    >>> bool(abs(found.log - np.log(7)) < 4 * found.se), found.se < 0.01, found.settled
+    (True, True, True)
     """
     # Every second draw, so that both halves know all chains.
     fitted, kept = draws[::2], draws[1::2]
@@ -67,17 +85,20 @@ def bridge(
     return _iterate(ours, theirs, worth / 2)
 
 
-def _iterate(ours: Array, theirs: Array, worth: float) -> tuple[float, float]:
+def _iterate(ours: Array, theirs: Array, worth: float) -> Bridge:
     share = math.log(worth) - math.log(len(theirs))  # ln s₁ / s₂
-    log = float(np.median(ours))
-    for _ in range(_MOST_ITERATIONS):
+    # From here on less the median, so that a step is not lost in the digits of a large ln p(y).
+    middle, log = float(np.median(ours)), 0.0
+    ours, theirs, settled = ours - middle, theirs - middle, False
+    for _ in range(MOST_ITERATIONS):
         # h p ∝ expit(share + l − log), h g ∝ expit(−share − l + log) / (p̂ s₂ / s₁).
         above = logsumexp(log_expit(share + theirs - log)) - math.log(len(theirs))
         below = logsumexp(log_expit(-share - ours + log)) - math.log(len(ours))
         step = float(above - below) - share
-        log, last = log + step, log
-        if abs(log - last) < _SAME:
+        log += step
+        settled = abs(step) < _SAME
+        if settled:
             break
     f1, f2 = expit(share + theirs - log), expit(-share - ours + log)
     error = np.var(f1) / np.mean(f1) ** 2 / len(theirs) + np.var(f2) / np.mean(f2) ** 2 / worth
-    return log, float(math.sqrt(error))
+    return Bridge(middle + log, float(math.sqrt(error)), settled)

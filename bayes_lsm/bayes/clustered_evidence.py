@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayes_lsm.bayes.bridge import bridge
+from bayes_lsm.bayes.bridge import MOST_ITERATIONS, bridge
 from bayes_lsm.bayes.clustered import resolve_terms, sample_clustered
 from bayes_lsm.bayes.clustered_deletion import RowSums
 from bayes_lsm.bayes.clustered_draws import flat_coefficients
@@ -58,7 +58,9 @@ def evidence(fit: ClusteredBayesFit) -> Evidence:
         return read_importance(fit.importance)
     plain = not any(term.random for term in fit.design.terms)
     if plain and can_collapse(priors):
-        _, _, importance = sample_clustered(fit.design, priors, draws=EVIDENCE_DRAWS, seed=fit.seed)
+        _, _, importance = sample_clustered(
+            fit.design, priors, draws=max(EVIDENCE_DRAWS, len(fit.beta)), seed=fit.seed
+        )
         return read_importance(importance)
     return bridged_evidence(fit)
 
@@ -69,9 +71,20 @@ def bridged_evidence(fit: ClusteredBayesFit) -> Evidence:
     rng = np.random.default_rng(fit.seed)
     with np.errstate(invalid="ignore", divide="ignore"):
         joint = _Joint(fit)
-        log, se = bridge(joint, joint.coordinates(), worth=worth, rng=rng)
-    far = () if se <= _LARGEST_BRIDGE_SE else ("the draws are far from normal for a bridge",)
-    return with_error(log, se, far)
+        found = bridge(joint, joint.coordinates(), worth=worth, rng=rng)
+    problems = []
+    # Written so that nan counts as wrong.
+    if not (found.settled and found.se <= _LARGEST_BRIDGE_SE):
+        problems.append(
+            "the draws are far from normal for a bridge, and its error cannot be trusted; "
+            "use tighter priors"
+        )
+    if not found.settled:
+        problems.append(
+            f"bridge sampling did not settle in {MOST_ITERATIONS} iterations; take more draws, or "
+            "use tighter priors"
+        )
+    return with_error(found.log, found.se, problems, cure="take more draws")
 
 
 class _Joint:

@@ -111,7 +111,8 @@ def evidence(fit: BayesFit) -> Evidence:
         df = df_prior(fit.design, fit.priors)
         cure = "NUTS gives no marginal likelihood; use such priors, or compare by psis_loo()"
         require_direct(priors, df, cure)
-        draws = sample_directly(fit.design, priors, df, draws=EVIDENCE_DRAWS, seed=fit.seed)
+        size = max(EVIDENCE_DRAWS, len(draws.flat_location))
+        draws = sample_directly(fit.design, priors, df, draws=size, seed=fit.seed)
     return read_evidence(draws)
 
 
@@ -129,17 +130,21 @@ def read_importance(importance: Importance) -> Evidence:
     if is_dominated(importance):
         problems.append(
             f"a few points dominate the marginal likelihood (Pareto k {k:.2f}, largest weight "
-            f"{100 * importance.largest_weight:.1f}%)"
+            f"{100 * importance.largest_weight:.1f}%); use tighter priors"
         )
-    return with_error(log, se, problems)
+    return with_error(log, se, problems, cure="take more draws, or use tighter priors")
 
 
-def with_error(log: float, se: float, problems: Sequence[str] = ()) -> Evidence:
-    """A marginal likelihood, with a complaint when its error is large."""
+def with_error(log: float, se: float, problems: Sequence[str], *, cure: str) -> Evidence:
+    """A marginal likelihood, with a complaint and its cure when its error is large."""
     # Written so that nan counts as wrong.
-    large = () if se <= _LARGEST_SE else (f"the log marginal likelihood has an error of {se:.2f}",)
-    found = tuple(f"{problem}; use tighter priors" for problem in (*problems, *large))
-    return Evidence(log, se, found)
+    if se <= _LARGEST_SE:
+        return Evidence(log, se, tuple(problems))
+    large = (
+        f"the log marginal likelihood has a Monte Carlo error of {se:.2g} (at most {_LARGEST_SE} "
+        f"is good); {cure}"
+    )
+    return Evidence(log, se, (*problems, large))
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.priors import HalfNormal, Normal, Priors, StudentT
 from bayes_lsm.specification import Specification
 
+from .levels import with_draws
 from .test_scale_random_intercepts import SMALL, model_of
 
 
@@ -49,6 +50,36 @@ def test_evidence_of_chains_is_found_by_the_collapsed_engine():
     found = evidence(replace(as_chains(fit), seed=4))
     assert found.log != fit.log_evidence
     assert abs(found.log - fit.log_evidence) < 4 * np.hypot(found.se, fit.evidence.se)
+
+
+def test_a_large_error_of_a_bridge_asks_for_more_draws():
+    fit = lsm.LocationScaleModel.from_file("berkey1998").fit_bayes(
+        engine="collapsed", draws=8000, seed=1
+    )
+
+    def bridged(step):
+        terms = fit.terms.values()
+        alphas, matrices = [t.alpha[::step] for t in terms], [t.correlation[::step] for t in terms]
+        return bridged_evidence(
+            as_chains(with_draws(fit.design, fit.beta[::step], alphas, matrices))
+        )
+
+    few, many = bridged(80), bridged(1)
+    assert few.se > 0.1
+    assert few.problems == (
+        f"the log marginal likelihood has a Monte Carlo error of {few.se:.2g} (at most 0.1 is "
+        "good); take more draws",
+    )
+    assert many.se < 0.1
+    assert many.problems == ()
+
+
+def test_a_bridge_that_has_not_settled_is_said(monkeypatch):
+    fit = as_chains(schools(Normal(0, 1)).fit_bayes(seed=3))
+    assert bridged_evidence(fit).problems == ()
+    monkeypatch.setattr("bayes_lsm.bayes.bridge.MOST_ITERATIONS", 2)
+    found = bridged_evidence(fit)
+    assert any("did not settle in" in problem for problem in found.problems)
 
 
 def test_one_term_of_rows_has_the_evidence_of_the_ordinary_engine():

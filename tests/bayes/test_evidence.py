@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 from scipy.stats import halfnorm, multivariate_normal, norm
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.evidence import bayes_factor, evidence, grade
+from bayes_lsm.bayes.evidence import bayes_factor, evidence, grade, read_importance
 from bayes_lsm.bayes.savage_dickey import savage_dickey
 from bayes_lsm.priors import HalfNormal, Normal, Priors
 
@@ -189,3 +189,10 @@ def test_prior_density_of_an_intercept_is_that_of_prior_draws(ablat):
     # Four binomial errors of the share near -1; the density is straight over so short a stretch.
     error = 4 * math.sqrt(near / 0.2 / 400_000) / near
     assert found.log_prior == pytest.approx(math.log(near), abs=error + 1e-3)
+
+
+def test_a_large_error_names_itself_and_its_cure(ablat):
+    large = dataclasses.replace(ablat.draws.importance, log_evidence_se=0.234)
+    (problem,) = read_importance(large).problems
+    assert "a Monte Carlo error of 0.23 (at most 0.1 is good); take more draws" in problem
+    assert read_importance(ablat.draws.importance).problems == ()
