@@ -110,3 +110,14 @@ def take_draws(fit: ClusteredBayesFit, chosen: npt.NDArray[np.intp]) -> Clustere
         for name, each in fit.terms.items()
     }
     return replace(fit, beta=fit.beta[chosen], terms=terms, chains=1, stats={})
+
+
+def are_random(fit: ClusteredBayesFit) -> npt.NDArray[np.bool_]:
+    """Which of the columns of `flat_coefficients` are effects of random intercepts."""
+    found: list[npt.NDArray[np.bool_]] = []
+    for each in fit.terms.values():
+        term = each.term
+        levels = sum(random.effect.shape[1] for random in each.random)
+        sizes = (len(term.names), levels, count(len(term.effects), term.correlation))
+        found.append(np.repeat([False, True, False], sizes))
+    return np.concatenate(found)

@@ -16,16 +16,14 @@ import numpy as np
 from bayes_lsm.bayes.bridge import MOST_ITERATIONS, bridge
 from bayes_lsm.bayes.clustered import resolve_terms, sample_clustered
 from bayes_lsm.bayes.clustered_deletion import RowSums
-from bayes_lsm.bayes.clustered_draws import flat_coefficients
+from bayes_lsm.bayes.clustered_draws import are_random, flat_coefficients
 from bayes_lsm.bayes.clustered_graph import DEFAULT_SCALE_SD
 from bayes_lsm.bayes.collapsed import can_collapse
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.evidence import EVIDENCE_DRAWS, Evidence, read_importance, with_error
 from bayes_lsm.bayes.propriety import require_normalised
-from bayes_lsm.likelihood.correlation_matrices import count
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.clustered_draws import TermDraws
     from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 
 # An error beyond that cannot itself be trusted: the proposal misses much of the posterior.
@@ -101,10 +99,7 @@ class _Joint:
             float(np.linalg.slogdet(block.contrasts)[1])
             for block in (self._priors.location, self._priors.scale)
         )
-        # Of the coefficients of all terms: which are effects of random intercepts.
-        self._effect = np.concatenate(
-            [np.repeat([False, True, False], _sizes(t)) for t in fit.terms.values()]
-        )
+        self._effect = are_random(fit)
 
     def coordinates(self) -> Array:
         """The draws of the fit, as such points."""
@@ -128,10 +123,3 @@ class _Joint:
         prior = prior + np.sum(self._sd.logpdf(2.0 * log_sd) + math.log(2.0), axis=1)
         prior = prior - 0.5 * np.sum(u**2 + np.log(2 * np.pi), axis=1)
         return np.asarray(likelihood + prior)
-
-
-def _sizes(drawn: TermDraws) -> tuple[int, int, int]:
-    """How many α, effects of random intercepts and κ a term has."""
-    term = drawn.term
-    levels = sum(each.effect.shape[1] for each in drawn.random)
-    return len(term.names), levels, count(len(term.effects), term.correlation)

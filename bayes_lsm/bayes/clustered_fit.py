@@ -37,7 +37,9 @@ if TYPE_CHECKING:
     from bayes_lsm.bayes.evidence import BayesFactor, Evidence
     from bayes_lsm.bayes.fit import BayesFit
     from bayes_lsm.bayes.intervals import Interval
+    from bayes_lsm.bayes.nested import PartName
     from bayes_lsm.bayes.probability import Direction, Probability
+    from bayes_lsm.bayes.savage_dickey import SavageDickey
     from bayes_lsm.bayes.sensitivity import Sensitivity
     from bayes_lsm.clusters import Cluster
     from bayes_lsm.contrasts import ContrastInterval, Measure, ScaleFunctions
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 
 
 # What `BayesFit` has and `ClusteredBayesFit` has not.
-_ONE_TERM_ONLY = frozenset("diagnose savage_dickey study_weights".split())
+_ONE_TERM_ONLY = frozenset("diagnose study_weights".split())
 
 
 @dataclass(frozen=True, eq=False)
@@ -378,6 +380,14 @@ class ClusteredBayesFit(PosteriorSummaries):
         from bayes_lsm.bayes.evidence import bayes_factor
 
         return bayes_factor(self, other)
+
+    def savage_dickey(
+        self, term: str, value: float = 0.0, *, part: PartName = "scale"
+    ) -> SavageDickey:
+        """Bayes factor for a coefficient's being `value`; see `bayes_lsm.bayes.savage_dickey`."""
+        from bayes_lsm.bayes.savage_dickey import savage_dickey
+
+        return savage_dickey(self, term, value, part=part)
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -9,14 +9,13 @@ turned about the data's middle.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import logsumexp
 
 from bayes_lsm.bayes.collapsed import normal_prior
-from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.student import arrays
 from bayes_lsm.bayes.subsets import Array, Indices, Numbers
 from bayes_lsm.priors import PriorBlock, ResolvedPriors
@@ -41,12 +40,10 @@ class Unknowns:
 
     Attributes
     ----------
-    of : function of Draws
-        Points (m, d).
     log_density : function of points (m, d)
         Log posterior density (m,), up to a constant.
-    first : mapping of str to int
-        The coordinate of the first coefficient of each part.
+    place : mapping of str to sequence of int
+        The coordinates of the coefficients of each part.
     most : float
         How many points the quadrature can afford.
     turned : int, default 0
@@ -54,9 +51,8 @@ class Unknowns:
         coefficients, over the draws, on the one that is moved.
     """
 
-    of: Callable[[Draws], Array]
     log_density: Callable[[Array], Array]
-    first: Mapping[str, int]
+    place: Mapping[str, Sequence[int]]
     most: float
     turned: int = 0
 
@@ -81,7 +77,7 @@ def collapsed_unknowns(numbers: Numbers, priors: ResolvedPriors) -> Unknowns:
         return np.asarray(found)
 
     most = _WORK / (len(numbers.y) * (_COARSE + _FINE[0]))
-    return Unknowns(lambda drawn: drawn.flat_scale, log_density, {"scale": 0}, most)
+    return Unknowns(log_density, {"scale": range(numbers.Z.shape[1])}, most)
 
 
 def joint_unknowns(numbers: Numbers, priors: ResolvedPriors) -> Unknowns:
@@ -89,9 +85,6 @@ def joint_unknowns(numbers: Numbers, priors: ResolvedPriors) -> Unknowns:
     from bayes_lsm.likelihood.student import log_likelihood
 
     data, p = arrays(numbers), numbers.X.shape[1]
-
-    def of(drawn: Draws) -> Array:
-        return np.column_stack([drawn.flat_location, drawn.flat_scale, drawn.flat_df])
 
     def log_density(points: Array) -> Array:
         location, scale, df = (
@@ -104,7 +97,8 @@ def joint_unknowns(numbers: Numbers, priors: ResolvedPriors) -> Unknowns:
         return np.asarray(found)
 
     most = _STUDENT_WORK / (len(numbers.y) * (_COARSE + _FINE[0]))
-    return Unknowns(of, log_density, {"location": 0, "scale": p}, most, turned=p)
+    place = {"location": range(p), "scale": range(p, p + numbers.Z.shape[1])}
+    return Unknowns(log_density, place, most, turned=p)
 
 
 def conditional_density(unknowns: Unknowns, points: Array, j: int, value: float) -> Array:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -35,14 +35,13 @@ if TYPE_CHECKING:
     from bayes_lsm.bayes.elpd import Elpd
     from bayes_lsm.bayes.evidence import BayesFactor, Evidence
     from bayes_lsm.bayes.heterogeneity import Heterogeneity
+    from bayes_lsm.bayes.nested import PartName
     from bayes_lsm.bayes.prediction import Prediction
     from bayes_lsm.bayes.probability import Direction, Probability
     from bayes_lsm.bayes.savage_dickey import SavageDickey
     from bayes_lsm.bayes.sensitivity import Sensitivity
     from bayes_lsm.bayes.weights import StudyWeights
     from bayes_lsm.contrasts import ContrastInterval, Measure, ScaleFunctions
-
-PartName = Literal["location", "scale"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -23,33 +23,27 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, get_args
 
 import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
 
-from bayes_lsm.bayes.conditionals import (
-    collapsed_unknowns,
-    conditional_density,
-    joint_unknowns,
-    with_prior,
-)
-from bayes_lsm.bayes.direct import require_direct
-from bayes_lsm.bayes.evidence import Evidence, describe_bf, evidence, grade, read_evidence
-from bayes_lsm.bayes.graph import resolve_priors
+from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+from bayes_lsm.bayes.clustered_nested import Levels
+from bayes_lsm.bayes.collapsed import normal_prior
+from bayes_lsm.bayes.conditionals import conditional_density
+from bayes_lsm.bayes.evidence import Evidence, describe_bf, grade
+from bayes_lsm.bayes.nested import Nesting, PartName, Studies, thinned
 from bayes_lsm.bayes.propriety import require_normalised
-from bayes_lsm.bayes.student import df_prior, said_before
-from bayes_lsm.bayes.submodels import find_terms, sample_submodel
-from bayes_lsm.bayes.subsets import Array, restrict, take_columns
+from bayes_lsm.bayes.student import said_before
+from bayes_lsm.bayes.subsets import Array, restrict
 from bayes_lsm.errors import FitError
-from bayes_lsm.priors import PriorBlock, ResolvedPriors
+from bayes_lsm.priors import PriorBlock
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.fit import BayesFit
-
-PartName = Literal["location", "scale"]
+    from bayes_lsm.bayes.criteria import AnyFit
 
 _MOST_DRAWS = 20_000
 _PRIOR_DRAWS = 200_000
@@ -134,17 +128,19 @@ class SavageDickey(Printable):
 
 
 def savage_dickey(
-    fit: BayesFit, term: str, value: float = 0.0, *, part: PartName = "scale"
+    fit: AnyFit, term: str, value: float = 0.0, *, part: PartName = "scale"
 ) -> SavageDickey:
     """The Bayes factor for a coefficient's having one value, from the fit of the full model.
 
     Parameters
     ----------
-    fit : BayesFit
+    fit : BayesFit or ClusteredBayesFit
         Of either engine.
     term : str
         A coefficient as the tables print it (``"continentOther"``), or a term of the formula
-        (``"continent"``), all of whose coefficients then have the value.
+        (``"continent"``), all of whose coefficients then have the value. With several scale terms
+        ``"district: year"``, or ``"year"`` where one of them has it; and ``"AL, PD"`` is the
+        correlation of two effects of a group, in Fisher's z.
     value : float, default 0
         On the user's scale; a scale coefficient is of ln τ².
     part : {"location", "scale"}, default "scale"
@@ -158,8 +154,8 @@ def savage_dickey(
     Raises
     ------
     FitError
-        For an unknown term, a flat prior, a shrinkage prior, or location priors that are not normal
-        where the study effects are.
+        For an unknown term, a flat prior, a shrinkage prior, location priors that are not normal
+        where the study effects are, or a whole term where ln τ² has random intercepts.
 
     Examples
     --------
@@ -174,15 +170,15 @@ def savage_dickey(
         raise FitError(f"part must be 'location' or 'scale', got {part!r}")
     if not math.isfinite(value):
         raise FitError(f"value must be a finite number, got {value}")
-    columns = _columns(fit, part, term)
-    priors, df = resolve_priors(fit.design, fit.priors), df_prior(fit.design, fit.priors)
-    require_normalised(priors, "the Savage–Dickey ratio")
-    require_direct(priors, df, "use such priors, whatever the engine")
-    if part == "location" and df is None:
-        log_posterior, log_prior, se = _location(fit, priors, columns, value)
+    model: Nesting = Levels(fit) if isinstance(fit, ClusteredBayesFit) else Studies(fit)
+    columns = model.find(part, term)
+    require_normalised(model.priors, "the Savage–Dickey ratio")
+    model.require_direct("use such priors, whatever the engine")
+    if part == "location" and model.exact_location:
+        log_posterior, log_prior, se = _location(model, columns, value)
     else:
-        log_posterior, log_prior, se = _one_by_one(fit, priors, part, columns, value)
-    names = fit.design.location.names if part == "location" else fit.design.scale.names
+        log_posterior, log_prior, se = _one_by_one(model, part, columns, value, fit.seed)
+    names = model.names[part]
     return SavageDickey(
         part,
         tuple(names[j] for j in columns),
@@ -190,34 +186,17 @@ def savage_dickey(
         log_posterior,
         log_prior,
         se,
-        _restricted(fit, priors, part, columns) if value == 0 else None,
+        _restricted(fit, model, part, columns) if value == 0 else None,
         (*said_before(fit.design, fit.priors), *fit.problems, *fit.design.notes),
     )
 
 
-def _columns(fit: BayesFit, part: PartName, term: str) -> list[int]:
-    design_part = getattr(fit.design, part)
-    if term in design_part.names:
-        return [design_part.names.index(term)]
-    for each in find_terms(design_part):
-        if each.name == term:
-            return list(each.columns)
-    known = ", ".join(map(repr, design_part.names))
-    raise FitError(f"there is no {part} term {term!r}; the {part} coefficients are {known}")
-
-
-def _location(
-    fit: BayesFit, priors: ResolvedPriors, columns: list[int], value: float
-) -> tuple[float, float, float]:
+def _location(model: Nesting, columns: list[int], value: float) -> tuple[float, float, float]:
     """Log posterior and log prior density at the value, and the error of the first."""
-    from bayes_lsm.likelihood.deletion import location_moments
-
-    arrays = with_prior(fit.design, priors.location)
-    alphas, worth = _thinned(fit.draws.flat_scale, _worth(fit), _MOST_DRAWS)
-    means, covariances = location_moments(alphas, *arrays)
-    inside = np.ix_(np.arange(len(alphas)), columns, columns)
+    means, covariances, worth = model.location_moments(_MOST_DRAWS)
+    inside = np.ix_(np.arange(len(means)), columns, columns)
     density = _normal_logpdf(value - means[:, columns], covariances[inside])
-    mean, precision = arrays[4:]
+    mean, precision = normal_prior(model.priors.location)
     covariance = np.linalg.inv(precision)[np.ix_(columns, columns)]
     log_prior = _normal_logpdf((value - mean[columns])[None], covariance[None])[0]
     log_posterior, se = _log_mean(density, worth)
@@ -225,50 +204,32 @@ def _location(
 
 
 def _one_by_one(
-    fit: BayesFit, priors: ResolvedPriors, part: PartName, columns: list[int], value: float
+    model: Nesting, part: PartName, columns: list[int], value: float, seed: int
 ) -> tuple[float, float, float]:
     """As `_location`, one coefficient after another, each with those before it at zero."""
     if value != 0 and len(columns) > 1:
         raise FitError(
             f"several {part} coefficients can be tested for 0 only, got {value}; name one of them"
         )
-    design, df = fit.design, df_prior(fit.design, fit.priors)
-    kept = {"location": list(range(design.X.shape[1])), "scale": list(range(design.Z.shape[1]))}
-    drawn, worth = fit.draws, _worth(fit)
+    kept = {name: list(range(len(each))) for name, each in model.names.items()}
+    here = model.whole
     log_posterior = log_prior = variance = 0.0
     for step, column in enumerate(columns):
         if step:
             kept[part].remove(columns[step - 1])
-            drawn = sample_submodel(
-                design, priors, df, *kept.values(), draws=_CHECK_DRAWS, seed=fit.seed
-            )
-            worth = drawn.importance.ess if drawn.importance else 0.0
-        own = ResolvedPriors(
-            restrict(priors.location, kept["location"]), restrict(priors.scale, kept["scale"])
-        )
-        numbers = take_columns(design, *kept.values())
-        unknowns = collapsed_unknowns(numbers, own) if df is None else joint_unknowns(numbers, own)
-        j, points = kept[part].index(column), unknowns.of(drawn)
-        most = int(np.clip(unknowns.most, _FEWEST_DRAWS, len(points)))
-        points, worth = _thinned(points, worth, most)
+            here = model.without(kept, draws=_CHECK_DRAWS)
+        j = kept[part].index(column)
+        most = int(np.clip(here.unknowns.most, _FEWEST_DRAWS, len(here.points)))
+        points, worth = thinned(here.points, here.worth, most)
         density, se = _log_mean(
-            conditional_density(unknowns, points, unknowns.first[part] + j, value), worth
+            conditional_density(here.unknowns, points, here.unknowns.place[part][j], value), worth
         )
         log_posterior += density
-        log_prior += _prior_density(getattr(own, part), j, value, fit.seed)
+        log_prior += _prior_density(
+            restrict(getattr(model.priors, part), kept[part]), j, value, seed
+        )
         variance += se**2
     return log_posterior, log_prior, math.sqrt(variance)
-
-
-def _worth(fit: BayesFit) -> float:
-    """How many independent draws the fit's are worth."""
-    return float(fit.convergence.filter(like="ess").to_numpy().min())
-
-
-def _thinned(draws: Array, worth: float, most: int) -> tuple[Array, float]:
-    """At most so many draws, and what they are worth."""
-    thin = draws[:: -(-len(draws) // most)]
-    return np.ascontiguousarray(thin), min(worth, float(len(thin)))
 
 
 def _log_mean(log_density: Array, worth: float) -> tuple[float, float]:
@@ -300,27 +261,18 @@ def _prior_density(block: PriorBlock, j: int, value: float, seed: int) -> float:
     return float(density + math.log(abs(block.contrasts[j, j])))
 
 
-def _restricted(
-    fit: BayesFit, priors: ResolvedPriors, part: PartName, columns: list[int]
-) -> Evidence | None:
+def _restricted(fit: AnyFit, model: Nesting, part: PartName, columns: list[int]) -> Evidence | None:
     """ln p(y | null) − ln p(y), where the null is a model without these columns."""
-    dropped: dict[str, list[int]] = {"location": [], "scale": [], part: columns}
-    level = {
-        j
-        for term in find_terms(getattr(fit.design, part))
-        if not term.optional
-        for j in term.columns
-    }
-    location, scale = (
-        [j for j in range(len(getattr(fit.design, name).names)) if j not in dropped[name]]
-        for name in ("location", "scale")
-    )
-    if level & set(columns) or not location or not scale:
+    if model.level[part] & set(columns):
         return None
-    df = df_prior(fit.design, fit.priors)
-    draws = sample_submodel(
-        fit.design, priors, df, location, scale, draws=_CHECK_DRAWS, seed=fit.seed
-    )
-    null, full = read_evidence(draws), evidence(fit)
+    kept = {
+        name: [j for j in range(len(each)) if name != part or j not in columns]
+        for name, each in model.names.items()
+    }
+    if not all(kept.values()) or not model.nested:
+        return None
+    null, full = model.without(kept, draws=_CHECK_DRAWS).evidence, fit.evidence
+    if null is None:
+        return None
     se = math.hypot(null.se, full.se)
     return Evidence(null.log - full.log, se, (*null.problems, *full.problems))
