@@ -13,7 +13,7 @@ Another engine is one more module that returns `Draws`;
 inside the functions that need them.
 
 What is asked of a fit: `prediction`, `probability`, `effects`, `heterogeneity` and `contrasts`, the
-verbs of the REML room; `evidence` (Bayes factors) and `savage_dickey`; `loo` (leave-one-study-out,
+verbs of the REML room; `evidence` (Bayes factors) and `savage_dickey` (of `nested` models); `loo` (leave-one-study-out,
 K-fold, WAIC) and `clustered_loo` (the same of whole clusters), by the exact refits of `refits`,
 which ask `row_deletion` and `clustered_deletion` for them, as `criteria`; `checks` (posterior
 predictive); `sensitivity` (the same model under other priors); and of a model with some of its

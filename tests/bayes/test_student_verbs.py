@@ -15,7 +15,7 @@ from scipy.special import logsumexp
 from scipy.stats import gamma, kstest, norm, t
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.checks import _replicate
+from bayes_lsm.bayes.checks import Studies
 from bayes_lsm.bayes.excess import LogExcess
 from bayes_lsm.bayes.findings import coefficient_columns
 from bayes_lsm.bayes.graph import resolve_priors
@@ -234,9 +234,8 @@ def test_with_flat_priors_studies_are_left_out_by_weights_only(robust):
 def test_replicated_scores_are_standard_normal_and_observed_ones_those_of_an_integral(robust):
     draws, design = robust.draws, robust.design
     chosen = slice(0, 3)
-    seen, drawn = _replicate(
-        design, draws.flat_location, draws.flat_scale, draws.flat_df, np.random.default_rng(4)
-    )
+    every = np.arange(len(draws.flat_location))
+    seen, drawn = Studies(robust).replicate(every, np.random.default_rng(4))
     # 52,000 of them, independent given the coefficients, whatever those are.
     assert kstest(drawn.z.ravel(), "norm").pvalue > 1e-3
     for s in range(3):

@@ -1,0 +1,142 @@
+"""Density ratios of several scale terms: marginal likelihoods, closed forms, one term's own."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import multivariate_normal, norm
+
+import bayes_lsm as lsm
+from bayes_lsm.bayes import bayes_factor, fit_clustered_bayes
+from bayes_lsm.clustered_design import build_clustered_design
+from bayes_lsm.errors import FitError
+from bayes_lsm.priors import Normal, Priors
+from bayes_lsm.specification import Specification
+
+from .levels import model_of
+from .test_scale_random_intercepts import SMALL
+from .test_scale_random_intercepts import model_of as mixed_model
+
+YEAR = "I((year - 1990) / 10)"
+
+
+@pytest.fixture(scope="module")
+def schools():
+    return model_of("konstantopoulos2011").fit_bayes(engine="collapsed", seed=1)
+
+
+@pytest.mark.parametrize("term", [YEAR, f"district/school: {YEAR}"])
+def test_it_is_the_bayes_factor_against_the_model_without(schools, term):
+    """The smaller model fitted by itself, with the preset of its own."""
+    found = schools.savage_dickey(term)
+    assert found.terms == (f"district/school: {YEAR}",)
+    without = lsm.LocationScaleModel(
+        "yi ~ 1",
+        {"district": "~ 1", "district/school": "~ 1"},
+        variance="vi",
+        data=lsm.load_dataset("konstantopoulos2011"),
+    ).fit_bayes(engine="collapsed", seed=2)
+    other = bayes_factor(without, schools)
+    # Monte Carlo errors of about 0.02 each.
+    assert found.se < 0.04
+    assert abs(found.log_bf - other.log_bf) < 4 * math.hypot(found.se, other.se)
+    assert abs(found.agreement) < 4
+
+
+def test_location_and_several_coefficients_at_once():
+    fit = lsm.LocationScaleModel(
+        f"yi ~ {YEAR}",
+        {"district": "~ 1", "district/school": "~ C(late)"},
+        variance="vi",
+        data=lsm.load_dataset("konstantopoulos2011").assign(
+            late=lambda d: np.digitize(d["year"], [1990, 1995])
+        ),
+    ).fit_bayes(engine="collapsed", seed=3)
+    whole, slope = fit.savage_dickey("C(late)"), fit.savage_dickey(YEAR, part="location")
+    assert len(whole.terms) == 2
+    for found in (whole, slope):
+        assert found.restricted is not None
+        assert abs(found.agreement) < 4, found
+
+
+def test_a_correlation_of_two_outcomes():
+    """By the model without it: scale terms of the outcomes by themselves."""
+    fit = model_of("berkey1998").fit_bayes(engine="collapsed", seed=1)
+    found = fit.savage_dickey("AL, PD")
+    assert found.terms == ("outcome | trial: AL, PD",)
+    # LKJ(1) of two effects: ρ is uniform, and of Fisher's z the density at 0 is 1/2.
+    assert found.log_prior == pytest.approx(math.log(0.5))
+    assert abs(found.agreement) < 4, found
+    rho = (
+        np.tanh(fit.terms["outcome | trial"].pairs[1][:, 0] * 0)
+        + fit.terms["outcome | trial"].pairs[1][:, 0]
+    )
+    share = np.mean(np.abs(rho) < 0.1)
+    # The density of ρ at 0 by counting: four binomial errors of independent draws worth 2,000.
+    error = 4 * math.sqrt(share / 2000) / 0.2
+    assert math.exp(found.log_posterior) == pytest.approx(share / 0.2, abs=error)
+
+
+def test_density_of_a_location_coefficient_is_in_closed_form():
+    """Variances that are all but known: β has a normal posterior, by dense algebra."""
+    priors = Priors(
+        location={"*": Normal(0.2, 1.5)},
+        scale={
+            "district: intrcpt": Normal(math.log(0.06), 1e-3),
+            "district/school: intrcpt": Normal(math.log(0.03), 1e-3),
+        },
+    )
+    model = lsm.LocationScaleModel(
+        "yi ~ 1",
+        {"district": "~ 1", "district/school": "~ 1"},
+        variance="vi",
+        data=lsm.load_dataset("konstantopoulos2011"),
+        priors=priors,
+    )
+    found = model.fit_bayes(seed=1).savage_dickey("intrcpt", 0.1, part="location")
+    y, ones = model.design.y, np.ones(len(model.design.y))
+    sigma = np.diag(model.design.v)
+    for term, tau2 in zip(model.design.terms, (0.06, 0.03), strict=True):
+        sigma += tau2 * np.equal.outer(term.index, term.index)
+    likelihood = multivariate_normal(0.1 * ones, sigma).logpdf(y)
+    total = multivariate_normal(0.2 * ones, sigma + 1.5**2).logpdf(y)
+    # The ratio of densities is that of the likelihood at the value to the marginal one; variances
+    # spread by 1e-3 move it by less than as much.
+    assert found.log_bf == pytest.approx(likelihood - total, abs=1e-3)
+    assert found.log_prior == pytest.approx(norm.logpdf(0.1, 0.2, 1.5))
+    assert found.restricted is None
+
+
+def test_one_term_of_single_studies_is_as_by_its_own_ratio():
+    data = lsm.load_dataset("bcg")
+    words = {"variance": "vi", "study": "trial"} if "trial" in data else {"variance": "vi"}
+    model = lsm.LocationScaleModel("yi ~ ablat", "~ ablat", data=data, **words)
+    data = data.assign(unit=[f"u{i}" for i in range(len(data))])
+    spec = Specification("yi ~ ablat", "vi", scale={"unit": "~ ablat"})
+    one = model.fit_bayes(engine="collapsed", seed=4)
+    several = fit_clustered_bayes(build_clustered_design(spec, data), seed=5)
+    for part in ("location", "scale"):
+        a, b = one.savage_dickey("ablat", part=part), several.savage_dickey("ablat", part=part)
+        assert a.log_prior == pytest.approx(b.log_prior, rel=1e-9)
+        assert abs(a.log_bf - b.log_bf) < 4 * math.hypot(a.se, b.se)
+
+
+@pytest.mark.slow
+def test_random_intercepts_of_the_scale_stay_where_they_are():
+    """NUTS, and bridges of its draws with and without the slope of ln τ²."""
+    fits = [
+        mixed_model(SMALL, scale).fit_bayes(seed=1, draws=8000, progress=False)
+        for scale in ("~ x + (1 | country)", "~ 1 + (1 | country)")
+    ]
+    found, other = fits[0].savage_dickey("x"), bayes_factor(fits[1], fits[0])
+    assert found.restricted is None
+    assert abs(found.log_bf - other.log_bf) < 4 * math.hypot(found.se, other.se)
+
+
+def test_wrong_questions_are_refused(schools):
+    with pytest.raises(FitError, match="several scale terms have 'intrcpt'; name one as 'district"):
+        schools.savage_dickey("intrcpt", -2.0)
+    with pytest.raises(FitError, match="there is no scale term 'weeks'"):
+        schools.savage_dickey("weeks")
+    with pytest.raises(FitError, match="part must be"):
+        schools.savage_dickey(YEAR, part="both")
