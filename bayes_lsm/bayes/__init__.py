@@ -13,12 +13,13 @@ Another engine is one more module that returns `Draws`;
 inside the functions that need them.
 
 What is asked of a fit: `prediction`, `probability`, `effects`, `heterogeneity` and `contrasts`, the
-verbs of the REML room; `evidence` (Bayes factors) and `savage_dickey` (of `nested` models); `loo` (leave-one-study-out,
-K-fold, WAIC) and `clustered_loo` (the same of whole clusters), by the exact refits of `refits`,
-which ask `row_deletion` and `clustered_deletion` for them, as `criteria`; `checks` (posterior
-predictive); `sensitivity` (the same model under other priors); and of a model with some of its
-terms left out (`submodels`), `averaging`. With Student-t study effects the same modules answer;
-`student_deletion` leaves rows out, and `scores` says how far out an effect is.
+verbs of the REML room; `evidence` (Bayes factors) and `savage_dickey` (of `nested` models); `loo`
+(leave-one-study-out, K-fold, WAIC) and `clustered_loo` (the same of whole clusters), by the exact
+refits of `refits`, which ask `row_deletion` and `clustered_deletion` for them, as `criteria`;
+`checks` (posterior predictive, of `quantities`); `sensitivity` (the same model under other priors);
+and of a model with some of its terms left out (`submodels`), `averaging`. With Student-t study
+effects the same modules answer; `student_deletion` leaves rows out, and `scores` says how far out
+an effect is.
 """
 
 from bayes_lsm.bayes.averaging import ModelAverage, average_models
