@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from bayes_lsm.bayes.clustered_effects import LevelEffects
     from bayes_lsm.bayes.clustered_heterogeneity import LevelHeterogeneity
     from bayes_lsm.bayes.clustered_prediction import LevelPrediction
+    from bayes_lsm.bayes.diagnosis import Diagnosis
     from bayes_lsm.bayes.elpd import Elpd
     from bayes_lsm.bayes.evidence import BayesFactor, Evidence
     from bayes_lsm.bayes.fit import BayesFit
@@ -47,7 +48,7 @@ if TYPE_CHECKING:
 
 
 # What `BayesFit` has and `ClusteredBayesFit` has not.
-_ONE_TERM_ONLY = frozenset("diagnose study_weights".split())
+_ONE_TERM_ONLY = frozenset("study_weights".split())
 
 
 @dataclass(frozen=True, eq=False)
@@ -357,6 +358,14 @@ class ClusteredBayesFit(PosteriorSummaries):
             seed=seed,
             progress=progress,
         )
+
+    def diagnose(
+        self, *, engines: bool = False, seed: int | None = None, progress: bool = True
+    ) -> Diagnosis:
+        """What speaks for and against this fit; see `bayes_lsm.bayes.diagnosis.diagnose`."""
+        from bayes_lsm.bayes.diagnosis import diagnose
+
+        return diagnose(self, engines=engines, seed=seed, progress=progress)
 
     def to_netcdf(self, path: str | Path) -> Path:
         """Save `posterior`; ``arviz.from_netcdf`` reads it back."""

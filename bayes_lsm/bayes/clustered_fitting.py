@@ -17,7 +17,7 @@ from bayes_lsm.bayes.fit import check_settings
 from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.errors import ConvergenceWarning, warn
 from bayes_lsm.likelihood.correlation_matrices import correlation_matrices, count
-from bayes_lsm.priors import Priors
+from bayes_lsm.priors import Priors, ResolvedPriors
 from bayes_lsm.specification import Engine
 
 
@@ -87,7 +87,8 @@ def fit_clustered_bayes(
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     fit = None
     if engine == "collapsed" or (engine == "auto" and _can_collapse(design, prior)):
-        fit = _collapsed(design, prior, draws=draws, seed=seed)
+        resolved = resolve_terms(design, prior)
+        fit = fit_collapsed(design, prior, resolved, draws=draws, seed=seed)
     if fit is None or (engine == "auto" and fit.problems):
         drawn = sample_clustered_nuts(
             design,
@@ -110,11 +111,10 @@ def _can_collapse(design: ClusteredDesign, prior: Priors) -> bool:
     return plain and can_collapse(resolve_terms(design, prior))
 
 
-def _collapsed(
-    design: ClusteredDesign, prior: Priors, *, draws: int, seed: int
+def fit_collapsed(
+    design: ClusteredDesign, prior: Priors, resolved: ResolvedPriors, *, draws: int, seed: int
 ) -> ClusteredBayesFit:
-    """A fit of independent draws."""
-    resolved = resolve_terms(design, prior)
+    """A fit of independent draws, with priors resolved on these data or, of a refit, on all."""
     beta, alphas, importance = sample_clustered(design, resolved, draws=draws, seed=seed)
     terms, first = {}, 0
     for term in design.terms:

@@ -2,6 +2,7 @@
 
 Three different questions, in this order: are the draws the posterior (`diagnostics`), does the
 model describe the data (`loo`, `checks`), and does it hang on single studies (`study_influence`).
+With several scale terms clusters are left out (`clustered_diagnosis`).
 A bad answer to the first makes the others void. `findings` has the limits.
 """
 
@@ -10,13 +11,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
 from bayes_lsm.bayes.checks import PredictiveCheck, posterior_predictive_check
+from bayes_lsm.bayes.clustered_diagnosis import Clusters
+from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 from bayes_lsm.bayes.diagnostics import convergence
 from bayes_lsm.bayes.direct import can_sample, sample_directly
 from bayes_lsm.bayes.elpd import Elpd
@@ -34,12 +37,12 @@ from bayes_lsm.bayes.loo import loo, psis_loo
 from bayes_lsm.bayes.sampling import sample_nuts
 from bayes_lsm.bayes.student import df_prior
 from bayes_lsm.bayes.study_influence import MAD_TO_SD, study_influence
-from bayes_lsm.design import Design
-from bayes_lsm.errors import ConvergenceWarning, FitError
+from bayes_lsm.errors import ConvergenceWarning
 from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
+    from bayes_lsm.bayes.criteria import AnyFit
     from bayes_lsm.bayes.draws import Draws
     from bayes_lsm.bayes.fit import BayesFit
 
@@ -50,17 +53,19 @@ class Diagnosis(Printable):
 
     Attributes
     ----------
-    fit : BayesFit
+    fit : BayesFit or ClusteredBayesFit
     findings : tuple of Finding
         Each check with its value, its limit and its status.
     convergence : DataFrame
         By part and term: effective sample size, Monte Carlo error of the median, R-hat.
     loo : Elpd or None
-        Leave-one-study-out.
+        Leave-one-study-out, or leave-one-cluster-out; its ``pit`` is then of each effect given the
+        other clusters and the effects before it in its own (Rosenblatt), so that they are
+        independent if the model is right.
     check : PredictiveCheck
         Posterior predictive.
     studies : DataFrame or None
-        One row a study: elpd, p, pareto_k; z, the normal score of its LOO-PIT (of several rows the
+        One row a study, or cluster: elpd, p, pareto_k; z, the normal score of its LOO-PIT (of several rows the
         farthest from 0); and how many posterior SDs the median of each coefficient moves without
         it, such as ``scale[weeks]``.
     engines : DataFrame or None
@@ -70,7 +75,7 @@ class Diagnosis(Printable):
         What could not be checked, and why.
     """
 
-    fit: BayesFit
+    fit: AnyFit
     findings: tuple[Finding, ...]
     convergence: pd.DataFrame
     loo: Elpd | None
@@ -80,6 +85,11 @@ class Diagnosis(Printable):
     remarks: tuple[str, ...]
 
     _digits: ClassVar[int] = 3
+
+    @property
+    def has_student_effects(self) -> bool:
+        """Whether study effects have tails of a t."""
+        return df_prior(self.fit.design, self.fit.priors) is not None
 
     @property
     def verdict(self) -> str:
@@ -123,13 +133,14 @@ class Diagnosis(Printable):
 
 
 def diagnose(
-    fit: BayesFit, *, engines: bool = False, seed: int | None = None, progress: bool = True
+    fit: AnyFit, *, engines: bool = False, seed: int | None = None, progress: bool = True
 ) -> Diagnosis:
     """Check the draws, the model and its dependence on single studies.
 
     Parameters
     ----------
-    fit : BayesFit
+    fit : BayesFit or ClusteredBayesFit
+        With several scale terms what is left out are clusters: see `bayes_lsm.bayes.clustered_loo`.
     engines : bool, default False
         Also draw by the other engine and compare; NUTS needs 10 to 20 seconds to begin with.
     seed : int, optional
@@ -143,11 +154,6 @@ def diagnose(
         `Diagnosis.findings` and `to_dataframe` have each check with its limit. Limits of the draws
         are those of Vehtari et al. (2021) and Betancourt (2016); those of the model say where to
         look, and are no tests: of many good checks some are out of bounds by chance.
-
-    Raises
-    ------
-    FitError
-        For a fit with several scale terms.
 
     Examples
     --------
@@ -167,28 +173,24 @@ def diagnose(
     Bayesian workflow. Journal of the Royal Statistical Society A, 182(2), 389-402.
     doi:10.1111/rssa.12378
     """
-    if not isinstance(fit.design, Design):
-        raise FitError(
-            f"diagnose takes a fit with one scale term, got a {type(fit).__name__}; its own "
-            "problems are in .problems, and its draws in .posterior for ArviZ"
-        )
+    model: Diagnosable = Clusters(fit) if isinstance(fit, ClusteredBayesFit) else Studies(fit)
     findings = draws_findings(fit)
-    remarks: list[str] = []
-    left_out, studies, compared = None, None, None
+    studies, compared = None, None
     check = posterior_predictive_check(fit, seed=seed)
     findings += predictive_findings(check)
-    if fit.design.n_studies > 1:
-        left_out = _leave_out(fit, seed=seed, progress=progress)
-        studies = _studies(left_out, study_influence(fit, progress=progress))
+    left_out, remarks = model.leave_out(seed=seed, progress=progress)
+    if left_out is not None:
+        left_out, influence = model.influence(left_out, progress=progress)
+        studies = _studies(left_out, influence)
+        several = left_out.studies.plural
         findings += loo_findings(left_out, len(fit.convergence))
-        findings += influence_findings(studies)
-    if fit.draws.df is not None:
-        remarks.append("study_weights() shows which studies Student-t study effects discount")
+        findings += influence_findings(studies, len(fit.design.y), several)
     if engines:
-        compared = _compare_engines(fit, seed=fit.seed if seed is None else seed, progress=progress)
-        if compared is None:
+        other = model.other_engine(seed=fit.seed if seed is None else seed, progress=progress)
+        if other is None:
             remarks.append("the other engine cannot take these priors")
         else:
+            compared = _compare_engines(fit, other)
             findings += agreement_findings(compared)
     return Diagnosis(
         fit,
@@ -200,16 +202,6 @@ def diagnose(
         compared,
         tuple(remarks),
     )
-
-
-def _leave_out(fit: BayesFit, *, seed: int | None, progress: bool) -> Elpd:
-    """By exact refits where they are fast, else by importance sampling."""
-    with warnings.catch_warnings():
-        # What they warn of becomes a finding.
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        if can_sample(resolve_priors(fit.design, fit.priors), df_prior(fit.design, fit.priors)):
-            return loo(fit, seed=seed, progress=progress)
-        return psis_loo(fit, progress=progress)
 
 
 def _studies(left_out: Elpd, influence: pd.DataFrame) -> pd.DataFrame:
@@ -235,38 +227,73 @@ def _farthest_scores(left_out: Elpd) -> np.ndarray:
     return np.array([scores[own][np.argmax(np.abs(scores[own]))] for own in rows])
 
 
-def _compare_engines(fit: BayesFit, *, seed: int, progress: bool) -> pd.DataFrame | None:
-    other = _other_engine(fit, seed=seed, progress=progress)
-    if other is None:
-        return None
-    ours = fit.summary()
-    theirs = convergence(fit.design, other)
-    found = pd.concat(
-        [
-            pd.Series(np.median(values.reshape(-1, len(names)), axis=0), index=list(names))
-            for names, values in other.parts(fit.design).values()
-        ]
-    )
-    difference = found.to_numpy() - ours["median"].to_numpy()
-    error = np.hypot(ours["mcse_median"].to_numpy(), theirs["mcse_median"].to_numpy())
+def _compare_engines(fit: AnyFit, other: pd.DataFrame) -> pd.DataFrame:
+    ours, found = fit.summary(), other["median"].to_numpy()
+    difference = found - ours["median"].to_numpy()
+    error = np.hypot(ours["mcse_median"].to_numpy(), other["mcse_median"].to_numpy())
     return pd.DataFrame(
         {
             "median": ours["median"],
-            "other": found.to_numpy(),
+            "other": found,
             "in_sd": difference / (MAD_TO_SD * ours["mad"].to_numpy()),
             "in_mcse": difference / error,
         }
     )
 
 
-def _other_engine(fit: BayesFit, *, seed: int, progress: bool) -> Draws | None:
-    count = len(fit.draws.flat_scale)
-    if fit.draws.importance is not None:
-        chains = 4
-        return sample_nuts(
-            fit.design, fit.priors, draws=-(-count // chains), seed=seed, progress=progress
-        )
-    priors, df = resolve_priors(fit.design, fit.priors), df_prior(fit.design, fit.priors)
-    if not can_sample(priors, df):
-        return None
-    return sample_directly(fit.design, priors, df, draws=count, seed=seed)
+class Diagnosable(Protocol):
+    """What is asked of a fit."""
+
+    def leave_out(self, *, seed: int | None, progress: bool) -> tuple[Elpd | None, list[str]]:
+        """Each study or cluster left out, where that can be; what is to be said of it."""
+
+    def influence(self, left_out: Elpd, *, progress: bool) -> tuple[Elpd, pd.DataFrame]:
+        """The same with PIT that are independent, and how far medians move."""
+
+    def other_engine(self, *, seed: int, progress: bool) -> pd.DataFrame | None:
+        """median and mcse_median of all that was estimated by the engine that was not used."""
+
+
+class Studies:
+    """A model whose τ² is one of each study."""
+
+    def __init__(self, fit: BayesFit) -> None:
+        self._fit = fit
+        self._priors = resolve_priors(fit.design, fit.priors)
+        self._df = df_prior(fit.design, fit.priors)
+
+    def leave_out(self, *, seed: int | None, progress: bool) -> tuple[Elpd | None, list[str]]:
+        """By exact refits where they are fast, else by importance sampling."""
+        said = "study_weights() shows which studies Student-t study effects discount"
+        remarks = [] if self._df is None else [said]
+        if self._fit.design.n_studies < 2:
+            return None, remarks
+        with warnings.catch_warnings():
+            # What they warn of becomes a finding.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            if can_sample(self._priors, self._df):
+                return loo(self._fit, seed=seed, progress=progress), remarks
+            return psis_loo(self._fit, progress=progress), remarks
+
+    def influence(self, left_out: Elpd, *, progress: bool) -> tuple[Elpd, pd.DataFrame]:
+        """The same with PIT that are independent, and how far medians move."""
+        return left_out, study_influence(self._fit, progress=progress)
+
+    def other_engine(self, *, seed: int, progress: bool) -> pd.DataFrame | None:
+        """median and mcse_median of all that was estimated by the engine that was not used."""
+        drawn = self._draw(seed=seed, progress=progress)
+        if drawn is None:
+            return None
+        parts = drawn.parts(self._fit.design).values()
+        medians = [np.median(values, axis=(0, 1)) for _, values in parts]
+        table = convergence(self._fit.design, drawn)
+        return table.assign(median=np.concatenate(medians))
+
+    def _draw(self, *, seed: int, progress: bool) -> Draws | None:
+        design, count = self._fit.design, len(self._fit.draws.flat_scale)
+        if self._fit.importance is not None:
+            each = -(-count // 4)
+            return sample_nuts(design, self._fit.priors, draws=each, seed=seed, progress=progress)
+        if not can_sample(self._priors, self._df):
+            return None
+        return sample_directly(design, self._priors, self._df, draws=count, seed=seed)

@@ -28,9 +28,9 @@ from bayes_lsm.bayes.uniformity import uniformity_pvalue
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.checks import PredictiveCheck
+    from bayes_lsm.bayes.criteria import AnyFit
     from bayes_lsm.bayes.draws import Importance
     from bayes_lsm.bayes.elpd import Elpd
-    from bayes_lsm.bayes.fit import BayesFit
 
 Status = Literal["good", "caution", "bad"]
 
@@ -43,7 +43,7 @@ LARGEST_ENGINE_DIFFERENCE = 4.0
 _FAMILY = 0.05
 _RANKS = 99
 _NAMED = 5
-_PARTS = ("location[", "scale[", "study_effects[")
+_PARTS = ("location[", "scale[", "study_effects[", "scale (", "scale_sd (", "correlation (")
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Finding:
     Attributes
     ----------
     part : str
-        What it is of: Draws, Posterior predictive, Leave-one-study-out, Studies, Engines.
+        What it is of: Draws, Posterior predictive, Leave-one-study-out, Studies, Engines. Of
+        clusters it has their name, as in Leave-one-district-out, and Clusters.
     name : str
     value : float
     limit : str
@@ -77,9 +78,9 @@ class Finding:
         return said if self.status == "good" else f"{said}: {self.advice}"
 
 
-def draws_findings(fit: BayesFit) -> list[Finding]:
+def draws_findings(fit: AnyFit) -> list[Finding]:
     """Whether the draws are draws from the posterior."""
-    table, stats, importance = fit.convergence, fit.draws.stats, fit.draws.importance
+    table, stats, importance = fit.convergence, fit.stats, fit.importance
     more = "take more draws"
     sd = MAD_TO_SD * fit.summary()["mad"].to_numpy()
     # A coefficient that all draws agree on has no Monte Carlo error to speak of.
@@ -154,7 +155,8 @@ def predictive_findings(check: PredictiveCheck) -> list[Finding]:
 
 def loo_findings(left_out: Elpd, coefficients: int) -> list[Finding]:
     """Whether the model, of so many coefficients, predicts each study from the others."""
-    part = "Leave-one-study-out"
+    unit, several = left_out.studies.unit, left_out.studies.plural
+    part = f"Leave-one-{unit}-out"
     found = [
         _at_most(
             part, "problems in the refits", float(len(left_out.problems)), 0, "bad",
@@ -162,8 +164,8 @@ def loo_findings(left_out: Elpd, coefficients: int) -> list[Finding]:
         ),
         _at_most(
             part, "effective number of parameters", left_out.p, coefficients, "caution",
-            "more than there are coefficients: the model describes some studies badly, or its "
-            "priors are weak for so few studies",
+            f"more than there are coefficients: the model describes some {several} badly, or its "
+            f"priors are weak for so few {several}",
         ),
     ]  # fmt: skip
     if left_out.pit is None:
@@ -179,20 +181,31 @@ def loo_findings(left_out: Elpd, coefficients: int) -> list[Finding]:
     return [*found, Finding(part, "LOO-PIT uniform, p", p, limit, status, advice)]
 
 
-def influence_findings(studies: pd.DataFrame) -> list[Finding]:
-    """Whether single studies stand out: `studies` is that of a `Diagnosis`."""
-    part, count = "Studies", len(studies)
+def influence_findings(
+    studies: pd.DataFrame, effects: int, several: str = "studies"
+) -> list[Finding]:
+    """Whether single studies, of so many effects, stand out.
+
+    Parameters
+    ----------
+    studies : DataFrame
+        That of a `Diagnosis`.
+    effects : int
+    several : str, default "studies"
+        What they are.
+    """
+    part = several.capitalize()
     high = studies.index[~(studies["pareto_k"] <= LARGEST_PARETO_K)]
     found = [
         _at_most(
-            part, f"studies with Pareto k > {LARGEST_PARETO_K:g}", float(len(high)), 0, "caution",
+            part, f"{several} with Pareto k > {LARGEST_PARETO_K:g}", float(len(high)), 0, "caution",
             f"the posterior changes much without {_some(high)}",
         )
     ]  # fmt: skip
     z = studies["z"].abs()
     if z.notna().all():
-        # Of so many studies that fit, the farthest is nearer with a probability of 95 per cent.
-        limit = float(-ndtri(_FAMILY / count / 2))
+        # Of so many effects that fit, the farthest is nearer with a probability of 95 per cent.
+        limit = float(-ndtri(_FAMILY / effects / 2))
         beyond = studies.index[z > limit]
         advice = f"the others do not predict {_some(beyond)}"
         found.append(_at_most(part, "largest |z| of LOO-PIT", z.max(), limit, "caution", advice))

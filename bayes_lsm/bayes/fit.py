@@ -6,14 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm.bayes.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.direct import can_sample, sample_directly
-from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.bayes.draws import Array, Draws, Importance
 from bayes_lsm.bayes.graph import require_log_link, resolve_priors
 from bayes_lsm.bayes.intervals import Interval
 from bayes_lsm.bayes.posterior_summaries import PosteriorSummaries
@@ -89,6 +90,16 @@ class BayesFit(PosteriorSummaries):
             part: (names, values.reshape(-1, len(names)))
             for part, (names, values) in self.draws.parts(self.design).items()
         }
+
+    @property
+    def stats(self) -> Mapping[str, npt.NDArray[Any]]:
+        """What NUTS says of each draw; see `Draws`."""
+        return self.draws.stats
+
+    @property
+    def importance(self) -> Importance | None:
+        """How good the draws of the collapsed engine are; see `Draws`."""
+        return self.draws.importance
 
     @property
     def location(self) -> pd.DataFrame:

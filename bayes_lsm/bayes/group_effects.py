@@ -196,6 +196,42 @@ class GroupEffects:
                 found[draws, block.rows] = x[..., 0]
         return found
 
+    def scores_in_order(self) -> tuple[Array, Array]:
+        """Each row given those before it: normal score and log density (S, n) under each draw.
+
+        The rows of a block are taken in one by one, and w and its covariance P given them kept:
+        z = (x − a'w)/√(1 + a'Pa), where x is a residual of V or N made independent of variance 1,
+        and a its row of B.
+        """
+        score, log_density = np.empty((2, len(self.fit.beta), len(self.fit.design.y)))
+        for block in (each for each in self._blocks if len(each.rows)):
+            for draws in self._draws_at_a_time(block, len(block.rows)):
+                x, B, log_root = self._independent(block, draws)
+                size, n, m = B.shape
+                w, P = np.zeros((size, m)), np.tile(np.eye(m), (size, 1, 1))
+                for i in range(n):
+                    a = B[:, i]
+                    Pa = np.einsum("kij,kj->ki", P, a)
+                    variance = 1.0 + np.sum(a * Pa, axis=1)
+                    error = x[:, i] - np.sum(a * w, axis=1)
+                    w += Pa * (error / variance)[:, None]
+                    P -= Pa[:, :, None] * (Pa / variance[:, None])[:, None]
+                    score[draws, block.rows[i]] = error / np.sqrt(variance)
+                    log_density[draws, block.rows[i]] = -0.5 * np.log(variance) - log_root[:, i]
+        return score, log_density - 0.5 * (score**2 + np.log(2 * np.pi))
+
+    def _independent(self, block: Block, draws: slice) -> tuple[Array, Array, Array]:
+        """L⁻¹r (S, n) and L⁻¹AT (S, n, m) with N = LL', L lower triangular, and ln L_ii (·, n)."""
+        design, rows = self.fit.design, block.rows
+        residual = design.y[rows] - self.fit.beta[draws] @ design.X[rows].T
+        T = self._factors(block, draws)
+        if block.covariance is None:
+            root = np.sqrt(self._row_noise(rows, draws)).T
+            return residual / root, block.multipliers / root[..., None] @ T, np.log(root)
+        L = np.linalg.cholesky(block.covariance)
+        x = np.linalg.solve(L, residual.T).T
+        return x, np.linalg.solve(L, block.multipliers) @ T, np.log(np.diag(L))[None]
+
     def _noise(self, block: Block, draws: slice, power: float) -> Callable[[Array], Array]:
         """Multiply columns (S, n, c) by N^power."""
         if block.covariance is None:

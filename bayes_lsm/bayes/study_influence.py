@@ -8,9 +8,12 @@ identified scale coefficient has long.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm.bayes.diagnostics import LARGEST_PARETO_K
@@ -61,17 +64,12 @@ def study_influence(fit: BayesFit, *, progress: bool = True) -> pd.DataFrame:
 
     """
     studies = checked_studies(fit)
-    names = [f"{part}[{term}]" for part, (terms, _) in fit.parts().items() for term in terms]
-    draws = np.hstack([_measured(part, values) for part, (_, values) in fit.parts().items()])
-    median = np.median(draws, axis=0)
-    sd = MAD_TO_SD * np.median(np.abs(draws - median), axis=0)
-    order = np.argsort(draws, axis=0)
-    ordered = np.take_along_axis(draws, order, axis=0)
-    without = np.empty((len(studies.names), len(names)))
+    medians = Medians(fit.parts())
+    without = np.empty((len(studies.names), len(medians.names)))
     k = np.empty(len(studies.names))
     for u, density, _ in densities(fit, studies):
         log_weights, k[u] = smooth_weights(-density)
-        without[u] = _weighted_medians(ordered, np.exp(log_weights)[order])
+        without[u] = medians.weighted(log_weights)
     refitted = ~(k <= LARGEST_PARETO_K)
     priors, df = resolve_priors(fit.design, fit.priors), df_prior(fit.design, fit.priors)
     if can_sample(priors, df):
@@ -79,16 +77,50 @@ def study_influence(fit: BayesFit, *, progress: bool = True) -> pd.DataFrame:
         for u in track(again.tolist(), "Refitting", progress=progress and len(again) > _FEW):
             left = np.setdiff1d(np.arange(len(fit.design.y)), studies.rows[u])
             own = sample_directly(
-                take_rows(fit.design, left), priors, df, draws=len(draws), seed=fit.seed
+                take_rows(fit.design, left),
+                priors,
+                df,
+                draws=len(fit.draws.flat_location),
+                seed=fit.seed,
             ).parts(fit.design)
-            medians = [
-                np.median(_measured(part, values), axis=(0, 1)) for part, (_, values) in own.items()
-            ]
-            without[u] = np.concatenate(medians)
+            without[u] = Medians(
+                {name: (terms, each.reshape(-1, len(terms))) for name, (terms, each) in own.items()}
+            ).here
     else:
         refitted[:] = False
     index = pd.Index(studies.names, name="study")
-    return pd.DataFrame((without - median) / sd, index, names).assign(refitted=refitted)
+    return pd.DataFrame(medians.shifts(without), index, medians.names).assign(refitted=refitted)
+
+
+class Medians:
+    """Medians of everything that was estimated, and how far others are from them.
+
+    Parameters
+    ----------
+    parts : mapping of str to names and draws (draws, terms)
+        As `BayesFit.parts` has them. Effects of random intercepts are not among the medians.
+    """
+
+    def __init__(self, parts: Mapping[str, tuple[Sequence[str], Array]]) -> None:
+        kept = {part: each for part, each in parts.items() if not part.startswith("scale_effect")}
+        self.names = [f"{part}[{term}]" for part, (terms, _) in kept.items() for term in terms]
+        self._draws = np.hstack([_measured(part, values) for part, (_, values) in kept.items()])
+        self.here = np.median(self._draws, axis=0)
+
+    @cached_property
+    def _ordered(self) -> tuple[npt.NDArray[np.intp], Array]:
+        order = np.argsort(self._draws, axis=0)
+        return order, np.take_along_axis(self._draws, order, axis=0)
+
+    def weighted(self, log_weights: Array) -> Array:
+        """With weights of the draws, normalised."""
+        order, ordered = self._ordered
+        return _weighted_medians(ordered, np.exp(log_weights)[order])
+
+    def shifts(self, others: Array) -> Array:
+        """Others less these, in posterior SDs."""
+        sd = MAD_TO_SD * np.median(np.abs(self._draws - self.here), axis=0)
+        return np.asarray((others - self.here) / sd)
 
 
 def _measured(part: str, values: Array) -> Array:
