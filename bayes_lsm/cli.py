@@ -15,7 +15,6 @@ from cyclopts import App, CycloptsError, Parameter
 from bayes_lsm.bayes import BayesFit, ClusteredBayesFit, sensitivity
 from bayes_lsm.compare import compare
 from bayes_lsm.datasets import describe_dataset, list_datasets
-from bayes_lsm.design import Design
 from bayes_lsm.errors import BayesLsmError, BayesLsmWarning, FitError
 from bayes_lsm.model import LocationScaleModel
 from bayes_lsm.priors import PresetName
@@ -161,10 +160,10 @@ def diagnose_command(
     tables: Tables = None,
     quiet: Quiet = False,
 ) -> int:
-    """Posterior diagnostics: convergence, leave-one-study-out, predictive checks, influence."""
+    """Posterior diagnostics: convergence, predictive checks, leave-one-out, influence."""
     outputs = _check(output, extra=PAGE_ENDINGS)
     model = LocationScaleModel.from_file(file)
-    bayes = _fit_one_scale_term(model, "diagnose", prior=prior, draws=draws, seed=seed, quiet=quiet)
+    bayes = model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=not quiet)
     found = bayes.diagnose(engines=engines, progress=not quiet)
     _deliver_page(lambda: diagnosis_page(found), found, outputs, tables, digits=digits, quiet=quiet)
     return OK if bayes.converged else NOT_CONVERGED
@@ -326,29 +325,6 @@ def _write_page(page: Page, paths: list[Path], tables: Path | None, *, quiet: bo
     if not quiet:
         for file in written:
             print(f"written: {file}", file=sys.stderr)  # noqa: T201
-
-
-def _fit_one_scale_term(
-    model: LocationScaleModel,
-    command: str,
-    *,
-    prior: PresetName | None,
-    draws: int | None = None,
-    seed: int | None,
-    quiet: bool,
-) -> BayesFit:
-    fit = None
-    if isinstance(model.design, Design):
-        fit = model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=not quiet)
-    if not isinstance(fit, BayesFit):
-        words = model.specification.scale
-        terms = [words] if isinstance(words, str) else words
-        raise FitError(
-            f"{command} takes models with one scale term and independent effects, got a "
-            f"{model.design.kind} with scale {', '.join(map(repr, terms))}; "
-            "for such models there are fit and compare"
-        )
-    return fit
 
 
 def _say(text: str) -> None:

@@ -216,7 +216,12 @@ def test_diagnose_prints_and_writes_a_page(run, tmp_path):
     )
 
 
-def test_diagnose_refuses_several_scale_terms(run):
-    code, _, err = run("diagnose", "konstantopoulos2011")
-    assert code == 1
-    assert "one scale term" in err
+def test_diagnose_takes_several_scale_terms(run, tmp_path):
+    page = tmp_path / "page.html"
+    code, out, _ = run("diagnose", "konstantopoulos2011", "--seed", "1")
+    assert code == 0
+    assert "Leave-one-district-out" in out
+    assert run("diagnose", "berkey1998", "--seed", "1", "-o", str(page))[0] == 0
+    text = page.read_text()
+    assert "Single clusters" in text
+    assert "without each trial" in text

@@ -1,9 +1,9 @@
 """What `diagnosis` asks of a model with several scale terms: clusters left out, and what follows.
 
 The posterior without a cluster is that of all draws with weights 1/p(y_cluster | β, α, …),
-Pareto-smoothed; where those cannot be trusted the model is refitted without the cluster. Its effects
-depend on each other, so that their PIT are taken one after another (Rosenblatt 1952,
-doi:10.1214/aoms/1177729394), each given the other clusters and those before it in its own,
+Pareto-smoothed; where those cannot be trusted the model is refitted without the cluster. The
+effects of a cluster depend on each other, so that their PIT are taken one after another (Rosenblatt
+1952, doi:10.1214/aoms/1177729394), each given the other clusters and those before it in its own,
 
     P(new effect_i ≤ y_i | y_left, y_1, …, y_i−1)
 
@@ -38,6 +38,7 @@ from bayes_lsm.errors import ConvergenceWarning, FitError
 if TYPE_CHECKING:
     from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
     from bayes_lsm.clustered_design import ClusteredDesign
+    from bayes_lsm.specification import Engine
 
 _FEW = 5
 
@@ -66,8 +67,8 @@ class Clusters:
     def _said(left_out: Elpd) -> tuple[Elpd, list[str]]:
         unit = left_out.studies.unit
         return left_out, [
-            f"LOO-PIT and z are of each effect given all else but its {unit}, and the effects "
-            "before it there"
+            f"LOO-PIT and z are of each effect given the data without its {unit}, and the effects "
+            f"before it in that {unit}"
         ]
 
     def influence(self, left_out: Elpd, *, progress: bool) -> tuple[Elpd, pd.DataFrame]:
@@ -98,7 +99,7 @@ class Clusters:
     def other_engine(self, *, seed: int, progress: bool) -> pd.DataFrame | None:
         """median and mcse_median of all that was estimated by the engine that was not used."""
         fit = self._fit
-        engine = "nuts" if fit.importance is not None else "collapsed"
+        engine: Engine = "nuts" if fit.importance is not None else "collapsed"
         if engine == "collapsed" and not self._collapses:
             return None
         with warnings.catch_warnings():

@@ -65,9 +65,9 @@ class Diagnosis(Printable):
     check : PredictiveCheck
         Posterior predictive.
     studies : DataFrame or None
-        One row a study, or cluster: elpd, p, pareto_k; z, the normal score of its LOO-PIT (of several rows the
-        farthest from 0); and how many posterior SDs the median of each coefficient moves without
-        it, such as ``scale[weeks]``.
+        One row a study, or cluster: elpd, p, pareto_k; z, the normal score of its LOO-PIT (of
+        several rows the farthest from 0); and how many posterior SDs the median of each coefficient
+        moves without it, such as ``scale[weeks]``.
     engines : DataFrame or None
         By part and term: median (of the fit), other (median by the other engine), difference in
         posterior SDs, and in Monte Carlo errors.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+from bayes_lsm.bayes.fit import BayesFit
 from bayes_lsm.report.drawing import figure_of
 from bayes_lsm.report.making import made_with
 from bayes_lsm.report.page import Page, Picture, Section, Table, Text, Verdict, Verdicts
@@ -84,14 +86,21 @@ def _predictive(found: Diagnosis) -> Section:
 
     check = found.check
     z = "(y − x'β)/√(v + τ²)"
-    if found.fit.draws.df is not None:
+    if found.has_student_effects:
         z = "the normal score of y in its distribution, a t plus a normal sampling error"
+    drawn = "Effects of the same studies were drawn from the posterior. Q is Cochran's"
+    if isinstance(found.fit, ClusteredBayesFit):
+        z = "y − x'β by the root of its covariance, independent from row to row"
+        drawn = (
+            "Effects of new groups, of the same sizes and moderators, were drawn from the "
+            "posterior. Q is (y − Xb)'V⁻¹(y − Xb); of each level there is the SD of its groups' "
+            "mean residuals"
+        )
     return Section(
         "Posterior predictive checks",
         (
             Text(
-                "Effects of the same studies were drawn from the posterior. Q is Cochran's; "
-                f"z = {z}; cor(|z|, moderator) is 0 where the scale part describes "
+                f"{drawn}; z = {z}; cor(|z|, moderator) is 0 where the scale part describes "
                 "how the spread changes along that moderator."
             ),
             Table("predictive", check, said=check.remarks),
@@ -117,7 +126,7 @@ def _leave_out(found: Elpd, said: tuple[str, ...]) -> Section:
         "way round: too wide.",
     )
     return Section(
-        "Leave-one-study-out",
+        f"Leave-one-{found.studies.unit}-out",
         (picture, Table("loo", found, said=said)),
     )
 
@@ -125,28 +134,31 @@ def _leave_out(found: Elpd, said: tuple[str, ...]) -> Section:
 def _studies(found: Diagnosis, studies: pd.DataFrame) -> Section:
     from bayes_lsm.plots import shifts
 
+    one, several = ("study", "studies")
+    if isinstance(found.fit, ClusteredBayesFit):
+        one, several = str(studies.index.name), "clusters"
     return Section(
-        "Single studies",
+        f"Single {several}",
         (
             Text(
-                "z is the normal score of a study's LOO-PIT: how far it lies from what the others "
-                "predict for it. The other columns: by how many posterior SDs the median of a "
-                "coefficient moves when the study is left out."
+                f"z is the normal score of a {one}'s LOO-PIT: how far it lies from what the others "
+                f"predict for it. The other columns: by how many posterior SDs the median of a "
+                f"coefficient moves when the {one} is left out."
             ),
             Picture(
                 "shifts",
                 figure_of(shifts(found)),
-                alt="For each coefficient, how far its median moves without each study.",
+                alt=f"For each coefficient, how far its median moves without each {one}.",
                 caption="Diamonds: more than one posterior SD.",
             ),
-            Table("influence", studies, "Each study", digits=2),
+            Table("influence", studies, f"Each {one}", digits=2),
             *_weights(found),
         ),
     )
 
 
 def _weights(found: Diagnosis) -> tuple[Block, ...]:
-    if found.fit.draws.df is None:
+    if not isinstance(found.fit, BayesFit) or not found.has_student_effects:
         return ()
     return (Table("weights", found.fit.study_weights(), said=found.fit.notes),)
 

@@ -6,10 +6,11 @@ import platform
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 from bayes_lsm.report.page import Text
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.fit import BayesFit
+    from bayes_lsm.bayes import BayesFit
 
 _NUMERICAL = ("numpy", "scipy", "numba")
 _SAMPLING = ("pymc", "nutpie", "arviz")
@@ -22,9 +23,15 @@ def versions(*, sampled: bool = False) -> str:
     return ", ".join([first, f"Python {platform.python_version()}", *others])
 
 
-def made_with(fit: BayesFit) -> tuple[Text, ...]:
+def was_sampled(fit: BayesFit | ClusteredBayesFit) -> bool:
+    """Whether the draws are of NUTS."""
+    importance = fit.importance if isinstance(fit, ClusteredBayesFit) else fit.draws.importance
+    return importance is None
+
+
+def made_with(fit: BayesFit | ClusteredBayesFit) -> tuple[Text, ...]:
     """The foot of a page about a Bayesian fit."""
-    sampled = fit.draws.importance is None
+    sampled = was_sampled(fit)
     engine = "nuts" if sampled else "collapsed"
     return (
         Text(
