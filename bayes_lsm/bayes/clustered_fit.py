@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from bayes_lsm.bayes.diagnostics import convergence_of
 from bayes_lsm.bayes.draws import Array, Importance
 from bayes_lsm.bayes.posterior_summaries import PosteriorSummaries
 from bayes_lsm.clustered_design import ClusteredDesign
+from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Priors
 
 if TYPE_CHECKING:
@@ -45,10 +46,6 @@ if TYPE_CHECKING:
     from bayes_lsm.clusters import Cluster
     from bayes_lsm.contrasts import ContrastInterval, Measure, ScaleFunctions
     from bayes_lsm.priors import PresetName
-
-
-# What `BayesFit` has and `ClusteredBayesFit` has not.
-_ONE_TERM_ONLY = frozenset("study_weights".split())
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,17 +80,6 @@ class ClusteredBayesFit(PosteriorSummaries):
     problems: tuple[str, ...]
     chains: int = 1
     stats: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
-
-    def __getattr__(self, name: str) -> Any:
-        """Say of a verb of `BayesFit` that it is not here."""
-        if name in _ONE_TERM_ONLY:
-            raise AttributeError(
-                f".{name} is for Bayesian fits with one scale term; with several there are "
-                ".summary(), .predict(), .heterogeneity(), .blup(), .loo(), .sensitivity(), "
-                ".bayes_factor() and .posterior (every draw, for ArviZ), "
-                "and model.fit_reml() has tests and profiles"
-            )
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @cached_property
     def convergence(self) -> pd.DataFrame:  # type: ignore[override]
@@ -366,6 +352,13 @@ class ClusteredBayesFit(PosteriorSummaries):
         from bayes_lsm.bayes.diagnosis import diagnose
 
         return diagnose(self, engines=engines, seed=seed, progress=progress)
+
+    def study_weights(self) -> NoReturn:
+        """Say that there are none: no effects have the tails of a t."""
+        raise FitError(
+            "study_weights is of Student-t study effects, which models with several scale terms do "
+            "not have: their effects are normal, and each group counts as its variances say"
+        )
 
     def to_netcdf(self, path: str | Path) -> Path:
         """Save `posterior`; ``arviz.from_netcdf`` reads it back."""

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm.bayes.draws import Array
+from bayes_lsm.bayes.graph import require_one_term
 from bayes_lsm.bayes.replications import (
     LEVELS,
     Refits,
@@ -162,6 +163,7 @@ def coverage(
     statistical methods. Statistics in Medicine, 38(11), 2074-2102. doi:10.1002/sim.8086
     """
     check_whole("simulations", simulations, least=20)
+    design = require_one_term(design)
     prior = prior or design.specification.priors
     truth = np.r_[
         _coefficients("location", location, design.location.names),

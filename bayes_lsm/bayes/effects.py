@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
+from bayes_lsm.bayes.dispatch import of_either_fit
 from bayes_lsm.bayes.draws import Array, row_blocks
 from bayes_lsm.bayes.intervals import Interval, check_interval, mixture_bounds
 from bayes_lsm.bayes.prediction import how
@@ -85,12 +86,14 @@ def conditionals(
     return Conditionals(mean, weight * (y - mean), weight, np.sqrt(weight * v))
 
 
+@of_either_fit
 def blup(fit: BayesFit, *, level: float = 0.95, interval: Interval = "eti") -> Blups:
     """Each study's own true effect θ_i = x_i'β + u_i, shrunken towards the mean of its moderators.
 
     Parameters
     ----------
     fit : BayesFit
+        Of several scale terms, see the method of `ClusteredBayesFit` of this name.
     level : float, default 0.95
         Of the intervals.
     interval : {"eti", "hdi"}, default "eti"
@@ -144,12 +147,14 @@ def _summaries(given: Conditionals, level: float, interval: Interval) -> pd.Data
     return pd.DataFrame({**columns, "weight": given.weight.mean(axis=1)})
 
 
+@of_either_fit
 def true_effects(fit: BayesFit, *, seed: int | None = None) -> Array:
     """Draws of the studies' true effects: one for each draw of the coefficients.
 
     Parameters
     ----------
     fit : BayesFit
+        Of several scale terms, see the method of `ClusteredBayesFit` of this name.
     seed : int, optional
         By default that of the fit.
 

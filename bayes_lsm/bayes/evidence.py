@@ -18,6 +18,7 @@ import pandas as pd
 
 from bayes_lsm.bayes.diagnostics import is_dominated
 from bayes_lsm.bayes.direct import require_direct, sample_directly
+from bayes_lsm.bayes.dispatch import of_either_fit
 from bayes_lsm.bayes.draws import Draws, Importance
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.propriety import require_normalised
@@ -81,6 +82,7 @@ class Evidence:
     problems: tuple[str, ...] = ()
 
 
+@of_either_fit
 def evidence(fit: BayesFit) -> Evidence:
     """The log marginal likelihood of a fit's model.
 

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from bayes_lsm.bayes import families
 from bayes_lsm.bayes.propriety import require_proper, study_effects
 from bayes_lsm.bayes.student import df_prior, observe_student, require_normal_effects
+from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError, PriorError
 from bayes_lsm.links import LARGEST_EXPONENT
@@ -38,15 +39,18 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 
-def resolve_priors(design: Design, priors: Priors) -> ResolvedPriors:
+def resolve_priors(design: Design | ClusteredDesign, priors: Priors) -> ResolvedPriors:
     """The priors of a design's coefficients.
 
     Raises
     ------
+    FitError
+        For a design of several scale terms, whose priors are those of `clustered.resolve_terms`.
     PriorError
         When a prior names a term, or something else, that the model does not have, or is flat on a
         scale coefficient that the data do not bound.
     """
+    design = require_one_term(design)
     refuse_unused(priors, correlations=False, random=False)
     resolved = resolve(
         priors,
@@ -59,6 +63,21 @@ def resolve_priors(design: Design, priors: Priors) -> ResolvedPriors:
     )
     require_proper(study_effects(design, resolved.location), resolved.scale)
     return resolved
+
+
+def require_one_term(design: Design | ClusteredDesign) -> Design:
+    """The design, if it has one τ² an effect.
+
+    Raises
+    ------
+    FitError
+    """
+    if isinstance(design, ClusteredDesign):
+        raise FitError(
+            f"this takes a model with one scale term and independent effects, got a {design.kind}; "
+            "with several there are fit_clustered_bayes and build_clustered_pymc_model"
+        )
+    return design
 
 
 def refuse_unused(priors: Priors, *, correlations: bool, random: bool) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bayes_lsm.bayes.dispatch import of_either_fit
 from bayes_lsm.bayes.draws import Array, row_blocks
 from bayes_lsm.bayes.intervals import Interval, Measure, bounds, check_interval, tau_summaries
 from bayes_lsm.bayes.prediction import by_distinct_rows, how
@@ -107,6 +108,7 @@ class Heterogeneity(ResultTable):
         return _infinite_where_huge(found)
 
 
+@of_either_fit
 def heterogeneity(
     fit: BayesFit, *, level: float = 0.95, interval: Interval = "eti"
 ) -> Heterogeneity:
@@ -115,6 +117,7 @@ def heterogeneity(
     Parameters
     ----------
     fit : BayesFit
+        Of several scale terms, see the method of `ClusteredBayesFit` of this name.
     level : float, default 0.95
         Of the intervals.
     interval : {"eti", "hdi"}, default "eti"

@@ -19,6 +19,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from bayes_lsm.bayes.criteria import draw_folds, kfold_elpd, loo_elpd, psis_elpd, waic_elpd
+from bayes_lsm.bayes.dispatch import of_either_fit
 from bayes_lsm.bayes.elpd import Elpd
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.propriety import require_proper_without, study_effects
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _MANY_STUDIES = 5000
 
 
+@of_either_fit
 def loo(fit: BayesFit, *, seed: int | None = None, progress: bool = True) -> Elpd:
     """Leave each study out in turn and predict it, by exact refits.
 
@@ -82,12 +84,14 @@ def loo(fit: BayesFit, *, seed: int | None = None, progress: bool = True) -> Elp
     return loo_elpd(fit, studies, found, each)
 
 
+@of_either_fit
 def kfold(fit: BayesFit, k: int = 10, *, seed: int | None = None, progress: bool = True) -> Elpd:
     """Leave folds of studies out in turn and predict them, by exact refits.
 
     Parameters
     ----------
     fit : BayesFit
+        Of several scale terms, see the method of `ClusteredBayesFit` of this name.
     k : int, default 10
         Number of folds, from 2 to the number of studies.
     seed : int, optional
@@ -120,12 +124,14 @@ def kfold(fit: BayesFit, k: int = 10, *, seed: int | None = None, progress: bool
     return kfold_elpd(fit, studies, found, k)
 
 
+@of_either_fit
 def psis_loo(fit: BayesFit, *, progress: bool = True) -> Elpd:
     """Leave each study out in turn by Pareto-smoothed importance sampling from the draws.
 
     Parameters
     ----------
     fit : BayesFit
+        Of several scale terms, see the method of `ClusteredBayesFit` of this name.
     progress : bool, default True
         Show a progress bar on standard error when there are thousands of studies.
 
@@ -155,6 +161,7 @@ def psis_loo(fit: BayesFit, *, progress: bool = True) -> Elpd:
     return psis_elpd(fit, studies, densities(fit, studies, progress=_slow(studies, progress)))
 
 
+@of_either_fit
 def waic(fit: BayesFit) -> Elpd:
     """The widely applicable information criterion, on the scale of the log density.
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bayes_lsm.bayes.dispatch import of_either_fit
 from bayes_lsm.bayes.draws import Array, row_blocks
 from bayes_lsm.bayes.intervals import (
     Interval,
@@ -74,6 +75,7 @@ def points_of(fit: BayesFit, new_data: pd.DataFrame | None) -> Points:
     return Points(new.X, new.Z, pd.Index(new.labels))
 
 
+@of_either_fit
 def predict(
     fit: BayesFit,
     new_data: pd.DataFrame | None = None,
@@ -87,6 +89,7 @@ def predict(
     Parameters
     ----------
     fit : BayesFit
+        Of several scale terms, see the method of `ClusteredBayesFit` of this name.
     new_data : DataFrame, optional
         One row for each prediction, with every column that the location and the scale formula use.
         By default the studies themselves.
@@ -159,6 +162,7 @@ def predict(
     return Prediction(title, table, fit.notes, level, interval)
 
 
+@of_either_fit
 def predict_tau(
     fit: BayesFit,
     new_data: pd.DataFrame | None = None,
@@ -215,6 +219,7 @@ def predict_tau(
     return Prediction(title, table, fit.notes, level, interval)
 
 
+@of_either_fit
 def new_effects(
     fit: BayesFit,
     new_data: pd.DataFrame | None = None,
@@ -227,6 +232,7 @@ def new_effects(
     Parameters
     ----------
     fit : BayesFit
+        Of several scale terms, see the method of `ClusteredBayesFit` of this name.
     new_data : DataFrame, optional
         As in `predict`.
     variance : float or sequence of float, optional

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, stdtr
 
+from bayes_lsm.bayes.dispatch import of_either_fit
 from bayes_lsm.bayes.draws import Array, Importance, row_blocks
 from bayes_lsm.bayes.effects import conditionals
 from bayes_lsm.bayes.prediction import by_distinct_rows, points_of
@@ -51,6 +52,7 @@ class Probability(ResultTable):
     direction: Direction
 
 
+@of_either_fit
 def probability(
     fit: BayesFit,
     beyond: float,
@@ -63,6 +65,7 @@ def probability(
     Parameters
     ----------
     fit : BayesFit
+        Of several scale terms, see the method of `ClusteredBayesFit` of this name.
     beyond : float
         The threshold, in units of y.
     new_data : DataFrame, optional

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bayes_lsm.bayes.dispatch import of_either_fit
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.student import arrays, log_sd_ratio
 from bayes_lsm.errors import FitError
@@ -76,6 +77,7 @@ class StudyWeights(Printable):
         return pd.concat({"studies": table}, names=["part"])
 
 
+@of_either_fit
 def study_weights(fit: BayesFit) -> StudyWeights:
     """How far Student-t study effects discount each study.
 
