@@ -11,6 +11,7 @@ import pandas as pd
 from bayes_lsm.bayes import (
     BayesFit,
     ClusteredBayesFit,
+    ClusteredModelAverage,
     ModelAverage,
     ModelPrior,
     PriorPredictive,
@@ -283,14 +284,14 @@ class LocationScaleModel:
         seed: int | None = None,
         most_models: int = 1000,
         progress: bool = True,
-    ) -> ModelAverage:
+    ) -> ModelAverage | ClusteredModelAverage:
         """Average over the models that leave out terms of this one.
 
         See `bayes_lsm.bayes.average_models`.
         """
         words = self.specification
         return average_models(
-            self._independent("average"),
+            self.design,
             prior=self._priors(prior),
             model_prior=model_prior,
             keep=keep,

@@ -25,6 +25,7 @@ an effect is.
 from bayes_lsm.bayes.averaging import ModelAverage, average_models
 from bayes_lsm.bayes.calibration import Calibration, calibrate
 from bayes_lsm.bayes.checks import PredictiveCheck, posterior_predictive_check
+from bayes_lsm.bayes.clustered_averaging import ClusteredModelAverage
 from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 from bayes_lsm.bayes.clustered_fitting import fit_clustered_bayes
 from bayes_lsm.bayes.clustered_graph import build_clustered_pymc_model
@@ -50,6 +51,7 @@ __all__ = [
     "Blups",
     "Calibration",
     "ClusteredBayesFit",
+    "ClusteredModelAverage",
     "Coverage",
     "Diagnosis",
     "Elpd",

@@ -116,6 +116,12 @@ def fit_collapsed(
 ) -> ClusteredBayesFit:
     """A fit of independent draws, with priors resolved on these data or, of a refit, on all."""
     beta, alphas, importance = sample_clustered(design, resolved, draws=draws, seed=seed)
+    terms = terms_of(design, alphas)
+    return _checked(ClusteredBayesFit(design, prior, beta, terms, importance, seed, ()))
+
+
+def terms_of(design: ClusteredDesign, alphas: Array) -> dict[str, TermDraws]:
+    """The draws of each term, from those (draws, Q) of α and κ of all terms together."""
     terms, first = {}, 0
     for term in design.terms:
         q, s = len(term.names), len(term.effects)
@@ -123,7 +129,7 @@ def fit_collapsed(
         alpha, kappa = alphas[:, first : first + q], alphas[:, first + q : first + q + kappas]
         terms[term.name] = TermDraws(term, alpha, correlation_matrices(kappa, s, term.correlation))
         first += q + kappas
-    return _checked(ClusteredBayesFit(design, prior, beta, terms, importance, seed, ()))
+    return terms
 
 
 def _sampled(

@@ -45,8 +45,10 @@ class Levels:
         design = fit.design
         self.priors = resolve_terms(design, fit.priors)
         self.nested = not any(term.random for term in design.terms)
-        pieces = [(term, each) for term in design.terms for each in _formula_terms(term)]
-        firsts = dict(zip([term.name for term in design.terms], _firsts(design), strict=True))
+        pieces = [(term, each) for term in design.terms for each in formula_terms(term)]
+        firsts = dict(
+            zip([term.name for term in design.terms], first_coefficients(design), strict=True)
+        )
         self._scale = [
             (term.name, each.name, [firsts[term.name] + j for j in each.columns], each.optional)
             for term, each in pieces
@@ -109,7 +111,7 @@ class Levels:
                 "the coefficients of a whole term can be tested together only without random "
                 "intercepts of ln τ²; name one of them"
             )
-        design = _take_columns(self._fit.design, kept["location"], kept["scale"])
+        design = take_columns(self._fit.design, kept["location"], kept["scale"])
         priors = ResolvedPriors(
             restrict(self.priors.location, kept["location"]),
             restrict(self.priors.scale, kept["scale"]),
@@ -134,7 +136,7 @@ def _unknowns(design: ClusteredDesign, priors: ResolvedPriors, moved: Sequence[i
     return Unknowns(log_density, {"scale": moved}, _WORK / (len(design.y) + _OVERHEAD))
 
 
-def _formula_terms(term: ScaleTerm) -> Iterator[Term]:
+def formula_terms(term: ScaleTerm) -> Iterator[Term]:
     """The terms of its formula; of each effect by itself where they have coefficients of their own.
 
     Their columns are counted among the coefficients of this scale term.
@@ -154,7 +156,7 @@ def _sizes(design: ClusteredDesign) -> list[tuple[int, int]]:
     return [(len(term.names), count(len(term.effects), term.correlation)) for term in design.terms]
 
 
-def _firsts(design: ClusteredDesign) -> list[int]:
+def first_coefficients(design: ClusteredDesign) -> list[int]:
     """Where the coefficients of each term begin in the scale part."""
     return [0, *np.cumsum([q + kappas for q, kappas in _sizes(design)])[:-1].tolist()]
 
@@ -171,13 +173,13 @@ def _names(design: ClusteredDesign) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _take_columns(
+def take_columns(
     design: ClusteredDesign, location: Sequence[int], scale: Sequence[int]
 ) -> ClusteredDesign:
     """The same rows with these columns, and correlations only where they are among them."""
     part = design.location
     terms = []
-    for term, first in zip(design.terms, _firsts(design), strict=True):
+    for term, first in zip(design.terms, first_coefficients(design), strict=True):
         q = len(term.names)
         own = [j - first for j in scale if first <= j < first + q]
         names = tuple(term.names[j] for j in own)
