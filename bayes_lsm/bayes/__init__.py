@@ -17,9 +17,10 @@ verbs of the REML room; `evidence` (Bayes factors) and `savage_dickey` (of `nest
 (leave-one-study-out, K-fold, WAIC) and `clustered_loo` (the same of whole clusters), by the exact
 refits of `refits`, which ask `row_deletion` and `clustered_deletion` for them, as `criteria`;
 `checks` (posterior predictive, of `quantities`); `sensitivity` (the same model under other priors);
-and of a model with some of its terms left out (`submodels`), `averaging`. With Student-t study
-effects the same modules answer; `student_deletion` leaves rows out, and `scores` says how far out
-an effect is.
+and of a model with some of its terms left out (`submodels`), `averaging`. Of several scale terms
+`clustered_checks`, `clustered_nested`, `clustered_diagnosis` and `clustered_averaging` have what
+differs, and `dispatch` hands a verb on to such a fit. With Student-t study effects the same modules
+answer; `student_deletion` leaves rows out, and `scores` says how far out an effect is.
 """
 
 from bayes_lsm.bayes.averaging import ModelAverage, average_models
