@@ -59,9 +59,10 @@ class Clusters:
             except FitError as error:
                 refused = str(error)
             try:
-                return self._said(psis_loo(self._fit, progress=progress))
+                left_out, said = self._said(psis_loo(self._fit, progress=progress))
             except FitError:
                 return None, [f"no cluster was left out: {refused}"]
+            return left_out, [*said, f"without refits, by importance sampling: {refused}"]
 
     @staticmethod
     def _said(left_out: Elpd) -> tuple[Elpd, list[str]]:

@@ -209,7 +209,8 @@ def shifts(found: Diagnosis, *, ax: Axes | None = None, name: int = 3) -> Axes:
     ax.axvline(0, color=GREY, lw=0.7, ls=":", zorder=0)
     ax.set_yticks(range(table.shape[1]), [shorten(str(column), 34) for column in table])
     ax.set_ylim(table.shape[1] - 0.5, -0.5)
-    name_axes(ax, "median without the study − with it, in posterior SDs", "")
+    one = found.studies.index.name
+    name_axes(ax, f"median without the {one} − with it, in posterior SDs", "")
     ax.tick_params(axis="y", labelsize=SIZE - 1)
     return ax
 

@@ -194,7 +194,7 @@ def test_the_table_shows_inclusion_and_the_best_models(average):
 
 def test_untrusted_evidence_is_told(average, monkeypatch):
     bad = Evidence(-100.0, 0.01, ("a few points dominate",))
-    monkeypatch.setattr("bayes_lsm.bayes.averaging.read_evidence", lambda draws: bad)
+    monkeypatch.setattr("bayes_lsm.bayes.averages.read_evidence", lambda draws: bad)
     with pytest.warns(lsm.ConvergenceWarning, match="location ~ 1, scale ~ 1: a few points"):
         found = _preterm("yi ~ weeks").average(seed=1, progress=False)
     assert isinstance(found, ModelAverage)

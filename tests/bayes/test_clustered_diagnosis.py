@@ -127,6 +127,7 @@ def test_random_intercepts_are_left_out_by_weights():
     fit.terms[term.name] = replace(fit.terms[term.name], random=(drawn,))
     found = fit.diagnose(progress=False)
     assert found.loo.criterion == "psis_loo"
+    assert "by importance sampling: the scale term" in found.remarks[1]
     assert not found.studies["refitted"].any()
     assert not [name for name in coefficient_columns(found.studies) if "scale_effect" in name]
     # Rows are independent given the draws, so that each is a cluster: PIT are those of its own.
@@ -153,6 +154,7 @@ def test_figures_and_words():
     assert found.studies.loc["2", "refitted"] == (found.studies.loc["2", "pareto_k"] > 0.7)
     assert len(replicated(found.check)) == len(found.check.observed)
     assert "LOO-PIT" in loo_pit(found.loo).get_xlabel()
+    assert "without the trial" in shifts(found).get_xlabel()
     labels = [label.get_text() for label in shifts(found).get_yticklabels()]
     assert labels[0] == "location[outcomeAL]"
     assert len(labels) == 5

@@ -56,7 +56,6 @@ def test_what_cannot_be_is_said(fit):
             asked()
     for name in (
         "fit_bayes",
-        "average_models",
         "prior_predictive",
         "calibrate",
         "build_pymc_model",
