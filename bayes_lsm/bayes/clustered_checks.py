@@ -47,7 +47,9 @@ class Clusters:
         levels: dict[str, Quantity] = {}
         for term in design.terms:
             if _has_single_rows(term):
-                columns |= dict(zip(term.names, term.Z[term.index, 0].T, strict=True))
+                for name, column in zip(term.names, term.Z[term.index, 0].T, strict=True):
+                    if not any(np.array_equal(column, each) for each in columns.values()):
+                        columns[name] = column
             else:
                 levels |= _of_level(term)
         total = {"Q": cochran(_scaling(design), design.X)} if (design.v > 0).all() else {}

@@ -119,6 +119,8 @@ def test_individuals_have_no_q_and_slopes_have_an_sd():
     found = fit.posterior_predictive_check(draws=100, quantities={"range": np.ptp})
     assert not {"Q", "share significant"} & set(found.observed)
     assert "SD of slopes (1 + atterm | study: atterm)" in found.observed
+    # The residual's own moderator is the same column, which is asked once.
+    assert [name for name in found.observed if name.startswith("cor(|z|")] == ["cor(|z|, atterm)"]
     assert found.observed["range"][0] == np.ptp(fit.design.y)
     assert "new groups" in str(found)
 
