@@ -1,14 +1,14 @@
 r"""Coordinates in which the sampler moves easily; the model and its posterior stay what they are.
 
-    scale     θ = bends(m + Cz), which are nearly standard normal z for skewed θ (`bends`)
+    scale     θ = bends(m + C reach(z)), which are nearly standard normal z for skewed θ (`bends`)
+              with a far region (`reach`)
     location  β = m(α) + L(α)⁻ᵀ z, given α and normal priors exactly standard normal
     effects   u_i = τ_i r_i / (v_i + τ_i²) + √(v_i / (v_i + τ_i²)) z_i, exactly so too, with
               r = y − Xβ, where the true effects are τ_i u_i away from their means
 
-The bends, m and C come from a short run of the collapsed engine. They can only cost efficiency,
-never correctness: the density of z is that of the model at the mapped point times the Jacobian.
-(Bends that also follow the far region of a half-flat posterior, with steeper slopes, were tried:
-chains then linger there.) Import this module inside the functions that need it: it loads PyMC.
+The bends, m, C and the reach come from a short run of the collapsed engine. They can only cost
+efficiency, never correctness: the density of z is that of the model at the mapped point times the
+Jacobian. Import this module inside the functions that need it: it loads PyMC.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from pytensor.graph.replace import graph_replace
 from bayes_lsm.bayes.bends import fit_bends, t_scatter
 from bayes_lsm.bayes.collapsed import normal_prior, sample_collapsed
 from bayes_lsm.bayes.graph import resolve_priors
+from bayes_lsm.bayes.reach import KNOTS, SHARPNESS, fit_reach
 from bayes_lsm.design import Design
 from bayes_lsm.links import LARGEST_EXPONENT
 from bayes_lsm.priors import Flat, HalfNormal, Normal, PriorBlock, Priors, ResolvedPriors
 
-_PILOT_DRAWS = 4000
+_PILOT_DRAWS = 20000
 
 # What the last word of a free variable's name says its prior is stated on, from θ.
 _STATED_ON: dict[str, Callable[[Any], Any]] = {
@@ -48,12 +49,16 @@ def pilot_data(design: Design, priors: Priors, seed: int) -> dict[str, Any]:
     theta = pilot.flat_scale @ resolved.scale.contrasts.T
     mean, precision = normal_prior(near.location)
     bends = fit_bends(theta)
-    straight, scatter = t_scatter(bends.unbend(theta)[0])
+    unbent, _ = bends.unbend(theta)
+    straight, scatter = t_scatter(unbent)
+    factor = np.linalg.cholesky(scatter)
+    reach = fit_reach(np.linalg.solve(factor, (unbent - straight).T).T)
     log_det = np.linalg.slogdet(bends.axes)[1] + np.linalg.slogdet(scatter)[1] / 2
     return {
         "z_scale_mean": straight,
-        "z_scale_factor": np.linalg.cholesky(scatter),
+        "z_scale_factor": factor,
         "z_scale_log_det": np.asarray(log_det),
+        **{f"z_reach_{each.name}": getattr(reach, each.name) for each in fields(reach)},
         **{f"z_bend_{each.name}": getattr(bends, each.name) for each in fields(bends)},
         "z_scale_inverse": np.linalg.inv(resolved.scale.contrasts),
         "z_location_contrasts": resolved.location.contrasts,
@@ -126,7 +131,9 @@ def _map(plain: pm.Model, data: dict[str, Any]) -> tuple[dict[str, Any], Any]:
     """The free variables' values by name, and the log Jacobian, as functions of new z's."""
     y, v, X, Z = (plain[name] for name in ("y", "v", "X", "Z"))
     z = pm.Flat("z_scale", dims="scale_term")
-    theta, log_det = _bend(data["z_scale_mean"] + data["z_scale_factor"] @ z, data)
+    near, log_reach = _reach(z, data)
+    theta, log_det = _bend(data["z_scale_mean"] + data["z_scale_factor"] @ near, data)
+    log_det = log_det + log_reach
     alpha = data["z_scale_inverse"] @ theta
     tau2 = pt.exp(pt.minimum(Z @ alpha, LARGEST_EXPONENT))
     noise = pm.Flat("z_location", dims="location_term")
@@ -167,6 +174,17 @@ def _bend(straight: Any, data: dict[str, Any]) -> tuple[Any, Any]:
     bent = data["z_bend_m"] + a * straight + b * root
     theta = data["z_bend_centre"] + data["z_bend_axes"] @ bent
     return theta, data["z_scale_log_det"] + pt.sum(pt.log(a + b * u / root))
+
+
+def _reach(z: Any, data: dict[str, Any]) -> tuple[Any, Any]:
+    """x of z, as `Reach.stretch` has it, and the log Jacobian."""
+    c, r = data["z_reach_hinges"], data["z_reach_spread"]
+    past = (z[0] - KNOTS) / SHARPNESS
+    along = z[0] + SHARPNESS * pt.sum(c * pt.softplus(past))
+    stretch = 1 + (r - 1) * pt.sigmoid((z[0] - data["z_reach_start"]) / SHARPNESS)
+    x = pt.concatenate([along[None], stretch * z[1:]])
+    log_det = pt.log1p(pt.sum(c * pt.sigmoid(past))) + pt.sum(pt.log(stretch))
+    return data["z_reach_axes"] @ x, log_det
 
 
 def _members(plain: pm.Model, name: str, terms: str) -> list[int]:
