@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.bayes.clustered_graph import build_clustered_pymc_model
 from bayes_lsm.bayes.compiled_models import compile_model
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.sampling import kept_statistics, run_nuts
+from bayes_lsm.bayes.sampling import run_nuts
 from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.priors import Priors
 
@@ -48,12 +47,12 @@ def sample_clustered_nuts(
 ) -> ClusteredDraws:
     """Draw from the posterior; `draws` and `tune` are those of each chain."""
 
-    def compiled_model() -> Any:
+    def compiled_model() -> tuple[Any, bool]:
         model = build_clustered_pymc_model(design, priors)
         kept = [name for name in _KEPT if name in model.named_vars]
-        return compile_model(model, kept)
+        return compile_model(model, kept), False
 
-    tree = run_nuts(
+    posterior, stats = run_nuts(
         compiled_model,
         draws=draws,
         tune=tune,
@@ -62,6 +61,4 @@ def sample_clustered_nuts(
         target_accept=target_accept,
         progress=progress,
     )
-    posterior = tree["posterior"]
-    values = {name: np.asarray(posterior[name]) for name in _KEPT if name in posterior}
-    return ClusteredDraws(values, kept_statistics(tree["sample_stats"]))
+    return ClusteredDraws({name: posterior[name] for name in _KEPT if name in posterior}, stats)

@@ -1,15 +1,15 @@
 r"""A map that brings a far region of little mass near, fitted to draws that are normal but for it.
 
-A half-flat posterior can have a region with half a per cent of its mass that is hundreds of standard
-deviations away and as wide: no heterogeneity anywhere, where the prior alone holds the coefficients.
-With the axis w that leads there first, and others across it,
+A half-flat posterior can have a region with half a per cent of its mass that is hundreds of
+standard deviations away and as wide: no heterogeneity anywhere, where the prior alone holds the
+coefficients. With an axis w that leads there, and others across it,
 
     x_0 = z_0 + Σ_j c_j h ln(1 + exp((z_0 − κ_j) / h)),    c_j ≥ 0
     x_j = z_j (1 + (r_j − 1) s(z_0)),                      s(z_0) = 1 / (1 + exp((κ − z_0) / h))
 
-x_0 has the draws' quantiles at those of a standard normal, as nearly as a convex curve of sharpness h
-has, and the spread across grows from 1 to that of the far region, r. With no such region the map is
-the identity.
+x_0 has the draws' quantiles at those of a standard normal, as nearly as a convex curve of sharpness
+h can, and the spread across grows from 1 to that of the far region, r. With no such region the map
+is the identity.
 """
 
 from __future__ import annotations
@@ -31,17 +31,12 @@ _AHEAD = 2  # of h: by so much does the spread across begin to grow before the f
 
 @dataclass(frozen=True)
 class Reach:
-    """The map's numbers: `axes` (q, q), w first; `hinges` c (J,), `spread` r (q − 1,), `start` κ."""
+    """The map's numbers: `axes` (q, q), w first; `hinges` c (J,), `spread` r (q − 1,), κ."""
 
     axes: Array
     hinges: Array
     spread: Array
     start: Array
-
-    @property
-    def is_identity(self) -> bool:
-        """Whether there is no far region to bring near."""
-        return not self.hinges.any()
 
     def stretch(self, z: Array) -> Array:
         """x of z, both (draws, q)."""

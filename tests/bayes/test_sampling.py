@@ -1,7 +1,5 @@
 """NUTS: its coordinates leave the posterior alone, and it samples well."""
 
-import warnings
-
 import numpy as np
 import pytensor
 import pytest
@@ -34,15 +32,40 @@ def test_density_of_the_coordinates_is_the_model_s_times_the_jacobian(builder, p
     """The coefficients' density, against that of z by a Jacobian from differences."""
     spec = lsm.Specification("yi ~ weeks", "vi", scale="~ weeks")
     design = lsm.build_design(spec, lsm.load_dataset("raudenbush1985"))
-    model = builder(design, priors)
-    moved = build_sampling_model(model, pilot_data(design, priors, seed=1))
+    unknowns = 4 + (19 if builder is build_latent_pymc_model else 0)
+    # Not so far out that τ, and with it the density of a true effect, is zero in double precision.
+    z = np.random.default_rng(3).normal(0, 0.15, size=(4, unknowns))
+    excess = _excess(builder, design, priors, z)
+    # Equal up to one constant; differences leave errors of 1e-9 or so in each of the entries.
+    np.testing.assert_allclose(excess, excess[0], atol=1e-4)
+
+
+def test_density_of_the_coordinates_holds_on_the_way_to_the_far_region(continent):
+    """Along the first coordinate, where the map turns from the body to the far region."""
+    priors = Priors("slides")
+    z = np.random.default_rng(4).normal(0, 0.3, size=(5, 8))
+    first = [each.name for each in _moved(build_pymc_model, continent.design, priors).value_vars]
+    z[:, 4 * first.index("z_scale")] = [0, 2, 2.3, 2.5, 2.8]
+    excess = _excess(build_pymc_model, continent.design, priors, z)
+    # Differences of θ, which moves by hundreds there, leave errors of 1e-7 in the last row.
+    np.testing.assert_allclose(excess, excess[0], atol=1e-4)
+
+
+def _moved(builder, design, priors):
+    return build_sampling_model(builder(design, priors), pilot_data(design, priors, seed=1))
+
+
+def _excess(builder, design, priors, zs):
+    """ln of the density of z, less that of what it is mapped to and of the Jacobian."""
+    moved = _moved(builder, design, priors)
     inputs = moved.value_vars
     names = [name for name in ("location", "scale", "true_effect") if name in moved.named_vars]
     outputs = moved.replace_rvs_by_values([moved[name] for name in names])
-    mode = "FAST_COMPILE"
-    of_z = pytensor.function(inputs, [moved.logp(), *outputs], mode=mode)
-    sizes = [len(design.labels) if each.name == "z_study" else 2 for each in inputs]
+    of_z = pytensor.function(inputs, [moved.logp(), *outputs], mode="FAST_COMPILE")
     y, v, X, Z = design.y, design.v, design.X, design.Z
+    p, q = X.shape[1], Z.shape[1]
+    length = {"z_location": p, "z_scale": q, "z_study": len(y)}
+    sizes = [length[each.name] for each in inputs]
     resolved = lsm.bayes.graph.resolve_priors(design, priors)
 
     def evaluate(z):
@@ -50,23 +73,21 @@ def test_density_of_the_coordinates_is_the_model_s_times_the_jacobian(builder, p
         return float(density), np.concatenate(parts)
 
     def log_posterior(values):
-        location, scale = values[:2], values[2:4]
+        location, scale = values[:p], values[p : p + q]
         total = resolved.location.logpdf(location).sum() + resolved.scale.logpdf(scale).sum()
         mean, tau = X @ location, np.exp(Z @ scale / 2)
         if builder is build_pymc_model:
             return total + norm.logpdf(y, mean, np.hypot(np.sqrt(v), tau)).sum()
-        true = values[4:]
+        true = values[p + q :]
         return total + norm.logpdf(true, mean, tau).sum() + norm.logpdf(y, true, np.sqrt(v)).sum()
 
     excess = []
-    # Not so far out that τ, and with it the density of a true effect, is zero in double precision.
-    for z in np.random.default_rng(3).normal(0, 0.15, size=(4, sum(sizes))):
+    for z in zs:
         density, values = evaluate(z)
         steps = 1e-5 * np.eye(len(z))
         jacobian = [(evaluate(z + h)[1] - evaluate(z - h)[1]) / 2e-5 for h in steps]
         excess.append(density - log_posterior(values) - np.linalg.slogdet(jacobian)[1])
-    # Equal up to one constant; differences leave errors of 1e-9 or so in each of the entries.
-    np.testing.assert_allclose(excess, excess[0], atol=1e-4)
+    return excess
 
 
 def test_everything_that_is_shared_is_replaced(continent):
@@ -87,20 +108,13 @@ def test_everything_that_is_shared_is_replaced(continent):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_TERM)
 def test_every_model_file_is_sampled_efficiently(name):
-    """No divergence, and one effective draw in two.
-
-    Of the half-flat one nothing can be promised: what is too little has to be said.
-    """
+    """No divergence, and one effective draw in two, in the middle and in the tails."""
     model = lsm.LocationScaleModel.from_file(name)
     for seed in (1, 2, 3):
-        with warnings.catch_warnings():
-            # One seed in three steps into the far region, which holds 0.6% of the mass.
-            warnings.simplefilter("ignore", lsm.ConvergenceWarning)
-            fit = model.fit_bayes(engine="nuts", draws=8000, seed=seed, progress=False)
+        fit = model.fit_bayes(engine="nuts", draws=8000, seed=seed, progress=False)
+        assert fit.converged
         assert int(fit.draws.stats["diverging"].sum()) == 0
-        fewest = fit.summary()["ess_bulk"].min()
-        assert fewest >= 400 or fit.problems
-        if name != "preterm_continent":
-            assert fit.converged
-            assert fewest >= 0.5 * 8000
-        assert np.isfinite(fit.summary().to_numpy()).all()
+        table = fit.summary()
+        assert table["ess_bulk"].min() >= 0.5 * 8000
+        assert table["ess_tail"].min() >= 0.5 * 8000
+        assert np.isfinite(table.to_numpy()).all()
