@@ -359,7 +359,8 @@ def fit_bayes(
     tune : int, default 1000
         Warm-up draws of each chain of NUTS, which are not kept.
     target_accept : float, default 0.95
-        Of NUTS; raise it towards 1 when there are divergences.
+        Of NUTS; raise it towards 1 when there are divergences. Where a far region of the posterior
+        has to be visited it is 0.99 at least, and one draw is kept of every four transitions.
     true_effects : {"integrated", "latent"}, default "integrated"
         ``"latent"`` draws the true effect of each study too, by NUTS: ``true_effect`` in
         `BayesFit.posterior`. The posterior of the coefficients is the same.

@@ -108,7 +108,11 @@ def test_everything_that_is_shared_is_replaced(continent):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_TERM)
 def test_every_model_file_is_sampled_efficiently(name):
-    """No divergence, and one effective draw in two, in the middle and in the tails."""
+    """No divergence, and one effective draw in two.
+
+    In the tails two in five: a plain posterior, that of `bcg`, has 0.48 there in any coordinates,
+    and a far region that is not visited has a tenth of that.
+    """
     model = lsm.LocationScaleModel.from_file(name)
     for seed in (1, 2, 3):
         fit = model.fit_bayes(engine="nuts", draws=8000, seed=seed, progress=False)
@@ -116,5 +120,5 @@ def test_every_model_file_is_sampled_efficiently(name):
         assert int(fit.draws.stats["diverging"].sum()) == 0
         table = fit.summary()
         assert table["ess_bulk"].min() >= 0.5 * 8000
-        assert table["ess_tail"].min() >= 0.5 * 8000
+        assert table["ess_tail"].min() >= 0.4 * 8000
         assert np.isfinite(table.to_numpy()).all()
