@@ -2,6 +2,8 @@
 # Called by bayes.py; prints seconds to compile, seconds to sample, and the smallest bulk effective size.
 if (!requireNamespace("brms", quietly = TRUE)) quit(status = 3)
 suppressPackageStartupMessages(library(brms))
+# Debian's package BH is empty; the headers are those of its libboost-dev.
+if (system.file("include", package = "BH") == "") rstan::rstan_options(boost_lib = "/usr/include")
 data <- read.csv("bayes_lsm/datasets/bangertdrowns2004.csv", comment.char = "#")
 data$sei <- sqrt(data$vi)
 data$size <- data$ni / 100
