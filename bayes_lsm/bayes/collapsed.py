@@ -7,10 +7,10 @@ smoothed, and draws of equal weight are taken. The weights say how good the resu
 Pareto k, and how many independent draws they are worth. (A flat prior cannot be drawn from, and a
 wide distribution takes its place in the mixture: see `Coordinates.cover`.)
 
-What no point has found the weights cannot tell. In many dimensions a far, broad region may hold
-some hundredths of the posterior and yet be met by so few points of a proposal that fits the rest
-that all looks well. So there a part of the proposal is fitted to the prior times a power of the
-likelihood, to which such regions are large.
+What no point has found the weights cannot tell. In three dimensions and more a far, broad region
+may hold some hundredths of the posterior and yet be met by so few points of a proposal that fits
+the rest that all looks well. So there a part of the proposal is fitted to the prior times a power
+of the likelihood, to which such regions are large.
 
 All of it happens in the coordinates φ of `coordinates`. Of ln τ² of one study the effects can say
 ±√2 at best, so with G = ∂ln τ²/∂θ the information is G'G/2.
@@ -40,9 +40,10 @@ _GOOD_EFFICIENCY = 0.7
 _FAIR_EFFICIENCY = 0.4  # good enough when it no longer rises
 _SMALLEST_GAIN = 0.03
 _COMPONENTS = 6
-_FEW_DIMENSIONS = 4  # where the prior's share of the points fills the space
+_FEW_DIMENSIONS = 2  # where the prior's share of the points fills the space
 _HEAT = 0.3  # power of the likelihood
 _HEATED_ROUNDS = 3
+_HEATED_ITERATIONS = 4  # a rough fit does
 _HEATED_SHARE = 0.25
 _LARGEST_SAMPLE = 60_000
 _TRIED = 250  # points, of which the best are climbed from
@@ -231,20 +232,20 @@ def _find_proposal(target: Target, rng: np.random.Generator) -> tuple[Mixture, f
     """What to draw the points from, and the share of them that is effective, about."""
     mixture, efficiency = _adapt(target, rng)
     if mixture.means.shape[1] > _FEW_DIMENSIONS:
-        mixture = mixture.joined(_heated(target, mixture, rng), _HEATED_SHARE)
-        efficiency *= 1.0 - _HEATED_SHARE
+        heated = _heated(target, mixture, rng)
+        return mixture.widened().joined(heated, _HEATED_SHARE), efficiency * (1.0 - _HEATED_SHARE)
     return mixture.widened(), efficiency
 
 
 def _heated(target: Target, mixture: Mixture, rng: np.random.Generator) -> Mixture:
     """A mixture near the prior times a power of the likelihood, from one near the posterior."""
-    mixture = mixture.widened()
     size = _round_size(mixture)
     for _ in range(_HEATED_ROUNDS):
         points = mixture.sample(size, rng)
         prior = mixture.fixed.logpdf(points)
         log_density = prior + _HEAT * (target(points) - prior)
-        mixture = fit_mixture(mixture, points, _tempered(log_density - mixture.logpdf(points)))
+        weights = _tempered(log_density - mixture.logpdf(points))
+        mixture = fit_mixture(mixture, points, weights, iterations=_HEATED_ITERATIONS)
     return mixture
 
 
