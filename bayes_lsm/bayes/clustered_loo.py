@@ -172,8 +172,8 @@ def psis_loo(
     Examples
     --------
     >>> import bayes_lsm as lsm
-    >>> fit = lsm.LocationScaleModel.from_file("konstantopoulos2011").fit_bayes(seed=1)
-    >>> fit.psis_loo().criterion
+    >>> fit = lsm.LocationScaleModel.from_file("konstantopoulos2011").fit_bayes(seed=3)
+    >>> fit.psis_loo(cluster="district/school").criterion
     'psis_loo'
     """
     studies = checked_clusters(fit.design, cluster)

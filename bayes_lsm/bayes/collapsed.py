@@ -243,7 +243,8 @@ def _heated(target: Target, mixture: Mixture, rng: np.random.Generator) -> Mixtu
     for _ in range(_HEATED_ROUNDS):
         points = mixture.sample(size, rng)
         prior = mixture.fixed.logpdf(points)
-        log_density = prior + _HEAT * (target(points) - prior)
+        # Where the prior is 0, so is the target.
+        log_density = (1.0 - _HEAT) * prior + _HEAT * target(points)
         weights = _tempered(log_density - mixture.logpdf(points))
         mixture = fit_mixture(mixture, points, weights, iterations=_HEATED_ITERATIONS)
     return mixture

@@ -25,17 +25,17 @@ def smooth_weights(log_weights: Array) -> tuple[Array, float]:
     size = len(log_weights)
     tail = math.ceil(min(0.2 * size, 3 * math.sqrt(size)))
     order = np.argsort(log_weights)
-    largest = order[-tail:]
     cutoff = max(log_weights[order[-tail - 1]], math.log(np.finfo(float).tiny))
-    excess = np.exp(log_weights[largest]) - math.exp(cutoff)
+    # Draws are resampled: some stand there twice, at the cutoff as well.
+    largest = order[-tail:][log_weights[order[-tail:]] > cutoff]
     smoothed, k = log_weights.copy(), math.inf
-    if tail >= 5 and excess[0] > 0:
-        k, sigma = fit_pareto(excess)
-        probability = (np.arange(tail) + 0.5) / tail
+    if len(largest) >= 5:
+        k, sigma = fit_pareto(np.exp(log_weights[largest]) - math.exp(cutoff))
+        probability = (np.arange(len(largest)) + 0.5) / len(largest)
         expected = _quantile(probability, k, sigma)
         smoothed[largest] = np.minimum(np.log(expected + math.exp(cutoff)), 0.0)
-    elif tail >= 5 and np.ptp(log_weights[largest]) == 0:
-        k = 0.0  # all weights alike
+    elif tail >= 5 and cutoff == 0.0:
+        k = 0.0  # all large weights alike
     return smoothed - logsumexp(smoothed), k
 
 

@@ -175,7 +175,7 @@ def test_draws_of_the_rows_are_joint(name):
         drawn = fit.true_effects(terms=terms, seed=6)[0][:, :12]
         mean = one.design.X[:12] @ one.beta[0] + loads @ u
         expected = loads @ covariance @ loads.T
-        sd = np.sqrt(np.diag(expected))
+        sd = np.sqrt(np.maximum(np.diag(expected), 0))
         # Five standard errors, of a mean and of a covariance, for some 100 numbers.
         # With the residual of individuals nothing is left to draw: rounding alone.
         error = np.abs(drawn.mean(axis=0) - mean)

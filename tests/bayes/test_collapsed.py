@@ -146,6 +146,18 @@ def test_pareto_fit_finds_the_shape_and_agrees_with_arviz():
     np.testing.assert_allclose(np.exp(smoothed), np.exp(theirs), rtol=5e-3, atol=1e-12)
 
 
+def test_a_tie_at_the_cutoff_is_no_doubt():
+    """Resampling draws some points twice; k was infinite when one of them stood there."""
+    log_weights = np.sort(np.random.default_rng(4).standard_normal(4000))
+    _, without = smooth_weights(log_weights)
+    tail = 190  # 3 √4000
+    log_weights[-tail - 1] = log_weights[-tail]
+    smoothed, k = smooth_weights(log_weights)
+    assert k == pytest.approx(without, abs=0.02)  # one of 190 points less
+    assert np.ptp((smoothed - log_weights)[: -tail + 1]) < 1e-12  # below the tail: as they were
+    assert smooth_weights(np.zeros(4000))[1] == 0
+
+
 def test_the_far_region_has_its_share(continent):
     """Brute force: the same integrals by 4 million draws from the prior, no proposal at all."""
     priors = resolve_priors(continent.design, Priors("slides"))

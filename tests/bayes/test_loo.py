@@ -168,9 +168,10 @@ def test_where_psis_fails_the_exact_loo_does_not(continent_bayes):
     exact = continent_bayes.loo()
     assert not exact.problems
     assert exact.mcse < 0.1
-    assert (
-        exact.elpd < psis.elpd - 4 * exact.mcse
-    )  # the draws hardly reach where the left-out study sends α
+    # The draws hardly reach where the left-out study sends α.
+    bad = psis.columns["pareto_k"] > 0.7
+    error = np.abs(psis.pointwise[bad] - exact.pointwise[bad])
+    assert error.max() > 4 * exact.mcse
     good = psis.columns["pareto_k"] < 0.5
     # With k below ½ the errors are those of importance sampling, two hundredths.
     np.testing.assert_allclose(exact.pointwise[good], psis.pointwise[good], atol=0.03)

