@@ -12,6 +12,7 @@ from bayes_lsm.bayes import (
     BayesFit,
     ClusteredBayesFit,
     ClusteredModelAverage,
+    LevelPriorPredictive,
     ModelAverage,
     ModelPrior,
     PriorPredictive,
@@ -135,8 +136,8 @@ class LocationScaleModel:
         named = variance is None or isinstance(variance, str)
         specification = Specification(
             location=location,
-            scale=scale if isinstance(scale, str) else dict(scale),
-            correlation=dict(correlation or {}),
+            scale=dict(scale) if isinstance(scale, Mapping) else scale,
+            correlation=_as_correlations(correlation),
             sampling_covariance=sampling_covariance,
             variance=variance if named else MATRIX,
             study=study,
@@ -262,17 +263,12 @@ class LocationScaleModel:
         prior: Priors | PresetName | None = None,
         draws: int = 10_000,
         seed: int | None = None,
-    ) -> PriorPredictive:
+    ) -> PriorPredictive | LevelPriorPredictive:
         """What the priors say of τ, ratios of τ and new effects, before the data do.
 
         See `bayes_lsm.bayes.prior_predictive`.
         """
-        return prior_predictive(
-            self._independent("prior_predictive"),
-            prior=self._priors(prior),
-            draws=draws,
-            seed=seed,
-        )
+        return prior_predictive(self.design, prior=self._priors(prior), draws=draws, seed=seed)
 
     def average(
         self,
@@ -335,20 +331,21 @@ class LocationScaleModel:
             return preset(given, measure=own.measure, unit_information_sd=own.unit_information_sd)
         return given or own
 
-    def _independent(self, what: str) -> Design:
-        if isinstance(self.design, ClusteredDesign):
-            raise FitError(
-                f"{what} does not take several scale terms, dependent sampling errors or random "
-                "intercepts of ln τ²; use fit_reml or fit_bayes"
-            )
-        return self.design
-
     def __repr__(self) -> str:
         words = self.specification
         return (
             f"{type(self).__name__}({f'{words.effect} {words.location}'!r}, "
             f"scale={words.scale!r}, variance={words.variance!r})  # {self.design.size}"
         )
+
+
+def _as_correlations(given: Any) -> dict[str, Correlation]:
+    if given is not None and not isinstance(given, Mapping):
+        raise SpecificationError(
+            "correlation must say which scale term it is of, as in "
+            f"{{'outcome | trial': 'unstructured'}}; got {given!r}"
+        )
+    return dict(given or {})
 
 
 def _as_priors(priors: Priors | PresetName) -> Priors:

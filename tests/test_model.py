@@ -99,3 +99,16 @@ def test_a_reml_fit_loads_neither_pymc_nor_matplotlib():
         "sys.exit(str(heavy) if heavy else 0)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"scale": 3}, r"scale: must be a formula, or formulas by grouping such as"),
+        ({"scale": ["~ 1"]}, r"scale: must be a formula, or formulas by grouping such as"),
+        ({"correlation": "unstructured"}, r"which scale term it is of.*; got 'unstructured'"),
+    ],
+)
+def test_words_of_the_wrong_kind_are_refused(words, message):
+    with pytest.raises(lsm.SpecificationError, match=message):
+        lsm.LocationScaleModel("yi ~ 1", variance="vi", data=lsm.load_dataset("bcg"), **words)

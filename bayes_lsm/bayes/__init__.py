@@ -5,12 +5,11 @@ whether the draws can be trusted, `tree` makes them an ArviZ DataTree, and `fit`
 `BayesFit`; `families` has the PyMC twins of the priors, and `prior_predictive` says what priors
 imply. `student` says what differs with Student-t study effects, `student_collapsed` draws from such
 a model directly (`direct` takes either kind), and `weights` shows which studies it discounts.
-`clustered` draws from a
-model with several scale terms directly, `clustered_graph` and `clustered_nuts` through PyMC,
-`clustered_fitting` makes a `clustered_fit` of either, and `posterior_summaries` prints any fit.
-Another engine is one more module that returns `Draws`;
-`calibration` and `coverage` check any engine on simulated effects. PyMC and ArviZ are imported
-inside the functions that need them.
+`clustered` draws from a model with several scale terms directly, `clustered_graph` and
+`clustered_nuts` through PyMC, `clustered_fitting` makes a `clustered_fit` of either, and
+`posterior_summaries` prints any fit. Another engine is one more module that returns `Draws`;
+`calibration` and `coverage` check any engine on simulated effects (`replications` and
+`clustered_replications`). PyMC and ArviZ are imported inside the functions that need them.
 
 What is asked of a fit: `prediction`, `probability`, `effects`, `heterogeneity` and `contrasts`, the
 verbs of the REML room; `evidence` (Bayes factors) and `savage_dickey` (of `nested` models); `loo`
@@ -19,7 +18,8 @@ refits of `refits`, which ask `row_deletion` and `clustered_deletion` for them, 
 `checks` (posterior predictive, of `quantities`); `sensitivity` (the same model under other priors);
 and of a model with some of its terms left out (`submodels`), `averaging`. Of several scale terms
 `clustered_checks`, `clustered_nested`, `clustered_diagnosis` and `clustered_averaging` have what
-differs, and `dispatch` hands a verb on to such a fit. With Student-t study effects the same modules
+differs, as have `clustered_prior` and `clustered_prior_predictive` before there are data, and
+`dispatch` hands a verb on to such a fit. With Student-t study effects the same modules
 answer; `student_deletion` leaves rows out, and `scores` says how far out an effect is.
 """
 
@@ -30,6 +30,7 @@ from bayes_lsm.bayes.clustered_averaging import ClusteredModelAverage
 from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 from bayes_lsm.bayes.clustered_fitting import fit_clustered_bayes
 from bayes_lsm.bayes.clustered_graph import build_clustered_pymc_model
+from bayes_lsm.bayes.clustered_prior_predictive import LevelPriorPredictive
 from bayes_lsm.bayes.coverage import Coverage, coverage
 from bayes_lsm.bayes.diagnosis import Diagnosis, diagnose
 from bayes_lsm.bayes.effects import Blups, blup, true_effects
@@ -58,6 +59,7 @@ __all__ = [
     "Elpd",
     "ElpdComparison",
     "Heterogeneity",
+    "LevelPriorPredictive",
     "ModelAverage",
     "ModelPrior",
     "Prediction",

@@ -13,17 +13,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 import pandas as pd
 
+from bayes_lsm.bayes.clustered_prior import draw_from_prior
+from bayes_lsm.bayes.clustered_replications import (
+    ClusteredSampler,
+    Clusters,
+    make_clustered_sampler,
+)
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.graph import resolve_priors
 from bayes_lsm.bayes.replications import (
     LEVELS,
     Refits,
     Sampler,
+    Studies,
+    World,
     check_whole,
     chosen_seed,
     make_sampler,
@@ -31,6 +39,7 @@ from bayes_lsm.bayes.replications import (
 )
 from bayes_lsm.bayes.student import df_prior, said_before, sample_df
 from bayes_lsm.bayes.uniformity import rank_ecdf, simultaneous_band, uniformity_pvalue
+from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.design import Design
 from bayes_lsm.priors import Priors
@@ -45,7 +54,7 @@ class Calibration(Printable):
 
     Attributes
     ----------
-    design : Design
+    design : Design or ClusteredDesign
         Its y is not used, but for the scales of a prior that depends on them.
     prior : Priors
     refits : Refits
@@ -55,7 +64,7 @@ class Calibration(Printable):
         What to pass to `calibrate` for the same result.
     """
 
-    design: Design
+    design: Design | ClusteredDesign
     prior: Priors
     refits: Refits
     engine: str
@@ -66,14 +75,9 @@ class Calibration(Printable):
 
     @property
     def quantities(self) -> pd.Index:
-        """What is ranked: (part, term) of every coefficient, ν, and the log-likelihood."""
-        names = [("location", name) for name in self.design.location.names]
-        names += [("scale", name) for name in self.design.scale.names]
-        if self.refits.truth.shape[1] > len(names):
-            names.append(("study_effects", "df"))
-        return pd.MultiIndex.from_tuples(
-            [*names, ("Joint", "log-likelihood")], names=["part", "term"]
-        )
+        """What is ranked: (part, term) of every unknown, and the log-likelihood."""
+        names = [*self.refits.names, ("Joint", "log-likelihood")]
+        return pd.MultiIndex.from_tuples(names, names=["part", "term"])
 
     @cached_property
     def pvalues(self) -> pd.Series:
@@ -179,11 +183,11 @@ def _shape(u: Array) -> str:
 
 
 def calibrate(
-    design: Design,
+    design: Design | ClusteredDesign,
     prior: Priors | None = None,
     *,
     simulations: int = 1000,
-    engine: Literal["collapsed", "nuts"] | Sampler = "collapsed",
+    engine: Literal["collapsed", "nuts"] | Sampler | ClusteredSampler = "collapsed",
     draws: int = 1000,
     ranked: int = 100,
     seed: int | None = None,
@@ -191,14 +195,15 @@ def calibrate(
 ) -> Calibration:
     """Check an engine by simulation-based calibration.
 
-    Coefficients, and ν of Student-t study effects, are drawn from the prior, effects given these,
-    with the design's moderators and sampling variances; each set of effects is fitted, and what is
-    true is ranked among the posterior draws.
+    Coefficients, and ν of Student-t study effects, correlations, or random intercepts of ln τ²
+    where the model has them, are drawn from the prior, effects given these, with the design's
+    moderators, groups and sampling variances; each set of effects is fitted, and what is true is
+    ranked among the posterior draws.
 
     Parameters
     ----------
-    design : Design
-        ``model.design``; k studies.
+    design : Design or ClusteredDesign
+        ``model.design``.
     prior : Priors, optional
         Default: those of the design's specification. Where they depend on the effects, as those of
         ``"weakly_informative"`` do, they are worked out once, from the design's own effects.
@@ -206,8 +211,8 @@ def calibrate(
         everyday use is better checked with ones that a meta-analyst would believe.
     simulations : int, default 1000
     engine : {"collapsed", "nuts"} or function, default "collapsed"
-        A function of a design and a seed that returns `Draws` checks a sampler of your own. NUTS is
-        compiled once.
+        A function of a design and a seed that returns `Draws`, or with several scale terms a
+        `ClusteredBayesFit`, checks a sampler of your own. NUTS is compiled once.
     draws : int, default 1000
         Posterior draws of each fit; with NUTS in four chains.
     ranked : int, default 100
@@ -250,10 +255,28 @@ def calibrate(
     """
     check_whole("simulations", simulations, least=20)
     prior = prior or design.specification.priors
-    sample = make_sampler(design, prior, engine=engine, draws=draws)
     check_whole("ranked", ranked, least=10)
     seed = chosen_seed(seed)
     rng = np.random.default_rng(seed)
+    world: World
+    if isinstance(design, ClusteredDesign):
+        own = make_clustered_sampler(
+            design, prior, engine=cast("str | ClusteredSampler", engine), draws=draws
+        )
+        true = draw_from_prior(design, prior, size=simulations, seed=seed, rng=rng)
+        world = Clusters(true, own)
+    else:
+        sample = make_sampler(design, prior, engine=cast("str | Sampler", engine), draws=draws)
+        world = _studies(design, prior, sample, simulations, rng)
+    refits = refit(world, largest_rank=min(ranked, draws), rng=rng, progress=progress)
+    name = engine if isinstance(engine, str) else getattr(engine, "__name__", "own engine")
+    return Calibration(design, prior, refits, name, seed)
+
+
+def _studies(
+    design: Design, prior: Priors, sample: Sampler, simulations: int, rng: np.random.Generator
+) -> Studies:
+    """Truths from the prior."""
     resolved, known = resolve_priors(design, prior), df_prior(design, prior)
     drawn = [resolved.location.sample(simulations, rng), resolved.scale.sample(simulations, rng)]
     df = None
@@ -261,14 +284,4 @@ def calibrate(
         df = np.broadcast_to(sample_df(known, simulations, rng), simulations)
         if isinstance(known, DegreesOfFreedom):
             drawn.append(df[:, None])
-    refits = refit(
-        design,
-        np.hstack(drawn),
-        sample,
-        df=df,
-        largest_rank=min(ranked, draws),
-        rng=rng,
-        progress=progress,
-    )
-    name = engine if isinstance(engine, str) else getattr(engine, "__name__", "own engine")
-    return Calibration(design, prior, refits, name, seed)
+    return Studies(design, sample, np.hstack(drawn), df)

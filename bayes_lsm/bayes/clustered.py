@@ -98,7 +98,7 @@ def resolve_terms(design: ClusteredDesign, priors: Priors) -> ResolvedPriors:
     blocks: list[Array] = []
     scale: list[Family | Shrinkage] = []
     for term, given in zip(design.terms, _given(design, priors), strict=True):
-        for piece, size in _pieces(term):
+        for piece, size in pieces(term):
             own = {name: prior for name, prior in given.items() if name in (*piece.names, "*")}
             block = _resolve(design, words, own, design.y / size, design.v / size**2, piece).scale
             blocks.append(block.contrasts)
@@ -116,7 +116,7 @@ def level_positions(design: ClusteredDesign) -> list[int]:
     found: list[int] = []
     first = 0
     for term in design.terms:
-        for piece, _ in _pieces(term):
+        for piece, _ in pieces(term):
             _, levels = contrasts(piece.Z[piece.used], "standardised")
             found += [first + j for j in levels]
             first += len(piece.names)
@@ -124,7 +124,7 @@ def level_positions(design: ClusteredDesign) -> list[int]:
     return found
 
 
-def _pieces(term: ScaleTerm) -> Iterator[tuple[ScaleTerm, float]]:
+def pieces(term: ScaleTerm) -> Iterator[tuple[ScaleTerm, float]]:
     """A term by effects that have units of their own, and how large their slopes are."""
     s, q = len(term.effects), len(term.names)
     if term.slope_part is None or s == 1:

@@ -9,7 +9,11 @@ import numpy as np
 from bayes_lsm.bayes.clustered import resolve_terms, sample_clustered
 from bayes_lsm.bayes.clustered_draws import RandomInterceptDraws, TermDraws
 from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
-from bayes_lsm.bayes.clustered_nuts import ClusteredDraws, sample_clustered_nuts
+from bayes_lsm.bayes.clustered_nuts import (
+    ClusteredDraws,
+    compile_clustered,
+    sample_clustered_nuts,
+)
 from bayes_lsm.bayes.collapsed import can_collapse
 from bayes_lsm.bayes.diagnostics import find_problems
 from bayes_lsm.bayes.draws import Array
@@ -91,8 +95,7 @@ def fit_clustered_bayes(
         fit = fit_collapsed(design, prior, resolved, draws=draws, seed=seed)
     if fit is None or (engine == "auto" and fit.problems):
         drawn = sample_clustered_nuts(
-            design,
-            prior,
+            lambda: compile_clustered(design, prior),
             draws=-(-draws // chains),
             tune=tune,
             chains=chains,
@@ -100,7 +103,7 @@ def fit_clustered_bayes(
             target_accept=target_accept,
             progress=progress,
         )
-        fit = _sampled(design, prior, drawn, seed)
+        fit = sampled_fit(design, prior, drawn, seed)
     if fit.problems:
         warn("; ".join(fit.problems), ConvergenceWarning)
     return fit
@@ -132,7 +135,7 @@ def terms_of(design: ClusteredDesign, alphas: Array) -> dict[str, TermDraws]:
     return terms
 
 
-def _sampled(
+def sampled_fit(
     design: ClusteredDesign, prior: Priors, drawn: ClusteredDraws, seed: int
 ) -> ClusteredBayesFit:
     """A fit of the chains of NUTS."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,9 +34,14 @@ class ClusteredDraws:
     stats: Mapping[str, npt.NDArray[Any]]
 
 
+def compile_clustered(design: ClusteredDesign, priors: Priors) -> Any:
+    """The PyMC model of a design compiled for nutpie, from the store if one like it is there."""
+    model = build_clustered_pymc_model(design, priors)
+    return compile_model(model, [name for name in _KEPT if name in model.named_vars])
+
+
 def sample_clustered_nuts(
-    design: ClusteredDesign,
-    priors: Priors,
+    compiled_model: Callable[[], Any],
     *,
     draws: int,
     tune: int,
@@ -45,15 +50,12 @@ def sample_clustered_nuts(
     target_accept: float,
     progress: bool,
 ) -> ClusteredDraws:
-    """Draw from the posterior; `draws` and `tune` are those of each chain."""
+    """Draw from the posterior; `draws` and `tune` are those of each chain.
 
-    def compiled_model() -> tuple[Any, bool]:
-        model = build_clustered_pymc_model(design, priors)
-        kept = [name for name in _KEPT if name in model.named_vars]
-        return compile_model(model, kept), False
-
+    `compiled_model` is called when the progress bar is there, to say that it compiles.
+    """
     posterior, stats = run_nuts(
-        compiled_model,
+        lambda: (compiled_model(), False),
         draws=draws,
         tune=tune,
         chains=chains,

@@ -10,28 +10,40 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
 
 import numpy as np
 import pandas as pd
 
+from bayes_lsm.bayes.clustered_graph import pair_names, scale_names
+from bayes_lsm.bayes.clustered_replications import (
+    ClusteredSampler,
+    Clusters,
+    make_clustered_sampler,
+    repeat_truth,
+)
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.graph import require_one_term
 from bayes_lsm.bayes.replications import (
     LEVELS,
     Refits,
     Sampler,
+    Studies,
+    World,
     check_whole,
     chosen_seed,
     make_sampler,
     refit,
 )
 from bayes_lsm.bayes.student import df_prior, said_before
+from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Priors
 from bayes_lsm.tables import Printable
+
+if TYPE_CHECKING:
+    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +52,7 @@ class Coverage(Printable):
 
     Attributes
     ----------
-    design : Design
+    design : Design or ClusteredDesign
     prior : Priors
     refits : Refits
         Posterior summaries and problems of every fit.
@@ -49,7 +61,7 @@ class Coverage(Printable):
         What to pass to `coverage` for the same result.
     """
 
-    design: Design
+    design: Design | ClusteredDesign
     prior: Priors
     refits: Refits
     engine: str
@@ -80,16 +92,13 @@ class Coverage(Printable):
                 },
             }
         )
-        names = [(part, term) for part, terms in self.design.parts.items() for term in terms]
-        if len(table) > len(names):
-            names.append(("study_effects", "df"))
-        return table.set_index(pd.MultiIndex.from_tuples(names, names=["part", "term"]))
+        return table.set_index(pd.MultiIndex.from_tuples(refits.names, names=["part", "term"]))
 
     @property
     def title(self) -> str:
         """Engine, number of studies and of simulations."""
         return (
-            f"Coverage and Bias (k = {self.design.n_studies}; {self.engine}; "
+            f"Coverage and Bias ({self.design.size}; {self.engine}; "
             f"{len(self.refits.truth)} simulations)"
         )
 
@@ -108,14 +117,15 @@ class Coverage(Printable):
 
 
 def coverage(
-    design: Design,
+    design: Design | ClusteredDesign,
     prior: Priors | None = None,
     *,
     location: Mapping[str, float],
     scale: Mapping[str, float],
+    correlation: Mapping[str, float] | None = None,
     df: float | None = None,
     simulations: int = 1000,
-    engine: Literal["collapsed", "nuts"] | Sampler = "collapsed",
+    engine: Literal["collapsed", "nuts"] | Sampler | ClusteredSampler = "collapsed",
     draws: int = 1000,
     seed: int | None = None,
     progress: bool = True,
@@ -124,12 +134,16 @@ def coverage(
 
     Parameters
     ----------
-    design : Design
-        ``model.design``; k studies.
+    design : Design or ClusteredDesign
+        ``model.design``.
     prior : Priors, optional
         Default: those of the design's specification, worked out once from its own effects.
     location, scale : mapping of term name to float
-        The true value of every coefficient; the scale part on ln τ².
+        The true value of every coefficient; the scale part on ln τ², with several scale terms as
+        ``{"district: intrcpt": -3, …}``.
+    correlation : mapping of pair name to float, optional
+        The true correlation of every pair of effects, where a scale term has them:
+        ``{"outcome | trial: AL, PD": 0.5}``.
     df : float, optional
         The true ν of Student-t study effects, which need one, and normal ones have none.
     simulations : int, default 1000
@@ -163,11 +177,39 @@ def coverage(
     statistical methods. Statistics in Medicine, 38(11), 2074-2102. doi:10.1002/sim.8086
     """
     check_whole("simulations", simulations, least=20)
-    design = require_one_term(design)
     prior = prior or design.specification.priors
+    seed = chosen_seed(seed)
+    world: World
+    if isinstance(design, ClusteredDesign):
+        given = location, scale, correlation or {}
+        own = make_clustered_sampler(
+            design, prior, engine=cast("str | ClusteredSampler", engine), draws=draws
+        )
+        world = Clusters(_true_clusters(design, prior, given, df, simulations), own)
+    else:
+        truth, true_df = _true_studies(design, prior, (location, scale, correlation or {}), df)
+        sample = make_sampler(design, prior, engine=cast("str | Sampler", engine), draws=draws)
+        dfs = None if true_df is None else np.full(simulations, true_df)
+        world = Studies(design, sample, np.tile(truth, (simulations, 1)), dfs)
+    refits = refit(
+        world, largest_rank=min(100, draws), rng=np.random.default_rng(seed), progress=progress
+    )
+    name = engine if isinstance(engine, str) else getattr(engine, "__name__", "own engine")
+    return Coverage(design, prior, refits, name, seed)
+
+
+_Given = tuple[Mapping[str, float], Mapping[str, float], Mapping[str, float]]
+
+
+def _true_studies(
+    design: Design, prior: Priors, given: _Given, df: float | None
+) -> tuple[Array, float | None]:
+    """One truth, and its ν."""
+    location, scale, correlation = given
     truth = np.r_[
-        _coefficients("location", location, design.location.names),
-        _coefficients("scale", scale, design.scale.names),
+        _coefficients("location coefficients", location, design.location.names),
+        _coefficients("scale coefficients", scale, design.scale.names),
+        _coefficients("correlations", correlation, ()),
     ]
     known = df_prior(design, prior)
     if (df is None) != (known is None) or not (df is None or 0 < df < math.inf):
@@ -178,28 +220,31 @@ def coverage(
         )
     if df is not None and isinstance(known, DegreesOfFreedom):
         truth = np.append(truth, df)
-    sample = make_sampler(design, prior, engine=engine, draws=draws)
-    seed = chosen_seed(seed)
-    refits = refit(
+    return truth, None if df is None else float(df)
+
+
+def _true_clusters(
+    design: ClusteredDesign, prior: Priors, given: _Given, df: float | None, simulations: int
+) -> ClusteredBayesFit:
+    """One truth, so many times."""
+    if df is not None:
+        raise FitError(f"df is of Student-t study effects, which a {design.kind} does not have")
+    location, scale, correlation = given
+    return repeat_truth(
         design,
-        np.tile(truth, (simulations, 1)),
-        sample,
-        df=None if df is None else np.full(simulations, float(df)),
-        largest_rank=min(100, draws),
-        rng=np.random.default_rng(seed),
-        progress=progress,
+        prior,
+        location=_coefficients("location coefficients", location, design.location.names),
+        scale=_coefficients("scale coefficients", scale, tuple(scale_names(design))),
+        correlation=_coefficients("correlations", correlation, tuple(pair_names(design))),
+        size=simulations,
     )
-    name = engine if isinstance(engine, str) else getattr(engine, "__name__", "own engine")
-    return Coverage(design, prior, refits, name, seed)
 
 
-def _coefficients(part: str, given: Mapping[str, float], names: tuple[str, ...]) -> Array:
+def _coefficients(what: str, given: Mapping[str, float], names: tuple[str, ...]) -> Array:
     if set(given) != set(names):
-        raise FitError(
-            f"the true {part} coefficients must be given for {', '.join(map(repr, names))}; got "
-            f"{', '.join(map(repr, given)) or 'none'}"
-        )
+        wanted = f"must be given for {', '.join(map(repr, names))}" if names else "have no place"
+        raise FitError(f"the true {what} {wanted}; got {', '.join(map(repr, given)) or 'none'}")
     values = np.array([given[name] for name in names], dtype=float)
     if not np.isfinite(values).all():
-        raise FitError(f"the true {part} coefficients must be finite, got {dict(given)}")
+        raise FitError(f"the true {what} must be finite, got {dict(given)}")
     return values

@@ -1,15 +1,16 @@
 """Simulate effects from known coefficients, fit each set, and note where the truth lies.
 
 `calibration` and `coverage` read the same numbers off such refits: in the one the truth is drawn
-from the prior, in the other it is held fixed. An engine is any function from a design and a seed to
-`Draws`; the priors are resolved once, on the design's own effects, and stay the same in every fit.
+from the prior, in the other it is held fixed. What is simulated and fitted, a `World` says: that of
+one scale term is here, that of several in `clustered_replications`. The priors are resolved once,
+on the design's own effects, and stay the same in every fit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -28,21 +29,56 @@ from bayes_lsm.links import tau2_from_log
 from bayes_lsm.priors import Priors
 
 LEVELS = (0.5, 0.8, 0.95)
-_TUNE = 500  # warm-up of each chain of NUTS
-_CHAINS = 4
+TUNE = 500  # warm-up of each chain of NUTS
+CHAINS = 4
 
 Sampler = Callable[[Design, int], Draws]
+Names = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Refit:
+    """What one fit to simulated effects says.
+
+    Attributes
+    ----------
+    values : ndarray, shape (S, P)
+        Posterior draws of the unknowns.
+    log_likelihood : ndarray, shape (R,)
+        Of those of them that `spread_out` takes.
+    true_log_likelihood : float
+    problems : list of str
+    """
+
+    values: Array
+    log_likelihood: Array
+    true_log_likelihood: float
+    problems: list[str]
+
+
+class World(Protocol):
+    """A model, and m truths under which its effects are simulated."""
+
+    @property
+    def names(self) -> Names:
+        """Part and term of the P unknowns."""
+
+    @property
+    def truth(self) -> Array:
+        """Their true values, shape (m, P)."""
+
+    def refit(self, number: int, ranked: int, rng: np.random.Generator) -> Refit:
+        """Simulate effects under one of the truths, and fit them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Refits:
     """What m fits to simulated effects say of P unknowns.
 
-    These are the location coefficients, the scale coefficients, and ν of Student-t study effects
-    where it is estimated.
-
     Attributes
     ----------
+    names : tuple of (part, term)
+        Of the unknowns.
     truth : ndarray, shape (m, P)
     mean, median, sd : ndarray, shape (m, P)
         Of the posterior.
@@ -56,6 +92,7 @@ class Refits:
         Number of the fit, and why its draws should not be trusted.
     """
 
+    names: Names
     truth: Array
     mean: Array
     median: Array
@@ -88,6 +125,61 @@ class Refits:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Studies:
+    """The world of a model with one scale term.
+
+    The unknowns are the location coefficients, the scale coefficients, and ν of Student-t study
+    effects where it is estimated.
+
+    Attributes
+    ----------
+    design : Design
+    sample : function of a design and a seed
+    truth : ndarray, shape (m, P)
+    df : ndarray, shape (m,), or None
+        True ν.
+    """
+
+    design: Design
+    sample: Sampler
+    truth: Array
+    df: Array | None
+
+    @property
+    def names(self) -> Names:
+        """Part and term of the unknowns."""
+        names = [(part, term) for part, terms in self.design.parts.items() for term in terms]
+        if self.truth.shape[1] > len(names):
+            names.append(("study_effects", "df"))
+        return tuple(names)
+
+    def refit(self, number: int, ranked: int, rng: np.random.Generator) -> Refit:
+        """Simulate effects under one of the truths, and fit them."""
+        design, truth = self.design, self.truth[number]
+        p, q = design.X.shape[1], design.Z.shape[1]
+        mean = design.X @ truth[:p]
+        tau2 = tau2_from_log(design.Z @ truth[p : p + q])
+        own = None if self.df is None else self.df[number : number + 1]
+        if own is None:
+            y = rng.normal(mean, np.sqrt(design.v + tau2))
+        else:
+            y = sample_effects(mean, design.v, tau2, own[0], rng)
+        simulated = replace(design, y=y)
+        draws = self.sample(simulated, int(rng.integers(2**31)))
+        values = np.hstack(
+            [each.reshape(-1, len(names)) for names, each in draws.parts(design).values()]
+        )
+        chosen = spread_out(len(values), ranked)
+        few = None if own is None else draws.flat_df[chosen]
+        return Refit(
+            values,
+            _log_likelihood(simulated, values[chosen], few),
+            float(_log_likelihood(simulated, truth[None], own)[0]),
+            find_problems(draws, convergence(design, draws)),
+        )
+
+
 def make_sampler(
     design: Design, prior: Priors, *, engine: str | Sampler, draws: int, cores: int = 1
 ) -> Sampler:
@@ -109,7 +201,12 @@ def make_sampler(
         )
     if engine == "nuts":
         return _compiled_nuts(design, prior, draws=draws, cores=cores)
-    raise FitError(
+    raise unknown_engine(engine)
+
+
+def unknown_engine(engine: str) -> FitError:
+    """What is said of one."""
+    return FitError(
         f"engine must be 'collapsed', 'nuts' or a function of a design and a seed, got {engine!r}"
     )
 
@@ -127,9 +224,9 @@ def _compiled_nuts(design: Design, prior: Priors, *, draws: int, cores: int) -> 
     def sample(simulated: Design, seed: int) -> Draws:
         tree = nutpie.sample(
             compiled.with_data(y=simulated.y),
-            draws=-(-draws // _CHAINS),
-            tune=_TUNE,
-            chains=_CHAINS,
+            draws=-(-draws // CHAINS),
+            tune=TUNE,
+            chains=CHAINS,
             cores=cores,
             seed=seed,
             target_accept=0.95,
@@ -151,59 +248,37 @@ def _fixed(df: DegreesOfFreedom | float | None) -> Array | None:
     return None if df is None else np.full((1, 1), df)
 
 
-def refit(
-    design: Design,
-    truth: Array,
-    sample: Sampler,
-    *,
-    df: Array | None,
-    largest_rank: int,
-    rng: np.random.Generator,
-    progress: bool,
-) -> Refits:
-    """Simulate effects for each row of `truth` (m, P), with true ν (m,), and fit them."""
-    p, q = design.X.shape[1], design.Z.shape[1]
+def refit(world: World, *, largest_rank: int, rng: np.random.Generator, progress: bool) -> Refits:
+    """Simulate effects under each of a world's truths, and fit them."""
+    truth = world.truth
     rows: list[dict[str, Any]] = []
     problems: list[tuple[int, str]] = []
-    numbers: Iterable[int] = range(len(truth))
-    for number in _tracked(numbers, len(truth), show=progress):
-        mean = design.X @ truth[number, :p]
-        tau2 = tau2_from_log(design.Z @ truth[number, p : p + q])
-        if df is None:
-            y = rng.normal(mean, np.sqrt(design.v + tau2))
-        else:
-            y = sample_effects(mean, design.v, tau2, df[number], rng)
-        simulated = replace(design, y=y)
-        draws = sample(simulated, int(rng.integers(2**31)))
-        problems += [
-            (number + 1, text) for text in find_problems(draws, convergence(design, draws))
-        ]
-        own = None if df is None else df[number : number + 1]
-        rows.append(_read(simulated, truth[number], own, draws, largest_rank))
+    for number in _tracked(range(len(truth)), len(truth), show=progress):
+        found = world.refit(number, largest_rank, rng)
+        problems += [(number + 1, text) for text in found.problems]
+        rows.append(_read(found, truth[number], largest_rank))
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    return Refits(truth=truth, **columns, largest_rank=largest_rank, problems=tuple(problems))
-
-
-def _read(
-    design: Design, truth: Array, df: Array | None, draws: Draws, largest_rank: int
-) -> dict[str, Any]:
-    values = np.hstack(
-        [each.reshape(-1, len(names)) for names, each in draws.parts(design).values()]
+    return Refits(
+        world.names, truth, **columns, largest_rank=largest_rank, problems=tuple(problems)
     )
+
+
+def spread_out(draws: int, ranked: int) -> npt.NDArray[np.intp]:
+    """Which draws the truth is ranked among."""
+    return np.linspace(0, draws - 1, ranked).astype(np.intp)
+
+
+def _read(found: Refit, truth: Array, largest_rank: int) -> dict[str, Any]:
+    values = found.values
     tails = [(1 - level) / 2 for level in LEVELS]
-    chosen = np.linspace(0, len(values) - 1, largest_rank).astype(int)
-    few, few_df = values[chosen], None if df is None else draws.flat_df[chosen]
-    below = few < truth
-    with_likelihood = _log_likelihood(design, few, few_df) < _log_likelihood(
-        design, truth[None], df
-    )
+    below = np.sum(values[spread_out(len(values), largest_rank)] < truth, axis=0)
     return {
         "mean": values.mean(axis=0),
         "median": np.median(values, axis=0),
         "sd": values.std(axis=0, ddof=1),
         "lower": np.quantile(values, tails, axis=0),
         "upper": np.quantile(values, [1 - tail for tail in tails], axis=0),
-        "ranks": np.append(below.sum(axis=0), with_likelihood.sum()),
+        "ranks": np.append(below, np.sum(found.log_likelihood < found.true_log_likelihood)),
     }
 
 

@@ -56,12 +56,8 @@ def test_what_cannot_be_is_said(fit):
             asked()
     for name in (
         "fit_bayes",
-        "prior_predictive",
-        "calibrate",
         "build_pymc_model",
         "build_latent_pymc_model",
     ):
         with pytest.raises(FitError, match="one scale term and independent effects, got a Multi"):
             getattr(bayes, name)(fit.design)
-    with pytest.raises(FitError, match="one scale term and independent effects"):
-        bayes.coverage(fit.design, location={"intrcpt": 0.0}, scale={"intrcpt": -2.0})
