@@ -109,8 +109,8 @@ class ClusteredDesign:
     location : Part
     terms : tuple of ScaleTerm
     labels : tuple of str, length n
-    dropped, caution, kinds
-        As those of `Design`.
+    dropped, caution, kinds, moderators
+        As those of `Design`; the inner columns of correlated effects are among the moderators.
     """
 
     specification: Specification
@@ -123,6 +123,7 @@ class ClusteredDesign:
     dropped: tuple[DroppedRow, ...] = ()
     caution: str = ""
     kinds: Mapping[str, Kind] = field(default_factory=dict, repr=False)
+    moderators: pd.DataFrame = field(default_factory=pd.DataFrame, repr=False)
 
     @property
     def X(self) -> Array:
@@ -235,8 +236,12 @@ def build_clustered_design(
     _check_together(terms, len(y), bool((v > 0).all()))
     if dropped:
         warn(frames.describe_dropped(dropped, len(data)), DroppedRowsWarning)
+    inner = {
+        each.inner: kept[each.inner].map(frames.level_text) for each in groupings if each.inner
+    }
+    shown = frame.assign(**{name: inner[name].array for name in inner if name not in frame})
     return ClusteredDesign(
-        specification, y, v, blocks, location, terms, labels, dropped, caution, kinds
+        specification, y, v, blocks, location, terms, labels, dropped, caution, kinds, shown
     )
 
 

@@ -148,6 +148,7 @@ def take_rows(design: ClusteredDesign, kept: npt.NDArray[np.bool_]) -> Clustered
         location=replace(design.location, matrix=design.X[kept]),
         terms=tuple(_take_groups(term, kept) for term in design.terms),
         labels=tuple(label for label, keep in zip(design.labels, kept, strict=True) if keep),
+        moderators=design.moderators[kept],
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.results import Fit
@@ -63,7 +64,7 @@ def interval_name(fit: Fit) -> str:
     return "CrI" if fit.label == "Bayes" else "CI"
 
 
-def column_of(design: Design, variable: str) -> pd.Series:
+def column_of(design: Design | ClusteredDesign, variable: str) -> pd.Series:
     """A moderator's values, one a study.
 
     Raises
@@ -77,8 +78,8 @@ def column_of(design: Design, variable: str) -> pd.Series:
     return design.moderators[variable]
 
 
-def is_number(design: Design, variable: str) -> bool:
-    """Whether a moderator holds numbers.
+def is_number(design: Design | ClusteredDesign, variable: str) -> bool:
+    """Whether a moderator holds numbers, and the formulas take it for such: not as C(year).
 
     Raises
     ------
@@ -86,20 +87,31 @@ def is_number(design: Design, variable: str) -> bool:
         When the formulas do not use it.
     """
     column_of(design, variable)
-    return design.kinds[variable] == "numbers"
+    return design.kinds.get(variable) == "numbers" and _coded_levels(design, variable) is None
 
 
-def levels_of(design: Design, variable: str) -> list[Any]:
+def levels_of(design: Design | ClusteredDesign, variable: str) -> list[Any]:
     """The levels of a categorical moderator, in the order of the fit."""
-    values = column_of(design, variable)
-    for part in (design.location, design.scale):
+    coded = _coded_levels(design, variable)
+    return sorted(column_of(design, variable).unique()) if coded is None else coded
+
+
+def _coded_levels(design: Design | ClusteredDesign, variable: str) -> list[Any] | None:
+    """Those of a factor of the formulas that is made of it, if there is one."""
+    if isinstance(design, ClusteredDesign):
+        of_scale = [term.part for term in design.terms]
+    else:
+        of_scale = [design.scale]
+    for part in (design.location, *of_scale):
         for factor, state in part.spec.factor_contrasts.items():
             if variable in set(map(str, part.spec.factor_variables[factor])):
                 return list(state.levels)
-    return sorted(values.unique())
+    return None
 
 
-def typical(design: Design, at: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def typical(
+    design: Design | ClusteredDesign, at: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """A value of each moderator: as in `at`, or its mean, or its most frequent level.
 
     Raises

@@ -11,14 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import pandas as pd
 
 from bayes_lsm.bayes import diagnose, sensitivity
+from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.compare import Comparison, compare
 from bayes_lsm.design import Design
 from bayes_lsm.errors import BayesLsmWarning, FitError
-from bayes_lsm.plots.reading import is_number, levels_of, typical
 from bayes_lsm.reml import (
     RemlFit,
     fit_reml,
@@ -26,6 +25,8 @@ from bayes_lsm.reml import (
     permutation_test,
     score_test,
 )
+from bayes_lsm.report.clustered_analysis import JOINT, ClusteredAnalysis, analyse_clustered
+from bayes_lsm.report.points import points_of
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes import BayesFit
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
     from bayes_lsm.model import LocationScaleModel
     from bayes_lsm.priors import PresetName, Priors
     from bayes_lsm.reml import PermutationTest, Profile
-
-JOINT = "all moderators"
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,19 +98,19 @@ def analyse(
     permutations: int = 1000,
     with_sensitivity: bool = True,
     progress: bool = True,
-) -> Analysis:
+) -> Analysis | ClusteredAnalysis:
     """Fit a model both ways and ask everything that the report tells.
 
     Parameters
     ----------
     model : LocationScaleModel
-        With one scale term and independent sampling errors. With Student-t study effects the REML
-        fit, which cannot have them, is of the same model with normal ones.
+        With Student-t study effects the REML fit, which cannot have them, is of the same model with
+        normal ones.
     prior : Priors or preset name, optional
     draws, seed : int, optional
         By default those of the model's specification.
     permutations : int, default 1000
-        Of the scale moderators; 0 leaves the test out.
+        Of the scale moderators, with several scale terms by whole clusters; 0 leaves the test out.
     with_sensitivity : bool, default True
         Refit under other priors: most of the time that a report takes.
     progress : bool, default True
@@ -119,12 +118,12 @@ def analyse(
 
     Returns
     -------
-    Analysis
+    Analysis, or with several scale terms ClusteredAnalysis
 
     Raises
     ------
     FitError
-        For a model with several scale terms, dependent sampling errors, or another link than the
+        For a model with random intercepts of ln τ², which REML cannot fit, or another link than the
         logarithm.
 
     Examples
@@ -136,10 +135,20 @@ def analyse(
     >>> found.tests.index.to_list()
     ['I(weeks - 40)', 'all moderators']
     """
-    _require_one_scale_term(model)
     with warnings.catch_warnings():
         # What the fits warn of is in their notes, which the report shows.
         warnings.simplefilter("ignore", BayesLsmWarning)
+        if isinstance(model.design, ClusteredDesign):
+            return analyse_clustered(
+                model,
+                prior=prior,
+                draws=draws,
+                seed=seed,
+                permutations=permutations,
+                with_sensitivity=with_sensitivity,
+                progress=progress,
+            )
+        _require_log_link(model)
         reml = _fit_reml(model)
         bayes = cast(
             "BayesFit", model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=progress)
@@ -156,23 +165,18 @@ def analyse(
             test_notes,
             permutation,
             {term: reml.profile(term) for term in reml.design.scale.names},
-            _points(reml.design),
+            points_of(reml.design),
             sensitivity(bayes, progress=progress) if with_sensitivity else None,
             diagnose(bayes, progress=progress),
         )
 
 
-def _require_one_scale_term(model: LocationScaleModel) -> None:
-    design, words = model.design, model.specification
-    if not isinstance(design, Design):
-        raise FitError(
-            f"a report takes models with one scale term and independent effects, got a "
-            f"{design.kind}; for such models there are compare, profile and predict"
-        )
-    if words.link != "log":
+def _require_log_link(model: LocationScaleModel) -> None:
+    link = model.specification.link
+    if link != "log":
         raise FitError(
             "a report takes models with link='log', which both REML and Bayes can fit, got "
-            f"{words.link!r}; use fit_reml and its own tables"
+            f"{link!r}; use fit_reml and its own tables"
         )
 
 
@@ -244,27 +248,3 @@ def _row(
 
 def _without(reml: RemlFit, terms: list[str]) -> RemlFit:
     return fit_reml(reml.design, method=reml.method, fixed=dict.fromkeys(terms, 0.0))
-
-
-def _points(design: Design) -> pd.DataFrame:
-    """Where predictions are made: one moderator at a time is moved."""
-    held = typical(design)
-    rows: dict[str, dict[str, Any]] = {}
-    for name in held:
-        for words, value in _values(design, name).items():
-            rows[f"{name} = {words}"] = {**held, name: value}
-    if not rows:
-        return pd.DataFrame(index=["all studies"])
-    return pd.DataFrame.from_dict(rows, orient="index").astype(
-        {name: float for name in held if is_number(design, name)}
-    )
-
-
-def _values(design: Design, name: str) -> dict[str, Any]:
-    if not is_number(design, name):
-        return {str(level): level for level in levels_of(design, name)}
-    values = design.moderators[name].to_numpy(dtype=float)
-    distinct = np.unique(values)
-    if len(distinct) > 3:
-        distinct = np.array([values.min(), values.mean(), values.max()])
-    return {f"{value:.4g}": float(value) for value in distinct}

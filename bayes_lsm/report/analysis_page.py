@@ -10,6 +10,8 @@ import pandas as pd
 from bayes_lsm import plots
 from bayes_lsm.bayes.student import describe_df, df_prior
 from bayes_lsm.plots.reading import is_number
+from bayes_lsm.report.clustered_analysis import ClusteredAnalysis
+from bayes_lsm.report.clustered_page import clustered_lead, clustered_sections
 from bayes_lsm.report.diagnosis import diagnosis_page
 from bayes_lsm.report.drawing import figure_of
 from bayes_lsm.report.equations import in_equations, in_words
@@ -22,24 +24,25 @@ from bayes_lsm.report.page import (
     Page,
     Picture,
     Section,
-    Status,
     Table,
     Text,
     Verdict,
     Verdicts,
 )
 from bayes_lsm.report.sensitivity import sensitivity_page
+from bayes_lsm.report.shared_sections import (
+    JUDGED,
+    MOST_FIGURES,
+    estimates,
+    predictions,
+    profiles,
+    said,
+    tests,
+)
 
 if TYPE_CHECKING:
     from bayes_lsm.report.analysis import Analysis
 
-# Moderators that get figures of their own, and curves in one figure.
-_MOST_FIGURES, _MOST_CURVES = 4, 8
-_JUDGED: dict[str, Status] = {
-    "data-driven": "good",
-    "prior-informed": "caution",
-    "prior-dominated": "bad",
-}
 _TWO_KINDS = (
     "The Bayesian fit has Student-t study effects, of which τ is the scale. REML cannot have them: "
     "all that is by REML here is of the same model with normal study effects, of which τ is the "
@@ -48,12 +51,12 @@ _TWO_KINDS = (
 )
 
 
-def analysis_page(found: Analysis) -> Page:
+def analysis_page(found: Analysis | ClusteredAnalysis) -> Page:
     """The whole report of a model.
 
     Parameters
     ----------
-    found : Analysis
+    found : Analysis or ClusteredAnalysis
         From `bayes_lsm.report.analyse`.
 
     Examples
@@ -65,16 +68,11 @@ def analysis_page(found: Analysis) -> Page:
     >>> [section.heading for section in analysis_page(found).sections][:4]
     ['Data', 'Model', 'Effects', 'Estimates']
     """
-    sections = [
-        _data(found),
-        _model(found),
-        _effects(found),
-        _estimates(found),
-        _tests(found),
-        _profiles(found),
-        _heterogeneity(found),
-        _predictions(found),
-    ]
+    if isinstance(found, ClusteredAnalysis):
+        lead, own = clustered_lead(found), clustered_sections(found)
+    else:
+        lead, own = _lead(found), _sections(found)
+    sections = list(own)
     if found.sensitivity is not None:
         page = sensitivity_page(found.sensitivity)
         sections.append(page.as_section("Sensitivity to the priors", prefix="sensitivity_"))
@@ -84,12 +82,21 @@ def analysis_page(found: Analysis) -> Page:
         Section("Methods", methods(found)),
         Section("How to make this report again", reproduction(found)),
     ]
-    words = found.model.specification
-    return Page(
-        words.title or (found.bayes if found.is_robust else found.reml).title,
-        _lead(found),
-        tuple(sections),
-        made_with(found.bayes),
+    robust = not isinstance(found, ClusteredAnalysis) and found.is_robust
+    title = found.model.specification.title or (found.bayes if robust else found.reml).title
+    return Page(title, lead, tuple(sections), made_with(found.bayes))
+
+
+def _sections(found: Analysis) -> tuple[Section, ...]:
+    return (
+        _data(found),
+        _model(found),
+        _effects(found),
+        estimates(found),
+        tests(found),
+        profiles(found),
+        _heterogeneity(found),
+        predictions(found),
     )
 
 
@@ -112,25 +119,15 @@ def _lead(found: Analysis) -> tuple[Block, ...]:
                 word = str(judged[term])
                 label = f"scale[{term}]"
                 sentence = str(sentences[term]).removeprefix(f"{label} ")
-                verdicts.append(Verdict(label, _JUDGED[word], sentence, word=word))
-    worst = {each.status for each in found.diagnosis.findings}
-    status: Status = "bad" if "bad" in worst else "caution" if "caution" in worst else "good"
-    verdicts.append(Verdict("Diagnostics", status, found.diagnosis.verdict))
+                verdicts.append(Verdict(label, JUDGED[word], sentence, word=word))
+    verdicts += judged(found)
     return (
         Text(f"{question}{design.kind} of {design.n_studies} effects."),
         *map(Text, design.notes),
         *((Text(_TWO_KINDS),) if found.is_robust else ()),
         Verdicts(tuple(verdicts)),
-        Table("comparison", found.comparison, "REML and Bayes side by side", said=_said(found)),
+        Table("comparison", found.comparison, "REML and Bayes side by side", said=said(found)),
     )
-
-
-def _said(found: Analysis) -> tuple[str, ...]:
-    """What the lead says, so that no table has to say it again."""
-    own = found.reml.notes + found.bayes.notes
-    fits = ((found.reml.label, found.reml), (found.bayes.label, found.bayes))
-    labelled = tuple(f"{label}: {note}" for label, fit in fits for note in fit.notes)
-    return (*found.design.notes, *own, *labelled)
 
 
 def _data(found: Analysis) -> Section:
@@ -204,79 +201,7 @@ def _effects(found: Analysis) -> Section:
 
 def _numbers(found: Analysis) -> list[str]:
     names = map(str, found.design.moderators.columns)
-    return [name for name in names if is_number(found.design, name)][:_MOST_FIGURES]
-
-
-def _estimates(found: Analysis) -> Section:
-    said = found.design.notes
-    return Section(
-        "Estimates",
-        (
-            Table("reml", found.reml, said=said),
-            Table("fit_statistics", _fit_statistics(found), "Fit statistics", digits=2),
-            Table("bayes", found.bayes, said=said),
-        ),
-    )
-
-
-def _fit_statistics(found: Analysis) -> pd.DataFrame:
-    reml = found.reml
-    row = {"logLik": reml.loglik, "AIC": reml.aic, "BIC": reml.bic, "AICc": reml.aicc}
-    return pd.DataFrame([row], index=[reml.label])
-
-
-def _tests(found: Analysis) -> Section:
-    heading = "Tests of the scale coefficients"
-    if found.tests is None:
-        return Section(heading, (Text("The scale part has no moderators, so none is tested."),))
-    blocks: list[Block] = [
-        Text(
-            "Each row tests that the coefficients are 0, four ways. The Wald test needs a finite "
-            "estimate, the score test none; the permutation test does not rely on large samples."
-        ),
-        Table("tests", found.tests, "Tests", digits=3, notes=found.test_notes),
-    ]
-    permuted = found.permutation
-    if permuted is not None and np.isfinite(permuted.statistic):
-        blocks.append(
-            Picture(
-                "permutation_null",
-                figure_of(plots.permutation_null(permuted)),
-                alt="Histogram of the joint statistic under permutation, with the observed one.",
-                caption=permuted.title,
-            )
-        )
-    return Section(heading, tuple(blocks))
-
-
-def _profiles(found: Analysis) -> Section:
-    profiles = found.profiles
-    table = pd.DataFrame.from_dict(
-        {
-            term: {
-                "estimate": each.estimate,
-                "ci_lb": each.lower,
-                "ci_ub": each.upper,
-                "verdict": each.verdict,
-            }
-            for term, each in profiles.items()
-        },
-        orient="index",
-    ).rename_axis("term")
-    shown = list(profiles.values())[: 2 * _MOST_FIGURES]
-    return Section(
-        "Profiles of the scale coefficients",
-        (
-            Picture(
-                "profiles",
-                figure_of(plots.profiles(shown)[0]),
-                alt="Profile likelihood of each scale coefficient, with its 95% cut-off.",
-                caption="Where a curve stays above the dashed line on one side, the data set no "
-                "bound there.",
-            ),
-            Table("profiles", table, "95% profile-likelihood intervals", digits=3),
-        ),
-    )
+    return [name for name in names if is_number(found.design, name)][:MOST_FIGURES]
 
 
 def _heterogeneity(found: Analysis) -> Section:
@@ -308,39 +233,10 @@ def _heterogeneity(found: Analysis) -> Section:
             alt=f"Heterogeneity τ against {name}, by REML and by Bayes, with 95% intervals.",
             caption=f"τ against {name}.",
         )
-        for i, name in enumerate(of_scale[:_MOST_FIGURES], 1)
+        for i, name in enumerate(of_scale[:MOST_FIGURES], 1)
     ]
     if not reml.constant:
         blocks.append(
             Table("heterogeneity_by_study", bayes.by_study, "Each study (Bayes)", digits=3)
         )
     return Section("Heterogeneity", tuple(blocks))
-
-
-def _predictions(found: Analysis) -> Section:
-    points = found.points
-    new = points if points.shape[1] else None
-    blocks: list[Block] = [
-        Text(
-            "Mean effects with confidence (ci) and prediction intervals (pi, of the true effect of "
-            "a new study), and τ there; one moderator is moved at a time, the others are at their "
-            "means or most frequent levels."
-            if new is not None
-            else "The mean effect with its confidence (ci) and its prediction interval (pi, of the "
-            "true effect of a new study)."
-        )
-    ]
-    for name, fit in (("reml", found.reml), ("bayes", found.bayes)):
-        # Without moderators all rows of the data are alike.
-        table = fit.predict(new).table.head(len(points)).set_axis(points.index, axis=0)
-        blocks.append(Table(f"predictions_{name}", table.rename_axis("at"), fit.label, digits=3))
-    if len(points) <= _MOST_CURVES:
-        blocks.append(
-            Picture(
-                "new_effect",
-                figure_of(plots.new_effect(found.bayes, new)),
-                alt="Density of the true effect of a new study at each of these points.",
-                caption="The true effect of a new study (Bayes).",
-            )
-        )
-    return Section("Predictions", tuple(blocks))

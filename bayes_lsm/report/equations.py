@@ -6,8 +6,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from bayes_lsm.clustered_design import ClusteredDesign
     from bayes_lsm.design import Design
 
+_KINDS = {
+    "none": "not at all",
+    "compound_symmetric": "all alike",
+    "unstructured": "each pair on its own",
+}
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
@@ -50,15 +56,82 @@ def in_words(design: Design) -> str:
     )
 
 
+def levels_in_equations(design: ClusteredDesign) -> tuple[str, ...]:
+    """The same of a model with several scale terms: u are the effects of groups.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> model = lsm.LocationScaleModel.from_file("konstantopoulos2011")
+    >>> print("\\n".join(levels_in_equations(model.design)))
+    yᵢ = μᵢ + u[district]ᵢ + u[district/school]ᵢ + eᵢ
+    μᵢ = β₀
+    u[district] ~ Normal(0, τ²), ln τ² = α₀
+    u[district/school] ~ Normal(0, τ²), ln τ² = α₁ + α₂ ((year - 1990) / 10)ᵢ
+    eᵢ ~ Normal(0, vᵢ)
+    """
+    effects, lines, first = [], [], 0
+    for term in design.terms:
+        u = f"u[{term.name}]"
+        several = len(term.effects) > 1
+        if term.slope_part is not None:
+            slopes = ", ".join("1" if name == "intrcpt" else _plain(name) for name in term.effects)
+            effects.append(f"({slopes})ᵢ·{u}ᵢ" if several else f"{slopes}ᵢ {u}ᵢ")
+        else:
+            effects.append(f"{u}ᵢ")
+        spread = "D R D" if several and term.correlation != "none" else "D²" if several else "τ²"
+        where = "" if not several else ", D = diag(τ)"
+        lines.append(f"{u} ~ Normal(0, {spread}){where}, ln τ² = {_sum('α', term.names, first)}")
+        first += len(term.names)
+    errors = ["e ~ Normal(0, V)" if design.blocks else "eᵢ ~ Normal(0, vᵢ)"]
+    if not (design.v > 0).any():
+        errors = []
+    return (
+        f"yᵢ = {' + '.join(['μᵢ', *effects, *(['eᵢ'] if errors else [])])}",
+        f"μᵢ = {_sum('β', design.location.names)}",
+        *lines,
+        *errors,
+    )
+
+
+def levels_in_words(design: ClusteredDesign) -> str:
+    """A model with several scale terms in some sentences."""
+    words = design.specification
+    mean = _moderators(design.location.names)
+    levels = []
+    for term in design.terms:
+        spread = _moderators(term.names)
+        of = "the residual" if term.name == "residual" else f"“{term.name}”"
+        levels.append(f"of {of} {f'depends on {spread}' if spread else 'is one for all'}")
+    correlated = [term for term in design.terms if len(term.effects) > 1]
+    related = [
+        f" Effects of a group of “{term.name}” are correlated ({_KINDS[term.correlation]})."
+        for term in correlated
+    ]
+    if not (design.v > 0).any():
+        errors = ""
+    elif design.blocks:
+        errors = ", and sampling errors of known variances and covariances"
+    else:
+        errors = f", and a sampling error of known variance ({words.variance})"
+    depends = f"depends on {mean}" if mean else "is one for all"
+    return (
+        f"The {'score' if not errors else 'observed effect'} {words.effect} is the sum of a mean "
+        f"that {depends}, of effects of the groups that it belongs to{errors}. The effects of "
+        "groups are normal around 0; the logarithm of their variance τ², the heterogeneity of a "
+        f"level, {'; '.join(levels)}.{''.join(related)}"
+    )
+
+
 def _moderators(names: Sequence[str]) -> str:
     terms = [_plain(name) for name in names if name != "intrcpt"]
     return " and ".join([", ".join(terms[:-1]), terms[-1]] if len(terms) > 1 else terms)
 
 
-def _sum(letter: str, names: Sequence[str]) -> str:
+def _sum(letter: str, names: Sequence[str], first: int = 0) -> str:
     terms = [
         f"{letter}{j}".translate(_SUBSCRIPTS) + ("" if name == "intrcpt" else f" {_plain(name)}ᵢ")
-        for j, name in enumerate(names)
+        for j, name in enumerate(names, first)
     ]
     return " + ".join(terms)
 

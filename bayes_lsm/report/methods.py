@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bayes_lsm.bayes.student import describe_df, df_prior
-from bayes_lsm.report.making import versions
+from bayes_lsm.report.clustered_analysis import ClusteredAnalysis
+from bayes_lsm.report.making import versions, was_sampled
 from bayes_lsm.report.page import Block, Code, Items, Link, Text
 
 if TYPE_CHECKING:
@@ -26,59 +27,87 @@ _CITATIONS = {
     "Medicine, 21(11), 1539-1558.": "10.1002/sim.1186",
 }
 
+_OF_LEVELS = {
+    "Nakagawa & Santos (2012). Methodological issues and advances in biological meta-analysis. "
+    "Evolutionary Ecology, 26, 1253-1274.": "10.1007/s10682-012-9555-5",
+}
 
-def methods(found: Analysis) -> tuple[Block, ...]:
+
+def methods(found: Analysis | ClusteredAnalysis) -> tuple[Block, ...]:
     """What was done, to be copied into a paper, and whom to cite."""
     reml, bayes = found.reml, found.bayes
-    permuted = (
-        f", and by a permutation test with {found.permutation.iterations} permutations"
-        if found.permutation is not None
-        else ""
-    )
-    tests = (
-        f" Scale coefficients were tested by Wald, likelihood-ratio and score tests{permuted}."
-        if found.tests is not None
-        else ""
-    )
-    integrated = "study effects" if found.is_robust else "location coefficients"
-    engine = (
-        f"drawn by importance sampling with the {integrated} integrated out"
-        if bayes.draws.importance is not None
-        else "drawn by the no-U-turn sampler"
-    )
+    sampled = was_sampled(bayes)
     others = (
         " Sensitivity to the priors was examined by refits with narrower and wider priors, with "
         "priors of other families and with the defaults of other packages."
         if found.sensitivity is not None
         else ""
     )
-    df = df_prior(found.design, bayes.priors)
-    effects = (
-        ""
-        if df is None
-        else " Study effects were normal in the first and Student t in the second, "
-        f"{describe_df(df)}."
+    clustered = isinstance(found, ClusteredAnalysis)
+    fitted, effects = (
+        (_of_levels(found), "") if isinstance(found, ClusteredAnalysis) else _of_studies(found)
+    )
+    integrated = "study effects" if effects else "location coefficients"
+    engine = (
+        "drawn by the no-U-turn sampler"
+        if sampled
+        else f"drawn by importance sampling with the {integrated} integrated out"
     )
     text = (
-        f"A location-scale model was fitted to {found.design.n_studies} effects by "
-        f"{'restricted ' if reml.method == 'REML' else ''}maximum likelihood and by Bayesian "
-        f"inference.{effects} Confidence intervals are 95% Wald intervals; intervals of scale "
-        f"coefficients in the profile section are 95% profile-likelihood intervals.{tests} "
-        f"Posterior draws ({len(bayes.draws.flat_scale)}) were {engine}, with priors: "
+        f"{fitted} by {'restricted ' if reml.method == 'REML' else ''}maximum likelihood and by "
+        f"Bayesian inference.{effects} Confidence intervals are 95% Wald intervals; intervals of "
+        f"scale coefficients in the profile section are 95% profile-likelihood intervals."
+        f"{_tested(found)} Posterior draws ({_draws(found)}) were {engine}, with priors: "
         f"{bayes.priors.describe()}. Bayesian estimates are posterior medians with equal-tailed "
-        f"95% intervals.{others} All computations were made with "
-        f"{versions(sampled=bayes.draws.importance is None)}."
+        f"95% intervals.{others} All computations were made with {versions(sampled=sampled)}."
     )
     cited = Items(
         tuple(
             Text(f"{words} ", Link(f"doi:{doi}", f"https://doi.org/{doi}"))
-            for words, doi in _CITATIONS.items()
+            for words, doi in (_CITATIONS | (_OF_LEVELS if clustered else {})).items()
         )
     )
     return Text(text), cited
 
 
-def reproduction(found: Analysis) -> tuple[Block, ...]:
+def _of_studies(found: Analysis) -> tuple[str, str]:
+    """What was fitted, and how study effects differed."""
+    fitted = f"A location-scale model was fitted to {found.design.n_studies} effects"
+    df = df_prior(found.design, found.bayes.priors)
+    if df is None:
+        return fitted, ""
+    return fitted, (
+        f" Study effects were normal in the first and Student t in the second, {describe_df(df)}."
+    )
+
+
+def _of_levels(found: ClusteredAnalysis) -> str:
+    design = found.design
+    named = " and of ".join(f"“{term.name}”" for term in design.terms)
+    kind = design.kind.lower()
+    return f"A {kind} with effects of {named} was fitted to {len(design.y)} observations"
+
+
+def _tested(found: Analysis | ClusteredAnalysis) -> str:
+    if found.tests is None:
+        return ""
+    clustered = isinstance(found, ClusteredAnalysis)
+    permuted = ""
+    if found.permutation is not None:
+        of = " of whole clusters" if clustered else ""
+        count = found.permutation.iterations
+        permuted = f", and by a permutation test with {count} permutations{of}"
+    tests = "Wald and score tests" if clustered else "Wald, likelihood-ratio and score tests"
+    return f" Scale coefficients were tested by {tests}{permuted}."
+
+
+def _draws(found: Analysis | ClusteredAnalysis) -> int:
+    if isinstance(found, ClusteredAnalysis):
+        return len(found.bayes.beta)
+    return len(found.bayes.draws.flat_scale)
+
+
+def reproduction(found: Analysis | ClusteredAnalysis) -> tuple[Block, ...]:
     """The model file, the seed, and the two ways to make the report again."""
     words, seed = found.model.specification, found.bayes.seed
     file = (

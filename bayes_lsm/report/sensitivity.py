@@ -90,7 +90,7 @@ def sensitivity_lead(found: Sensitivity) -> tuple[Block, ...]:
         pieces.append("No posterior is mainly a statement of its prior.")
     rows = zip(found.table.index, found.verdicts, found.sentences, strict=True)
     verdicts = tuple(
-        Verdict(_label(part, term), _STATUS[word], _after_colon(sentence), word)
+        Verdict(label_of(part, term), _STATUS[word], after_colon(sentence), word)
         for (part, term), word, sentence in rows
     )
     return (Text(*pieces), Verdicts(verdicts), *map(Text, found.fit.design.notes))
@@ -185,7 +185,7 @@ def _wider_and_narrower(found: Sensitivity) -> Section:
     factors = found.widths.index.get_level_values("factor")
     span = f"{_factor(factors.min())} to {_factor(factors.max())}"
     words = ", ".join(
-        f"{_label(part, term)} {row['verdict']} (share {row['share']:.2f})"
+        f"{label_of(part, term)} {row['verdict']} (share {row['share']:.2f})"
         for (part, term), row in zip(found.table.index, found.table.to_dict("records"), strict=True)
     )
     return Section(
@@ -362,14 +362,15 @@ def _slug(words: str) -> str:
 
 def _labels(found: Sensitivity, verdict: str) -> list[str]:
     rows = zip(found.table.index, found.verdicts, strict=True)
-    return [_label(part, term) for (part, term), word in rows if word == verdict]
+    return [label_of(part, term) for (part, term), word in rows if word == verdict]
 
 
-def _label(part: str, term: str) -> str:
+def label_of(part: str, term: str) -> str:
+    """What a coefficient is called."""
     return f"{part}: {term}"
 
 
-def _after_colon(sentence: str) -> str:
+def after_colon(sentence: str) -> str:
     """Without the name and the verdict, which stand before it."""
     said = sentence.split(": ", 1)[1]
     return said[0].upper() + said[1:]

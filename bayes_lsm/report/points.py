@@ -1,0 +1,37 @@
+"""Where a report predicts: each moderator at its levels, the others at typical values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from bayes_lsm.clustered_design import ClusteredDesign
+from bayes_lsm.design import Design
+from bayes_lsm.plots.reading import is_number, levels_of, typical
+
+
+def points_of(design: Design | ClusteredDesign) -> pd.DataFrame:
+    """Where predictions are made: one moderator at a time is moved."""
+    held = typical(design)
+    rows: dict[str, dict[str, Any]] = {}
+    for name in held:
+        for words, value in _values(design, name).items():
+            rows[f"{name} = {words}"] = {**held, name: value}
+    if not rows:
+        everywhere = "all rows" if isinstance(design, ClusteredDesign) else "all studies"
+        return pd.DataFrame(index=[everywhere])
+    return pd.DataFrame.from_dict(rows, orient="index").astype(
+        {name: float for name in held if is_number(design, name)}
+    )
+
+
+def _values(design: Design | ClusteredDesign, name: str) -> dict[str, Any]:
+    if not is_number(design, name):
+        return {str(level): level for level in levels_of(design, name)}
+    values = design.moderators[name].to_numpy(dtype=float)
+    distinct = np.unique(values)
+    if len(distinct) > 3:
+        distinct = np.array([values.min(), values.mean(), values.max()])
+    return {f"{value:.4g}": float(value) for value in distinct}
