@@ -34,6 +34,7 @@ from bayes_lsm.report.shared_sections import (
     JUDGED,
     MOST_FIGURES,
     estimates,
+    judged,
     predictions,
     profiles,
     said,
@@ -111,12 +112,12 @@ def _lead(found: Analysis) -> tuple[Block, ...]:
     if not found.reml.converged:
         verdicts.append(Verdict("REML", "bad", "the optimiser did not converge."))
     if found.sensitivity is not None:
-        sentences, judged = (
+        sentences, judgements = (
             each.loc["scale"] for each in (found.sensitivity.sentences, found.sensitivity.verdicts)
         )
-        for term in map(str, judged.index):
+        for term in map(str, judgements.index):
             if term != "intrcpt" or found.tests is None:
-                word = str(judged[term])
+                word = str(judgements[term])
                 label = f"scale[{term}]"
                 sentence = str(sentences[term]).removeprefix(f"{label} ")
                 verdicts.append(Verdict(label, JUDGED[word], sentence, word=word))

@@ -96,7 +96,7 @@ def _data(found: ClusteredAnalysis) -> Section:
     source = f"the data {words.data!r}" if words.data else "a data frame"
     table = pd.DataFrame({str(words.effect): design.y}, index=pd.Index(design.labels, name="row"))
     pieces: list[str | Mono] = [
-        f"{_sizes(design)}, of {source}: outcomes in ",
+        f"{_sizes(design)}. Of {source}: outcomes in ",
         Mono(str(words.effect)),
     ]
     if (design.v > 0).any():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from bayes_lsm.clustered_design import formula_columns
+
 if TYPE_CHECKING:
     from bayes_lsm.clustered_design import ClusteredDesign
     from bayes_lsm.design import Design
@@ -14,6 +16,7 @@ _KINDS = {
     "compound_symmetric": "all alike",
     "unstructured": "each pair on its own",
 }
+_MOST_TERMS = 10
 _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
@@ -95,37 +98,57 @@ def levels_in_equations(design: ClusteredDesign) -> tuple[str, ...]:
 
 
 def levels_in_words(design: ClusteredDesign) -> str:
-    """A model with several scale terms in some sentences."""
+    """A model with several scale terms in some sentences.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> levels_in_words(lsm.LocationScaleModel.from_file("konstantopoulos2011").design)
+    'The observed effect yi is the sum of a mean that is one for all, of effects of the groups that
+    it belongs to, and of a sampling error of known variance (vi). The effects of groups are normal
+    around 0; the logarithm of their variance τ², the heterogeneity, is one for all groups of
+    “district”, and depends on year for those of “district/school”.'
+    """
     words = design.specification
-    mean = _moderators(design.location.names)
-    levels = []
-    for term in design.terms:
-        spread = _moderators(term.names)
-        of = "the residual" if term.name == "residual" else f"“{term.name}”"
-        levels.append(f"of {of} {f'depends on {spread}' if spread else 'is one for all'}")
-    correlated = [term for term in design.terms if len(term.effects) > 1]
-    related = [
-        f" Effects of a group of “{term.name}” are correlated ({_KINDS[term.correlation]})."
-        for term in correlated
-    ]
+    errors = f", and of a sampling error of known variance ({words.variance})"
     if not (design.v > 0).any():
         errors = ""
     elif design.blocks:
-        errors = ", and sampling errors of known variances and covariances"
-    else:
-        errors = f", and a sampling error of known variance ({words.variance})"
-    depends = f"depends on {mean}" if mean else "is one for all"
+        errors = ", and of sampling errors of known variances and covariances"
+    levels = []
+    for term in design.terms:
+        spread = _columns(term.part.formula)
+        name = f"“{term.name}”"
+        levels.append(
+            f"depends on {spread} for those of {name}"
+            if spread
+            else f"is one for all groups of {name}"
+        )
+    related = [
+        f" Effects of a group of “{term.name}” are correlated ({_KINDS[term.correlation]})."
+        for term in design.terms
+        if len(term.effects) > 1
+    ]
+    mean = _columns(words.location)
     return (
-        f"The {'score' if not errors else 'observed effect'} {words.effect} is the sum of a mean "
-        f"that {depends}, of effects of the groups that it belongs to{errors}. The effects of "
-        "groups are normal around 0; the logarithm of their variance τ², the heterogeneity of a "
-        f"level, {'; '.join(levels)}.{''.join(related)}"
+        f"The {'observed effect' if errors else 'score'} {words.effect} is the sum of a mean that "
+        f"{f'depends on {mean}' if mean else 'is one for all'}, of effects of the groups that it "
+        f"belongs to{errors}. The effects of groups are normal around 0; the logarithm of their "
+        f"variance τ², the heterogeneity, {', and '.join(levels)}.{''.join(related)}"
     )
 
 
+def _columns(formula: str) -> str:
+    """The columns that a formula uses."""
+    return _and(formula_columns(formula))
+
+
 def _moderators(names: Sequence[str]) -> str:
-    terms = [_plain(name) for name in names if name != "intrcpt"]
-    return " and ".join([", ".join(terms[:-1]), terms[-1]] if len(terms) > 1 else terms)
+    return _and([_plain(name) for name in names if name != "intrcpt"])
+
+
+def _and(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
 def _sum(letter: str, names: Sequence[str], first: int = 0) -> str:
@@ -133,6 +156,8 @@ def _sum(letter: str, names: Sequence[str], first: int = 0) -> str:
         f"{letter}{j}".translate(_SUBSCRIPTS) + ("" if name == "intrcpt" else f" {_plain(name)}ᵢ")
         for j, name in enumerate(names, first)
     ]
+    if len(terms) > _MOST_TERMS:
+        terms = [*terms[:3], "…", terms[-1]]
     return " + ".join(terms)
 
 

@@ -29,7 +29,8 @@ def points_of(design: Design | ClusteredDesign) -> pd.DataFrame:
 
 def _values(design: Design | ClusteredDesign, name: str) -> dict[str, Any]:
     if not is_number(design, name):
-        return {str(level): level for level in levels_of(design, name)}
+        levels = levels_of(design, name)
+        return {f"{level:g}" if isinstance(level, float) else str(level): level for level in levels}
     values = design.moderators[name].to_numpy(dtype=float)
     distinct = np.unique(values)
     if len(distinct) > 3:

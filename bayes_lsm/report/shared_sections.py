@@ -58,15 +58,15 @@ def tests(found: Analysis | ClusteredAnalysis) -> Section:
     heading = "Tests of the scale coefficients"
     if found.tests is None:
         return Section(heading, (Text("The scale part has no moderators, so none is tested."),))
+    permuted = found.permutation
+    without = " The permutation test does not rely on large samples." if permuted else ""
     blocks: list[Block] = [
         Text(
             f"Each row tests that the coefficients are 0, {_tested(found)}. The Wald test needs a "
-            "finite estimate, the score test none; the permutation test does not rely on large "
-            "samples."
+            f"finite estimate, the score test none.{without}"
         ),
         Table("tests", found.tests, "Tests", digits=3, notes=found.test_notes),
     ]
-    permuted = found.permutation
     if permuted is not None and np.isfinite(permuted.statistic):
         blocks.append(
             Picture(
@@ -83,7 +83,7 @@ def _tested(found: Analysis | ClusteredAnalysis) -> str:
     """The tests, by their names."""
     ratio = "" if isinstance(found, ClusteredAnalysis) else ", likelihood-ratio"
     if found.permutation is None:
-        return f"by Wald{ratio} and score tests" if ratio else "by Wald and score tests"
+        return f"by Wald{ratio} and score tests"
     return f"by Wald{ratio}, score and permutation tests"
 
 
