@@ -134,6 +134,8 @@ def _model(found: ClusteredAnalysis) -> Section:
 
 def _effects(found: ClusteredAnalysis) -> Section:
     design, fit = found.design, found.reml
+    moved = len(design.location.names) > 1
+    diamonds = " Pale diamonds: the mean effect that the model has for the row." if moved else ""
     blocks: list[Block] = []
     if len(design.y) <= _MOST_ROWS and (design.v > 0).all():
         blocks.append(
@@ -141,8 +143,7 @@ def _effects(found: ClusteredAnalysis) -> Section:
                 "forest",
                 figure_of(plots.forest(fit)),
                 alt=f"Forest plot of {len(design.y)} effects with 95% confidence intervals.",
-                caption="Squares: effects, by weight 1/Σᵢᵢ, the total variance. Pale diamonds: the "
-                "mean effect that the model has for the row.",
+                caption=f"Squares: effects, by weight 1/Σᵢᵢ, the total variance.{diamonds}",
             )
         )
     shown = [

@@ -139,5 +139,3 @@ def test_options_that_several_terms_do_not_have_are_refused():
         multilevel.fit_reml(fixed={"size": 0.0})
     with pytest.raises(FitError, match="several scale terms"):
         multilevel.fit_bayes(true_effects="latent")
-    with pytest.raises(FitError, match="several scale terms"):
-        multilevel.prior_predictive()
