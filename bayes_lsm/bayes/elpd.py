@@ -171,7 +171,7 @@ def compare_elpd(results: Mapping[str, Elpd]) -> ElpdComparison:
     Raises
     ------
     FitError
-        When fewer than two are given, or they are of different data or criteria.
+        When something else or fewer than two are given, or they are of different data or criteria.
 
     Notes
     -----
@@ -192,6 +192,7 @@ def compare_elpd(results: Mapping[str, Elpd]) -> ElpdComparison:
     >>> compared.table.index.to_list()
     [('Model', 'ablat'), ('Model', '1')]
     """
+    _require_results(results)
     if len(results) < 2:
         raise FitError(f"a comparison needs at least two results, got {len(results)}")
     (first_name, first), *others = results.items()
@@ -225,3 +226,15 @@ def compare_elpd(results: Mapping[str, Elpd]) -> ElpdComparison:
     index = pd.MultiIndex.from_product([["Model"], ordered], names=["part", "model"])
     problems = [f"{name}: {text}" for name in ordered for text in results[name].problems]
     return ElpdComparison(pd.DataFrame(rows, index=index), first.criterion, tuple(problems))
+
+
+def _require_results(results: object) -> None:
+    """Refuse what is not a mapping of `Elpd`."""
+    values = list(results.values()) if isinstance(results, Mapping) else [results]
+    wrong = [each for each in values if not isinstance(each, Elpd)]
+    if wrong or not isinstance(results, Mapping):
+        got = type((wrong or values)[0]).__name__
+        raise FitError(
+            "compare_elpd takes results by the models' names, {'a': first.loo(), 'b': "
+            f"second.loo()}}; got {got}"
+        )

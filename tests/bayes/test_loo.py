@@ -281,3 +281,9 @@ def test_one_study_cannot_be_left_out():
     assert group_studies(model.design).names == ("all",)
     with pytest.raises(lsm.FitError, match="at least two of them, got 1"):
         model.fit_bayes(seed=1).loo()
+
+
+def test_a_comparison_of_what_is_no_result_is_refused(paired):
+    for wrong, got in (({"a": paired, "b": paired}, "BayesFit"), (paired.loo(), "Elpd")):
+        with pytest.raises(lsm.FitError, match=rf"by the models' names.*got {got}"):
+            lsm.compare_elpd(wrong)
