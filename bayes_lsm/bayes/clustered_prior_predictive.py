@@ -41,7 +41,8 @@ class LevelPriorPredictive(PriorQuantiles):
     priors : Priors
     drawn : ClusteredBayesFit
         Draws from the priors, held as a fit holds those of the posterior: its `predict`,
-        `heterogeneity` and the like say what the priors imply.
+        `heterogeneity` and the like say what the priors imply (the notes below their tables are
+        those of a posterior).
     seed : int
         What to pass to `prior_predictive` for the same draws again.
     """
