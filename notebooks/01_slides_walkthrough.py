@@ -484,11 +484,11 @@ assert distance.abs().max() < 0.2
 distance.round(3)
 
 # %% [markdown]
-# The SD that stands out is that of α₃, 0.68 against 0.39. Under these priors the posterior has a
+# The SD that stands out is that of α₃, 0.64 against 0.39. Under these priors the posterior has a
 # far region, no heterogeneity anywhere, with well under one per cent of the mass; it hardly moves a
 # median, but an SD notices whether a sampler went there. Ours gives it its share.
 #
-# And is −4.9 an estimate? Put the prior beside the posterior: for `continentOther` the data rule
+# And is −4.95 an estimate? Put the prior beside the posterior: for `continentOther` the data rule
 # out large τ² and say nothing about how small it is. The left side is the prior's.
 
 # %%
