@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from bayes_lsm.clustered_design import formula_columns
 
 if TYPE_CHECKING:
-    from bayes_lsm.clustered_design import ClusteredDesign
+    from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
     from bayes_lsm.design import Design
 
 _KINDS = {
@@ -84,7 +84,7 @@ def levels_in_equations(design: ClusteredDesign) -> tuple[str, ...]:
             effects.append(f"{u}ᵢ")
         spread = "D R D" if several and term.correlation != "none" else "D²" if several else "τ²"
         where = "" if not several else ", D = diag(τ)"
-        lines.append(f"{u} ~ Normal(0, {spread}){where}, ln τ² = {_sum('α', term.names, first)}")
+        lines.append(f"{u} ~ Normal(0, {spread}){where}, {_log_variance(term, first)}")
         first += len(term.names)
     errors = ["e ~ Normal(0, V)" if design.blocks else "eᵢ ~ Normal(0, vᵢ)"]
     if not (design.v > 0).any():
@@ -94,6 +94,19 @@ def levels_in_equations(design: ClusteredDesign) -> tuple[str, ...]:
         f"μᵢ = {_sum('β', design.location.names)}",
         *lines,
         *errors,
+    )
+
+
+def _log_variance(term: ScaleTerm, first: int) -> str:
+    """ln τ² of a term's effects, whose coefficients begin with the number `first`."""
+    s = len(term.effects)
+    if term.slope_part is None or s == 1:
+        return f"ln τ² = {_sum('α', term.names, first)}"
+    names, each = term.part.names, len(term.names) // s
+    return ", ".join(
+        f"ln τ²[{'1' if effect == 'intrcpt' else _plain(effect)}] = "
+        f"{_sum('α', names, first + k * each)}"
+        for k, effect in enumerate(term.effects)
     )
 
 

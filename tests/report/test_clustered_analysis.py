@@ -14,6 +14,8 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.reml import permutation_test, score_test, wald_test
 from bayes_lsm.report import ClusteredAnalysis, analyse, analysis_page, to_html, write_tables
 from bayes_lsm.report.cells import cells_of
+from bayes_lsm.report.clustered_analysis import _hypotheses
+from bayes_lsm.report.equations import levels_in_equations
 
 from .test_analysis import table_in
 
@@ -141,6 +143,23 @@ def test_the_words_and_the_equations():
     assert "e ~ Normal(0, V)" in text
     assert "Effects of a group of “outcome | trial” are correlated (each pair on its own)." in text
     assert not re.search(r"<(script|iframe|object|embed)|url\(|@import", text)
+
+
+def test_slopes_have_a_variance_each():
+    rng = np.random.default_rng(0)
+    data = pd.DataFrame({"g": np.repeat(np.arange(12), 4), "x": rng.normal(size=48)})
+    data = data.assign(y=rng.normal(size=48), v=0.1, z=(data["g"] % 2).astype(float))
+    model = lsm.LocationScaleModel("y ~ x", {"1 + x | g": "~ z"}, variance="v", data=data)
+    assert levels_in_equations(model.design) == (
+        "yᵢ = μᵢ + (1, x)ᵢ·u[1 + x | g]ᵢ + eᵢ",
+        "μᵢ = β₀ + β₁ xᵢ",
+        "u[1 + x | g] ~ Normal(0, D R D), D = diag(τ), ln τ²[1] = α₀ + α₁ zᵢ, "
+        "ln τ²[x] = α₂ + α₃ zᵢ",
+        "eᵢ ~ Normal(0, vᵢ)",
+    )
+    tested = list(dict(_hypotheses(model.design)))
+    assert len(tested) == 2  # z in the variance of the intercepts, and in that of the slopes
+    assert all(name.endswith("z") for name in tested)
 
 
 def test_sensitivity_is_in_the_lead():
