@@ -52,14 +52,20 @@ class DenseBlock:
 
 
 def loadings(design: ClusteredDesign) -> sparse.csr_array:
-    """A (n, m): what each row multiplies every effect by, terms beside each other."""
+    """A (n, m): what each row multiplies every effect by, terms beside each other.
+
+    A row that has any effect of a group has an entry for all of them, a zero if need be: they are
+    correlated. A row that has none, its slopes being 0, has no entry.
+    """
     found = []
     for term in design.terms:
         n, s = term.slopes.shape
-        columns = (s * term.index[:, None] + np.arange(s)).ravel()
-        rows = np.repeat(np.arange(n), s)
+        used = np.flatnonzero(term.slopes.any(axis=1))
+        columns = (s * term.index[used, None] + np.arange(s)).ravel()
+        rows = np.repeat(used, s)
         shape = (n, s * len(term.groups))
-        found.append(sparse.csr_array((term.slopes.ravel(), (rows, columns)), shape=shape))
+        entries = term.slopes[used].ravel()
+        found.append(sparse.csr_array((entries, (rows, columns)), shape=shape))
     return sparse.csr_array(sparse.hstack(found))
 
 
@@ -103,7 +109,8 @@ def block_rows(design: ClusteredDesign, A: sparse.csr_array) -> list[Index]:
     """The rows of each block, whatever the variances."""
     V = sampling_covariance(design)
     V = sparse.diags_array(V) if isinstance(V, np.ndarray) else V
-    _, block = connected_components(abs(A) @ abs(A).T + abs(V), directed=False)
+    has = sparse.csr_array((np.ones(A.nnz), A.indices, A.indptr), shape=A.shape)
+    _, block = connected_components(has @ has.T + abs(V), directed=False)
     order = np.argsort(block, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(block[order])) + 1)
 

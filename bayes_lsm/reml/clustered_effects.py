@@ -116,7 +116,8 @@ def level_effects(fit: ClusteredFit, *, level: float = 0.95) -> LevelEffects:
         for effect in each.term.effects
     ]
     A, D = loadings(design), covariance_of_effects(fit)
-    estimate, variance = np.zeros(len(names)), np.zeros(len(names))
+    # An effect that no row has is what it was before the data.
+    estimate, variance = np.zeros(len(names)), D.diagonal()
     residuals = design.y - design.X @ fit.beta
     for block in blocks(design, A, D):
         rows, columns = block.rows, block.columns
