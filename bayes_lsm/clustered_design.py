@@ -253,7 +253,8 @@ def build_any_design(
     Raises
     ------
     SpecificationError
-        For Student-t study effects with several scale terms or dependent sampling errors.
+        For Student-t study effects, or another link than the logarithm, with several scale terms or
+        dependent sampling errors.
 
     Examples
     --------
@@ -274,6 +275,12 @@ def build_any_design(
                 f"study_effects must be 'normal', got {specification.study_effects!r}, with "
                 "several scale terms or dependent sampling errors; Student-t study effects need "
                 "one scale formula and independent errors"
+            )
+        if specification.link != "log":
+            raise SpecificationError(
+                f"link must be 'log', got {specification.link!r}, with several scale terms or "
+                "dependent sampling errors; link='identity' needs one scale formula and "
+                "independent errors"
             )
         return clustered
     words = specification.model_copy(update={"scale": clustered.terms[0].part.formula})

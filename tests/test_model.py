@@ -106,6 +106,10 @@ def test_a_reml_fit_loads_neither_pymc_nor_matplotlib():
     [
         ({"scale": 3}, r"scale: must be a formula, or formulas by grouping such as"),
         ({"scale": ["~ 1"]}, r"scale: must be a formula, or formulas by grouping such as"),
+        (
+            {"scale": {"trial": "~ 1", "alloc": "~ 1"}, "link": "identity"},
+            r"link must be 'log', got 'identity', with several scale terms",
+        ),
         ({"correlation": "unstructured"}, r"which scale term it is of.*; got 'unstructured'"),
     ],
 )

@@ -181,7 +181,7 @@ def _heterogeneity(found: ClusteredAnalysis) -> Section:
         note = "Without sampling errors I² is an intraclass correlation"
     blocks.append(Table("heterogeneity", table, "Each level", digits=3, notes=(note,)))
     components = found.reml.components
-    if not components.index.equals(table.index[:-1]):
+    if list(components.index) != [term.name for term in found.design.terms]:
         caption = "τ² of each effect (REML; means where it differs between groups)"
         blocks.append(Table("components", components, caption, digits=3))
     return Section("Heterogeneity of each level", tuple(blocks))
