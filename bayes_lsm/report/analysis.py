@@ -22,10 +22,15 @@ from bayes_lsm.reml import (
     RemlFit,
     fit_reml,
     likelihood_ratio_test,
-    permutation_test,
     score_test,
 )
-from bayes_lsm.report.clustered_analysis import JOINT, ClusteredAnalysis, analyse_clustered
+from bayes_lsm.report.clustered_analysis import (
+    JOINT,
+    ClusteredAnalysis,
+    analyse_clustered,
+    permute,
+    table_of_tests,
+)
 from bayes_lsm.report.points import points_of
 
 if TYPE_CHECKING:
@@ -194,20 +199,10 @@ def _tests(
     terms = [name for name in reml.design.scale.names if name != "intrcpt"]
     if not terms:
         return None, (), None
-    permuted = None
-    notes: list[str] = []
-    if permutations:
-        try:
-            permuted = permutation_test(reml, iterations=permutations, seed=seed, progress=progress)
-            notes += [f"permutation test: {note}" for note in permuted.notes]
-        except FitError as error:
-            notes.append(f"permutation test: {error}")
+    permuted, notes = permute(reml, permutations, seed=seed, progress=progress)
     rows = {term: _row(reml, [term], permuted, notes) for term in terms}
     rows[JOINT] = _row(reml, terms, permuted, notes)
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("term")
-    columns = list(rows[JOINT])
-    table.columns = pd.MultiIndex.from_tuples(columns, names=["test", "statistic"])
-    return table, tuple(dict.fromkeys(notes)), permuted
+    return table_of_tests(rows), tuple(dict.fromkeys(notes)), permuted
 
 
 def _row(

@@ -73,7 +73,17 @@ def analysis_page(found: Analysis | ClusteredAnalysis) -> Page:
         lead, own = clustered_lead(found), clustered_sections(found)
     else:
         lead, own = _lead(found), _sections(found)
-    sections = list(own)
+    data, model, effects, heterogeneity = own
+    sections = [
+        data,
+        model,
+        effects,
+        estimates(found),
+        tests(found),
+        profiles(found),
+        heterogeneity,
+        predictions(found),
+    ]
     if found.sensitivity is not None:
         page = sensitivity_page(found.sensitivity)
         sections.append(page.as_section("Sensitivity to the priors", prefix="sensitivity_"))
@@ -88,17 +98,9 @@ def analysis_page(found: Analysis | ClusteredAnalysis) -> Page:
     return Page(title, lead, tuple(sections), made_with(found.bayes))
 
 
-def _sections(found: Analysis) -> tuple[Section, ...]:
-    return (
-        _data(found),
-        _model(found),
-        _effects(found),
-        estimates(found),
-        tests(found),
-        profiles(found),
-        _heterogeneity(found),
-        predictions(found),
-    )
+def _sections(found: Analysis) -> tuple[Section, Section, Section, Section]:
+    """Data, model, effects and heterogeneity."""
+    return _data(found), _model(found), _effects(found), _heterogeneity(found)
 
 
 def _lead(found: Analysis) -> tuple[Block, ...]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bayes_lsm.clustered_design import ClusteredDesign
     from bayes_lsm.model import LocationScaleModel
     from bayes_lsm.priors import PresetName, Priors
-    from bayes_lsm.reml import ClusteredFit, PermutationTest, Profile
+    from bayes_lsm.reml import ClusteredFit, PermutationTest, Profile, RemlFit
 
 JOINT = "all moderators"
 Contrast = dict[str, float]
@@ -127,19 +127,30 @@ def _tests(
     hypotheses = dict(_hypotheses(reml.design))
     if not hypotheses:
         return None, (), None
-    permuted = None
-    notes: list[str] = []
-    if permutations:
-        try:
-            permuted = permutation_test(reml, iterations=permutations, seed=seed, progress=progress)
-            notes += [f"permutation test: {note}" for note in permuted.notes]
-        except FitError as error:
-            notes.append(f"permutation test: {error}")
+    permuted, notes = permute(reml, permutations, seed=seed, progress=progress)
     rows = {label: _row(reml, [row], permuted, notes) for label, row in hypotheses.items()}
     rows[JOINT] = _row(reml, list(hypotheses.values()), permuted, notes)
-    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("term")
+    return table_of_tests(rows), tuple(dict.fromkeys(notes)), permuted
+
+
+def permute(
+    reml: RemlFit | ClusteredFit, permutations: int, *, seed: int, progress: bool
+) -> tuple[PermutationTest | None, list[str]]:
+    """The permutation test of the scale part, if it is asked for and can be; and its notes."""
+    if not permutations:
+        return None, []
+    try:
+        found = permutation_test(reml, iterations=permutations, seed=seed, progress=progress)
+    except FitError as error:
+        return None, [f"permutation test: {error}"]
+    return found, [f"permutation test: {note}" for note in found.notes]
+
+
+def table_of_tests(rows: Mapping[str, dict[tuple[str, str], Any]]) -> pd.DataFrame:
+    """One row a hypothesis; the last has all columns."""
+    table = pd.DataFrame.from_dict(dict(rows), orient="index").rename_axis("term")
     table.columns = pd.MultiIndex.from_tuples(list(rows[JOINT]), names=["test", "statistic"])
-    return table, tuple(dict.fromkeys(notes)), permuted
+    return table
 
 
 def _hypotheses(design: ClusteredDesign) -> Iterator[tuple[str, Contrast]]:

@@ -25,12 +25,8 @@ from bayes_lsm.report.sensitivity import after_colon, label_of
 from bayes_lsm.report.shared_sections import (
     JUDGED,
     MOST_FIGURES,
-    estimates,
     judged,
-    predictions,
-    profiles,
     said,
-    tests,
 )
 
 if TYPE_CHECKING:
@@ -68,18 +64,9 @@ def clustered_lead(found: ClusteredAnalysis) -> tuple[Block, ...]:
     )
 
 
-def clustered_sections(found: ClusteredAnalysis) -> tuple[Section, ...]:
-    """Data, model and results."""
-    return (
-        _data(found),
-        _model(found),
-        _effects(found),
-        estimates(found),
-        tests(found),
-        profiles(found),
-        _heterogeneity(found),
-        predictions(found),
-    )
+def clustered_sections(found: ClusteredAnalysis) -> tuple[Section, Section, Section, Section]:
+    """Data, model, effects and heterogeneity."""
+    return _data(found), _model(found), _effects(found), _heterogeneity(found)
 
 
 def _sizes(design: ClusteredDesign) -> str:

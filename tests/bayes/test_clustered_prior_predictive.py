@@ -84,7 +84,8 @@ def test_random_intercepts_spread_tau():
     average = said.table.loc[("tau", "study, average group")]
     close(2 * np.log(average), stats.norm(-2, 1))
     spread = np.log(said.table.loc[("tau", "study, any group"), "97.5%"])
-    assert spread > np.log(average["97.5%"]) + 0.02
+    # SDs of ln τ of 0.56 and 0.50 say 0.12, with heavier tails more; the error is about 0.015.
+    assert spread > np.log(average["97.5%"]) + 0.06
     assert said.tau.shape == (32, 5)
     # Studies of a country have the same τ.
     np.testing.assert_array_equal(said.tau.iloc[0], said.tau.iloc[3])
