@@ -34,7 +34,7 @@ from bayes_lsm.bayes import (
 from bayes_lsm.compare import Comparison, compare
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
 from bayes_lsm.datasets import describe_dataset, list_datasets, load_dataset
-from bayes_lsm.design import Design, build_design
+from bayes_lsm.design.design import Design, build_design
 from bayes_lsm.errors import (
     BayesLsmError,
     BayesLsmWarning,

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.clustered_design import ClusteredDesign
-from bayes_lsm.design import Design
+from bayes_lsm.design.clustered_design import ClusteredDesign
+from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_parts import ScalePart, scale_part
 from bayes_lsm.errors import FitError
 from bayes_lsm.results import Fit, ResultTable, model_title
-from bayes_lsm.scale_parts import ScalePart, scale_part
 
 Array = npt.NDArray[np.float64]
 Measure = Literal["tau2", "tau", "log_tau2"]

@@ -24,9 +24,9 @@ from bayes_lsm.bayes import (
     fit_clustered_bayes,
     prior_predictive,
 )
-from bayes_lsm.clustered_design import ClusteredDesign, build_any_design
 from bayes_lsm.datasets import list_datasets, load_dataset
-from bayes_lsm.design import Design
+from bayes_lsm.design.clustered_design import ClusteredDesign, build_any_design
+from bayes_lsm.design.design import Design
 from bayes_lsm.errors import DataError, FitError, SpecificationError
 from bayes_lsm.priors import PresetName, Priors, preset
 from bayes_lsm.reml import Bounds, ClusteredFit, RemlFit, Test, fit_clustered, fit_reml

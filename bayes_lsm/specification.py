@@ -21,10 +21,10 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from bayes_lsm import formulas
 from bayes_lsm.errors import FormulaError, SpecificationError
+from bayes_lsm.formulas.grouping import RESIDUAL, Grouping, read_grouping
+from bayes_lsm.formulas.random_intercepts import split_random_intercepts
 from bayes_lsm.frozen import Fault, Frozen, FrozenDict, key_text
-from bayes_lsm.grouping import RESIDUAL, Grouping, read_grouping
 from bayes_lsm.priors import Priors
-from bayes_lsm.random_intercepts import split_random_intercepts
 
 Method = Literal["REML", "ML"]
 Engine = Literal["auto", "collapsed", "nuts"]
@@ -85,7 +85,7 @@ class Specification(Frozen):
         Column of the effects (``yi``).
     scale : str or mapping of str to str, default "~ 1"
         Formula of ln τ²; or one such formula for each scale term, by its grouping:
-        ``{"district": "~ 1", "district/school": "~ year"}`` (see `bayes_lsm.grouping`). A formula
+        ``{"district": "~ 1", "district/school": "~ year"}`` (see `grouping`). A formula
         may have random intercepts, ``"~ weeks + (1 | country)"`` (Bayesian fits only): ln τ²
         differs between countries by more than the moderators say.
     link : {"log", "identity"}, default "log"

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bayes_lsm.clustered_design import build_clustered_design
+from bayes_lsm.design.clustered_design import build_clustered_design
 from bayes_lsm.errors import DataError, DroppedRowsWarning
 from bayes_lsm.specification import SamplingCovariance, Specification
 

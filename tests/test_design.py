@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bayes_lsm.columns import redundant_column
 from bayes_lsm.datasets import load_dataset
-from bayes_lsm.design import build_design
+from bayes_lsm.design.columns import redundant_column
+from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import BayesLsmError, DataError, DroppedRowsWarning, FormulaError
 from bayes_lsm.specification import Specification
 
@@ -537,7 +537,7 @@ def test_redundant_column_against_the_rank():
 
 def test_the_lower_floors_load_no_heavy_library():
     code = (
-        "import sys, bayes_lsm.design, bayes_lsm.priors, bayes_lsm.datasets;"
+        "import sys, bayes_lsm.design.design, bayes_lsm.priors, bayes_lsm.datasets;"
         "print({'pymc', 'arviz', 'matplotlib', 'pytensor'} & set(sys.modules))"
     )
     loaded = subprocess.run(

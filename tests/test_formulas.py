@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayes_lsm.design import build_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import BayesLsmError, FormulaError
-from bayes_lsm.formulas import parse, plain, split
+from bayes_lsm.formulas.formula import parse, plain, split
 from bayes_lsm.specification import Specification
 
 # A refusal must not take longer than a person notices, however the formula is built.

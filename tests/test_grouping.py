@@ -3,7 +3,7 @@
 import pytest
 
 from bayes_lsm.errors import SpecificationError
-from bayes_lsm.grouping import Grouping, read_grouping
+from bayes_lsm.formulas.grouping import Grouping, read_grouping
 
 
 @pytest.mark.parametrize(

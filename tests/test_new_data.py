@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from scipy.interpolate import BSpline
 
-from bayes_lsm.design import build_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import DataError
 from bayes_lsm.specification import Specification
 

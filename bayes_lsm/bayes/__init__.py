@@ -23,28 +23,28 @@ differs, as have `clustered_prior` and `clustered_prior_predictive` before there
 answer; `student_deletion` leaves rows out, and `scores` says how far out an effect is.
 """
 
-from bayes_lsm.bayes.averaging import ModelAverage, average_models
-from bayes_lsm.bayes.calibration import Calibration, calibrate
-from bayes_lsm.bayes.checks import PredictiveCheck, posterior_predictive_check
-from bayes_lsm.bayes.clustered_averaging import ClusteredModelAverage
+from bayes_lsm.bayes.calibration.calibration import Calibration, calibrate
+from bayes_lsm.bayes.calibration.coverage import Coverage, coverage
 from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 from bayes_lsm.bayes.clustered_fitting import fit_clustered_bayes
-from bayes_lsm.bayes.clustered_graph import build_clustered_pymc_model
 from bayes_lsm.bayes.clustered_prior_predictive import LevelPriorPredictive
-from bayes_lsm.bayes.coverage import Coverage, coverage
-from bayes_lsm.bayes.diagnosis import Diagnosis, diagnose
-from bayes_lsm.bayes.effects import Blups, blup, true_effects
-from bayes_lsm.bayes.elpd import Elpd, ElpdComparison, compare_elpd
-from bayes_lsm.bayes.evidence import BayesFactor, bayes_factor
-from bayes_lsm.bayes.fit import BayesFit, fit_bayes
-from bayes_lsm.bayes.graph import build_latent_pymc_model, build_pymc_model
-from bayes_lsm.bayes.heterogeneity import Heterogeneity, heterogeneity
-from bayes_lsm.bayes.model_prior import ModelPrior
-from bayes_lsm.bayes.prediction import Prediction, new_effects, predict, predict_tau
+from bayes_lsm.bayes.cross_validation.elpd import Elpd, ElpdComparison, compare_elpd
+from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck, posterior_predictive_check
+from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis, diagnose
+from bayes_lsm.bayes.evidence.averaging import ModelAverage, average_models
+from bayes_lsm.bayes.evidence.clustered_averaging import ClusteredModelAverage
+from bayes_lsm.bayes.evidence.evidence import BayesFactor, bayes_factor
+from bayes_lsm.bayes.evidence.model_prior import ModelPrior
+from bayes_lsm.bayes.evidence.savage_dickey import SavageDickey, savage_dickey
+from bayes_lsm.bayes.posterior import BayesFit, fit_bayes
+from bayes_lsm.bayes.prediction.effects import Blups, blup, true_effects
+from bayes_lsm.bayes.prediction.heterogeneity import Heterogeneity, heterogeneity
+from bayes_lsm.bayes.prediction.prediction import Prediction, new_effects, predict, predict_tau
+from bayes_lsm.bayes.prediction.probability import Probability, probability
 from bayes_lsm.bayes.prior_predictive import PriorPredictive, prior_predictive
-from bayes_lsm.bayes.probability import Probability, probability
-from bayes_lsm.bayes.savage_dickey import SavageDickey, savage_dickey
-from bayes_lsm.bayes.sensitivity import Sensitivity, sensitivity
+from bayes_lsm.bayes.pymc_model.clustered_graph import build_clustered_pymc_model
+from bayes_lsm.bayes.pymc_model.graph import build_latent_pymc_model, build_pymc_model
+from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity, sensitivity
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
 
 __all__ = [

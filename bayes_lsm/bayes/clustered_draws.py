@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.bayes.draws import Array, row_blocks
-from bayes_lsm.clustered_design import ScaleTerm
-from bayes_lsm.likelihood.correlation_matrices import count, kappas_of
+from bayes_lsm.design.clustered_design import ScaleTerm
+from bayes_lsm.formulas.random_intercepts import RandomIntercept
+from bayes_lsm.likelihood.blocks.correlation_matrices import count, kappas_of
 from bayes_lsm.links import tau2_from_log
-from bayes_lsm.random_intercepts import RandomIntercept
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit

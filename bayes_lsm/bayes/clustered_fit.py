@@ -13,38 +13,38 @@ import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm.bayes.clustered_draws import TermDraws
-from bayes_lsm.bayes.clustered_graph import (
+from bayes_lsm.bayes.draws import Array, Importance
+from bayes_lsm.bayes.engines.diagnostics import convergence_of
+from bayes_lsm.bayes.posterior_summaries import PosteriorSummaries
+from bayes_lsm.bayes.pymc_model.clustered_graph import (
     DEFAULT_SCALE_SD,
     level_names,
     pair_names,
     random_names,
     scale_names,
 )
-from bayes_lsm.bayes.diagnostics import convergence_of
-from bayes_lsm.bayes.draws import Array, Importance
-from bayes_lsm.bayes.posterior_summaries import PosteriorSummaries
-from bayes_lsm.clustered_design import ClusteredDesign
+from bayes_lsm.design.clustered_design import ClusteredDesign
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Priors
 
 if TYPE_CHECKING:
     from xarray import DataTree
 
-    from bayes_lsm.bayes.checks import PredictiveCheck
-    from bayes_lsm.bayes.clustered_effects import LevelEffects
-    from bayes_lsm.bayes.clustered_heterogeneity import LevelHeterogeneity
-    from bayes_lsm.bayes.clustered_prediction import LevelPrediction
-    from bayes_lsm.bayes.diagnosis import Diagnosis
-    from bayes_lsm.bayes.elpd import Elpd
-    from bayes_lsm.bayes.evidence import BayesFactor, Evidence
-    from bayes_lsm.bayes.fit import BayesFit
-    from bayes_lsm.bayes.intervals import Interval
-    from bayes_lsm.bayes.nested import PartName
-    from bayes_lsm.bayes.probability import Direction, Probability
-    from bayes_lsm.bayes.savage_dickey import SavageDickey
-    from bayes_lsm.bayes.sensitivity import Sensitivity
-    from bayes_lsm.clusters import Cluster
+    from bayes_lsm.bayes.cross_validation.elpd import Elpd
+    from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck
+    from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
+    from bayes_lsm.bayes.evidence.evidence import BayesFactor, Evidence
+    from bayes_lsm.bayes.evidence.nested import PartName
+    from bayes_lsm.bayes.evidence.savage_dickey import SavageDickey
+    from bayes_lsm.bayes.posterior import BayesFit
+    from bayes_lsm.bayes.prediction.clustered_effects import LevelEffects
+    from bayes_lsm.bayes.prediction.clustered_heterogeneity import LevelHeterogeneity
+    from bayes_lsm.bayes.prediction.clustered_prediction import LevelPrediction
+    from bayes_lsm.bayes.prediction.probability import Direction, Probability
+    from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity
+    from bayes_lsm.bayes.summaries.intervals import Interval
     from bayes_lsm.contrasts import ContrastInterval, Measure, ScaleFunctions
+    from bayes_lsm.design.clusters import Cluster
     from bayes_lsm.priors import PresetName
 
 
@@ -176,9 +176,9 @@ class ClusteredBayesFit(PosteriorSummaries):
     ) -> LevelHeterogeneity:
         """τ², τ and I² of each scale term.
 
-        See `bayes_lsm.bayes.clustered_heterogeneity.level_heterogeneity`.
+        See `bayes_lsm.bayes.prediction.clustered_heterogeneity.level_heterogeneity`.
         """
-        from bayes_lsm.bayes.clustered_heterogeneity import level_heterogeneity
+        from bayes_lsm.bayes.prediction.clustered_heterogeneity import level_heterogeneity
 
         return level_heterogeneity(self, level=level, interval=interval)
 
@@ -194,9 +194,9 @@ class ClusteredBayesFit(PosteriorSummaries):
     ) -> LevelPrediction:
         """Mean, true and observed effects in new groups or in known ones.
 
-        See `bayes_lsm.bayes.clustered_prediction.predict_levels`.
+        See `bayes_lsm.bayes.prediction.clustered_prediction.predict_levels`.
         """
-        from bayes_lsm.bayes.clustered_prediction import predict_levels
+        from bayes_lsm.bayes.prediction.clustered_prediction import predict_levels
 
         return predict_levels(
             self,
@@ -217,8 +217,8 @@ class ClusteredBayesFit(PosteriorSummaries):
         variance: float | Sequence[float] | None = None,
         seed: int | None = None,
     ) -> Array:
-        """Draws of such effects; see `bayes_lsm.bayes.clustered_prediction.new_effects`."""
-        from bayes_lsm.bayes.clustered_prediction import new_effects
+        """Draws of such effects; see `new_effects`."""
+        from bayes_lsm.bayes.prediction.clustered_prediction import new_effects
 
         return new_effects(self, new_data, terms=terms, known=known, variance=variance, seed=seed)
 
@@ -233,9 +233,9 @@ class ClusteredBayesFit(PosteriorSummaries):
     ) -> Probability:
         """P(an effect lies beyond a threshold).
 
-        See `bayes_lsm.bayes.clustered_probability.level_probability`.
+        See `bayes_lsm.bayes.prediction.clustered_probability.level_probability`.
         """
-        from bayes_lsm.bayes.clustered_probability import level_probability
+        from bayes_lsm.bayes.prediction.clustered_probability import level_probability
 
         return level_probability(
             self, beyond, new_data, terms=terms, known=known, direction=direction
@@ -244,15 +244,15 @@ class ClusteredBayesFit(PosteriorSummaries):
     def blup(self, *, level: float = 0.95, interval: Interval = "eti") -> LevelEffects:
         """The effects of the groups of every scale term.
 
-        See `bayes_lsm.bayes.clustered_effects.level_effects`.
+        See `bayes_lsm.bayes.prediction.clustered_effects.level_effects`.
         """
-        from bayes_lsm.bayes.clustered_effects import level_effects
+        from bayes_lsm.bayes.prediction.clustered_effects import level_effects
 
         return level_effects(self, level=level, interval=interval)
 
     def true_effects(self, *, terms: Sequence[str] | None = None, seed: int | None = None) -> Array:
-        """Draws of the rows' true effects; see `bayes_lsm.bayes.clustered_effects.true_effects`."""
-        from bayes_lsm.bayes.clustered_effects import true_effects
+        """Draws of the rows' true effects; see `true_effects`."""
+        from bayes_lsm.bayes.prediction.clustered_effects import true_effects
 
         return true_effects(self, terms=terms, seed=seed)
 
@@ -268,9 +268,9 @@ class ClusteredBayesFit(PosteriorSummaries):
     ) -> ScaleFunctions:
         """Linear functions of the scale coefficients of all terms, for `bayes_lsm.contrasts`.
 
-        See `bayes_lsm.bayes.contrasts.scale_functions`. Random intercepts of ln τ² are at 0.
+        See `scale_functions`. Random intercepts of ln τ² are at 0.
         """
-        from bayes_lsm.bayes.contrasts import scale_functions
+        from bayes_lsm.bayes.prediction.contrasts import scale_functions
 
         alphas = np.hstack([each.alpha for each in self.terms.values()])
         return scale_functions(
@@ -280,14 +280,14 @@ class ClusteredBayesFit(PosteriorSummaries):
     def loo(
         self, *, cluster: Cluster | None = None, seed: int | None = None, progress: bool = True
     ) -> Elpd:
-        """Leave each cluster out in turn by exact refits; see `bayes_lsm.bayes.clustered_loo`."""
-        from bayes_lsm.bayes.clustered_loo import loo
+        """Leave each cluster out in turn by exact refits; see `clustered_loo`."""
+        from bayes_lsm.bayes.cross_validation.clustered_loo import loo
 
         return loo(self, cluster=cluster, seed=seed, progress=progress)
 
     def psis_loo(self, *, cluster: Cluster | None = None, progress: bool = True) -> Elpd:
-        """The same by importance sampling; see `bayes_lsm.bayes.clustered_loo.psis_loo`."""
-        from bayes_lsm.bayes.clustered_loo import psis_loo
+        """The same by importance sampling; see `psis_loo`."""
+        from bayes_lsm.bayes.cross_validation.clustered_loo import psis_loo
 
         return psis_loo(self, cluster=cluster, progress=progress)
 
@@ -299,14 +299,14 @@ class ClusteredBayesFit(PosteriorSummaries):
         seed: int | None = None,
         progress: bool = True,
     ) -> Elpd:
-        """Leave folds of clusters out by exact refits; see `bayes_lsm.bayes.clustered_loo`."""
-        from bayes_lsm.bayes.clustered_loo import kfold
+        """Leave folds of clusters out by exact refits; see `clustered_loo`."""
+        from bayes_lsm.bayes.cross_validation.clustered_loo import kfold
 
         return kfold(self, k, cluster=cluster, seed=seed, progress=progress)
 
     def waic(self, *, cluster: Cluster | None = None) -> Elpd:
-        """The widely applicable information criterion; see `bayes_lsm.bayes.clustered_loo.waic`."""
-        from bayes_lsm.bayes.clustered_loo import waic
+        """The widely applicable information criterion; see `waic`."""
+        from bayes_lsm.bayes.cross_validation.clustered_loo import waic
 
         return waic(self, cluster=cluster)
 
@@ -317,8 +317,8 @@ class ClusteredBayesFit(PosteriorSummaries):
         draws: int = 2000,
         seed: int | None = None,
     ) -> PredictiveCheck:
-        """Could the model have made such data? See `bayes_lsm.bayes.checks`."""
-        from bayes_lsm.bayes.checks import posterior_predictive_check
+        """Could the model have made such data? See `bayes_lsm.bayes.diagnostics.checks`."""
+        from bayes_lsm.bayes.diagnostics.checks import posterior_predictive_check
 
         return posterior_predictive_check(self, quantities=quantities, draws=draws, seed=seed)
 
@@ -332,8 +332,8 @@ class ClusteredBayesFit(PosteriorSummaries):
         seed: int | None = None,
         progress: bool = True,
     ) -> Sensitivity:
-        """How far each coefficient is the prior's; see `bayes_lsm.bayes.sensitivity`."""
-        from bayes_lsm.bayes.sensitivity import sensitivity
+        """How far each coefficient is the prior's; see `sensitivity`."""
+        from bayes_lsm.bayes.sensitivity.sensitivity import sensitivity
 
         return sensitivity(
             self,
@@ -348,8 +348,8 @@ class ClusteredBayesFit(PosteriorSummaries):
     def diagnose(
         self, *, engines: bool = False, seed: int | None = None, progress: bool = True
     ) -> Diagnosis:
-        """What speaks for and against this fit; see `bayes_lsm.bayes.diagnosis.diagnose`."""
-        from bayes_lsm.bayes.diagnosis import diagnose
+        """What speaks for and against this fit; see `diagnose`."""
+        from bayes_lsm.bayes.diagnostics.diagnosis import diagnose
 
         return diagnose(self, engines=engines, seed=seed, progress=progress)
 
@@ -367,8 +367,8 @@ class ClusteredBayesFit(PosteriorSummaries):
 
     @cached_property
     def evidence(self) -> Evidence:
-        """Marginal likelihood with its error; see `bayes_lsm.bayes.clustered_evidence`."""
-        from bayes_lsm.bayes.clustered_evidence import evidence
+        """Marginal likelihood with its error; see `bayes_lsm.bayes.evidence.clustered_evidence`."""
+        from bayes_lsm.bayes.evidence.clustered_evidence import evidence
 
         return evidence(self)
 
@@ -379,15 +379,15 @@ class ClusteredBayesFit(PosteriorSummaries):
 
     def bayes_factor(self, other: BayesFit | ClusteredBayesFit) -> BayesFactor:
         """Bayes factor for this fit against another; see `bayes_lsm.bayes.bayes_factor`."""
-        from bayes_lsm.bayes.evidence import bayes_factor
+        from bayes_lsm.bayes.evidence.evidence import bayes_factor
 
         return bayes_factor(self, other)
 
     def savage_dickey(
         self, term: str, value: float = 0.0, *, part: PartName = "scale"
     ) -> SavageDickey:
-        """Bayes factor for a coefficient's being `value`; see `bayes_lsm.bayes.savage_dickey`."""
-        from bayes_lsm.bayes.savage_dickey import savage_dickey
+        """Bayes factor for a coefficient's being `value`; see `savage_dickey`."""
+        from bayes_lsm.bayes.evidence.savage_dickey import savage_dickey
 
         return savage_dickey(self, term, value, part=part)
 

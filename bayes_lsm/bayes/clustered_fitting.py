@@ -6,21 +6,21 @@ from dataclasses import replace
 
 import numpy as np
 
-from bayes_lsm.bayes.clustered import resolve_terms, sample_clustered
 from bayes_lsm.bayes.clustered_draws import RandomInterceptDraws, TermDraws
 from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
-from bayes_lsm.bayes.clustered_nuts import (
+from bayes_lsm.bayes.draws import Array
+from bayes_lsm.bayes.engines.clustered import resolve_terms, sample_clustered
+from bayes_lsm.bayes.engines.clustered_nuts import (
     ClusteredDraws,
     compile_clustered,
     sample_clustered_nuts,
 )
-from bayes_lsm.bayes.collapsed import can_collapse
-from bayes_lsm.bayes.diagnostics import find_problems
-from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.fit import check_settings
-from bayes_lsm.clustered_design import ClusteredDesign
+from bayes_lsm.bayes.engines.collapsed import can_collapse
+from bayes_lsm.bayes.engines.diagnostics import find_problems
+from bayes_lsm.bayes.posterior import check_settings
+from bayes_lsm.design.clustered_design import ClusteredDesign
 from bayes_lsm.errors import ConvergenceWarning, warn
-from bayes_lsm.likelihood.correlation_matrices import correlation_matrices, count
+from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices, count
 from bayes_lsm.priors import Priors, ResolvedPriors
 from bayes_lsm.specification import Engine
 
@@ -75,7 +75,7 @@ def fit_clustered_bayes(
 
     Examples
     --------
-    >>> from bayes_lsm.clustered_design import build_clustered_design
+    >>> from bayes_lsm.design.clustered_design import build_clustered_design
     >>> from bayes_lsm.datasets import load_dataset
     >>> from bayes_lsm.specification import Specification
     >>> spec = Specification(

@@ -10,13 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.bayes.clustered import pieces
 from bayes_lsm.bayes.clustered_draws import TermDraws
-from bayes_lsm.bayes.clustered_effects import chosen_terms
 from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
-from bayes_lsm.bayes.clustered_graph import DEFAULT_SCALE_SD
-from bayes_lsm.bayes.clustered_prior import draw_from_prior
 from bayes_lsm.bayes.draws import Array, row_blocks
+from bayes_lsm.bayes.engines.clustered import pieces
+from bayes_lsm.bayes.prediction.clustered_effects import chosen_terms
 from bayes_lsm.bayes.prior_predictive import (
     PROBABILITIES,
     PriorQuantiles,
@@ -24,7 +22,9 @@ from bayes_lsm.bayes.prior_predictive import (
     per_what,
     quantile_names,
 )
-from bayes_lsm.clustered_design import ClusteredDesign
+from bayes_lsm.bayes.pymc_model.clustered_graph import DEFAULT_SCALE_SD
+from bayes_lsm.bayes.resolved_priors.clustered_prior import draw_from_prior
+from bayes_lsm.design.clustered_design import ClusteredDesign
 from bayes_lsm.priors import Priors, contrasts
 
 Index = npt.NDArray[np.intp]

@@ -10,7 +10,7 @@ from bayes_lsm.errors import FitError
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
-    from bayes_lsm.bayes.fit import BayesFit
+    from bayes_lsm.bayes.posterior import BayesFit
 
 
 class Verb[**P, R](Protocol):

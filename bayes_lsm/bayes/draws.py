@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.design import Design
+from bayes_lsm.design.design import Design
 
 Array = npt.NDArray[np.float64]
 

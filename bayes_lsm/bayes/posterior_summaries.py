@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.intervals import Interval, bounds, check_interval
+from bayes_lsm.bayes.summaries.intervals import Interval, bounds, check_interval
 from bayes_lsm.results import AnyDesign, model_title
 from bayes_lsm.tables import Printable
 

@@ -16,10 +16,10 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.graph import require_log_link, resolve_priors
-from bayes_lsm.bayes.student import describe, df_prior, sample_df
-from bayes_lsm.clustered_design import ClusteredDesign
-from bayes_lsm.design import Design
+from bayes_lsm.bayes.pymc_model.graph import require_log_link, resolve_priors
+from bayes_lsm.bayes.student.effects import describe, df_prior, sample_df
+from bayes_lsm.design.clustered_design import ClusteredDesign
+from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError, PriorError
 from bayes_lsm.links import LARGEST_EXPONENT
 from bayes_lsm.priors import Priors, ResolvedPriors, contrasts

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
-from bayes_lsm.design import Design
+from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import BLUE, GREY, VERMILLION, legend, name_axes, panels, tidy
 from bayes_lsm.plots.reading import refuse_fit
+from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
-    from bayes_lsm.bayes.fit import BayesFit
+    from bayes_lsm.bayes.posterior import BayesFit
     from bayes_lsm.priors import PriorBlock
 
 Array = npt.NDArray[np.float64]
@@ -112,7 +112,7 @@ def _beliefs(fit: BayesFit | ClusteredBayesFit, part: str) -> list[_Belief]:
 
 
 def _of_one_term(fit: BayesFit, part: str) -> list[_Belief]:
-    from bayes_lsm.bayes.graph import resolve_priors
+    from bayes_lsm.bayes.pymc_model.graph import resolve_priors
 
     parts = fit.parts()
     if part not in parts:
@@ -128,7 +128,7 @@ def _of_one_term(fit: BayesFit, part: str) -> list[_Belief]:
 
 
 def _curve_of_df(fit: BayesFit) -> Curve | None:
-    from bayes_lsm.bayes.student import df_prior
+    from bayes_lsm.bayes.student.effects import df_prior
 
     prior = df_prior(fit.design, fit.priors)
     if not isinstance(prior, DegreesOfFreedom):
@@ -144,8 +144,8 @@ def _curve_of_df(fit: BayesFit) -> Curve | None:
 
 def _of_several_terms(fit: ClusteredBayesFit, part: str) -> list[_Belief]:
     """Of parts with that name, ``"scale"`` being all scale terms; priors as they are drawn."""
-    from bayes_lsm.bayes.clustered_sensitivity import Terms
-    from bayes_lsm.bayes.sensitivity_refits import Refitter, is_part
+    from bayes_lsm.bayes.sensitivity.clustered_sensitivity import Terms
+    from bayes_lsm.bayes.sensitivity.refits import Refitter, is_part
 
     subject = Terms(fit)
     parts = fit.parts()

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtr
 
-from bayes_lsm.clustered_design import ClusteredDesign
+from bayes_lsm.design.clustered_design import ClusteredDesign
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
     BLUE,

@@ -25,8 +25,8 @@ from bayes_lsm.plots.reading import refuse_fit
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bayes_lsm.reml.clustered_influence import ClusterInfluence
-    from bayes_lsm.reml.influence import Influence
+    from bayes_lsm.reml.diagnostics.clustered_influence import ClusterInfluence
+    from bayes_lsm.reml.diagnostics.influence import Influence
 
 Array = npt.NDArray[np.float64]
 type AnyInfluence = "Influence | ClusterInfluence"

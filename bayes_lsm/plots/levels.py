@@ -10,13 +10,13 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
-from bayes_lsm.bayes.clustered_effects import row_effects
+from bayes_lsm.bayes.prediction.clustered_effects import row_effects
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.forest import Order, Row, diamonds, study_rows
 from bayes_lsm.plots.reading import row_names
-from bayes_lsm.reml.clustered_effects import true_effects
 from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.clustered_residuals import standard_errors
+from bayes_lsm.reml.diagnostics.clustered_residuals import standard_errors
+from bayes_lsm.reml.prediction.clustered_effects import true_effects
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
@@ -57,7 +57,7 @@ def forest_rows(
 
 
 def _under_headings(fit: LevelFit, by: str | Sequence[object], studies: Sequence[Row]) -> list[Row]:
-    from bayes_lsm.clusters import read_clusters
+    from bayes_lsm.design.clusters import read_clusters
 
     clusters = read_clusters(fit.design, by)
     rows: list[Row] = []

@@ -15,8 +15,8 @@ from bayes_lsm.plots.reading import refuse_fit
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bayes_lsm.reml.bootstrap import BootstrapTest
-    from bayes_lsm.reml.permutation import PermutationTest
+    from bayes_lsm.reml.tests.bootstrap_test import BootstrapTest
+    from bayes_lsm.reml.tests.permutation_test import PermutationTest
 
 Array = npt.NDArray[np.float64]
 

@@ -27,9 +27,9 @@ from bayes_lsm.plots.canvas import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bayes_lsm.bayes.checks import PredictiveCheck
-    from bayes_lsm.bayes.diagnosis import Diagnosis
-    from bayes_lsm.bayes.elpd import Elpd
+    from bayes_lsm.bayes.cross_validation.elpd import Elpd
+    from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck
+    from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
 
 Array = npt.NDArray[np.float64]
 
@@ -135,7 +135,7 @@ def loo_pit(left_out: Elpd, *, ax: Axes | None = None, level: float = 0.95) -> A
     >>> loo_pit(fit.loo()).get_xlabel()
     'LOO-PIT: P(new effect ≤ observed effect)'
     """
-    from bayes_lsm.bayes.uniformity import rank_ecdf, simultaneous_band
+    from bayes_lsm.bayes.calibration.uniformity import rank_ecdf, simultaneous_band
 
     if left_out.pit is None:
         raise FitError("WAIC predicts no study; use fit.loo() or fit.psis_loo()")
@@ -186,7 +186,7 @@ def shifts(found: Diagnosis, *, ax: Axes | None = None, name: int = 3) -> Axes:
     >>> [label.get_text() for label in ax.get_yticklabels()][2:]
     ['scale[intrcpt]', 'scale[I(weeks - 40)]']
     """
-    from bayes_lsm.bayes.findings import LARGEST_SHIFT, coefficient_columns
+    from bayes_lsm.bayes.diagnostics.findings import LARGEST_SHIFT, coefficient_columns
 
     if found.studies is None:
         raise FitError("no study was left out, so there is nothing to be shown; see .remarks")

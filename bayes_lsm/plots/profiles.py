@@ -26,7 +26,7 @@ from bayes_lsm.plots.reading import refuse_fit
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bayes_lsm.reml.profile import Profile
+    from bayes_lsm.reml.intervals.profile import Profile
 
 
 def profile(found: Profile, *, ax: Axes | None = None, xlab: str | None = None) -> Axes:

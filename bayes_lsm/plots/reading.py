@@ -9,14 +9,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.clustered_design import ClusteredDesign
-from bayes_lsm.design import Design
+from bayes_lsm.design.clustered_design import ClusteredDesign
+from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.results import Fit
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.fit import BayesFit
-    from bayes_lsm.reml.fit import RemlFit
+    from bayes_lsm.bayes.posterior import BayesFit
+    from bayes_lsm.reml.estimates import RemlFit
 
 Array = npt.NDArray[np.float64]
 type AnyFit = "RemlFit | BayesFit"
@@ -53,7 +53,7 @@ def refuse_fit(found: object, what: str, how: str) -> None:
 
 def study_weights(fit: AnyFit) -> Array:
     """Each study's weight 1/(v_i + τ_i²) in per cent, with its own τ_i² (k,)."""
-    from bayes_lsm.reml.residuals import weights
+    from bayes_lsm.reml.diagnostics.residuals import weights
 
     # It reads v and τ² alone, which a Bayesian fit has as well.
     return weights(cast("RemlFit", fit))

@@ -25,7 +25,7 @@ from bayes_lsm.plots.reading import refuse_fit
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bayes_lsm.reml.residuals import Residuals
+    from bayes_lsm.reml.diagnostics.residuals import Residuals
 
 Array = npt.NDArray[np.float64]
 
@@ -43,7 +43,7 @@ def funnel(
     Parameters
     ----------
     residuals : Residuals
-        From `bayes_lsm.reml.residuals`, of any kind but ``"raw"``, which has no standard errors.
+        From `residuals`, of any kind but ``"raw"``, which has no standard errors.
     ax : Axes, optional
     level : float, default 0.95
         Share of the studies that the model expects inside the white funnel.

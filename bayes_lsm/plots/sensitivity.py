@@ -31,7 +31,7 @@ from bayes_lsm.plots.canvas import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bayes_lsm.bayes.sensitivity import Sensitivity
+    from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity
 
 Name = tuple[str, str]
 Others = Literal["presets", "families"]
@@ -237,7 +237,7 @@ def _draw_rows(ax: Axes, rows: pd.DataFrame) -> None:
 
 def _names(found: Sensitivity, terms: Sequence[str] | None, part: str | None) -> list[Name]:
     """The coefficients that are meant, in the order of the model's parts."""
-    from bayes_lsm.bayes.sensitivity_refits import is_part
+    from bayes_lsm.bayes.sensitivity.refits import is_part
 
     every = [(str(of), str(term)) for of, term in found.table.index]
     known = [name for name in every if part is None or is_part(name[0], part)]

@@ -17,8 +17,8 @@ and `informed` has the published figures among it, `statement` the `Priors`, `pr
 `blocks` what the engines use, `elicitation` priors in words.
 """
 
-from bayes_lsm.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.priors.blocks import PriorBlock, ResolvedPriors, resolve
+from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.priors.elicitation import around, at_most, from_fold, from_spread, spread_to_tau
 from bayes_lsm.priors.families import (
     Cauchy,

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from bayes_lsm.degrees_of_freedom import DegreesOfFreedom, Df
 from bayes_lsm.frozen import Fault, FrozenDict, key_text
+from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom, Df
 from bayes_lsm.priors.families import AnyFamily, Prior
 from bayes_lsm.priors.family import SYMBOLS, Checked, Family
 from bayes_lsm.priors.informed import GENERAL

@@ -11,25 +11,25 @@ whether to believe it. `tau2_estimators` has the classical estimators of one Ï„Â
 """
 
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
-from bayes_lsm.reml.bootstrap import BootstrapTest, bootstrap_test
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.clustered_fitting import fit_clustered
-from bayes_lsm.reml.clustered_influence import ClusterInfluence, ClusterLeaveOneOut
-from bayes_lsm.reml.clustered_residuals import ClusteredRobustFit
-from bayes_lsm.reml.divergence import Divergence
-from bayes_lsm.reml.estimate import Bounds
-from bayes_lsm.reml.fit import RemlFit, Test
+from bayes_lsm.reml.diagnostics.clustered_influence import ClusterInfluence, ClusterLeaveOneOut
+from bayes_lsm.reml.diagnostics.clustered_residuals import ClusteredRobustFit
+from bayes_lsm.reml.diagnostics.influence import Influence, LeaveOneOut, influence, leave_one_out
+from bayes_lsm.reml.diagnostics.residuals import fitted_values, hat_values, residuals, weights
+from bayes_lsm.reml.diagnostics.robust import RobustFit, robust
+from bayes_lsm.reml.estimates import RemlFit, Test
 from bayes_lsm.reml.fitting import fit_reml
-from bayes_lsm.reml.influence import Influence, LeaveOneOut, influence, leave_one_out
-from bayes_lsm.reml.intervals import confidence_intervals
-from bayes_lsm.reml.permutation import PermutationTest, permutation_test
-from bayes_lsm.reml.prediction import Blups, Prediction, blup, predict, predict_tau
-from bayes_lsm.reml.profile import Profile, profile
-from bayes_lsm.reml.residuals import fitted_values, hat_values, residuals, weights
-from bayes_lsm.reml.robust import RobustFit, robust
-from bayes_lsm.reml.score import ScoreTest, score_test
-from bayes_lsm.reml.tau2_estimators import estimate_tau2, q_profile_interval
-from bayes_lsm.reml.tests import (
+from bayes_lsm.reml.intervals.intervals import confidence_intervals
+from bayes_lsm.reml.intervals.profile import Profile, profile
+from bayes_lsm.reml.prediction.prediction import Blups, Prediction, blup, predict, predict_tau
+from bayes_lsm.reml.prediction.tau2_estimators import estimate_tau2, q_profile_interval
+from bayes_lsm.reml.search.bounds import Bounds
+from bayes_lsm.reml.search.divergence import Divergence
+from bayes_lsm.reml.tests.bootstrap_test import BootstrapTest, bootstrap_test
+from bayes_lsm.reml.tests.permutation_test import PermutationTest, permutation_test
+from bayes_lsm.reml.tests.score_test import ScoreTest, score_test
+from bayes_lsm.reml.tests.wald_and_ratio import (
     LikelihoodRatioTest,
     WaldTest,
     likelihood_ratio_test,

@@ -11,32 +11,32 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.clustered_design import ClusteredDesign
+from bayes_lsm.design.clustered_design import ClusteredDesign
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.independent import Method
-from bayes_lsm.reml.clustered_terms import coefficients, scale_places
-from bayes_lsm.reml.divergence import Divergence
-from bayes_lsm.reml.fit import FTest, omnibus
-from bayes_lsm.reml.heterogeneity import ChiSquareTest
+from bayes_lsm.likelihood.rows.formulas import Method
+from bayes_lsm.reml.coefficients import coefficients, scale_places
+from bayes_lsm.reml.estimates import FTest, omnibus
+from bayes_lsm.reml.prediction.heterogeneity import ChiSquareTest
+from bayes_lsm.reml.search.divergence import Divergence
 from bayes_lsm.reml.term_estimate import TermEstimate, at_border, correlation_table
 from bayes_lsm.results import model_title, wald_table
 from bayes_lsm.tables import Printable, format_table, text_table, wrap_notes
 
 if TYPE_CHECKING:
-    from bayes_lsm.clusters import Cluster
     from bayes_lsm.contrasts import ContrastInterval, Measure, ScaleFunctions
-    from bayes_lsm.reml.check import Check
-    from bayes_lsm.reml.clustered_effects import (
+    from bayes_lsm.design.clusters import Cluster
+    from bayes_lsm.reml.diagnostics.check import Check
+    from bayes_lsm.reml.diagnostics.clustered_influence import ClusterInfluence
+    from bayes_lsm.reml.intervals.clustered_intervals import ClusteredInterval, ClusteredPart
+    from bayes_lsm.reml.intervals.profile import Profile
+    from bayes_lsm.reml.prediction.clustered_effects import (
         LevelEffects,
         LevelHeterogeneity,
         LevelPrediction,
     )
-    from bayes_lsm.reml.clustered_influence import ClusterInfluence
-    from bayes_lsm.reml.clustered_intervals import ClusteredInterval, ClusteredPart
-    from bayes_lsm.reml.permutation import PermutationTest
-    from bayes_lsm.reml.prediction import ScaleUncertainty
-    from bayes_lsm.reml.profile import Profile
-    from bayes_lsm.reml.tests import PartName
+    from bayes_lsm.reml.prediction.prediction import ScaleUncertainty
+    from bayes_lsm.reml.tests.permutation_test import PermutationTest
+    from bayes_lsm.reml.tests.wald_and_ratio import PartName
 
 Array = npt.NDArray[np.float64]
 ClusteredTest = Literal["z", "t"]
@@ -223,7 +223,7 @@ class ClusteredFit(Printable):
     @property
     def qe(self) -> ChiSquareTest:
         """Cochran's test of (residual) heterogeneity, with weights V⁻¹: statistic, df, pval."""
-        from bayes_lsm.reml.clustered_effects import cochran_q_of_blocks
+        from bayes_lsm.reml.prediction.clustered_effects import cochran_q_of_blocks
 
         return cochran_q_of_blocks(self.design)
 
@@ -254,16 +254,16 @@ class ClusteredFit(Printable):
         The same as `to_dataframe` unless a coefficient diverges. Then its estimate here is an
         accident of the optimiser's tolerance, and its standard error is meaningless.
         """
-        from bayes_lsm.reml.clustered_check import fit_at_stop
+        from bayes_lsm.reml.diagnostics.clustered_check import fit_at_stop
 
         return fit_at_stop(self).to_dataframe() if self.divergent else self.to_dataframe()
 
     def check(self, *, starts: int = 50, seed: int = 0) -> Check:
         """Whether the optimum is interior, unique among starts and well conditioned.
 
-        See `bayes_lsm.reml.check.check`.
+        See `bayes_lsm.reml.diagnostics.check.check`.
         """
-        from bayes_lsm.reml.clustered_check import clustered_check
+        from bayes_lsm.reml.diagnostics.clustered_check import clustered_check
 
         return clustered_check(self, starts=starts, seed=seed)
 
@@ -284,9 +284,9 @@ class ClusteredFit(Printable):
     ) -> ScaleFunctions:
         """Linear functions of the scale coefficients of all terms, for `bayes_lsm.contrasts`.
 
-        See `bayes_lsm.reml.clustered_contrasts.clustered_functions`.
+        See `bayes_lsm.reml.intervals.clustered_contrasts.clustered_functions`.
         """
-        from bayes_lsm.reml.clustered_contrasts import clustered_functions
+        from bayes_lsm.reml.intervals.clustered_contrasts import clustered_functions
 
         return clustered_functions(
             self, rows, labels, measure=measure, method=method, level=level, compared=compared
@@ -354,9 +354,9 @@ class ClusteredFit(Printable):
     def heterogeneity(self) -> LevelHeterogeneity:
         """τ² and I² of each scale term.
 
-        See `bayes_lsm.reml.clustered_effects.level_heterogeneity`.
+        See `bayes_lsm.reml.prediction.clustered_effects.level_heterogeneity`.
         """
-        from bayes_lsm.reml.clustered_effects import level_heterogeneity
+        from bayes_lsm.reml.prediction.clustered_effects import level_heterogeneity
 
         return level_heterogeneity(self)
 
@@ -370,9 +370,9 @@ class ClusteredFit(Printable):
     ) -> LevelPrediction:
         """The mean effect and a prediction interval in new groups.
 
-        See `bayes_lsm.reml.clustered_effects.predict_levels`.
+        See `bayes_lsm.reml.prediction.clustered_effects.predict_levels`.
         """
-        from bayes_lsm.reml.clustered_effects import predict_levels
+        from bayes_lsm.reml.prediction.clustered_effects import predict_levels
 
         if new_data is None:
             raise FitError(
@@ -386,9 +386,9 @@ class ClusteredFit(Printable):
     def blup(self, *, level: float = 0.95) -> LevelEffects:
         """Predicted effects of the groups of every scale term.
 
-        See `bayes_lsm.reml.clustered_effects.level_effects`.
+        See `bayes_lsm.reml.prediction.clustered_effects.level_effects`.
         """
-        from bayes_lsm.reml.clustered_effects import level_effects
+        from bayes_lsm.reml.prediction.clustered_effects import level_effects
 
         return level_effects(self, level=level)
 
@@ -397,9 +397,9 @@ class ClusteredFit(Printable):
     ) -> Profile:
         """Profile likelihood of a scale coefficient or correlation.
 
-        See `bayes_lsm.reml.profile.profile`.
+        See `bayes_lsm.reml.intervals.profile.profile`.
         """
-        from bayes_lsm.reml.profile import profile
+        from bayes_lsm.reml.intervals.profile import profile
 
         return profile(self, term, points=points, level=level)
 
@@ -416,9 +416,9 @@ class ClusteredFit(Printable):
     ) -> pd.DataFrame:
         """Wald, profile, permutation or bootstrap intervals of coefficients and correlations.
 
-        See `bayes_lsm.reml.clustered_intervals.clustered_intervals`.
+        See `bayes_lsm.reml.intervals.clustered_intervals.clustered_intervals`.
         """
-        from bayes_lsm.reml.clustered_intervals import clustered_intervals
+        from bayes_lsm.reml.intervals.clustered_intervals import clustered_intervals
 
         return clustered_intervals(
             self,
@@ -442,9 +442,9 @@ class ClusteredFit(Printable):
     ) -> PermutationTest:
         """Reshuffle the moderators of a part, whole clusters at a time.
 
-        See `bayes_lsm.reml.permutation.permutation_test`.
+        See `bayes_lsm.reml.tests.permutation_test.permutation_test`.
         """
-        from bayes_lsm.reml.permutation import permutation_test
+        from bayes_lsm.reml.tests.permutation_test import permutation_test
 
         return permutation_test(
             self, part=part, cluster=cluster, iterations=iterations, seed=seed, progress=progress
@@ -455,9 +455,9 @@ class ClusteredFit(Printable):
     ) -> ClusterInfluence:
         """What each cluster does to the fit, by refits without it.
 
-        See `bayes_lsm.reml.clustered_influence.cluster_influence`.
+        See `bayes_lsm.reml.diagnostics.clustered_influence.cluster_influence`.
         """
-        from bayes_lsm.reml.clustered_influence import cluster_influence
+        from bayes_lsm.reml.diagnostics.clustered_influence import cluster_influence
 
         return cluster_influence(self, cluster, progress=progress)
 

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
+from bayes_lsm.design.clustered_design import ClusteredDesign, ScaleTerm
 from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError, warn
-from bayes_lsm.likelihood.correlation_matrices import correlation_matrices
-from bayes_lsm.likelihood.independent import Method
+from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
+from bayes_lsm.likelihood.rows.formulas import Method
 from bayes_lsm.reml.clustered_fit import ClusteredFit, ClusteredTest
-from bayes_lsm.reml.clustered_terms import size_of
-from bayes_lsm.reml.divergence import Cone, Divergence
+from bayes_lsm.reml.coefficients import size_of
+from bayes_lsm.reml.search.divergence import Cone, Divergence
 from bayes_lsm.reml.term_estimate import TermEstimate
 
 if TYPE_CHECKING:
-    from bayes_lsm.reml.clustered_search import Spot
+    from bayes_lsm.reml.search.clustered_search import Spot
 
 Array = npt.NDArray[np.float64]
 
@@ -51,7 +51,7 @@ def fit_clustered(
 
     Examples
     --------
-    >>> from bayes_lsm.clustered_design import build_clustered_design
+    >>> from bayes_lsm.design.clustered_design import build_clustered_design
     >>> from bayes_lsm.datasets import load_dataset
     >>> from bayes_lsm.specification import Specification
     >>> spec = Specification(
@@ -87,7 +87,7 @@ def estimate_clustered(
 
     `turns` and `near` are those of the search.
     """
-    from bayes_lsm.reml.clustered_search import ClusteredSearch  # loads numba
+    from bayes_lsm.reml.search.clustered_search import ClusteredSearch  # loads numba
 
     search = ClusteredSearch(design, method, turns=turns, near=near)
     best, rival = search.best, search.rival

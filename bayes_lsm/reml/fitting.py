@@ -7,12 +7,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from bayes_lsm.design import Design
+from bayes_lsm.design.design import Design
 from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError, warn
-from bayes_lsm.likelihood.independent import Method
-from bayes_lsm.reml.estimate import Bounds, Estimate, estimate_bounded, estimate_log
-from bayes_lsm.reml.fit import FLAT, RemlFit, Test
-from bayes_lsm.reml.identity import estimate_identity
+from bayes_lsm.likelihood.rows.formulas import Method
+from bayes_lsm.reml.estimates import FLAT, RemlFit, Test
+from bayes_lsm.reml.search.bounds import Bounds, Estimate, estimate_bounded, estimate_log
+from bayes_lsm.reml.search.identity import estimate_identity
 
 
 def fit_reml(

@@ -10,11 +10,11 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
-from bayes_lsm.clustered_design import ScaleTerm
-from bayes_lsm.likelihood.correlation_matrices import correlation_matrices
-from bayes_lsm.reml.clustered_terms import has_correlations
-from bayes_lsm.reml.divergence import Divergence
-from bayes_lsm.reml.linear_scale import split_space, where_to
+from bayes_lsm.design.clustered_design import ScaleTerm
+from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
+from bayes_lsm.reml.coefficients import has_correlations
+from bayes_lsm.reml.prediction.linear_scale import split_space, where_to
+from bayes_lsm.reml.search.divergence import Divergence
 
 Array = npt.NDArray[np.float64]
 

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, cast
 import pandas as pd
 
 from bayes_lsm.bayes import diagnose, sensitivity
-from bayes_lsm.clustered_design import ClusteredDesign
 from bayes_lsm.compare import Comparison, compare
-from bayes_lsm.design import Design
+from bayes_lsm.design.clustered_design import ClusteredDesign
+from bayes_lsm.design.design import Design
 from bayes_lsm.errors import BayesLsmWarning, FitError
 from bayes_lsm.reml import (
     RemlFit,
@@ -35,8 +35,8 @@ from bayes_lsm.report.points import points_of
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes import BayesFit
-    from bayes_lsm.bayes.diagnosis import Diagnosis
-    from bayes_lsm.bayes.sensitivity import Sensitivity
+    from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
+    from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity
     from bayes_lsm.model import LocationScaleModel
     from bayes_lsm.priors import PresetName, Priors
     from bayes_lsm.reml import PermutationTest, Profile

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm import plots
-from bayes_lsm.bayes.student import describe_df, df_prior
+from bayes_lsm.bayes.student.effects import describe_df, df_prior
 from bayes_lsm.plots.reading import is_number
 from bayes_lsm.report.clustered_analysis import ClusteredAnalysis
 from bayes_lsm.report.clustered_page import clustered_lead, clustered_sections

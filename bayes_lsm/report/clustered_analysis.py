@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pandas as pd
 
 from bayes_lsm.bayes import diagnose, sensitivity
-from bayes_lsm.bayes.clustered import pieces
+from bayes_lsm.bayes.engines.clustered import pieces
 from bayes_lsm.compare import Comparison, compare
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import contrasts
@@ -19,9 +19,9 @@ from bayes_lsm.report.points import points_of
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes import ClusteredBayesFit
-    from bayes_lsm.bayes.diagnosis import Diagnosis
-    from bayes_lsm.bayes.sensitivity import Sensitivity
-    from bayes_lsm.clustered_design import ClusteredDesign
+    from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
+    from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity
+    from bayes_lsm.design.clustered_design import ClusteredDesign
     from bayes_lsm.model import LocationScaleModel
     from bayes_lsm.priors import PresetName, Priors
     from bayes_lsm.reml import ClusteredFit, PermutationTest, Profile, RemlFit

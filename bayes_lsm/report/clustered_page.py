@@ -30,7 +30,7 @@ from bayes_lsm.report.shared_sections import (
 )
 
 if TYPE_CHECKING:
-    from bayes_lsm.clustered_design import ClusteredDesign
+    from bayes_lsm.design.clustered_design import ClusteredDesign
     from bayes_lsm.report.clustered_analysis import ClusteredAnalysis
 
 # Rows of a figure that can still be told apart.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
-from bayes_lsm.bayes.fit import BayesFit
+from bayes_lsm.bayes.posterior import BayesFit
 from bayes_lsm.report.drawing import figure_of
 from bayes_lsm.report.making import made_with
 from bayes_lsm.report.page import Page, Picture, Section, Table, Text, Verdict, Verdicts
@@ -13,8 +13,8 @@ from bayes_lsm.report.page import Page, Picture, Section, Table, Text, Verdict, 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from bayes_lsm.bayes.diagnosis import Diagnosis
-    from bayes_lsm.bayes.elpd import Elpd
+    from bayes_lsm.bayes.cross_validation.elpd import Elpd
+    from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
     from bayes_lsm.report.page import Block
 
 _ABOUT = (

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bayes_lsm.clustered_design import formula_columns
+from bayes_lsm.design.clustered_design import formula_columns
 
 if TYPE_CHECKING:
-    from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
-    from bayes_lsm.design import Design
+    from bayes_lsm.design.clustered_design import ClusteredDesign, ScaleTerm
+    from bayes_lsm.design.design import Design
 
 _KINDS = {
     "none": "not at all",

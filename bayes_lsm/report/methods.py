@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bayes_lsm.bayes.student import describe_df, df_prior
+from bayes_lsm.bayes.student.effects import describe_df, df_prior
 from bayes_lsm.report.clustered_analysis import ClusteredAnalysis
 from bayes_lsm.report.making import versions, was_sampled
 from bayes_lsm.report.page import Block, Code, Items, Link, Text

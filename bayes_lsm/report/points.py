@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.clustered_design import ClusteredDesign
-from bayes_lsm.design import Design
+from bayes_lsm.design.clustered_design import ClusteredDesign
+from bayes_lsm.design.design import Design
 from bayes_lsm.plots.reading import is_number, levels_of, typical
 
 

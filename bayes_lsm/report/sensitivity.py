@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.bayes.sensitivity import AS_FITTED
-from bayes_lsm.bayes.sensitivity_refits import is_part
-from bayes_lsm.bayes.sensitivity_verdicts import THRESHOLDS
+from bayes_lsm.bayes.sensitivity.refits import is_part
+from bayes_lsm.bayes.sensitivity.sensitivity import AS_FITTED
+from bayes_lsm.bayes.sensitivity.verdicts import THRESHOLDS
 from bayes_lsm.report.page import (
     Block,
     Items,
@@ -30,7 +30,7 @@ from bayes_lsm.report.page import (
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from bayes_lsm.bayes.sensitivity import Sensitivity
+    from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity
 
 _STATUS: dict[str, Status] = {
     "data-driven": "good",

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.collapsed import Target, _efficiency, resample
-from bayes_lsm.bayes.mixture import Mixture, fit_mixture
+from bayes_lsm.bayes.engines.collapsed import Target, _efficiency, resample
+from bayes_lsm.bayes.engines.proposal import Mixture, fit_mixture
 
 _PARTICLES = 3000
 _MOVES = 8

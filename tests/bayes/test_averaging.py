@@ -6,11 +6,11 @@ import pytest
 from scipy.special import logsumexp
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.averaging import ModelAverage
-from bayes_lsm.bayes.evidence import Evidence
-from bayes_lsm.bayes.graph import resolve_priors
-from bayes_lsm.bayes.submodels import find_subsets, find_terms
-from bayes_lsm.bayes.subsets import restrict
+from bayes_lsm.bayes.evidence.averaging import ModelAverage
+from bayes_lsm.bayes.evidence.evidence import Evidence
+from bayes_lsm.bayes.evidence.submodels import find_subsets, find_terms
+from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.design.subsets import restrict
 from bayes_lsm.priors import Normal, Priors
 
 WEEKS = "I(weeks - 40)"
@@ -194,7 +194,7 @@ def test_the_table_shows_inclusion_and_the_best_models(average):
 
 def test_untrusted_evidence_is_told(average, monkeypatch):
     bad = Evidence(-100.0, 0.01, ("a few points dominate",))
-    monkeypatch.setattr("bayes_lsm.bayes.averages.read_evidence", lambda draws: bad)
+    monkeypatch.setattr("bayes_lsm.bayes.evidence.averages.read_evidence", lambda draws: bad)
     with pytest.warns(lsm.ConvergenceWarning, match="location ~ 1, scale ~ 1: a few points"):
         found = _preterm("yi ~ weeks").average(seed=1, progress=False)
     assert isinstance(found, ModelAverage)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bayes_lsm.bayes.bends import Bends, fit_bends, t_scatter
+from bayes_lsm.bayes.engines.skewness_map import Bends, fit_bends, t_scatter
 
 
 def _bend(bends: Bends, z):

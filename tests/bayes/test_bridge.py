@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bayes_lsm.bayes.bridge import bridge
+from bayes_lsm.bayes.evidence.bridge import bridge
 
 
 def _two_hills(away, dimensions, rng):

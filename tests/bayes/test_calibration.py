@@ -8,13 +8,13 @@ import pytest
 from scipy.stats import binom, kstest
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.calibration import calibrate
-from bayes_lsm.bayes.collapsed import sample_collapsed
-from bayes_lsm.bayes.coverage import coverage
+from bayes_lsm.bayes.calibration.calibration import calibrate
+from bayes_lsm.bayes.calibration.coverage import coverage
+from bayes_lsm.bayes.calibration.uniformity import rank_ecdf, simultaneous_band, uniformity_pvalue
 from bayes_lsm.bayes.draws import Draws
-from bayes_lsm.bayes.graph import resolve_priors
-from bayes_lsm.bayes.student_collapsed import sample_student
-from bayes_lsm.bayes.uniformity import rank_ecdf, simultaneous_band, uniformity_pvalue
+from bayes_lsm.bayes.engines.collapsed import sample_collapsed
+from bayes_lsm.bayes.engines.student_collapsed import sample_student
+from bayes_lsm.bayes.pymc_model.graph import resolve_priors
 from bayes_lsm.priors import DegreesOfFreedom, Normal, Priors
 
 # What a meta-analyst might believe: τ within a factor of about e² of 1, slopes that double it.
@@ -141,7 +141,7 @@ def test_engine_that_ignores_the_data_is_seen_by_the_likelihood_alone(small):
 
 
 def test_fits_that_warn_are_counted(small, monkeypatch):
-    monkeypatch.setattr("bayes_lsm.bayes.diagnostics.SMALLEST_ESS", 1e9)
+    monkeypatch.setattr("bayes_lsm.bayes.engines.diagnostics.SMALLEST_ESS", 1e9)
     checked = calibrate(small, MODERATE, simulations=20, draws=100, seed=1, progress=False)
     assert checked.refits.failed == 20
     assert any("20 of 20 fits warned" in note for note in checked.notes)

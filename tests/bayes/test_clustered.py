@@ -10,10 +10,10 @@ from scipy.stats import kstest, multivariate_normal
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes import fit_clustered_bayes
-from bayes_lsm.bayes.clustered import PartialCorrelation, resolve_terms
-from bayes_lsm.clustered_design import build_clustered_design
+from bayes_lsm.bayes.engines.clustered import PartialCorrelation, resolve_terms
+from bayes_lsm.design.clustered_design import build_clustered_design
 from bayes_lsm.errors import PriorError
-from bayes_lsm.likelihood.correlation_matrices import correlation_matrices
+from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
 from bayes_lsm.priors import HalfNormal, Normal, Priors
 from bayes_lsm.specification import Specification
 

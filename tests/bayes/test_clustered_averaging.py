@@ -5,7 +5,7 @@ import pytest
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes import average_models
-from bayes_lsm.clustered_design import build_clustered_design
+from bayes_lsm.design.clustered_design import build_clustered_design
 from bayes_lsm.errors import FitError
 from bayes_lsm.specification import Specification
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.clustered import resolve_terms
+from bayes_lsm.bayes.calibration.clustered_replications import Clusters, observed_effects
 from bayes_lsm.bayes.clustered_fitting import fit_collapsed
-from bayes_lsm.bayes.clustered_prior import draw_from_prior
-from bayes_lsm.bayes.clustered_replications import Clusters, observed_effects
+from bayes_lsm.bayes.engines.clustered import resolve_terms
+from bayes_lsm.bayes.resolved_priors.clustered_prior import draw_from_prior
 from bayes_lsm.priors import HalfNormal, Normal, Priors
 
 from .levels import model_of

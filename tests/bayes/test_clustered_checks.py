@@ -8,12 +8,12 @@ import pytest
 from scipy.stats import skew
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.checks import Clusters
 from bayes_lsm.bayes.clustered_draws import RandomInterceptDraws, take_draws
-from bayes_lsm.bayes.group_effects import GroupEffects
-from bayes_lsm.clustered_design import build_clustered_design
+from bayes_lsm.bayes.diagnostics.checks import Clusters
+from bayes_lsm.bayes.prediction.group_effects import GroupEffects
+from bayes_lsm.design.clustered_design import build_clustered_design
 from bayes_lsm.errors import FitError
-from bayes_lsm.random_intercepts import RandomIntercept
+from bayes_lsm.formulas.random_intercepts import RandomIntercept
 from bayes_lsm.specification import Specification
 
 from .levels import at_reml, bayes_of, reml_of, with_draws

@@ -9,9 +9,9 @@ from scipy.stats import multivariate_normal, norm
 import bayes_lsm as lsm
 from bayes_lsm.bayes import fit_clustered_bayes
 from bayes_lsm.bayes.clustered_draws import RandomInterceptDraws, take_draws
-from bayes_lsm.bayes.findings import coefficient_columns
-from bayes_lsm.bayes.group_effects import GroupEffects
-from bayes_lsm.clustered_design import build_clustered_design
+from bayes_lsm.bayes.diagnostics.findings import coefficient_columns
+from bayes_lsm.bayes.prediction.group_effects import GroupEffects
+from bayes_lsm.design.clustered_design import build_clustered_design
 from bayes_lsm.plots import loo_pit, replicated, shifts
 from bayes_lsm.priors import Normal, Priors
 from bayes_lsm.specification import Specification

@@ -9,12 +9,12 @@ from scipy import sparse
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes.clustered_draws import RandomInterceptDraws
-from bayes_lsm.bayes.clustered_effects import row_effects
-from bayes_lsm.bayes.group_effects import GroupEffects
+from bayes_lsm.bayes.prediction.clustered_effects import row_effects
+from bayes_lsm.bayes.prediction.group_effects import GroupEffects
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.terms import error_covariance
-from bayes_lsm.random_intercepts import RandomIntercept
-from bayes_lsm.reml import clustered_effects as reml_effects
+from bayes_lsm.formulas.random_intercepts import RandomIntercept
+from bayes_lsm.likelihood.blocks.arrange import error_covariance
+from bayes_lsm.reml.prediction import clustered_effects as reml_effects
 
 from .levels import MODELS, at_reml, bayes_of, reml_of, with_draws
 

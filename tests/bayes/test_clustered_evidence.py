@@ -9,8 +9,8 @@ from scipy.stats import halfnorm, norm, t
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes import bayes_factor, fit_clustered_bayes
-from bayes_lsm.bayes.clustered_evidence import bridged_evidence, evidence
-from bayes_lsm.clustered_design import build_clustered_design
+from bayes_lsm.bayes.evidence.clustered_evidence import bridged_evidence, evidence
+from bayes_lsm.design.clustered_design import build_clustered_design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import HalfNormal, Normal, Priors, StudentT
 from bayes_lsm.specification import Specification
@@ -77,7 +77,7 @@ def test_a_large_error_of_a_bridge_asks_for_more_draws():
 def test_a_bridge_that_has_not_settled_is_said(monkeypatch):
     fit = as_chains(schools(Normal(0, 1)).fit_bayes(seed=3))
     assert bridged_evidence(fit).problems == ()
-    monkeypatch.setattr("bayes_lsm.bayes.bridge.MOST_ITERATIONS", 2)
+    monkeypatch.setattr("bayes_lsm.bayes.evidence.bridge.MOST_ITERATIONS", 2)
     found = bridged_evidence(fit)
     assert any("did not settle in" in problem for problem in found.problems)
 

@@ -10,13 +10,13 @@ from scipy.stats import beta as beta_distribution
 from scipy.stats import ks_2samp, kstest
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.clustered import resolve_terms
-from bayes_lsm.bayes.clustered_graph import build_clustered_pymc_model
-from bayes_lsm.clustered_design import build_clustered_design
+from bayes_lsm.bayes.engines.clustered import resolve_terms
+from bayes_lsm.bayes.pymc_model.clustered_graph import build_clustered_pymc_model
+from bayes_lsm.design.clustered_design import build_clustered_design
 from bayes_lsm.errors import FitError, PriorError
-from bayes_lsm.likelihood import clustered
-from bayes_lsm.likelihood.correlation_matrices import correlation_matrices, count
-from bayes_lsm.likelihood.terms import arrange_design
+from bayes_lsm.likelihood.blocks import blocks
+from bayes_lsm.likelihood.blocks.arrange import arrange_design
+from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices, count
 from bayes_lsm.priors import R2D2, Horseshoe, Priors
 
 # Raw normal priors: the free variables are the coefficients themselves.
@@ -119,7 +119,7 @@ def test_the_density_is_that_of_the_compiled_likelihood(name):
             scale.append(alpha)
             shares.append(_share(term, kappa) if len(kappa) else [])
         alpha = np.concatenate(pieces)
-        found = clustered.evaluate(alpha, data, method="ML")
+        found = blocks.evaluate(alpha, data, method="ML")
         away = beta - found.beta
         expected = found.value - 0.5 * away @ np.linalg.solve(found.covariance, away)
         values = {"location": beta, "scale": np.concatenate(scale)}

@@ -7,10 +7,10 @@ import pytest
 import bayes_lsm as lsm
 from bayes_lsm import tau_contrasts, tau_means, tau_steps
 from bayes_lsm.bayes import fit_clustered_bayes
-from bayes_lsm.bayes.heterogeneity import heterogeneity
-from bayes_lsm.clustered_design import build_clustered_design
+from bayes_lsm.bayes.prediction.heterogeneity import heterogeneity
+from bayes_lsm.design.clustered_design import build_clustered_design
 from bayes_lsm.errors import FitError
-from bayes_lsm.reml.clustered_effects import level_heterogeneity
+from bayes_lsm.reml.prediction.clustered_effects import level_heterogeneity
 from bayes_lsm.specification import Specification
 
 from .levels import MODELS, bayes_of, reml_at, reml_of

@@ -12,11 +12,11 @@ from scipy.stats import multivariate_normal, norm
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes import fit_clustered_bayes
-from bayes_lsm.bayes.clustered import resolve_terms, sample_clustered
 from bayes_lsm.bayes.clustered_draws import RandomInterceptDraws, TermDraws, flat_coefficients
-from bayes_lsm.bayes.clustered_loo import checked_clusters, densities
-from bayes_lsm.clustered_design import build_clustered_design
-from bayes_lsm.clusters import take_rows
+from bayes_lsm.bayes.cross_validation.clustered_loo import checked_clusters, densities
+from bayes_lsm.bayes.engines.clustered import resolve_terms, sample_clustered
+from bayes_lsm.design.clustered_design import build_clustered_design
+from bayes_lsm.design.clusters import take_rows
 from bayes_lsm.priors import Normal, Priors
 from bayes_lsm.specification import Specification
 
@@ -158,7 +158,9 @@ def test_folds_of_one_cluster_are_loo(fit):
 
 def test_uneven_folds_are_refitted(fit, monkeypatch):
     plain = fit.loo()
-    monkeypatch.setattr("bayes_lsm.bayes.refits._LEAST_EFFICIENCY", 2.0)  # none is even enough
+    monkeypatch.setattr(
+        "bayes_lsm.bayes.cross_validation.refits._LEAST_EFFICIENCY", 2.0
+    )  # none is even enough
     refitted = fit.loo()
     error = np.hypot(plain.columns["mcse"], refitted.columns["mcse"])
     assert (np.abs(plain.pointwise - refitted.pointwise) < 4 * error).all()

@@ -6,8 +6,8 @@ import pytest
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes import ClusteredBayesFit
-from bayes_lsm.bayes.clustered import resolve_terms
-from bayes_lsm.bayes.clustered_propriety import term_effects
+from bayes_lsm.bayes.engines.clustered import resolve_terms
+from bayes_lsm.bayes.resolved_priors.clustered_propriety import term_effects
 from bayes_lsm.priors import Flat, HalfNormal, HalfStudentT, Normal, Priors
 
 from .test_propriety import A, V, Y, assert_drawn_from, flat, log_marginal

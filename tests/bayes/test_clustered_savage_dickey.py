@@ -8,7 +8,7 @@ from scipy.stats import multivariate_normal, norm
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes import bayes_factor, fit_clustered_bayes
-from bayes_lsm.clustered_design import build_clustered_design
+from bayes_lsm.design.clustered_design import build_clustered_design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Normal, Priors
 from bayes_lsm.specification import Specification

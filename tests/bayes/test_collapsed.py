@@ -9,11 +9,11 @@ from arviz_stats.base import array_stats
 from scipy.stats import genpareto, multivariate_normal, multivariate_t
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.collapsed import _derivatives, _Target, normal_prior, sample_collapsed
-from bayes_lsm.bayes.graph import resolve_priors
-from bayes_lsm.bayes.mixture import Fixed, Mixture, fit_mixture
-from bayes_lsm.bayes.pareto import fit_pareto, smooth_weights
-from bayes_lsm.likelihood.integrated import Integrated
+from bayes_lsm.bayes.engines.collapsed import _derivatives, _Target, normal_prior, sample_collapsed
+from bayes_lsm.bayes.engines.pareto import fit_pareto, smooth_weights
+from bayes_lsm.bayes.engines.proposal import Fixed, Mixture, fit_mixture
+from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.likelihood.rows.integrated import Integrated
 from bayes_lsm.priors import HalfNormal, Normal, Priors
 from bayes_lsm.specification import find_specification
 
@@ -211,15 +211,15 @@ def test_same_seed_same_draws(continent):
 
 def test_auto_takes_the_collapsed_engine_where_it_can_be_trusted(continent, monkeypatch):
     assert continent.fit_bayes(draws=1000, seed=1).draws.importance is not None
-    monkeypatch.setattr("bayes_lsm.bayes.diagnostics.LARGEST_PARETO_K", -9.0)
-    monkeypatch.setattr("bayes_lsm.bayes.diagnostics.LARGE_WEIGHT", 0.0)
+    monkeypatch.setattr("bayes_lsm.bayes.engines.diagnostics.LARGEST_PARETO_K", -9.0)
+    monkeypatch.setattr("bayes_lsm.bayes.engines.diagnostics.LARGE_WEIGHT", 0.0)
     with pytest.warns(lsm.ConvergenceWarning, match="Pareto k of the importance weights"):
         continent.fit_bayes(engine="collapsed", draws=1000, seed=1)
 
     def refuse(*_, **__):
         raise lsm.FitError("NUTS was asked")
 
-    monkeypatch.setattr("bayes_lsm.bayes.fit.sample_nuts", refuse)
+    monkeypatch.setattr("bayes_lsm.bayes.posterior.sample_nuts", refuse)
     with pytest.raises(lsm.FitError, match="NUTS was asked"):
         continent.fit_bayes(draws=1000, seed=1)
 

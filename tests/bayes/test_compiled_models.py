@@ -5,11 +5,11 @@ import nutpie
 import pytest
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes import compiled_models
-from bayes_lsm.bayes.clustered_graph import build_clustered_pymc_model
-from bayes_lsm.bayes.compiled_models import compile_model, fingerprint
-from bayes_lsm.bayes.graph import build_latent_pymc_model, build_pymc_model
-from bayes_lsm.bayes.replications import make_sampler
+from bayes_lsm.bayes.calibration.replications import make_sampler
+from bayes_lsm.bayes.engines import compiled_models
+from bayes_lsm.bayes.engines.compiled_models import compile_model, fingerprint
+from bayes_lsm.bayes.pymc_model.clustered_graph import build_clustered_pymc_model
+from bayes_lsm.bayes.pymc_model.graph import build_latent_pymc_model, build_pymc_model
 from bayes_lsm.priors import HalfNormal, Normal, Priors
 
 QUICK = {"engine": "nuts", "draws": 400, "tune": 300, "progress": False}

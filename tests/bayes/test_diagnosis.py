@@ -10,10 +10,10 @@ import pytest
 from scipy.special import ndtri
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes import findings
-from bayes_lsm.bayes.diagnosis import Diagnosis
+from bayes_lsm.bayes.diagnostics import findings
+from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
+from bayes_lsm.bayes.diagnostics.study_influence import MAD_TO_SD
 from bayes_lsm.bayes.draws import Draws, Importance
-from bayes_lsm.bayes.study_influence import MAD_TO_SD
 
 
 @cache

@@ -6,8 +6,8 @@ from pandas.testing import assert_frame_equal
 
 from bayes_lsm import bayes
 from bayes_lsm.bayes import BayesFit, ClusteredBayesFit
-from bayes_lsm.bayes.loo import psis_loo
-from bayes_lsm.bayes.weights import study_weights
+from bayes_lsm.bayes.cross_validation.loo import psis_loo
+from bayes_lsm.bayes.prediction.study_weights import study_weights
 from bayes_lsm.errors import FitError
 
 from .levels import bayes_of, model_of

@@ -7,7 +7,7 @@ from scipy.stats import norm
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes import blup, true_effects
-from bayes_lsm.bayes.effects import conditionals
+from bayes_lsm.bayes.prediction.effects import conditionals
 from bayes_lsm.priors import Normal, Priors
 
 from .fits import bcg, binomial_error, made_by_hand, many_studies

@@ -10,8 +10,8 @@ from scipy.special import logsumexp
 from scipy.stats import halfnorm, multivariate_normal, norm
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.evidence import bayes_factor, evidence, grade, read_importance
-from bayes_lsm.bayes.savage_dickey import savage_dickey
+from bayes_lsm.bayes.evidence.evidence import bayes_factor, evidence, grade, read_importance
+from bayes_lsm.bayes.evidence.savage_dickey import savage_dickey
 from bayes_lsm.priors import HalfNormal, Normal, Priors
 
 
@@ -28,7 +28,7 @@ def ablat():
 @pytest.fixture(scope="module")
 def chains(ablat):
     """As NUTS would give them: chains without a marginal likelihood."""
-    from bayes_lsm.bayes.diagnostics import convergence
+    from bayes_lsm.bayes.engines.diagnostics import convergence
 
     draws = dataclasses.replace(ablat.draws, importance=None)
     table = convergence(ablat.design, draws)
@@ -180,7 +180,7 @@ def test_density_ratio_at_a_value_is_in_closed_form():
 
 def test_prior_density_of_an_intercept_is_that_of_prior_draws(ablat):
     """The scale intercept's prior hangs on the slope, through the average study."""
-    from bayes_lsm.bayes.graph import resolve_priors
+    from bayes_lsm.bayes.pymc_model.graph import resolve_priors
 
     block = resolve_priors(ablat.design, ablat.priors).scale
     drawn = block.sample(400_000, np.random.default_rng(3))[:, 0]

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes import families
+from bayes_lsm.bayes.pymc_model import families
 from bayes_lsm.priors import (
     R2D2,
     Cauchy,

@@ -9,8 +9,8 @@ from scipy.special import logsumexp
 from scipy.stats import norm
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.draws import Draws
+from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
 from bayes_lsm.priors import Normal
 
 

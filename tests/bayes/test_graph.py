@@ -5,8 +5,8 @@ import pymc as pm
 import pytest
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.graph import build_pymc_model, resolve_priors
-from bayes_lsm.bayes.tree import log_likelihood
+from bayes_lsm.bayes.pymc_model.datatree import log_likelihood
+from bayes_lsm.bayes.pymc_model.graph import build_pymc_model, resolve_priors
 from bayes_lsm.priors import HalfNormal, Normal, Priors
 
 PRIORS = {

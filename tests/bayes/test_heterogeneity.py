@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.intervals import bounds
-from bayes_lsm.reml.heterogeneity import heterogeneity as reml_heterogeneity
+from bayes_lsm.bayes.summaries.intervals import bounds
+from bayes_lsm.reml.prediction.heterogeneity import heterogeneity as reml_heterogeneity
 
 from .fits import bcg, binomial_error, made_by_hand, many_studies
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.clustered import ClusteredTarget, resolve_terms
-from bayes_lsm.bayes.collapsed import _Target, draw_weighted
-from bayes_lsm.bayes.diagnostics import dominated, weight_problems
-from bayes_lsm.bayes.graph import resolve_priors
+from bayes_lsm.bayes.engines.clustered import ClusteredTarget, resolve_terms
+from bayes_lsm.bayes.engines.collapsed import _Target, draw_weighted
+from bayes_lsm.bayes.engines.diagnostics import dominated, weight_problems
+from bayes_lsm.bayes.pymc_model.graph import resolve_priors
 
 from .grids import Axis, quadrature
 from .judged import hard_model, judge

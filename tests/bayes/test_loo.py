@@ -11,12 +11,12 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.collapsed import propose, sample_collapsed
-from bayes_lsm.bayes.graph import resolve_priors
-from bayes_lsm.bayes.subsets import group_studies, take_rows
-from bayes_lsm.bayes.tree import log_likelihood
-from bayes_lsm.likelihood.deletion import leave_out, location_moments, row_sums
-from bayes_lsm.likelihood.integrated import Integrated
+from bayes_lsm.bayes.engines.collapsed import propose, sample_collapsed
+from bayes_lsm.bayes.pymc_model.datatree import log_likelihood
+from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.design.subsets import group_studies, take_rows
+from bayes_lsm.likelihood.rows.deletion import leave_out, location_moments, row_sums
+from bayes_lsm.likelihood.rows.integrated import Integrated
 from bayes_lsm.priors import Normal, Priors
 
 # τ is all but known: given it, everything is normal and in closed form.
@@ -219,7 +219,9 @@ def test_an_uneven_fold_is_refitted(continent, monkeypatch):
     assert points.alphas.shape == (1000, 4)
     fit = continent.fit_bayes(draws=2000, seed=1, prior="weakly_informative")
     plain = fit.loo()
-    monkeypatch.setattr("bayes_lsm.bayes.refits._LEAST_EFFICIENCY", 2.0)  # none is even enough
+    monkeypatch.setattr(
+        "bayes_lsm.bayes.cross_validation.refits._LEAST_EFFICIENCY", 2.0
+    )  # none is even enough
     refitted = fit.loo()
     error = np.hypot(plain.columns["mcse"], refitted.columns["mcse"])
     assert (np.abs(plain.pointwise - refitted.pointwise) < 4 * error).all()

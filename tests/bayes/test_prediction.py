@@ -12,7 +12,7 @@ from scipy.stats import norm
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes import new_effects, predict, predict_tau, probability
-from bayes_lsm.bayes.normal_mixture import quantiles
+from bayes_lsm.bayes.summaries.normal_mixture import quantiles
 from bayes_lsm.priors import Normal, Priors
 
 from .fits import bcg, binomial_error, made_by_hand, many_studies

@@ -10,11 +10,11 @@ from scipy.stats import halfnorm
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes import average_models, bayes_factor, savage_dickey, sensitivity
-from bayes_lsm.bayes.diagnostics import weight_problems
-from bayes_lsm.bayes.graph import resolve_priors
-from bayes_lsm.bayes.propriety import unbounded_direction
-from bayes_lsm.bayes.student import arrays
-from bayes_lsm.likelihood.student import log_likelihood
+from bayes_lsm.bayes.engines.diagnostics import weight_problems
+from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.bayes.resolved_priors.propriety import unbounded_direction
+from bayes_lsm.bayes.student.effects import arrays
+from bayes_lsm.likelihood.student.kernels import log_likelihood
 from bayes_lsm.priors import (
     R2D2,
     Cauchy,
@@ -26,7 +26,7 @@ from bayes_lsm.priors import (
     Priors,
     StudentT,
 )
-from bayes_lsm.reml.divergence import Cone
+from bayes_lsm.reml.search.divergence import Cone
 
 Y = np.array([0.1, 1.9, -0.4, 0.6, 0.2, -1.3, 0.8, 0.3])
 V = np.array([0.10, 0.20, 0.05, 0.30, 0.10, 0.15, 0.08, 0.20])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bayes_lsm.bayes.reach import fit_reach
+from bayes_lsm.bayes.engines.far_region_map import fit_reach
 
 
 def _half_flat(seed, *, share=0.0065, draws=20_000):

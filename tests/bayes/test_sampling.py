@@ -6,8 +6,8 @@ import pytest
 from scipy.stats import norm
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.graph import build_latent_pymc_model, build_pymc_model
-from bayes_lsm.bayes.sampler_coordinates import build_sampling_model, pilot_data
+from bayes_lsm.bayes.engines.nuts_coordinates import build_sampling_model, pilot_data
+from bayes_lsm.bayes.pymc_model.graph import build_latent_pymc_model, build_pymc_model
 from bayes_lsm.priors import Flat, HalfNormal, Priors
 from bayes_lsm.specification import find_specification
 

@@ -8,10 +8,10 @@ from scipy.stats import halfnorm, norm
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes import fit_clustered_bayes
-from bayes_lsm.bayes.clustered_graph import build_clustered_pymc_model
+from bayes_lsm.bayes.pymc_model.clustered_graph import build_clustered_pymc_model
 from bayes_lsm.errors import DataError, FitError, FormulaError, PriorError, SpecificationError
+from bayes_lsm.formulas.random_intercepts import split_random_intercepts
 from bayes_lsm.priors import HalfNormal, HalfStudentT, Normal, Priors
-from bayes_lsm.random_intercepts import split_random_intercepts
 
 
 def simulated(*, countries, studies, sd, slope=0.5, seed=1):

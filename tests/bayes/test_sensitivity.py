@@ -13,11 +13,11 @@ from scipy.stats import cauchy, norm
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes import sensitivity
-from bayes_lsm.bayes.pareto import smooth_weights
-from bayes_lsm.bayes.sensitivity_priors import other_families
-from bayes_lsm.bayes.sensitivity_refits import Refitter, overlap, stretched
-from bayes_lsm.bayes.sensitivity_subjects import Studies
-from bayes_lsm.bayes.sensitivity_verdicts import judge, tipping_point
+from bayes_lsm.bayes.engines.pareto import smooth_weights
+from bayes_lsm.bayes.sensitivity.other_priors import other_families
+from bayes_lsm.bayes.sensitivity.refits import Refitter, overlap, stretched
+from bayes_lsm.bayes.sensitivity.subjects import Studies
+from bayes_lsm.bayes.sensitivity.verdicts import judge, tipping_point
 from bayes_lsm.priors import Cauchy, Flat, Normal, Priors
 
 from .fits import grid_of

@@ -15,15 +15,15 @@ from scipy.special import logsumexp
 from scipy.stats import gamma, kstest, norm, t
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.checks import Studies
-from bayes_lsm.bayes.excess import LogExcess
-from bayes_lsm.bayes.findings import coefficient_columns
-from bayes_lsm.bayes.graph import resolve_priors
-from bayes_lsm.bayes.scores import normal_scores
-from bayes_lsm.bayes.student_collapsed import sample_student
-from bayes_lsm.bayes.study_influence import MAD_TO_SD
-from bayes_lsm.bayes.subsets import take_rows
-from bayes_lsm.bayes.tree import log_likelihood
+from bayes_lsm.bayes.diagnostics.checks import Studies
+from bayes_lsm.bayes.diagnostics.findings import coefficient_columns
+from bayes_lsm.bayes.diagnostics.scores import normal_scores
+from bayes_lsm.bayes.diagnostics.study_influence import MAD_TO_SD
+from bayes_lsm.bayes.engines.student_collapsed import sample_student
+from bayes_lsm.bayes.pymc_model.datatree import log_likelihood
+from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.bayes.student.excess import LogExcess
+from bayes_lsm.design.subsets import take_rows
 from bayes_lsm.priors import DegreesOfFreedom, Flat, Normal, Priors
 
 DF = 3.0

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bayes_lsm.datasets import load_dataset
-from bayes_lsm.likelihood.clustered import ScaleTerm, arrange, ascend_clustered
+from bayes_lsm.likelihood.blocks.blocks import ScaleTerm, arrange, ascend_clustered
 
 R_SCRIPT = r"""
 suppressPackageStartupMessages({library(metafor); library(nlme); library(jsonlite)})

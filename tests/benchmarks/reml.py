@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 import bayes_lsm as lsm
-from bayes_lsm.reml.permutation import permutation_test
-from bayes_lsm.reml.search import Search
+from bayes_lsm.reml.search.search import Search
+from bayes_lsm.reml.tests.permutation_test import permutation_test
 
 MODELS = {
     "bangertdrowns2004": ("~ I(ni / 100)", "~ I(ni / 100)"),
@@ -127,14 +127,14 @@ def simulated(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def problem_of(y: np.ndarray, v: np.ndarray, X: np.ndarray, Z: np.ndarray) -> object:
     """A problem in coordinates in which the columns of Z are orthogonal."""
-    from bayes_lsm.reml.surface import Surface
+    from bayes_lsm.reml.search.surface import Surface
 
     return Surface(y, v, X, Z, "REML").problem
 
 
 def kernel_seconds(k: int, sets: int) -> float:
     """Seconds for each of many fits in one batch: one ascent, no search."""
-    from bayes_lsm.likelihood.ascent import climb_sets
+    from bayes_lsm.likelihood.rows.ascent import climb_sets
 
     y, v, X = simulated(k)
     rng = np.random.default_rng(2)
@@ -147,7 +147,7 @@ def kernel_seconds(k: int, sets: int) -> float:
 
 def kernel_one_seconds(name: str) -> float:
     """Seconds of a single ascent on a bundled dataset."""
-    from bayes_lsm.likelihood.ascent import allocate, climb
+    from bayes_lsm.likelihood.rows.ascent import allocate, climb
 
     design = bound_model(name).design
     problem = problem_of(design.y, design.v, design.X, design.Z)

@@ -10,8 +10,7 @@ from scipy import sparse
 from scipy.linalg import null_space
 from scipy.stats import multivariate_normal
 
-from bayes_lsm.likelihood import independent
-from bayes_lsm.likelihood.clustered import (
+from bayes_lsm.likelihood.blocks.blocks import (
     NormalPrior,
     ScaleTerm,
     arrange,
@@ -20,7 +19,8 @@ from bayes_lsm.likelihood.clustered import (
     evaluate,
     log_likelihoods,
 )
-from bayes_lsm.likelihood.correlations import COMPOUND, UNSTRUCTURED, correlate
+from bayes_lsm.likelihood.blocks.correlations import COMPOUND, UNSTRUCTURED, correlate
+from bayes_lsm.likelihood.rows import formulas
 
 METHODS = pytest.mark.parametrize("method", ["REML", "ML"])
 
@@ -172,7 +172,7 @@ def test_groups_of_one_row_are_the_independent_case(method, form):
     data = arrange(y, X, (ScaleTerm(np.arange(len(y)), Z),), variance=variance)
     assert data.layout.dense.any() == (form == "blocks")
     here = evaluate(alpha, data, method=method)
-    there = independent.evaluate(alpha, y, v, X, Z, method=method)
+    there = formulas.evaluate(alpha, y, v, X, Z, method=method)
     assert here.value == pytest.approx(there.value, abs=1e-9)
     for ours, theirs in (
         (here.score, there.score),
@@ -184,7 +184,7 @@ def test_groups_of_one_row_are_the_independent_case(method, form):
 
 
 def test_integrated_criterion_and_draws_are_those_of_the_independent_case():
-    from bayes_lsm.likelihood import integrated
+    from bayes_lsm.likelihood.rows import integrated
 
     y, v, X, Z, alpha = simulate(1)
     prior = NormalPrior(np.array([0.2, -0.1]), np.array([[2.0, 0.3], [0.3, 1.0]]))

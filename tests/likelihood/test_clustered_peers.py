@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from bayes_lsm.datasets import load_dataset
-from bayes_lsm.likelihood import independent
-from bayes_lsm.likelihood.clustered import ScaleTerm, arrange, ascend_clustered, evaluate
+from bayes_lsm.likelihood.blocks.blocks import ScaleTerm, arrange, ascend_clustered, evaluate
+from bayes_lsm.likelihood.rows import formulas
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 THERE = json.loads((REFERENCE / "multilevel.json").read_text())
@@ -256,7 +256,7 @@ def test_one_stage_with_known_arm_variances_is_the_two_stage_model(scores):
     constants = []
     for log_tau2 in (-1.0, 1.0, 2.5, 4.0):
         whole = evaluate(np.r_[log_tau2, arms], data, method="REML")
-        two = independent.evaluate(np.array([log_tau2]), y, v, ones, ones, method="REML")
+        two = formulas.evaluate(np.array([log_tau2]), y, v, ones, ones, method="REML")
         constants.append(whole.value - two.value)
         assert whole.score[0] == pytest.approx(two.score[0], abs=1e-8)
         assert whole.hessian[0, 0] == pytest.approx(two.hessian[0, 0], abs=1e-8)

@@ -5,9 +5,9 @@ import pytest
 from scipy import sparse
 from scipy.stats import multivariate_normal
 
-from bayes_lsm.likelihood.clustered import ScaleTerm
-from bayes_lsm.likelihood.clustered_sums import no_rows, sum_rows
-from bayes_lsm.likelihood.correlation_matrices import correlation_matrices
+from bayes_lsm.likelihood.blocks.blocks import ScaleTerm
+from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
+from bayes_lsm.likelihood.blocks.sums import no_rows, sum_rows
 
 PRECISION = np.array([[0.5, 0.1, 0.0], [0.1, 0.4, 0.0], [0.0, 0.0, 2.0]])
 

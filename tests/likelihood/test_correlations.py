@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayes_lsm.likelihood.correlations import COMPOUND, UNSTRUCTURED, correlate
+from bayes_lsm.likelihood.blocks.correlations import COMPOUND, UNSTRUCTURED, correlate
 
 
 def correlations(kind, kappa, s):

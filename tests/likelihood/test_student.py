@@ -7,8 +7,8 @@ from scipy.special import psi
 from scipy.stats import gamma, norm
 from scipy.stats import t as student
 
-from bayes_lsm.likelihood import student as ours
-from bayes_lsm.likelihood.student import digamma, terms
+from bayes_lsm.likelihood.student import kernels as ours
+from bayes_lsm.likelihood.student.kernels import digamma, terms
 
 DF = (0.5, 1.0, 1.5, 2.0, 4.0, 7.0, 10.0, 30.0, 200.0, 1000.0)
 RATIOS = (1e-6, 1e-2, 1.0, 100.0, 1e6)  # τ² / v

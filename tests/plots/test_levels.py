@@ -6,11 +6,11 @@ import pytest
 
 import bayes_lsm as lsm
 from bayes_lsm import plots
-from bayes_lsm.clustered_design import build_clustered_design
+from bayes_lsm.design.clustered_design import build_clustered_design
 from bayes_lsm.errors import FitError
-from bayes_lsm.reml.clustered_effects import true_effects
 from bayes_lsm.reml.clustered_fitting import estimate_clustered
-from bayes_lsm.reml.clustered_residuals import standard_errors
+from bayes_lsm.reml.diagnostics.clustered_residuals import standard_errors
+from bayes_lsm.reml.prediction.clustered_effects import true_effects
 from bayes_lsm.specification import Specification
 
 

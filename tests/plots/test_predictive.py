@@ -8,7 +8,7 @@ import pytest
 
 import bayes_lsm as lsm
 from bayes_lsm import plots
-from bayes_lsm.bayes.findings import coefficient_columns
+from bayes_lsm.bayes.diagnostics.findings import coefficient_columns
 from bayes_lsm.errors import FitError
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bayes_lsm.datasets import load_dataset
-from bayes_lsm.design import build_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import PriorError
 from bayes_lsm.priors import (
     HalfCauchy,

@@ -8,7 +8,7 @@ import pytest
 from scipy import integrate, stats
 
 from bayes_lsm.datasets import load_dataset
-from bayes_lsm.design import build_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import PriorError
 from bayes_lsm.priors import R2D2, Horseshoe, Normal, Priors, resolve
 from bayes_lsm.specification import Specification

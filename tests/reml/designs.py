@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.design import build_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.specification import Specification
 
 

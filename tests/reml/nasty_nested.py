@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.clustered_design import build_clustered_design
+from bayes_lsm.design.clustered_design import build_clustered_design
 from bayes_lsm.errors import BayesLsmError
 from bayes_lsm.specification import SamplingCovariance, Specification
 

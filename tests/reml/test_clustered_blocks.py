@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 import bayes_lsm as lsm
-from bayes_lsm.reml.clustered_blocks import covariance_of_effects, loadings, simulate_clustered
+from bayes_lsm.likelihood.blocks.covariance import loadings
+from bayes_lsm.reml.clustered_covariance import covariance_of_effects, simulate_clustered
 
 
 def outcomes():

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 import bayes_lsm as lsm
-from bayes_lsm.clustered_design import build_clustered_design
+from bayes_lsm.design.clustered_design import build_clustered_design
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.clustered import evaluate
-from bayes_lsm.likelihood.terms import arrange_design
-from bayes_lsm.reml.check import check
+from bayes_lsm.likelihood.blocks.arrange import arrange_design
+from bayes_lsm.likelihood.blocks.blocks import evaluate
 from bayes_lsm.reml.clustered_fitting import estimate_clustered
+from bayes_lsm.reml.diagnostics.check import check
 from bayes_lsm.specification import Specification
 
 from .nasty_nested import simulate

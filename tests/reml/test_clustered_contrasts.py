@@ -6,7 +6,7 @@ import pytest
 
 import bayes_lsm as lsm
 from bayes_lsm import reml
-from bayes_lsm.clustered_design import build_clustered_design
+from bayes_lsm.design.clustered_design import build_clustered_design
 from bayes_lsm.errors import DivergentScaleWarning, FitError
 from bayes_lsm.reml.clustered_fitting import estimate_clustered
 from bayes_lsm.specification import Specification

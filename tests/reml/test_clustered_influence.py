@@ -6,9 +6,11 @@ import pytest
 import bayes_lsm as lsm
 from bayes_lsm import plots
 from bayes_lsm.errors import FitError
-from bayes_lsm.reml import fitted_values, hat_values, leave_one_out, residuals, robust, weights
-from bayes_lsm.reml.clustered_blocks import blocks, covariance_of_effects, loadings
+from bayes_lsm.likelihood.blocks.covariance import blocks, loadings
+from bayes_lsm.reml import fitted_values, hat_values, leave_one_out, weights
+from bayes_lsm.reml.clustered_covariance import covariance_of_effects
 from bayes_lsm.reml.clustered_fitting import estimate_clustered
+from bayes_lsm.reml.diagnostics import residuals, robust
 
 from .nested import nested_data, nested_model
 from .peers import PEERS, crimes, gums, schools
@@ -147,7 +149,7 @@ def test_robust_of_clusters_that_depend_on_each_other(fits):
 
 def test_cr2_of_independent_rows_is_the_ordinary_one():
     """One scale term of rows, its clusters of several: the matrices are diagonal."""
-    from bayes_lsm.clustered_design import build_clustered_design
+    from bayes_lsm.design.clustered_design import build_clustered_design
     from bayes_lsm.specification import Specification
 
     data = lsm.load_dataset("bangertdrowns2004")

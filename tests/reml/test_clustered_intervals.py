@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 
 import bayes_lsm as lsm
-from bayes_lsm.clustered_design import build_clustered_design
+from bayes_lsm.design.clustered_design import build_clustered_design
 from bayes_lsm.errors import DivergentScaleWarning, FitError
 from bayes_lsm.reml import fit_reml, permutation_test
-from bayes_lsm.reml.clustered_blocks import simulate_clustered
+from bayes_lsm.reml.clustered_covariance import simulate_clustered
 from bayes_lsm.reml.clustered_fitting import estimate_clustered
-from bayes_lsm.reml.intervals import confidence_intervals
+from bayes_lsm.reml.intervals.intervals import confidence_intervals
 from bayes_lsm.specification import Specification
 
 from .nested import nested_data, nested_model

@@ -6,9 +6,9 @@ import pytest
 
 import bayes_lsm as lsm
 from bayes_lsm.errors import DivergentScaleWarning
-from bayes_lsm.likelihood.clustered import evaluate
-from bayes_lsm.likelihood.correlation_matrices import kappa_of
-from bayes_lsm.likelihood.terms import arrange_design
+from bayes_lsm.likelihood.blocks.arrange import arrange_design
+from bayes_lsm.likelihood.blocks.blocks import evaluate
+from bayes_lsm.likelihood.blocks.correlation_matrices import kappa_of
 
 
 @pytest.mark.parametrize("method", ["REML", "ML"])

@@ -8,8 +8,8 @@ from scipy.stats import multivariate_normal
 import bayes_lsm as lsm
 from bayes_lsm import plots
 from bayes_lsm.errors import DivergentScaleWarning, FitError
-from bayes_lsm.likelihood.clustered import evaluate
-from bayes_lsm.likelihood.terms import arrange_design
+from bayes_lsm.likelihood.blocks.arrange import arrange_design
+from bayes_lsm.likelihood.blocks.blocks import evaluate
 
 from .peers import PEERS, gums, schools
 

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 import bayes_lsm as lsm
-from bayes_lsm.clustered_design import build_clustered_design
-from bayes_lsm.clusters import read_clusters
+from bayes_lsm.design.clustered_design import build_clustered_design
+from bayes_lsm.design.clusters import read_clusters
 from bayes_lsm.reml import fit_reml, robust
 from bayes_lsm.reml.clustered_fitting import estimate_clustered
-from bayes_lsm.reml.clustered_sandwich import cluster_scores
+from bayes_lsm.reml.diagnostics.clustered_sandwich import cluster_scores
 from bayes_lsm.specification import Specification
 
 from .nested import nested_data, nested_model

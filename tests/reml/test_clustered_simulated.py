@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from bayes_lsm.errors import BayesLsmWarning, ConvergenceWarning, DivergentScaleWarning, FitError
-from bayes_lsm.likelihood.clustered import ascend_clustered
-from bayes_lsm.likelihood.terms import arrange_design
+from bayes_lsm.likelihood.blocks.arrange import arrange_design
+from bayes_lsm.likelihood.blocks.blocks import ascend_clustered
 from bayes_lsm.reml import fit_clustered
-from bayes_lsm.reml.clustered_terms import size_of
+from bayes_lsm.reml.coefficients import size_of
 
 from .nasty_nested import simulate
 

@@ -8,10 +8,10 @@ import pytest
 from scipy.stats import chi2
 
 import bayes_lsm as lsm
-from bayes_lsm.clustered_design import build_clustered_design
+from bayes_lsm.design.clustered_design import build_clustered_design
 from bayes_lsm.errors import DivergentScaleWarning, FitError
-from bayes_lsm.likelihood.clustered import evaluate
-from bayes_lsm.likelihood.terms import arrange_design
+from bayes_lsm.likelihood.blocks.arrange import arrange_design
+from bayes_lsm.likelihood.blocks.blocks import evaluate
 from bayes_lsm.reml import (
     bootstrap_test,
     fit_clustered,
@@ -19,9 +19,9 @@ from bayes_lsm.reml import (
     score_test,
     wald_test,
 )
-from bayes_lsm.reml.clustered_blocks import simulate_clustered
-from bayes_lsm.reml.clustered_score import expected_information
-from bayes_lsm.reml.score import expected_information as expected_information_of_one
+from bayes_lsm.reml.clustered_covariance import simulate_clustered
+from bayes_lsm.reml.tests.clustered_score import expected_information
+from bayes_lsm.reml.tests.score_test import expected_information as expected_information_of_one
 from bayes_lsm.specification import Specification
 
 from .nested import nested_data, nested_model

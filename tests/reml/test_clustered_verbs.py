@@ -7,7 +7,7 @@ import pytest
 import bayes_lsm as lsm
 from bayes_lsm import reml
 from bayes_lsm.errors import DataError, FitError
-from bayes_lsm.reml.heterogeneity import heterogeneity
+from bayes_lsm.reml.prediction.heterogeneity import heterogeneity
 
 from .nested import nested_data, nested_model
 from .peers import PEERS, crimes, gums, schools

@@ -7,9 +7,9 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import chi2
 
-from bayes_lsm.likelihood.independent import log_likelihood
+from bayes_lsm.likelihood.rows.formulas import log_likelihood
 from bayes_lsm.reml import fit_reml
-from bayes_lsm.reml.contrast_profile import profile_interval
+from bayes_lsm.reml.intervals.contrast_profile import profile_interval
 
 from .designs import example, make_design
 

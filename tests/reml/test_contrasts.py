@@ -11,11 +11,11 @@ from scipy.stats import chi2, norm, t
 
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
 from bayes_lsm.datasets import load_dataset
-from bayes_lsm.design import build_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import DataError, DivergentScaleWarning, FitError
-from bayes_lsm.likelihood.independent import log_likelihood
+from bayes_lsm.likelihood.rows.formulas import log_likelihood
 from bayes_lsm.reml import fit_reml, likelihood_ratio_test
-from bayes_lsm.reml.prediction import predict_tau
+from bayes_lsm.reml.prediction.prediction import predict_tau
 from bayes_lsm.specification import Specification
 
 from .designs import homogeneous_group, make_design

@@ -12,12 +12,12 @@ import pytest
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.errors import BayesLsmWarning, DivergentScaleWarning
 from bayes_lsm.reml import fit_reml
-from bayes_lsm.reml.influence import influence, leave_one_out
+from bayes_lsm.reml.diagnostics.influence import influence, leave_one_out
 
 from .designs import example, homogeneous_group, make_design
 
 # The package exports a function of the module's name.
-engine = sys.modules["bayes_lsm.reml.residuals"]
+engine = sys.modules["bayes_lsm.reml.diagnostics.residuals"]
 
 CASES = json.loads(
     (Path(__file__).parents[1] / "reference" / "frequentist.json").read_text(encoding="utf-8")

@@ -9,10 +9,10 @@ from scipy.stats import norm, t
 
 from bayes_lsm.errors import DivergentScaleWarning, FitError
 from bayes_lsm.reml import fit_reml
-from bayes_lsm.reml.bootstrap import simulate
-from bayes_lsm.reml.intervals import confidence_intervals
-from bayes_lsm.reml.permutation import permutation_test
-from bayes_lsm.reml.profile import profile
+from bayes_lsm.reml.intervals.intervals import confidence_intervals
+from bayes_lsm.reml.intervals.profile import profile
+from bayes_lsm.reml.tests.bootstrap_test import simulate
+from bayes_lsm.reml.tests.permutation_test import permutation_test
 
 from .designs import example, homogeneous_group, make_design
 

@@ -5,7 +5,7 @@ import pytest
 
 from bayes_lsm.errors import DivergentScaleWarning
 from bayes_lsm.reml import fit_reml
-from bayes_lsm.reml.linear_scale import scale_at
+from bayes_lsm.reml.prediction.linear_scale import scale_at
 
 from .designs import example, homogeneous_group, make_design
 

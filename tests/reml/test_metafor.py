@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bayes_lsm.datasets import load_dataset
-from bayes_lsm.design import build_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import DivergentScaleWarning
 from bayes_lsm.reml import fit_reml
 from bayes_lsm.specification import Specification

@@ -8,10 +8,11 @@ import pytest
 from scipy.stats import norm, t
 
 from bayes_lsm.datasets import load_dataset
-from bayes_lsm.design import build_design
-from bayes_lsm.likelihood.independent import estimate_location
-from bayes_lsm.reml import fit_reml, predictive
-from bayes_lsm.reml.prediction import predict, predict_tau
+from bayes_lsm.design.design import build_design
+from bayes_lsm.likelihood.rows.formulas import estimate_location
+from bayes_lsm.reml import fit_reml
+from bayes_lsm.reml.prediction import predictive
+from bayes_lsm.reml.prediction.prediction import predict, predict_tau
 from bayes_lsm.specification import Specification
 
 from .designs import example, make_design

@@ -10,8 +10,8 @@ import pytest
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml import fit_reml
-from bayes_lsm.reml.influence import influence
-from bayes_lsm.reml.residuals import fitted_values, hat_values, residuals, weights
+from bayes_lsm.reml.diagnostics.influence import influence
+from bayes_lsm.reml.diagnostics.residuals import fitted_values, hat_values, residuals, weights
 
 from .designs import example, make_design
 

@@ -5,11 +5,11 @@ import warnings
 import numpy as np
 import pytest
 
-from bayes_lsm.design import build_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import BayesLsmError, BayesLsmWarning
-from bayes_lsm.likelihood.independent import evaluate
+from bayes_lsm.likelihood.rows.formulas import evaluate
 from bayes_lsm.reml import fit_reml
-from bayes_lsm.reml.search import Search
+from bayes_lsm.reml.search.search import Search
 from bayes_lsm.specification import Specification
 
 from .nasty import LOCATIONS, SCALES, brute_force, nasty_data

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from bayes_lsm.columns import check_columns
-from bayes_lsm.design import Design, Part
+from bayes_lsm.design.columns import check_columns
+from bayes_lsm.design.design import Design, Part
 from bayes_lsm.errors import (
     BayesLsmError,
     BayesLsmWarning,
@@ -25,7 +25,7 @@ from bayes_lsm.errors import (
     DivergentScaleWarning,
 )
 from bayes_lsm.reml import fit_reml
-from bayes_lsm.reml.surface import Surface
+from bayes_lsm.reml.search.surface import Surface
 from bayes_lsm.specification import Specification
 
 SETS = 10_000

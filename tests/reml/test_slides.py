@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bayes_lsm.datasets import load_dataset
-from bayes_lsm.design import build_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import DivergentScaleWarning
 from bayes_lsm.reml import fit_reml, likelihood_ratio_test
 from bayes_lsm.specification import find_specification

@@ -10,7 +10,7 @@ from scipy import stats
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml import fit_reml
-from bayes_lsm.reml.tau2_estimators import estimate_tau2, q_profile_interval
+from bayes_lsm.reml.prediction.tau2_estimators import estimate_tau2, q_profile_interval
 
 from .designs import example, make_design
 

@@ -1,0 +1,1 @@
+"""Whether engine and model are right, on simulated effects."""

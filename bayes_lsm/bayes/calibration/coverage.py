@@ -1,0 +1,250 @@
+"""Bias, error and interval coverage of Bayesian estimates where the true coefficients are known.
+
+Calibration averages over the prior, where a Bayesian is right by construction. Held at one truth,
+the same posteriors have the properties that a frequentist asks about: they are pulled towards the
+prior, and their intervals hold the truth more or less often than they say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, cast
+
+import numpy as np
+import pandas as pd
+
+from bayes_lsm.bayes.calibration.clustered_replications import (
+    ClusteredSampler,
+    Clusters,
+    make_clustered_sampler,
+    repeat_truth,
+)
+from bayes_lsm.bayes.calibration.replications import (
+    LEVELS,
+    Refits,
+    Sampler,
+    Studies,
+    World,
+    check_whole,
+    chosen_seed,
+    make_sampler,
+    refit,
+)
+from bayes_lsm.bayes.draws import Array
+from bayes_lsm.bayes.pymc_model.clustered_graph import pair_names, scale_names
+from bayes_lsm.bayes.student.effects import df_prior, said_before
+from bayes_lsm.design.clustered_design import ClusteredDesign
+from bayes_lsm.design.design import Design
+from bayes_lsm.errors import FitError
+from bayes_lsm.priors import Priors
+from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
+from bayes_lsm.tables import Printable
+
+if TYPE_CHECKING:
+    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+
+
+@dataclass(frozen=True, eq=False)
+class Coverage(Printable):
+    """How posteriors fare on effects simulated from stated coefficients.
+
+    Attributes
+    ----------
+    design : Design or ClusteredDesign
+    prior : Priors
+    refits : Refits
+        Posterior summaries and problems of every fit.
+    engine : str
+    seed : int
+        What to pass to `coverage` for the same result.
+    """
+
+    design: Design | ClusteredDesign
+    prior: Priors
+    refits: Refits
+    engine: str
+    seed: int
+
+    _digits: ClassVar[int] = 3
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a coefficient.
+
+        Columns truth, bias of the posterior mean with its Monte Carlo error bias_se, bias_median
+        of the posterior median, rmse of the mean, sd (the average posterior SD), and cover50,
+        cover80, cover95: the share of equal-tailed intervals that hold the truth.
+        """
+        refits = self.refits
+        error = refits.mean - refits.truth
+        table = pd.DataFrame(
+            {
+                "truth": refits.truth[0],
+                "bias": error.mean(axis=0),
+                "bias_se": error.std(axis=0, ddof=1) / np.sqrt(len(error)),
+                "bias_median": (refits.median - refits.truth).mean(axis=0),
+                "rmse": np.sqrt(np.mean(error**2, axis=0)),
+                "sd": refits.sd.mean(axis=0),
+                **{
+                    f"cover{100 * level:.0f}": share
+                    for level, share in zip(LEVELS, refits.covered, strict=True)
+                },
+            }
+        )
+        return table.set_index(pd.MultiIndex.from_tuples(refits.names, names=["part", "term"]))
+
+    @property
+    def title(self) -> str:
+        """Engine, number of studies and of simulations."""
+        return (
+            f"Coverage and Bias ({self.design.size}; {self.engine}; "
+            f"{len(self.refits.truth)} simulations)"
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the table has to know."""
+        m = len(self.refits.truth)
+        errors = ", ".join(f"{np.sqrt(level * (1 - level) / m):.3f}" for level in LEVELS)
+        return (
+            "effects are simulated from the true coefficients, with the moderators and sampling "
+            f"variances of the design; Monte Carlo SEs of the shares covered are {errors}",
+            f"seed {self.seed}; priors, resolved once: {self.prior.describe()}",
+            *said_before(self.design, self.prior)[1:],
+            *self.refits.describe_problems(),
+        )
+
+
+def coverage(
+    design: Design | ClusteredDesign,
+    prior: Priors | None = None,
+    *,
+    location: Mapping[str, float],
+    scale: Mapping[str, float],
+    correlation: Mapping[str, float] | None = None,
+    df: float | None = None,
+    simulations: int = 1000,
+    engine: Literal["collapsed", "nuts"] | Sampler | ClusteredSampler = "collapsed",
+    draws: int = 1000,
+    seed: int | None = None,
+    progress: bool = True,
+) -> Coverage:
+    """Bias of posterior means and coverage of posterior intervals at stated coefficients.
+
+    Parameters
+    ----------
+    design : Design or ClusteredDesign
+        ``model.design``.
+    prior : Priors, optional
+        Default: those of the design's specification, worked out once from its own effects.
+    location, scale : mapping of term name to float
+        The true value of every coefficient; the scale part on ln τ², with several scale terms as
+        ``{"district: intrcpt": -3, …}``.
+    correlation : mapping of pair name to float, optional
+        The true correlation of every pair of effects, where a scale term has them:
+        ``{"outcome | trial: AL, PD": 0.5}``.
+    df : float, optional
+        The true ν of Student-t study effects, which need one, and normal ones have none.
+    simulations : int, default 1000
+    engine : {"collapsed", "nuts"} or function, default "collapsed"
+        As for `calibrate`.
+    draws : int, default 1000
+        Posterior draws of each fit.
+    seed : int, optional
+        The same seed gives the same result. Without one, a seed is drawn and kept.
+    progress : bool, default True
+        Show a progress bar on standard error.
+
+    Raises
+    ------
+    FitError
+        When a true coefficient or ν is missing, unknown or not finite, and for settings out of
+        range.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> model = lsm.LocationScaleModel.from_file("preterm_random_effects")
+    >>> found = lsm.coverage(model.design, location={"intrcpt": 11}, scale={"intrcpt": 2},
+    ...                  simulations=20, draws=200, seed=1, progress=False)
+    >>> bool(found.to_dataframe()["cover95"].min() > 0.8)
+    True
+
+    References
+    ----------
+    Morris, T. P., White, I. R., & Crowther, M. J. (2019). Using simulation studies to evaluate
+    statistical methods. Statistics in Medicine, 38(11), 2074-2102. doi:10.1002/sim.8086
+    """
+    check_whole("simulations", simulations, least=20)
+    prior = prior or design.specification.priors
+    seed = chosen_seed(seed)
+    world: World
+    if isinstance(design, ClusteredDesign):
+        given = location, scale, correlation or {}
+        own = make_clustered_sampler(
+            design, prior, engine=cast("str | ClusteredSampler", engine), draws=draws
+        )
+        world = Clusters(_true_clusters(design, prior, given, df, simulations), own)
+    else:
+        truth, true_df = _true_studies(design, prior, (location, scale, correlation or {}), df)
+        sample = make_sampler(design, prior, engine=cast("str | Sampler", engine), draws=draws)
+        dfs = None if true_df is None else np.full(simulations, true_df)
+        world = Studies(design, sample, np.tile(truth, (simulations, 1)), dfs)
+    refits = refit(
+        world, largest_rank=min(100, draws), rng=np.random.default_rng(seed), progress=progress
+    )
+    name = engine if isinstance(engine, str) else getattr(engine, "__name__", "own engine")
+    return Coverage(design, prior, refits, name, seed)
+
+
+_Given = tuple[Mapping[str, float], Mapping[str, float], Mapping[str, float]]
+
+
+def _true_studies(
+    design: Design, prior: Priors, given: _Given, df: float | None
+) -> tuple[Array, float | None]:
+    """One truth, and its ν."""
+    location, scale, correlation = given
+    truth = np.r_[
+        _coefficients("location coefficients", location, design.location.names),
+        _coefficients("scale coefficients", scale, design.scale.names),
+        _coefficients("correlations", correlation, ()),
+    ]
+    known = df_prior(design, prior)
+    if (df is None) != (known is None) or not (df is None or 0 < df < math.inf):
+        raise FitError(
+            "df, the true ν, must be a finite number > 0 with Student-t study effects, and is left "
+            f"out with normal ones; got {df} with "
+            f"study_effects={design.specification.study_effects!r}"
+        )
+    if df is not None and isinstance(known, DegreesOfFreedom):
+        truth = np.append(truth, df)
+    return truth, None if df is None else float(df)
+
+
+def _true_clusters(
+    design: ClusteredDesign, prior: Priors, given: _Given, df: float | None, simulations: int
+) -> ClusteredBayesFit:
+    """One truth, so many times."""
+    if df is not None:
+        raise FitError(f"df is of Student-t study effects, which a {design.kind} does not have")
+    location, scale, correlation = given
+    return repeat_truth(
+        design,
+        prior,
+        location=_coefficients("location coefficients", location, design.location.names),
+        scale=_coefficients("scale coefficients", scale, tuple(scale_names(design))),
+        correlation=_coefficients("correlations", correlation, tuple(pair_names(design))),
+        size=simulations,
+    )
+
+
+def _coefficients(what: str, given: Mapping[str, float], names: tuple[str, ...]) -> Array:
+    if set(given) != set(names):
+        wanted = f"must be given for {', '.join(map(repr, names))}" if names else "have no place"
+        raise FitError(f"the true {what} {wanted}; got {', '.join(map(repr, given)) or 'none'}")
+    values = np.array([given[name] for name in names], dtype=float)
+    if not np.isfinite(values).all():
+        raise FitError(f"the true {what} must be finite, got {dict(given)}")
+    return values

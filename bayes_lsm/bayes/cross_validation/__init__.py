@@ -1,0 +1,1 @@
+"""What a fit predicts of effects that were left out."""

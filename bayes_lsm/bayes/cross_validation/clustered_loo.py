@@ -1,0 +1,362 @@
+"""How well a model of several scale terms predicts a cluster that it has not seen.
+
+As `loo` for studies: `loo` and `kfold` leave whole clusters out and refit, exactly; `psis_loo` and
+`waic` need nothing but the draws, and condition on β as well as on the scale coefficients. The
+effects of all groups are integrated out throughout, so that what is predicted is all rows of a
+cluster together, those of a new group with new effects. Where clusters are not independent (schools
+of one district) a cluster is predicted from the coefficients and the rows that it depends on.
+Bürkner, Gabry & Vehtari (2021), Computational Statistics 36, 1243-1261,
+doi:10.1007/s00180-020-01045-4.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import ndtr
+
+from bayes_lsm.bayes.clustered_draws import flat_coefficients
+from bayes_lsm.bayes.cross_validation.clustered_deletion import ClusterDeletion, RowSums
+from bayes_lsm.bayes.cross_validation.elpd import Elpd
+from bayes_lsm.bayes.cross_validation.elpd_from_densities import (
+    draw_folds,
+    kfold_elpd,
+    loo_elpd,
+    psis_elpd,
+    waic_elpd,
+)
+from bayes_lsm.bayes.cross_validation.refits import Predictions, leave_out_folds
+from bayes_lsm.bayes.engines.clustered import resolve_terms
+from bayes_lsm.bayes.resolved_priors.clustered_propriety import term_effects
+from bayes_lsm.bayes.resolved_priors.propriety import require_proper_without
+from bayes_lsm.bayes.tracking import track
+from bayes_lsm.design.clustered_design import ClusteredDesign
+from bayes_lsm.design.clusters import Cluster, Clusters, connected_rows, read_clusters
+from bayes_lsm.design.columns import check_columns
+from bayes_lsm.design.subsets import Array, Indices, Studies
+from bayes_lsm.errors import DataError, FitError
+from bayes_lsm.likelihood.blocks.arrange import likelihood_terms, row_variances
+
+if TYPE_CHECKING:
+    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+
+_FEWEST_CLUSTERS = 3
+_MANY_CLUSTERS = 100
+
+
+def loo(
+    fit: ClusteredBayesFit,
+    *,
+    cluster: Cluster | None = None,
+    seed: int | None = None,
+    progress: bool = True,
+) -> Elpd:
+    """Leave each cluster out in turn and predict it, by exact refits.
+
+    Parameters
+    ----------
+    fit : ClusteredBayesFit
+        Of either engine; the refits are by the collapsed one, with the priors of the full fit.
+    cluster : str or sequence of length n, optional
+        What is left out as a whole: the groups of a scale term, or the cluster of each row that was
+        fitted. By default the outermost groups; where none holds the others, the sets of rows that
+        are independent of each other.
+    seed : int, optional
+        Default: that of the fit.
+    progress : bool, default True
+        Show a progress bar on standard error when it takes more than a second or two.
+
+    Returns
+    -------
+    Elpd
+        One row a cluster, with the PSIS estimates and their Pareto k next to the exact ones.
+
+    Raises
+    ------
+    FitError
+        For fewer than three clusters, one without which a location coefficient (or a scale
+        coefficient with a flat prior) is left open,
+        location priors that are not normal, or random intercepts of ln τ².
+
+    Warns
+    -----
+    ConvergenceWarning
+        When even a refit of its own gives a cluster's density with too large an error.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> fit = lsm.LocationScaleModel.from_file("konstantopoulos2011").fit_bayes(seed=1)
+    >>> found = fit.loo()
+    >>> found.studies.unit, len(found.pointwise)
+    ('district', 11)
+    """
+    studies = checked_clusters(fit.design, cluster)
+    folds = _one_by_one(studies)
+    _require_proper(fit, studies, folds)
+    found = _refit(fit, studies, folds, seed=seed, progress=progress)
+    each = densities(fit, studies, progress=_slow(studies, progress))
+    return loo_elpd(fit, studies, found, each)
+
+
+def kfold(
+    fit: ClusteredBayesFit,
+    k: int = 10,
+    *,
+    cluster: Cluster | None = None,
+    seed: int | None = None,
+    progress: bool = True,
+) -> Elpd:
+    """Leave folds of whole clusters out in turn and predict them, by exact refits.
+
+    Parameters
+    ----------
+    fit : ClusteredBayesFit
+    k : int, default 10
+        Number of folds, from 2 to the number of clusters.
+    cluster
+        As in `loo`.
+    seed : int, optional
+        Of the folds, which are drawn at random, and of the refits. Default: that of the fit. For
+        a comparison, give all models the same.
+    progress : bool, default True
+
+    Returns
+    -------
+    Elpd
+        `Elpd.pointwise` is of each cluster given the folds that it is not in.
+
+    Raises
+    ------
+    FitError
+        As in `loo`, and for a wrong `k`.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> fit = lsm.LocationScaleModel.from_file("konstantopoulos2011").fit_bayes(seed=1)
+    >>> len(fit.kfold(5, seed=1).pointwise)
+    11
+    """
+    studies = checked_clusters(fit.design, cluster)
+    folds = draw_folds(k, len(studies.names), fit.seed if seed is None else seed)
+    _require_proper(fit, studies, folds)
+    found = _refit(fit, studies, folds, seed=seed, progress=progress)
+    return kfold_elpd(fit, studies, found, k)
+
+
+def psis_loo(
+    fit: ClusteredBayesFit, *, cluster: Cluster | None = None, progress: bool = True
+) -> Elpd:
+    """Leave each cluster out in turn by Pareto-smoothed importance sampling from the draws.
+
+    Parameters
+    ----------
+    fit : ClusteredBayesFit
+        Random intercepts of ln τ² are conditioned on, as the other coefficients are.
+    cluster
+        As in `loo`.
+    progress : bool, default True
+        Show a progress bar on standard error when there are many clusters.
+
+    Returns
+    -------
+    Elpd
+
+    Raises
+    ------
+    FitError
+        For fewer than three clusters.
+
+    Warns
+    -----
+    ConvergenceWarning
+        When Pareto k of a cluster is above 0.7: `loo` refits in any case.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> fit = lsm.LocationScaleModel.from_file("konstantopoulos2011").fit_bayes(seed=3)
+    >>> fit.psis_loo(cluster="district/school").criterion
+    'psis_loo'
+    """
+    studies = checked_clusters(fit.design, cluster)
+    _require_proper(fit, studies, _one_by_one(studies))
+    return psis_elpd(fit, studies, densities(fit, studies, progress=_slow(studies, progress)))
+
+
+def waic(fit: ClusteredBayesFit, *, cluster: Cluster | None = None) -> Elpd:
+    """The widely applicable information criterion, on the scale of the log density.
+
+    Parameters
+    ----------
+    fit : ClusteredBayesFit
+    cluster
+        As in `loo`; the clusters must be independent given the coefficients.
+
+    Returns
+    -------
+    Elpd
+        −2 times `Elpd.elpd` is WAIC on the scale of a deviance.
+
+    Raises
+    ------
+    FitError
+        For fewer than three clusters, or clusters that share effects or sampling errors.
+
+    Warns
+    -----
+    ConvergenceWarning
+        When the penalty of a cluster is above 0.4, where the formula fails.
+    """
+    studies = checked_clusters(fit.design, cluster)
+    if not are_independent(fit.design, studies):
+        raise FitError(
+            "WAIC is a sum over clusters that are independent given the coefficients, but these "
+            "share effects or sampling errors; use larger clusters, or loo(), which needs no "
+            "independence"
+        )
+    return waic_elpd(fit, studies, densities(fit, studies))
+
+
+def checked_clusters(design: ClusteredDesign, cluster: Cluster | None) -> Studies:
+    """The clusters that can be left out one by one.
+
+    Raises
+    ------
+    FitError
+        For clusters that are unknown or missing, or fewer than three.
+    """
+    studies = _studies(
+        design, default_clusters(design) if cluster is None else read_clusters(design, cluster)
+    )
+    count = len(studies.names)
+    if count < _FEWEST_CLUSTERS:
+        raise FitError(
+            f"leaving clusters out needs at least {_FEWEST_CLUSTERS} of them, got {count} "
+            f"({', '.join(studies.names)}); name smaller ones with cluster="
+        )
+    return studies
+
+
+def default_clusters(design: ClusteredDesign) -> Clusters:
+    """The outermost groups; where they are dependent, the sets of rows that are independent."""
+    outer = min(design.terms, key=lambda each: len(each.groups))
+    connected = connected_rows(design)
+    found = Clusters(outer.index, outer.groups, outer.name)
+    if are_independent(design, _studies(design, found)):
+        return found
+    first = np.unique(connected, return_index=True)[1]
+    size = np.bincount(connected)
+    names = [
+        design.labels[row] if many == 1 else f"{design.labels[row]} and {many - 1} with it"
+        for row, many in zip(first, size, strict=True)
+    ]
+    return Clusters(connected, tuple(names), "cluster")
+
+
+def are_independent(design: ClusteredDesign, studies: Studies) -> bool:
+    """Whether no two clusters share an effect or a sampling error."""
+    sets = [np.unique(connected_rows(design)[rows]) for rows in studies.rows]
+    return sum(map(len, sets)) == len(np.unique(np.concatenate(sets)))
+
+
+def _studies(design: ClusteredDesign, clusters: Clusters) -> Studies:
+    order = np.argsort(clusters.code, kind="stable")
+    rows = np.split(order, np.cumsum(np.bincount(clusters.code))[:-1])
+    unit = clusters.what
+    for term in design.terms:
+        if term.name == clusters.what:
+            unit = "/".join(term.grouping.columns) or "row"
+    return Studies(clusters.names, tuple(rows), unit)
+
+
+def _one_by_one(studies: Studies) -> list[Indices]:
+    return list(np.arange(len(studies.names))[:, None])
+
+
+def _require_proper(fit: ClusteredBayesFit, studies: Studies, folds: list[Indices]) -> None:
+    priors = resolve_terms(fit.design, fit.priors)
+    require_proper_without(
+        lambda rows: term_effects(fit.design, priors.location, fit.priors, rows),
+        priors.scale,
+        studies,
+        folds,
+    )
+
+
+def _slow(studies: Studies, progress: bool) -> bool:
+    return progress and len(studies.names) > _MANY_CLUSTERS
+
+
+def _refit(
+    fit: ClusteredBayesFit,
+    studies: Studies,
+    folds: list[Indices],
+    *,
+    seed: int | None,
+    progress: bool,
+) -> Predictions:
+    design = fit.design
+    for term in design.terms:
+        if term.random:
+            raise FitError(
+                f"the scale term {term.name!r} has random intercepts, with which no refit is fast; "
+                "use psis_loo(), which needs none"
+            )
+    _require_rank(design, studies, folds)
+    model = ClusterDeletion(design, resolve_terms(design, fit.priors))
+    seed = fit.seed if seed is None else seed
+    with np.errstate(invalid="ignore"):  # points of the prior may be too far out for any density
+        return leave_out_folds(model, studies, folds, seed=seed, progress=progress)
+
+
+def _require_rank(design: ClusteredDesign, studies: Studies, folds: list[Indices]) -> None:
+    """Refuse folds without which a location coefficient would be the prior's alone."""
+    for fold in folds:
+        out = np.concatenate([studies.rows[u] for u in fold])
+        left = np.setdiff1d(np.arange(len(design.y)), out)
+        try:
+            check_columns("location", design.location.names, design.X[left])
+        except DataError as error:
+            names = ", ".join(studies.names[u] for u in fold)
+            raise FitError(
+                f"without {studies.unit} {names} the rest cannot tell all location coefficients: "
+                f"{str(error).split(';')[0]}; let them differ by a scale term, merge levels, or "
+                "use psis_loo()"
+            ) from error
+
+
+def densities(
+    fit: ClusteredBayesFit, studies: Studies, *, progress: bool = False
+) -> Iterator[tuple[int, Array, Array]]:
+    """Each cluster's log density (draws,) and its rows' probabilities (draws, rows).
+
+    Given the coefficients of the draw and the rows of other clusters that it depends on.
+    """
+    centre = fit.beta.mean(axis=0)
+    away, alphas = fit.beta - centre, flat_coefficients(fit)
+    sums = RowSums(fit.design, centre)
+    for u in track(range(len(studies.names)), "Smoothing weights", progress=progress):
+        rows = studies.rows[u]
+        kept = np.setdiff1d(sums.around(rows), rows)
+        both = sums.of(np.union1d(rows, kept), alphas).log_density(away)
+        density = both - sums.of(kept, alphas).log_density(away) if len(kept) else both
+        yield u, density, ndtr(_standardise(sums, rows, kept, away, alphas))
+
+
+def _standardise(sums: RowSums, rows: Indices, kept: Indices, away: Array, alphas: Array) -> Array:
+    """(y_i − mean) / SD (draws, rows) of rows of a cluster, given β and the rows `kept`."""
+    part = sums.take(rows)
+    if not len(kept):
+        residuals = part.y - part.X @ sums.mean - away @ part.X.T
+        variance = row_variances(likelihood_terms(part), part.v, alphas)
+        return np.asarray(residuals / np.sqrt(variance))
+    p = part.X.shape[1]
+    found = sums.with_own_columns(rows, kept, alphas)
+    b = found.b[:, p:] - np.einsum("kij,kj->ki", found.A[:, p:, :p], away)
+    covariance = np.linalg.inv(found.A[:, p:, p:])
+    mean = np.einsum("kij,kj->ki", covariance, b)
+    return np.asarray(mean / np.sqrt(np.einsum("kii->ki", covariance)))

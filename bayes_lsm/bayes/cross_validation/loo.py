@@ -1,0 +1,257 @@
+"""How well a model predicts a study that it has not seen.
+
+`loo` and `kfold` leave studies out and refit, exactly (see `refits`). `psis_loo` and `waic` need
+nothing but the draws; they condition on β as well as on α, so a study with much leverage upsets
+them. What is left out is the study: where several rows have one name, all of them. Student-t study
+effects are integrated out, as normal ones are: what is predicted is the observed effect.
+
+Vehtari, Gelman & Gabry (2017), Statistics and Computing 27, 1413-1432,
+doi:10.1007/s11222-016-9696-4; PIT: Gelman et al. (2013), Bayesian Data Analysis, section 6.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.special import ndtr
+
+from bayes_lsm.bayes.cross_validation.deletion import RowDeletion
+from bayes_lsm.bayes.cross_validation.elpd import Elpd
+from bayes_lsm.bayes.cross_validation.elpd_from_densities import (
+    draw_folds,
+    kfold_elpd,
+    loo_elpd,
+    psis_elpd,
+    waic_elpd,
+)
+from bayes_lsm.bayes.cross_validation.refits import Predictions, Refittable, leave_out_folds
+from bayes_lsm.bayes.cross_validation.student_deletion import StudentDeletion
+from bayes_lsm.bayes.diagnostics.scores import normal_scores
+from bayes_lsm.bayes.dispatch import of_either_fit
+from bayes_lsm.bayes.pymc_model.datatree import log_likelihood
+from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.bayes.resolved_priors.propriety import require_proper_without, study_effects
+from bayes_lsm.bayes.student.effects import df_prior
+from bayes_lsm.bayes.tracking import track
+from bayes_lsm.design.subsets import Array, Indices, Studies, group_studies, take_rows
+from bayes_lsm.errors import FitError
+
+if TYPE_CHECKING:
+    from bayes_lsm.bayes.posterior import BayesFit
+
+_MANY_STUDIES = 5000
+
+
+@of_either_fit
+def loo(fit: BayesFit, *, seed: int | None = None, progress: bool = True) -> Elpd:
+    """Leave each study out in turn and predict it, by exact refits.
+
+    Parameters
+    ----------
+    fit : BayesFit
+        Of either engine; the refits are by the collapsed one, with the priors of the full fit.
+    seed : int, optional
+        Default: that of the fit.
+    progress : bool, default True
+        Show a progress bar on standard error when it takes more than a second or two.
+
+    Returns
+    -------
+    Elpd
+        With the PSIS estimates and their Pareto k next to the exact ones.
+
+    Raises
+    ------
+    FitError
+        When there is only one study, or priors that the collapsed engine cannot take: location
+        priors that are not normal (with Student-t study effects, flat ones), or a shrinkage prior.
+
+    Warns
+    -----
+    ConvergenceWarning
+        When even a refit of its own gives a study's density with too large an error.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> fit = lsm.LocationScaleModel(
+    ...     "yi ~ ablat", variance="vi", data=lsm.load_dataset("bcg")).fit_bayes(seed=1)
+    >>> found = fit.loo()
+    >>> round(found.elpd), round(found.p)
+    (-11, 3)
+    """
+    studies = checked_studies(fit)
+    folds = list(np.arange(len(studies.names))[:, None])
+    found = _refit(fit, studies, folds, seed=seed, progress=progress)
+    each = densities(fit, studies, progress=_slow(studies, progress))
+    return loo_elpd(fit, studies, found, each)
+
+
+@of_either_fit
+def kfold(fit: BayesFit, k: int = 10, *, seed: int | None = None, progress: bool = True) -> Elpd:
+    """Leave folds of studies out in turn and predict them, by exact refits.
+
+    Parameters
+    ----------
+    fit : BayesFit
+        Of several scale terms, see the method of `ClusteredBayesFit` of this name.
+    k : int, default 10
+        Number of folds, from 2 to the number of studies.
+    seed : int, optional
+        Of the folds, which are drawn at random, and of the refits. Default: that of the fit. For
+        a comparison, give all models the same.
+    progress : bool, default True
+
+    Returns
+    -------
+    Elpd
+        `Elpd.pointwise` is of each study given the folds that it is not in.
+
+    Raises
+    ------
+    FitError
+        For a wrong `k`, or priors that the collapsed engine cannot take (see `loo`).
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> fit = lsm.LocationScaleModel(
+    ...     "yi ~ ablat", variance="vi", data=lsm.load_dataset("bcg")).fit_bayes(seed=1)
+    >>> len(fit.kfold(5, seed=1).pointwise)
+    13
+    """
+    studies = checked_studies(fit)
+    folds = draw_folds(k, len(studies.names), fit.seed if seed is None else seed)
+    _require_proper(fit, studies, folds)
+    found = _refit(fit, studies, folds, seed=seed, progress=progress)
+    return kfold_elpd(fit, studies, found, k)
+
+
+@of_either_fit
+def psis_loo(fit: BayesFit, *, progress: bool = True) -> Elpd:
+    """Leave each study out in turn by Pareto-smoothed importance sampling from the draws.
+
+    Parameters
+    ----------
+    fit : BayesFit
+        Of several scale terms, see the method of `ClusteredBayesFit` of this name.
+    progress : bool, default True
+        Show a progress bar on standard error when there are thousands of studies.
+
+    Returns
+    -------
+    Elpd
+
+    Warns
+    -----
+    ConvergenceWarning
+        When Pareto k of a study is above 0.7: `loo` refits in any case.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> fit = lsm.LocationScaleModel(
+    ...     "yi ~ 1", variance="vi", data=lsm.load_dataset("bcg")).fit_bayes(seed=1)
+    >>> round(fit.psis_loo().elpd)
+    -14
+
+    References
+    ----------
+    Vehtari, A., Simpson, D., Gelman, A., Yao, Y., & Gabry, J. (2024). Pareto smoothed importance
+    sampling. Journal of Machine Learning Research, 25(72), 1-58.
+    """
+    studies = checked_studies(fit)
+    return psis_elpd(fit, studies, densities(fit, studies, progress=_slow(studies, progress)))
+
+
+@of_either_fit
+def waic(fit: BayesFit) -> Elpd:
+    """The widely applicable information criterion, on the scale of the log density.
+
+    Parameters
+    ----------
+    fit : BayesFit
+
+    Returns
+    -------
+    Elpd
+        −2 times `Elpd.elpd` is WAIC on the scale of a deviance.
+
+    Warns
+    -----
+    ConvergenceWarning
+        When the penalty of a study is above 0.4, where the formula fails.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> fit = lsm.LocationScaleModel(
+    ...     "yi ~ 1", variance="vi", data=lsm.load_dataset("bcg")).fit_bayes(seed=1)
+    >>> round(fit.waic().elpd)
+    -14
+
+    References
+    ----------
+    Watanabe, S. (2010). Asymptotic equivalence of Bayes cross validation and widely applicable
+    information criterion in singular learning theory. Journal of Machine Learning Research, 11,
+    3571-3594.
+    """
+    studies = checked_studies(fit)
+    return waic_elpd(fit, studies, densities(fit, studies))
+
+
+def checked_studies(fit: BayesFit) -> Studies:
+    """The studies of a fit that can be left out one by one.
+
+    Raises
+    ------
+    FitError
+        For a single study, or one that bounds a scale coefficient with a flat prior by itself.
+    """
+    studies = group_studies(fit.design)
+    if len(studies.names) < 2:
+        raise FitError("leaving studies out needs at least two of them, got 1")
+    _require_proper(fit, studies, list(np.arange(len(studies.names))[:, None]))
+    return studies
+
+
+def _require_proper(fit: BayesFit, studies: Studies, folds: list[Indices]) -> None:
+    priors = resolve_priors(fit.design, fit.priors)
+    effects_of = partial(study_effects, fit.design, priors.location)
+    require_proper_without(effects_of, priors.scale, studies, folds)
+
+
+def _refit(
+    fit: BayesFit,
+    studies: Studies,
+    folds: list[Indices],
+    *,
+    seed: int | None,
+    progress: bool,
+) -> Predictions:
+    priors, df = resolve_priors(fit.design, fit.priors), df_prior(fit.design, fit.priors)
+    model: Refittable = (
+        RowDeletion(fit.design, priors) if df is None else StudentDeletion(fit.design, priors, df)
+    )
+    seed = fit.seed if seed is None else seed
+    return leave_out_folds(model, studies, folds, seed=seed, progress=progress)
+
+
+def _slow(studies: Studies, progress: bool) -> bool:
+    return progress and len(studies.names) > _MANY_STUDIES
+
+
+def densities(
+    fit: BayesFit, studies: Studies, *, progress: bool = False
+) -> Iterator[tuple[int, Array, Array]]:
+    """Each study's log density (draws,) and its effects' probabilities (draws, rows)."""
+    location, scale = fit.draws.flat_location, fit.draws.flat_scale
+    df = None if fit.draws.df is None else fit.draws.flat_df
+    for u in track(range(len(studies.names)), "Smoothing weights", progress=progress):
+        part = take_rows(fit.design, studies.rows[u])
+        density = log_likelihood(part, location, scale, df).sum(axis=1)
+        z = normal_scores(part.y - location @ part.X.T, part.v, scale @ part.Z.T, df)
+        yield u, density, ndtr(z)

@@ -1,0 +1,264 @@
+"""Refits without some of the studies: exact, all from one set of points where that is good enough.
+
+The posterior without a fold of studies is that of α given the rows that are left, with β integrated
+out (with Student-t study effects, that of β, α and ν together). One proposal near the full
+posterior, which also holds the prior, gives points; their weights for each fold are exact, because
+ln p(y_left | α) is (see `likelihood.deletion`). So nothing is approximated but an integral over q
+dimensions, and its Monte Carlo error is known. Where a fold's
+weights are too uneven, because its studies move the posterior far, that fold gets a proposal of its
+own, adapted to the rows that are left: a refit in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import log_ndtr, logsumexp
+
+from bayes_lsm.bayes.engines.diagnostics import SMALLEST_ESS, dominated
+from bayes_lsm.bayes.engines.pareto import smooth_weights
+from bayes_lsm.bayes.tracking import track
+from bayes_lsm.design.subsets import Array, Indices, Studies
+
+# Small beside the standard error of a study's share, which is of order 1.
+LARGEST_MCSE = 0.05
+# With a smaller share of effective points a region that the proposal covers thinly may hide behind
+# a Monte Carlo error that looks small; about half are effective for the whole data.
+_LEAST_EFFICIENCY = 0.2
+_MOST_POINTS = 20_000
+_FEWEST_POINTS = 2000
+_ENTRIES = 4_000_000  # 32 MB for each array of points × rows
+_REFIT_POINTS = (20_000, 200_000)
+_REFIT_ENTRIES = 20_000_000
+_FEW = 20
+
+
+@dataclass(frozen=True, eq=False)
+class LeftOut:
+    """Densities of the rows that are left, and predictions of those that are not, at m points.
+
+    Attributes
+    ----------
+    left : ndarray, shape (m, F)
+        ln p(y_left | α) of each fold, up to a constant.
+    unit : ndarray, shape (m, U)
+        ln p(y_unit | y_left, α) of the folds' units, in their order.
+    z : ndarray, shape (m, k)
+        (y_i − mean) / SD of the units' rows, in their order, both given the rows that are left;
+        where they are not normal, the normal score of P(new effect ≤ y_i).
+    """
+
+    left: Array
+    unit: Array
+    z: Array
+
+
+class Posterior(Protocol):
+    """Points near the posterior of some rows.
+
+    Attributes
+    ----------
+    log_ratio : ndarray, shape (m,)
+        Log density of the prior less that of what the points were drawn from.
+    """
+
+    @property
+    def log_ratio(self) -> Array:
+        """See above."""
+
+    def leave_out(self, studies: Studies, folds: Sequence[Indices]) -> LeftOut:
+        """Predict the studies of each fold from the rows that are neither its own nor missing."""
+
+    def predict_again(self, studies: Studies, units: Indices) -> tuple[Array, Array]:
+        """ln p(y | α) of the rows (m,), and of each study given all of them, its own too (m, U)."""
+
+
+class Refittable(Protocol):
+    """A model whose rows can be left out.
+
+    Attributes
+    ----------
+    width : int
+        Numbers that are held for each point, beside the rows.
+    bounded : bool
+        Whether no weight can be large because the proposal holds the prior; not with flat ones.
+    """
+
+    @property
+    def width(self) -> int:
+        """See above."""
+
+    @property
+    def bounded(self) -> bool:
+        """See above."""
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+
+    def near(self, left: Indices, *, points: int, seed: int) -> Posterior:
+        """Points near the posterior of the rows `left`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """What the studies that are left say of those left out.
+
+    Attributes
+    ----------
+    elpd : ndarray, shape (U,)
+        ln p(y_study | y_left) of each study.
+    lpd : ndarray, shape (U,)
+        The same density given all effects, its own included.
+    mcse : ndarray, shape (U,)
+        Monte Carlo error of `elpd`.
+    pit : ndarray, shape (n,)
+        P(new effect ≤ y_i | y_left) of each row.
+    pareto_k, largest_weight, ess : ndarray, shape (U,)
+        Of the weights behind `elpd`; `largest_weight` is a share of the total.
+    refitted : ndarray of bool, shape (U,)
+        Whether the study's fold was given a proposal of its own.
+    bounded : bool
+        Whether the weights are; see `Refittable`.
+    """
+
+    elpd: Array
+    lpd: Array
+    mcse: Array
+    pit: Array
+    pareto_k: Array
+    largest_weight: Array
+    ess: Array
+    refitted: npt.NDArray[np.bool_]
+    bounded: bool = True
+
+    @property
+    def doubtful(self) -> npt.NDArray[np.bool_]:
+        """Studies whose elpd cannot be trusted (U,)."""
+        # Written so that nan counts as doubtful.
+        good = (self.mcse <= LARGEST_MCSE) & (self.ess >= SMALLEST_ESS)
+        largest = self.largest_weight if self.bounded else np.inf
+        return np.asarray(~good | dominated(self.pareto_k, largest))
+
+
+def leave_out_folds(
+    model: Refittable,
+    studies: Studies,
+    folds: Sequence[Indices],
+    *,
+    seed: int,
+    progress: bool = True,
+) -> Predictions:
+    """Predict the studies of each fold from the rest.
+
+    Parameters
+    ----------
+    model : Refittable
+        With the priors of the whole data: a refit has the same prior, also where a preset took its
+        units from the data.
+    studies : Studies
+    folds : sequence of ndarray of int
+        Studies that are left out together; each study in one fold.
+    seed : int
+    progress : bool, default True
+        Show a progress bar on standard error when it takes more than a second or two.
+    """
+    n = model.rows
+    seeds = np.random.SeedSequence(seed).generate_state(len(folds) + 1)
+    size = int(np.clip(_ENTRIES // max(n, model.width), _FEWEST_POINTS, _MOST_POINTS))
+    shared = model.near(np.arange(n), points=size, seed=int(seeds[0]))
+    found = _empty(len(studies.names), n, bounded=model.bounded)
+    for batch in _batches(studies, folds, _ENTRIES // size, progress=progress):
+        _predict(found, shared, studies, batch)
+        _describe(found, shared, studies, np.concatenate(batch))
+    uneven = found.doubtful | (found.ess < _LEAST_EFFICIENCY * size)
+    again = [f for f, fold in enumerate(folds) if uneven[fold].any()]
+    for f in track(again, "Refitting", progress=progress and len(again) > _FEW):
+        _refit(found, model, studies, folds[f], seed=int(seeds[f + 1]))
+    return found
+
+
+def _refit(
+    found: Predictions,
+    model: Refittable,
+    studies: Studies,
+    fold: Indices,
+    *,
+    seed: int,
+) -> None:
+    """Fill in a fold from a proposal of its own, with more points where the first do not do."""
+    out = np.concatenate([studies.rows[unit] for unit in fold])
+    left = np.setdiff1d(np.arange(model.rows), out)
+    for size in _REFIT_POINTS:
+        size = int(np.clip(_REFIT_ENTRIES // max(len(out), model.width), _FEWEST_POINTS, size))
+        _predict(found, model.near(left, points=size, seed=seed), studies, [fold])
+        if not found.doubtful[fold].any():
+            break
+    found.refitted[fold] = True
+
+
+def _empty(units: int, n: int, *, bounded: bool) -> Predictions:
+    elpd, lpd, mcse, pareto_k, largest_weight, ess = np.full((6, units), np.nan)
+    refitted = np.zeros(units, dtype=bool)
+    pit = np.full(n, np.nan)
+    return Predictions(elpd, lpd, mcse, pit, pareto_k, largest_weight, ess, refitted, bounded)
+
+
+def _batches(
+    studies: Studies, folds: Sequence[Indices], most_rows: int, *, progress: bool
+) -> Iterator[Sequence[Indices]]:
+    """Folds in groups of so many rows that their arrays fit into memory."""
+    sizes = [sum(len(studies.rows[unit]) for unit in fold) for fold in folds]
+    which = np.cumsum(sizes) // max(1, most_rows)
+    edges = [0, *(np.flatnonzero(np.diff(which)) + 1), len(folds)]
+    groups = [folds[first:last] for first, last in pairwise(edges)]
+    yield from track(groups, "Leaving studies out", progress=progress and len(groups) > _FEW)
+
+
+def _predict(
+    found: Predictions, posterior: Posterior, studies: Studies, folds: Sequence[Indices]
+) -> None:
+    """Fill in what the rows that are left say of the studies of these folds."""
+    out = posterior.leave_out(studies, folds)
+    log_weights = out.left + posterior.log_ratio[:, None]
+    below = np.exp(log_ndtr(np.nan_to_num(out.z)))
+    row = position = 0
+    for f, fold in enumerate(folds):
+        weights = _normalised(log_weights[:, f])
+        ess = 1.0 / np.sum(weights**2)
+        k = smooth_weights(log_weights[:, f])[1]
+        for u in fold:
+            found.elpd[u], found.mcse[u] = _log_mean(weights, out.unit[:, position])
+            found.pareto_k[u], found.largest_weight[u], found.ess[u] = k, weights.max(), ess
+            position += 1
+            last = row + len(studies.rows[u])
+            found.pit[studies.rows[u]] = weights @ below[:, row:last]
+            row = last
+
+
+def _describe(found: Predictions, posterior: Posterior, studies: Studies, units: Indices) -> None:
+    """Fill in the density of each study given all studies."""
+    whole, unit = posterior.predict_again(studies, units)
+    weights = _normalised(whole + posterior.log_ratio)
+    for position, u in enumerate(units):
+        found.lpd[u], _ = _log_mean(weights, unit[:, position])
+
+
+def _normalised(log_weights: Array) -> Array:
+    finite = np.where(np.isnan(log_weights), -np.inf, log_weights)
+    return np.asarray(np.exp(finite - logsumexp(finite)))
+
+
+def _log_mean(weights: Array, log_density: Array) -> tuple[float, float]:
+    """ln of the weighted mean of a density, and its Monte Carlo error (delta method)."""
+    log_density = np.where(np.isnan(log_density), -np.inf, log_density)
+    top = log_density.max()
+    density = np.exp(log_density - top)
+    mean = float(weights @ density)
+    error = float(np.sqrt(np.sum((weights * (density / mean - 1.0)) ** 2)))
+    return float(top + np.log(mean)), error

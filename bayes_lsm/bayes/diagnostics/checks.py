@@ -1,0 +1,245 @@
+"""Posterior predictive checks: could the fitted model have made data like these?
+
+New effects of the same studies are drawn from the posterior, and what matters in a meta-analysis is
+computed of them and of the observed ones (`quantities`; of several scale terms also
+`clustered_checks`). Some quantities are of the effects alone, others also of
+the coefficients of the draw (Gelman, Meng & Stern 1996): then the observed one varies too.
+
+The data are used twice, to fit and to check. So these p-values are conservative: they crowd around
+½ even when the model is right, and one near 0 or 1 means more than a p-value of its size usually
+does, one in the middle less. LOO-PIT (`BayesFit.loo`) uses no study twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+from bayes_lsm.bayes.diagnostics.clustered_checks import Clusters
+from bayes_lsm.bayes.diagnostics.discrepancies import (
+    Quantity,
+    Replicate,
+    cochran,
+    of_dispersion,
+    of_effects,
+    of_scores,
+    your_own,
+)
+from bayes_lsm.bayes.diagnostics.scores import normal_scores
+from bayes_lsm.bayes.draws import Array
+from bayes_lsm.bayes.student.effects import sample_effects
+from bayes_lsm.errors import FitError
+from bayes_lsm.links import tau2_from_log
+from bayes_lsm.tables import Printable
+
+if TYPE_CHECKING:
+    from bayes_lsm.bayes.cross_validation.elpd_from_densities import AnyFit
+    from bayes_lsm.bayes.posterior import BayesFit
+
+_FEWEST_DRAWS = 100
+_ENTRIES = 2_000_000
+_LOW, _HIGH = 0.025, 0.975
+
+
+class Replicating(Protocol):
+    """A fit whose effects can be drawn again."""
+
+    remarks: tuple[str, ...]
+
+    def quantities(self) -> dict[str, Quantity]:
+        """The ready ones, by their names."""
+
+    def replicate(
+        self, chosen: npt.NDArray[np.intp], rng: np.random.Generator
+    ) -> tuple[Replicate, Replicate]:
+        """The observed effects and new ones, under each of the chosen draws."""
+
+
+@dataclass(frozen=True, eq=False)
+class PredictiveCheck(Printable):
+    """Test quantities of the observed effects, and of effects drawn from the posterior.
+
+    Attributes
+    ----------
+    observed, replicated : mapping of str to ndarray, shape (draws,)
+        By the names of the quantities; pairs of the same draw of the coefficients. Where a quantity
+        is of the effects alone, all observed values are the same.
+    """
+
+    observed: Mapping[str, Array]
+    replicated: Mapping[str, Array]
+    heading: str = field(repr=False)
+    remarks: tuple[str, ...] = field(repr=False)
+
+    _digits: ClassVar[int] = 3
+
+    @property
+    def title(self) -> str:
+        """What was checked."""
+        return self.heading
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How to read the p-values, and which are extreme."""
+        table = self.to_dataframe()
+        extreme = table.index[(table["ppp"] < _LOW) | (table["ppp"] > _HIGH)]
+        names = ", ".join(name for _, name in extreme)
+        flagged = (f"the model does not account for: {names}",) if len(extreme) else ()
+        caution = (
+            "ppp is P(replicated ≥ observed); the data are used twice, so under a right model it "
+            "crowds around 0.5, and is no p-value of a test"
+        )
+        return (caution, *flagged, *self.remarks)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a quantity: observed (mean), rep_mean, rep_lb and rep_ub (95%), ppp, se.
+
+        ppp is the posterior predictive p-value, half of the ties counted; se is its Monte Carlo
+        error, of so many independent draws.
+        """
+        rows = {}
+        for name, observed in self.observed.items():
+            replicated = self.replicated[name]
+            higher = np.mean(replicated > observed) + 0.5 * np.mean(replicated == observed)
+            lower, upper = np.quantile(replicated, [_LOW, _HIGH])
+            rows[name] = {
+                "observed": observed.mean(),
+                "rep_mean": replicated.mean(),
+                "rep_lb": lower,
+                "rep_ub": upper,
+                "ppp": higher,
+                "se": np.sqrt(higher * (1 - higher) / len(replicated)),
+            }
+        index = pd.MultiIndex.from_product([["Quantity"], rows], names=["part", "quantity"])
+        return pd.DataFrame(list(rows.values()), index=index)
+
+
+def posterior_predictive_check(
+    fit: AnyFit,
+    *,
+    quantities: Mapping[str, Callable[[Array], float]] | None = None,
+    draws: int = 2000,
+    seed: int | None = None,
+) -> PredictiveCheck:
+    """Compare the observed effects with effects drawn from the posterior.
+
+    Parameters
+    ----------
+    fit : BayesFit or ClusteredBayesFit
+        Of either engine.
+    quantities : mapping of str to function of the effects (k,), optional
+        Your own test quantities, checked beside the ready ones: ``{"range": np.ptp}``.
+    draws : int, default 2000
+        Sets of new effects, at most as many as the fit has draws.
+    seed : int, optional
+        Default: that of the fit.
+
+    Returns
+    -------
+    PredictiveCheck
+        Ready quantities: Q (Cochran's, about the location part), the share of effects with
+        \\|y\\| > 1.96 √v, the smallest and the largest effect, the largest \\|z\\| and the skewness
+        of the standardised residuals z, the correlation of z with the standard error (small
+        studies), and for each moderator of either part that of \\|z\\| with it (heterogeneity that
+        the scale part misses). With Student-t study effects z is the normal score of the effect.
+
+        With several scale terms all groups are new, their effects drawn again, and z is independent
+        from row to row (`group_effects.GroupEffects.unfold`). For each level there are the SD of
+        the means of its groups' residuals (of a slope, of the least-squares slopes), the
+        correlation of their size with the level's moderators, and where a group has several
+        effects that of one with the other. Q is (y − Xb)'V⁻¹(y − Xb); without sampling variances
+        there is none.
+
+    Raises
+    ------
+    FitError
+        For wrong settings, or a quantity that gives no finite number.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> fit = lsm.LocationScaleModel(
+    ...     "yi ~ 1", variance="vi", data=lsm.load_dataset("bcg")).fit_bayes(seed=1)
+    >>> check = fit.posterior_predictive_check(quantities={"range": np.ptp})
+    >>> bool(0.05 < check.to_dataframe().loc[("Quantity", "range"), "ppp"] < 0.95)
+    True
+
+    References
+    ----------
+    Gelman, A., Meng, X.-L., & Stern, H. (1996). Posterior predictive assessment of model fitness
+    via realized discrepancies. Statistica Sinica, 6(4), 733-807.
+    """
+    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < _FEWEST_DRAWS:
+        raise FitError(f"draws must be a whole number of at least {_FEWEST_DRAWS}, got {draws!r}")
+    model: Replicating = Clusters(fit) if isinstance(fit, ClusteredBayesFit) else Studies(fit)
+    asked = model.quantities()
+    for name, yours in (quantities or {}).items():
+        if name in asked:
+            raise FitError(f"the quantity {name!r} is there already; give yours another name")
+        asked[name] = your_own(name, yours)
+    rng = np.random.default_rng(fit.seed if seed is None else seed)
+    count, k = len(fit.parts()["location"][1]), len(fit.design.y)
+    chosen = rng.choice(count, size=min(draws, count), replace=False)
+    observed: dict[str, list[Array]] = {name: [] for name in asked}
+    replicated: dict[str, list[Array]] = {name: [] for name in asked}
+    for batch in np.array_split(chosen, max(1, -(-len(chosen) * k // _ENTRIES))):
+        seen, drawn = model.replicate(batch, rng)
+        for name, quantity in asked.items():
+            observed[name].append(quantity(seen))
+            replicated[name].append(quantity(drawn))
+    return PredictiveCheck(
+        {name: np.concatenate(parts) for name, parts in observed.items()},
+        {name: np.concatenate(parts) for name, parts in replicated.items()},
+        f"Posterior predictive check ({len(chosen)} draws of {k} effects)",
+        (*model.remarks, *fit.notes),
+    )
+
+
+class Studies:
+    """A model whose τ² is one of each study."""
+
+    remarks: tuple[str, ...] = ()
+
+    def __init__(self, fit: BayesFit) -> None:
+        self._fit = fit
+
+    def quantities(self) -> dict[str, Quantity]:
+        """The ready ones, by their names."""
+        design = self._fit.design
+        columns = {
+            name: column
+            for part in (design.location, design.scale)
+            for name, column in zip(part.names, part.matrix.T, strict=True)
+        }
+        return {
+            "Q": cochran(lambda rows: rows / np.sqrt(design.v), design.X),
+            **of_effects(design.v),
+            **of_scores(design.v),
+            **of_dispersion(columns),
+        }
+
+    def replicate(
+        self, chosen: npt.NDArray[np.intp], rng: np.random.Generator
+    ) -> tuple[Replicate, Replicate]:
+        """The observed effects and new ones, under each of the chosen draws."""
+        design, draws = self._fit.design, self._fit.draws
+        mean = draws.flat_location[chosen] @ design.X.T
+        log_tau2 = draws.flat_scale[chosen] @ design.Z.T
+        df = None if draws.df is None else draws.flat_df[chosen]
+        observed = np.broadcast_to(design.y, mean.shape)
+        tau2 = tau2_from_log(log_tau2)
+        if df is None:
+            drawn = rng.normal(mean, np.sqrt(design.v + tau2))
+        else:
+            drawn = sample_effects(mean, design.v, tau2, df, rng)
+        seen, new = (
+            Replicate(y, y - mean, normal_scores(y - mean, design.v, log_tau2, df))
+            for y in (observed, drawn)
+        )
+        return seen, new

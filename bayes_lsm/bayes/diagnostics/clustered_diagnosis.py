@@ -1,0 +1,165 @@
+"""What `diagnosis` asks of a model with several scale terms: clusters left out, and what follows.
+
+The posterior without a cluster is that of all draws with weights 1/p(y_cluster | β, α, …),
+Pareto-smoothed; where those cannot be trusted the model is refitted without the cluster. The
+effects of a cluster depend on each other, so that their PIT are taken one after another (Rosenblatt
+1952, doi:10.1214/aoms/1177729394), each given the other clusters and those before it in its own,
+
+    P(new effect_i ≤ y_i | y_left, y_1, …, y_i−1)
+
+which are independent and uniform where the model is right, as those of studies are.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import ndtr, softmax
+
+from bayes_lsm.bayes.clustered_fitting import fit_clustered_bayes, fit_collapsed
+from bayes_lsm.bayes.cross_validation.clustered_loo import loo, psis_loo
+from bayes_lsm.bayes.cross_validation.elpd import Elpd
+from bayes_lsm.bayes.diagnostics.study_influence import Medians
+from bayes_lsm.bayes.draws import Array
+from bayes_lsm.bayes.engines.clustered import resolve_terms
+from bayes_lsm.bayes.engines.collapsed import can_collapse
+from bayes_lsm.bayes.engines.diagnostics import LARGEST_PARETO_K
+from bayes_lsm.bayes.engines.pareto import smooth_weights
+from bayes_lsm.bayes.prediction.group_effects import GroupEffects
+from bayes_lsm.bayes.tracking import track
+from bayes_lsm.design.clusters import take_rows
+from bayes_lsm.errors import ConvergenceWarning, FitError
+
+if TYPE_CHECKING:
+    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+    from bayes_lsm.design.clustered_design import ClusteredDesign
+    from bayes_lsm.specification import Engine
+
+_FEW = 5
+
+
+class Clusters:
+    """A model of several scale terms."""
+
+    def __init__(self, fit: ClusteredBayesFit) -> None:
+        self._fit = fit
+
+    def leave_out(self, *, seed: int | None, progress: bool) -> tuple[Elpd | None, list[str]]:
+        """By exact refits where they are to be had, else by importance sampling, or not at all."""
+        with warnings.catch_warnings():
+            # What they warn of becomes a finding.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            try:
+                return self._said(loo(self._fit, seed=seed, progress=progress))
+            except FitError as error:
+                refused = str(error)
+            try:
+                left_out, said = self._said(psis_loo(self._fit, progress=progress))
+            except FitError:
+                return None, [f"no cluster was left out: {refused}"]
+            return left_out, [*said, f"without refits, by importance sampling: {refused}"]
+
+    @staticmethod
+    def _said(left_out: Elpd) -> tuple[Elpd, list[str]]:
+        unit = left_out.studies.unit
+        return left_out, [
+            f"LOO-PIT and z are of each effect given the data without its {unit}, and the effects "
+            f"before it in that {unit}"
+        ]
+
+    def influence(self, left_out: Elpd, *, progress: bool) -> tuple[Elpd, pd.DataFrame]:
+        """The same with PIT that are independent, and how far medians move."""
+        fit, studies = self._fit, left_out.studies
+        medians = Medians(fit.parts())
+        without = np.empty((len(studies.names), len(medians.names)))
+        pit = np.empty(len(fit.design.y))
+        refitted = np.zeros(len(studies.names), dtype=bool)
+        slow = progress and len(studies.names) > _FEW
+        for u in track(range(len(studies.names)), "Leaving clusters out", progress=slow):
+            rows = studies.rows[u]
+            z, log_density = _scores(fit, rows)
+            log_weights, k = smooth_weights(-log_density.sum(axis=1))
+            if not k <= LARGEST_PARETO_K and left_out.criterion == "loo":
+                refitted[u] = True
+                again = self._refit(rows)
+                z, log_density = _scores(again, rows, fit.design)
+                log_weights = np.zeros(len(z))
+                without[u] = Medians(again.parts()).here
+            else:
+                without[u] = medians.weighted(log_weights)
+            pit[rows] = one_after_another(z, log_density, log_weights)
+        index = pd.Index(studies.names, name=studies.unit)
+        table = pd.DataFrame(medians.shifts(without), index, medians.names)
+        return replace(left_out, pit=pit), table.assign(refitted=refitted)
+
+    def other_engine(self, *, seed: int, progress: bool) -> pd.DataFrame | None:
+        """median and mcse_median of all that was estimated by the engine that was not used."""
+        fit = self._fit
+        engine: Engine = "nuts" if fit.importance is not None else "collapsed"
+        if engine == "collapsed" and not self._collapses:
+            return None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            other = fit_clustered_bayes(
+                fit.design,
+                prior=fit.priors,
+                engine=engine,
+                draws=len(fit.beta),
+                seed=seed,
+                progress=progress,
+            )
+        return other.summary()
+
+    @property
+    def _collapses(self) -> bool:
+        design = self._fit.design
+        plain = not any(term.random for term in design.terms)
+        return plain and can_collapse(resolve_terms(design, self._fit.priors))
+
+    def _refit(self, rows: npt.NDArray[np.intp]) -> ClusteredBayesFit:
+        """Without these rows, with the priors of all."""
+        fit = self._fit
+        priors = resolve_terms(fit.design, fit.priors)
+        kept = np.ones(len(fit.design.y), dtype=bool)
+        kept[rows] = False
+        left = take_rows(fit.design, kept)
+        return fit_collapsed(left, fit.priors, priors, draws=len(fit.beta), seed=fit.seed)
+
+
+def one_after_another(z: Array, log_density: Array, log_weights: Array) -> Array:
+    """PIT (n,) of effects with scores z (S, n), each weighted by the densities of those before."""
+    before = np.cumsum(log_density, axis=1) - log_density
+    weights = softmax(log_weights[:, None] + before, axis=0)
+    return np.asarray(np.sum(weights * ndtr(z), axis=0))
+
+
+def _scores(
+    fit: ClusteredBayesFit,
+    rows: npt.NDArray[np.intp],
+    design: ClusteredDesign | None = None,
+) -> tuple[Array, Array]:
+    """Of some rows, of the fit's design or another's, by themselves under each draw.
+
+    See `GroupEffects.scores_in_order`.
+    """
+    design = fit.design if design is None else design
+    chosen = np.zeros(len(design.y), dtype=bool)
+    chosen[rows] = True
+    part = take_rows(design, chosen)
+    terms = {
+        term.name: replace(
+            fit.terms[term.name],
+            term=term,
+            random=tuple(
+                replace(drawn, of=of)
+                for drawn, of in zip(fit.terms[term.name].random, term.random, strict=True)
+            ),
+        )
+        for term in part.terms
+    }
+    return GroupEffects(replace(fit, design=part, terms=terms)).scores_in_order()

@@ -1,0 +1,299 @@
+"""Can this posterior be believed? All diagnostics at once, each with its limit and its verdict.
+
+Three different questions, in this order: are the draws the posterior (`diagnostics`), does the
+model describe the data (`loo`, `checks`), and does it hang on single studies (`study_influence`).
+With several scale terms clusters are left out (`clustered_diagnosis`).
+A bad answer to the first makes the others void. `findings` has the limits.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import numpy as np
+import pandas as pd
+from scipy.special import ndtri
+
+from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+from bayes_lsm.bayes.cross_validation.elpd import Elpd
+from bayes_lsm.bayes.cross_validation.loo import loo, psis_loo
+from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck, posterior_predictive_check
+from bayes_lsm.bayes.diagnostics.clustered_diagnosis import Clusters
+from bayes_lsm.bayes.diagnostics.findings import (
+    Finding,
+    agreement_findings,
+    draws_findings,
+    in_few_digits,
+    influence_findings,
+    loo_findings,
+    predictive_findings,
+)
+from bayes_lsm.bayes.diagnostics.study_influence import MAD_TO_SD, study_influence
+from bayes_lsm.bayes.engines.diagnostics import convergence
+from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
+from bayes_lsm.bayes.engines.nuts import sample_nuts
+from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.bayes.student.effects import df_prior
+from bayes_lsm.errors import ConvergenceWarning
+from bayes_lsm.results import model_title
+from bayes_lsm.tables import Printable
+
+if TYPE_CHECKING:
+    from bayes_lsm.bayes.cross_validation.elpd_from_densities import AnyFit
+    from bayes_lsm.bayes.draws import Draws
+    from bayes_lsm.bayes.posterior import BayesFit
+
+
+@dataclass(frozen=True, eq=False)
+class Diagnosis(Printable):
+    """What speaks for and against a Bayesian fit: see `diagnose`.
+
+    Attributes
+    ----------
+    fit : BayesFit or ClusteredBayesFit
+    findings : tuple of Finding
+        Each check with its value, its limit and its status.
+    convergence : DataFrame
+        By part and term: effective sample size, Monte Carlo error of the median, R-hat.
+    loo : Elpd or None
+        Leave-one-study-out, or leave-one-cluster-out; its ``pit`` is then of each effect given the
+        other clusters and the effects before it in its own (Rosenblatt), so that they are
+        independent if the model is right.
+    check : PredictiveCheck
+        Posterior predictive.
+    studies : DataFrame or None
+        One row a study, or cluster: elpd, p, pareto_k; z, the normal score of its LOO-PIT (of
+        several rows the farthest from 0); and how many posterior SDs the median of each coefficient
+        moves without it, such as ``scale[weeks]``.
+    engines : DataFrame or None
+        By part and term: median (of the fit), other (median by the other engine), difference in
+        posterior SDs, and in Monte Carlo errors.
+    remarks : tuple of str
+        What could not be checked, and why.
+    """
+
+    fit: AnyFit
+    findings: tuple[Finding, ...]
+    convergence: pd.DataFrame
+    loo: Elpd | None
+    check: PredictiveCheck
+    studies: pd.DataFrame | None
+    engines: pd.DataFrame | None
+    remarks: tuple[str, ...]
+
+    _digits: ClassVar[int] = 3
+
+    @property
+    def has_student_effects(self) -> bool:
+        """Whether study effects have tails of a t."""
+        return df_prior(self.fit.design, self.fit.priors) is not None
+
+    @property
+    def verdict(self) -> str:
+        """All of it in a sentence or two."""
+        named = {
+            status: [each.name for each in self.findings if each.status == status]
+            for status in ("bad", "caution")
+        }
+        count = f"{len(self.findings)} checks"
+        if not named["bad"] and not named["caution"]:
+            return f"All {count} are within their limits."
+        words = {"bad": "far out of bounds", "caution": "out of bounds"}
+        said = [f"{words[s]}: {', '.join(names)}" for s, names in named.items() if names]
+        good = sum(each.status == "good" for each in self.findings)
+        return f"{good} of {count} are within their limits; {'; '.join(said)}."
+
+    @property
+    def title(self) -> str:
+        """The kind of model, and its number of studies."""
+        return model_title(self.fit.design, "posterior diagnostics")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """The verdict, what is out of bounds, what could not be checked, and how it was made."""
+        advice = [each.sentence for each in self.findings if each.status != "good"]
+        return (self.verdict, *advice, *self.remarks, *self.fit.notes)
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """One row a check, by part and check: value, limit (in words) and status."""
+        rows = [
+            {"value": each.value, "limit": each.limit, "status": each.status}
+            for each in self.findings
+        ]
+        keys = [(each.part, each.name) for each in self.findings]
+        return pd.DataFrame(rows, pd.MultiIndex.from_tuples(keys, names=["part", "check"]))
+
+    def _table(self) -> pd.DataFrame:
+        """Counts, p-values and ratios stand below each other: each gets the digits it needs."""
+        table = self.to_dataframe()
+        return table.assign(value=table["value"].map(in_few_digits))
+
+
+def diagnose(
+    fit: AnyFit, *, engines: bool = False, seed: int | None = None, progress: bool = True
+) -> Diagnosis:
+    """Check the draws, the model and its dependence on single studies.
+
+    Parameters
+    ----------
+    fit : BayesFit or ClusteredBayesFit
+        With several scale terms what is left out are clusters: see `clustered_loo`.
+    engines : bool, default False
+        Also draw by the other engine and compare; NUTS needs 10 to 20 seconds to begin with.
+    seed : int, optional
+        Of refits and replications; by default that of the fit.
+    progress : bool, default True
+        Show progress bars on standard error.
+
+    Returns
+    -------
+    Diagnosis
+        `Diagnosis.findings` and `to_dataframe` have each check with its limit. Limits of the draws
+        are those of Vehtari et al. (2021) and Betancourt (2016); those of the model say where to
+        look, and are no tests: of many good checks some are out of bounds by chance.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> fit = lsm.LocationScaleModel.from_file("preterm_weeks").fit_bayes(seed=1)
+    >>> found = fit.diagnose(progress=False)
+    >>> found.to_dataframe().loc[("Draws", "Pareto k of the weights"), "status"]
+    'good'
+
+    References
+    ----------
+    Vehtari, A., Gelman, A., Simpson, D., Carpenter, B., & Bürkner, P.-C. (2021).
+    Rank-normalization, folding, and localization: an improved R-hat. Bayesian Analysis,
+    16(2), 667-718. doi:10.1214/20-BA1221
+
+    Gabry, J., Simpson, D., Vehtari, A., Betancourt, M., & Gelman, A. (2019). Visualization in
+    Bayesian workflow. Journal of the Royal Statistical Society A, 182(2), 389-402.
+    doi:10.1111/rssa.12378
+    """
+    model: Diagnosable = Clusters(fit) if isinstance(fit, ClusteredBayesFit) else Studies(fit)
+    findings = draws_findings(fit)
+    studies, compared = None, None
+    check = posterior_predictive_check(fit, seed=seed)
+    findings += predictive_findings(check)
+    left_out, remarks = model.leave_out(seed=seed, progress=progress)
+    if left_out is not None:
+        left_out, influence = model.influence(left_out, progress=progress)
+        studies = _studies(left_out, influence)
+        several = left_out.studies.plural
+        findings += loo_findings(left_out, len(fit.convergence))
+        findings += influence_findings(studies, len(fit.design.y), several)
+    if engines:
+        other = model.other_engine(seed=fit.seed if seed is None else seed, progress=progress)
+        if other is None:
+            remarks.append("the other engine cannot take these priors")
+        else:
+            compared = _compare_engines(fit, other)
+            findings += agreement_findings(compared)
+    return Diagnosis(
+        fit,
+        tuple(findings),
+        fit.convergence,
+        left_out,
+        check,
+        studies,
+        compared,
+        tuple(remarks),
+    )
+
+
+def _studies(left_out: Elpd, influence: pd.DataFrame) -> pd.DataFrame:
+    table = pd.DataFrame(
+        {
+            "elpd": left_out.pointwise,
+            "p": left_out.penalty,
+            "pareto_k": left_out.columns["pareto_k"],
+            "z": _farthest_scores(left_out),
+        },
+        index=influence.index,
+    )
+    return table.join(influence)
+
+
+def _farthest_scores(left_out: Elpd) -> np.ndarray:
+    """Of each study the normal score of its LOO-PIT that is farthest from 0."""
+    if left_out.pit is None:
+        return np.full(len(left_out.pointwise), np.nan)
+    tiny = np.finfo(float).tiny
+    scores = ndtri(np.clip(left_out.pit, tiny, 1 - np.finfo(float).epsneg))
+    rows: Sequence[np.ndarray] = left_out.studies.rows
+    return np.array([scores[own][np.argmax(np.abs(scores[own]))] for own in rows])
+
+
+def _compare_engines(fit: AnyFit, other: pd.DataFrame) -> pd.DataFrame:
+    ours, found = fit.summary(), other["median"].to_numpy()
+    difference = found - ours["median"].to_numpy()
+    error = np.hypot(ours["mcse_median"].to_numpy(), other["mcse_median"].to_numpy())
+    return pd.DataFrame(
+        {
+            "median": ours["median"],
+            "other": found,
+            "in_sd": difference / (MAD_TO_SD * ours["mad"].to_numpy()),
+            "in_mcse": difference / error,
+        }
+    )
+
+
+class Diagnosable(Protocol):
+    """What is asked of a fit."""
+
+    def leave_out(self, *, seed: int | None, progress: bool) -> tuple[Elpd | None, list[str]]:
+        """Each study or cluster left out, where that can be; what is to be said of it."""
+
+    def influence(self, left_out: Elpd, *, progress: bool) -> tuple[Elpd, pd.DataFrame]:
+        """The same with PIT that are independent, and how far medians move."""
+
+    def other_engine(self, *, seed: int, progress: bool) -> pd.DataFrame | None:
+        """median and mcse_median of all that was estimated by the engine that was not used."""
+
+
+class Studies:
+    """A model whose τ² is one of each study."""
+
+    def __init__(self, fit: BayesFit) -> None:
+        self._fit = fit
+        self._priors = resolve_priors(fit.design, fit.priors)
+        self._df = df_prior(fit.design, fit.priors)
+
+    def leave_out(self, *, seed: int | None, progress: bool) -> tuple[Elpd | None, list[str]]:
+        """By exact refits where they are fast, else by importance sampling."""
+        said = "study_weights() shows which studies Student-t study effects discount"
+        remarks = [] if self._df is None else [said]
+        if self._fit.design.n_studies < 2:
+            return None, remarks
+        with warnings.catch_warnings():
+            # What they warn of becomes a finding.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            if can_sample(self._priors, self._df):
+                return loo(self._fit, seed=seed, progress=progress), remarks
+            return psis_loo(self._fit, progress=progress), remarks
+
+    def influence(self, left_out: Elpd, *, progress: bool) -> tuple[Elpd, pd.DataFrame]:
+        """The same with PIT that are independent, and how far medians move."""
+        return left_out, study_influence(self._fit, progress=progress)
+
+    def other_engine(self, *, seed: int, progress: bool) -> pd.DataFrame | None:
+        """median and mcse_median of all that was estimated by the engine that was not used."""
+        drawn = self._draw(seed=seed, progress=progress)
+        if drawn is None:
+            return None
+        parts = drawn.parts(self._fit.design).values()
+        medians = [np.median(values, axis=(0, 1)) for _, values in parts]
+        table = convergence(self._fit.design, drawn)
+        return table.assign(median=np.concatenate(medians))
+
+    def _draw(self, *, seed: int, progress: bool) -> Draws | None:
+        design, count = self._fit.design, len(self._fit.draws.flat_scale)
+        if self._fit.importance is not None:
+            each = -(-count // 4)
+            return sample_nuts(design, self._fit.priors, draws=each, seed=seed, progress=progress)
+        if not can_sample(self._priors, self._df):
+            return None
+        return sample_directly(design, self._priors, self._df, draws=count, seed=seed)

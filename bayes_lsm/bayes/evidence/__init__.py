@@ -1,0 +1,1 @@
+"""Marginal likelihoods: Bayes factors, nested models, averages over models."""

@@ -1,0 +1,58 @@
+"""Linear functions of the scale coefficients from posterior draws, for `bayes_lsm.contrasts`."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+
+from bayes_lsm.bayes.draws import Array
+from bayes_lsm.bayes.prediction.prediction import INTERVALS
+from bayes_lsm.bayes.summaries.intervals import bounds, check_interval, tau_summaries
+from bayes_lsm.contrasts import POWER, ContrastInterval, Measure, ScaleFunctions
+from bayes_lsm.errors import FitError
+
+
+def scale_functions(
+    alphas: Array,
+    rows: Array,
+    *,
+    measure: Measure = "log_tau2",
+    method: ContrastInterval | None = None,
+    level: float = 0.95,
+    compared: bool = True,
+) -> ScaleFunctions:
+    """l'α for each row l (m, q), or exp(l'α): posterior median, interval, P(l'α > 0).
+
+    Parameters
+    ----------
+    alphas : ndarray, shape (S, q)
+        Posterior draws of all scale coefficients.
+    rows : ndarray, shape (m, q)
+    measure : {"tau2", "tau", "log_tau2"}, default "log_tau2"
+        What the table is of: exp(l'α), exp(l'α / 2) or l'α.
+    method : {"eti", "hdi"}, optional
+        Equal-tailed (the default), or of highest density on the scale of the measure.
+    level : float, default 0.95
+    compared : bool, default True
+        Whether the column prob_above is wanted: P(l'α > 0), that of a ratio above 1.
+
+    Raises
+    ------
+    FitError
+        For a method that is not one of a Bayesian fit's, or a level outside (0, 1).
+    """
+    if method not in (None, "eti", "hdi"):
+        raise FitError(f"method must be 'eti' or 'hdi' for a Bayesian fit, got {method!r}")
+    interval = method or "eti"
+    check_interval(level, interval)
+    values = rows @ alphas.T
+    if measure == "log_tau2":
+        lower, upper = bounds(values.T, level=level, interval=interval)
+        columns = {"estimate": np.median(values, axis=1), "ci_lb": lower, "ci_ub": upper}
+    else:
+        measures = {"estimate": lambda ratio: ratio ** POWER[measure]}
+        found = tau_summaries(values, measures, level=level, interval=interval)
+        columns = {name.removeprefix("estimate_"): each for name, each in found.items()}
+    if compared:
+        columns["prob_above"] = np.mean(values > 0, axis=1)
+    return ScaleFunctions(pd.DataFrame(columns), INTERVALS[interval])

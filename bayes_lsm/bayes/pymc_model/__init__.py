@@ -1,0 +1,1 @@
+"""The model as a `pymc.Model`, and draws as an ArviZ DataTree."""

@@ -1,0 +1,1 @@
+"""Priors bound to a design, and whether they leave the posterior proper."""

@@ -1,0 +1,1 @@
+"""What differs with Student-t effects."""

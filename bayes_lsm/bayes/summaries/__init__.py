@@ -1,0 +1,1 @@
+"""Intervals and quantiles of draws and of normal mixtures."""

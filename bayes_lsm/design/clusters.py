@@ -1,0 +1,164 @@
+"""Clusters of rows: what is left out together, shuffled together, or dependent on each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bayes_lsm.design import frames
+from bayes_lsm.design.clustered_design import ClusteredDesign, ScaleTerm
+from bayes_lsm.design.sampling_errors import Block
+from bayes_lsm.errors import FitError
+
+Cluster = str | Sequence[Any]
+Index = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class Clusters:
+    """A partition of the rows.
+
+    Attributes
+    ----------
+    code : ndarray of int, shape (n,)
+        0, 1, … in the order of their appearance.
+    names : tuple of str, length G
+    what : str
+        The scale term they are the groups of, or ``"cluster"``.
+    """
+
+    code: Index
+    names: tuple[str, ...]
+    what: str
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @property
+    def first(self) -> Index:
+        """The first row of each."""
+        return np.unique(self.code, return_index=True)[1]
+
+
+def read_clusters(design: ClusteredDesign, cluster: Cluster | None) -> Clusters:
+    """The clusters that are asked for.
+
+    Parameters
+    ----------
+    design : ClusteredDesign
+    cluster : str or sequence of length n, optional
+        The grouping of a scale term, or the cluster of each row that was fitted. By default the
+        groups of the scale term in whose groups those of all others lie.
+
+    Raises
+    ------
+    FitError
+        For an unknown grouping, clusters that are missing or fewer than two, and where groups
+        cross, so that no scale term holds the others.
+    """
+    names = ", ".join(repr(term.name) for term in design.terms)
+    if cluster is None:
+        return _outermost(design, names)
+    if isinstance(cluster, str):
+        for term in design.terms:
+            if term.name == " ".join(cluster.split()):
+                return Clusters(term.index, term.groups, term.name)
+        raise FitError(
+            f"there is no scale term {cluster!r}; name one of {names}, or pass a column of the data"
+        )
+    codes, levels = pd.factorize(np.asarray(cluster, dtype=object))
+    if len(codes) != len(design.y):
+        dropped = len(design.dropped)
+        also = f" ({dropped} rows of the data were left out)" if dropped else ""
+        raise FitError(
+            f"cluster must have one entry for each of the {len(design.y)} rows that were "
+            f"fitted{also}, got {len(codes)}"
+        )
+    if (codes < 0).any():
+        row = design.labels[int(np.flatnonzero(codes < 0)[0])]
+        raise FitError(f"cluster is missing in {row}; give each row a cluster")
+    if len(levels) < 2:
+        raise FitError("cluster must have at least two different entries, got one")
+    return Clusters(codes.astype(np.intp), tuple(map(frames.level_text, levels)), "cluster")
+
+
+def _outermost(design: ClusteredDesign, names: str) -> Clusters:
+    term = min(design.terms, key=lambda each: len(each.groups))
+    found = Clusters(term.index, term.groups, term.name)
+    other = shared(design, found)
+    if other:
+        raise FitError(
+            f"{other} lie in several groups of {term.name!r}; say which rows belong together with "
+            f"cluster= a scale term ({names}) or a column of the data"
+        )
+    return found
+
+
+def shared(design: ClusteredDesign, clusters: Clusters) -> str:
+    """What makes rows of different clusters dependent, in words; empty if nothing does."""
+    for term in design.terms:
+        pairs = np.unique(np.stack([term.index, clusters.code]), axis=1).shape[1]
+        if pairs > len(term.groups):
+            return f"the groups of {term.name!r}"
+    for block in design.blocks:
+        if len(np.unique(clusters.code[block.rows])) > 1:
+            return "correlated sampling errors"
+    return ""
+
+
+def connected_rows(design: ClusteredDesign) -> Index:
+    """A number (n,) that rows share when a group or a sampling error makes them dependent."""
+    from scipy import sparse
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(design.y)
+    links, offset = [np.empty((2, 0), dtype=np.intp)], n
+    for term in design.terms:
+        row = np.flatnonzero((term.slopes != 0).any(axis=1))
+        links.append(np.stack([row, offset + term.index[row]]))
+        offset += len(term.groups)
+    for number, block in enumerate(design.blocks):
+        links.append(np.stack([block.rows, np.full(len(block.rows), offset + number)]))
+    offset += len(design.blocks)
+    i, j = np.concatenate(links, axis=1)
+    graph = sparse.coo_array((np.ones(len(i)), (i, j)), shape=(offset, offset))
+    label = connected_components(graph, directed=False)[1][:n]
+    return np.asarray(pd.factorize(label)[0], dtype=np.intp)
+
+
+def take_rows(design: ClusteredDesign, kept: npt.NDArray[np.bool_]) -> ClusteredDesign:
+    """The same model of the rows `kept` (n,), whether or not they can carry it."""
+    position = np.cumsum(kept) - 1
+    blocks = []
+    for block in design.blocks:
+        here = kept[block.rows]
+        if here.sum() > 1:
+            rows = position[block.rows[here]]
+            blocks.append(Block(rows, block.covariance[np.ix_(here, here)]))
+    return replace(
+        design,
+        y=design.y[kept],
+        v=design.v[kept],
+        blocks=tuple(blocks),
+        location=replace(design.location, matrix=design.X[kept]),
+        terms=tuple(_take_groups(term, kept) for term in design.terms),
+        labels=tuple(label for label, keep in zip(design.labels, kept, strict=True) if keep),
+        moderators=design.moderators[kept],
+    )
+
+
+def _take_groups(term: ScaleTerm, kept: npt.NDArray[np.bool_]) -> ScaleTerm:
+    groups, index = np.unique(term.index[kept], return_inverse=True)
+    return replace(
+        term,
+        groups=tuple(term.groups[g] for g in groups),
+        index=index,
+        slopes=term.slopes[kept],
+        Z=term.Z[groups],
+        random=tuple(replace(each, index=each.index[groups]) for each in term.random),
+    )

@@ -1,0 +1,112 @@
+"""Parts of a design: some of its rows, some of its columns, and which rows are one study.
+
+What the engines need of a design are four arrays, so a part of one is those arrays and no more.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from bayes_lsm.design.design import Design
+from bayes_lsm.errors import FitError
+from bayes_lsm.priors import PriorBlock
+
+Array = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.intp]
+
+
+class Numbers(Protocol):
+    """The arrays of a `Design`, or of a part of one."""
+
+    @property
+    def y(self) -> Array:
+        """Effects, shape (n,)."""
+
+    @property
+    def v(self) -> Array:
+        """Sampling variances, shape (n,)."""
+
+    @property
+    def X(self) -> Array:
+        """Location matrix, shape (n, p)."""
+
+    @property
+    def Z(self) -> Array:
+        """Scale matrix, shape (n, q)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Subset:
+    """Some rows or some columns of a design."""
+
+    y: Array
+    v: Array
+    X: Array
+    Z: Array
+
+
+def take_rows(numbers: Numbers, rows: Indices) -> Subset:
+    """The given rows, in the given order."""
+    return Subset(numbers.y[rows], numbers.v[rows], numbers.X[rows], numbers.Z[rows])
+
+
+def take_columns(numbers: Numbers, location: Sequence[int], scale: Sequence[int]) -> Subset:
+    """The given columns of either matrix."""
+    X, Z = numbers.X[:, list(location)], numbers.Z[:, list(scale)]
+    return Subset(numbers.y, numbers.v, np.ascontiguousarray(X), np.ascontiguousarray(Z))
+
+
+def restrict(block: PriorBlock, kept: Sequence[int]) -> PriorBlock:
+    """The prior of some coefficients given that the others are zero.
+
+    It is what the same preset says of the smaller model: of the average study, per SD of each
+    moderator that is left. So it is the same statement in a model and in its sub-models.
+    """
+    kept = list(kept)
+    dropped = [j for j in range(len(block.priors)) if j not in kept]
+    if np.any(block.contrasts[np.ix_(dropped, kept)]):
+        raise FitError(
+            "a coefficient that carries the level of a model (its intercept, the means of a "
+            "factor without one) cannot be left out; keep it"
+        )
+    priors = tuple(block.priors[j] for j in kept)
+    return dataclasses.replace(block, contrasts=block.contrasts[np.ix_(kept, kept)], priors=priors)
+
+
+@dataclass(frozen=True, eq=False)
+class Studies:
+    """The rows of each study, where studies are what is left out.
+
+    Attributes
+    ----------
+    names : tuple of str, length U
+    rows : tuple of ndarray of int, length U
+    unit : str, default "study"
+        What each of them is.
+    """
+
+    names: tuple[str, ...]
+    rows: tuple[Indices, ...]
+    unit: str = "study"
+
+    @property
+    def plural(self) -> str:
+        """What they are."""
+        return "studies" if self.unit == "study" else "clusters"
+
+
+def group_studies(design: Design) -> Studies:
+    """Rows of one name are one study where a column of names was given; else each row is one."""
+    if design.specification.study is None:
+        return Studies(design.labels, tuple(np.arange(design.n_studies)[:, None]))
+    _, first, which = np.unique(np.array(design.labels), return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    starts = np.argsort(which, kind="stable")
+    members = np.split(starts, np.cumsum(np.bincount(which))[:-1])
+    return Studies(tuple(design.labels[first[u]] for u in order), tuple(members[u] for u in order))

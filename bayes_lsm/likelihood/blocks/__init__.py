@@ -1,0 +1,1 @@
+"""Several scale terms, slopes, correlated effects and a V in blocks: sums over blocks of rows."""

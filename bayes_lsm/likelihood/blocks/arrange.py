@@ -1,0 +1,116 @@
+"""From a clustered design to the arrays of the clustered likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bayes_lsm.design.clustered_design import ClusteredDesign
+from bayes_lsm.errors import FitError
+from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
+from bayes_lsm.likelihood.blocks.terms import ScaleTerm
+from bayes_lsm.links import tau2_from_log
+
+if TYPE_CHECKING:
+    from bayes_lsm.likelihood.blocks.blocks import Clustered
+
+Array = npt.NDArray[np.float64]
+
+
+def sampling_covariance(design: ClusteredDesign) -> Any:
+    """V for a likelihood in closed form: variances (n,), or a sparse matrix (n, n).
+
+    Raises
+    ------
+    FitError
+        When ln τ² has random intercepts: the likelihood has no closed form.
+    """
+    for term in design.terms:
+        if term.random:
+            raise FitError(
+                f"the scale term {term.name!r} has random intercepts (1 | {term.random[0].column}),"
+                " which REML and the collapsed engine cannot integrate out; use fit_bayes with "
+                "engine='nuts' (or 'auto')"
+            )
+    return error_covariance(design)
+
+
+def error_covariance(design: ClusteredDesign) -> Any:
+    """V: variances (n,), or a sparse matrix (n, n) where errors are correlated."""
+    if not design.blocks:
+        return design.v
+    from scipy import sparse
+
+    V = sparse.lil_array(sparse.diags_array(design.v))
+    for block in design.blocks:
+        V[block.rows[:, None], block.rows] = block.covariance
+    return V.tocsr()
+
+
+def arrange_design(design: ClusteredDesign) -> Clustered:
+    """The whole model, sorted once for the compiled loops.
+
+    Raises
+    ------
+    FitError
+        When ln τ² has random intercepts: the likelihood has no closed form.
+    """
+    from bayes_lsm.likelihood.blocks import blocks  # loads numba
+
+    V = sampling_covariance(design)
+    return blocks.arrange(design.y, design.X, likelihood_terms(design), variance=V)
+
+
+def likelihood_terms(design: ClusteredDesign) -> tuple[ScaleTerm, ...]:
+    """The scale terms as the likelihood reads them.
+
+    The levels of random intercepts of ln τ² are columns that follow those of Z, so that their
+    effects are coefficients like others: the likelihood is that given the effects.
+    """
+    return tuple(
+        ScaleTerm(
+            term.index,
+            np.concatenate([term.Z, *(np.eye(len(r.levels))[r.index] for r in term.random)], axis=2)
+            if term.random
+            else term.Z,
+            term.slopes,
+            term.correlation if len(term.effects) > 1 else "none",
+        )
+        for term in design.terms
+    )
+
+
+def effect_sds(term: ScaleTerm, coefficients: Array) -> tuple[Array, Array]:
+    """SDs of the s effects of each of G groups, and their correlations.
+
+    Parameters
+    ----------
+    term : ScaleTerm
+    coefficients : ndarray, shape (m, term.size)
+        Of ln τ², then κ.
+
+    Returns
+    -------
+    ndarray, shape (m, G, s)
+    ndarray, shape (m, s, s)
+    """
+    Z = term.table
+    q, s = Z.shape[2], Z.shape[1]
+    eta = coefficients[:, :q] @ Z.reshape(-1, q).T
+    sds = np.sqrt(tau2_from_log(eta)).reshape(len(coefficients), -1, s)
+    return sds, correlation_matrices(coefficients[:, q:], s, term.correlation)
+
+
+def row_variances(terms: Sequence[ScaleTerm], v: Array, coefficients: Array) -> Array:
+    """The diagonal of Σ (m, n) at each row of the coefficients (m, Q) of all terms."""
+    found = np.tile(v, (len(coefficients), 1))
+    first = 0
+    for term in terms:
+        sds, R = effect_sds(term, coefficients[:, first : first + term.size])
+        first += term.size
+        loads = term.multipliers * sds[:, term.groups]
+        found += np.sum((loads @ R) * loads, axis=2)
+    return found

@@ -1,0 +1,334 @@
+r"""ML, REML and β-integrated criteria of several scale terms and a covariance in blocks.
+
+    y ~ Normal( Xβ, Σ ),   Σ = V + Σ_l A_l diag(exp(Z_l α_l)) A_l'
+
+where a term may also have several effects a group, correlated (see `ScaleTerm`). With
+A = X'Σ⁻¹X + Λ and r = y − Xβ̂,
+
+    ℓ_ML   = −½ [ n ln 2π + ln|Σ| + r'Σ⁻¹r ]
+    ℓ_REML = −½ [ (n − p) ln 2π + ln|Σ| + r'Σ⁻¹r + ln|X'Σ⁻¹X| − ln|X'X| ]
+    ln p(y | α) = −½ [ n ln 2π + ln|Σ| + r'Σ⁻¹r + (β̂ − m)'Λ(β̂ − m) + ln|A| − ln|Λ| ]
+
+the last with β ~ N(m, Λ⁻¹). The constants are those of `independent` and `integrated`, and of
+metafor. nlme's REML log-likelihood leaves out ln|X'X|: it is `value` − `data.log_det_XX` / 2.
+
+Rows that share a group or a sampling covariance form a block; blocks are independent. Where V is
+diagonal a block of n rows and m effects costs O(n m²), otherwise, and where m > n, O(n³). Groups
+that cross until everything is connected make one block of all rows. Memory is that of X, Z, and of
+the largest pieces above. Rows alike in all but y are first collapsed, exactly: 7,044 children in
+two arms of 37 studies are 74 cells. Import this module inside the functions that need it: it loads
+numba.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from bayes_lsm.likelihood.blocks import ascent, derivatives, kernels
+from bayes_lsm.likelihood.blocks.kernels import Layout
+from bayes_lsm.likelihood.blocks.layout import build_layout, coefficient_starts
+from bayes_lsm.likelihood.blocks.terms import (
+    Correlation,
+    Rows,
+    ScaleTerm,
+    collapse,
+    of_single_rows,
+)
+from bayes_lsm.likelihood.rows.formulas import Method
+
+__all__ = [
+    "Ascent",
+    "Clustered",
+    "Correlation",
+    "Evaluation",
+    "NormalPrior",
+    "ScaleTerm",
+    "arrange",
+    "arrange_rows",
+    "ascend_clustered",
+    "draw_location",
+    "evaluate",
+    "locations",
+    "log_likelihoods",
+]
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class NormalPrior:
+    """β ~ N(mean, precision⁻¹): to be integrated out, instead of a method.
+
+    Attributes
+    ----------
+    mean : ndarray, shape (p,)
+    precision : ndarray, shape (p, p)
+        Positive definite.
+    """
+
+    mean: Array
+    precision: Array
+
+
+Criterion = Method | NormalPrior
+
+
+@dataclass(frozen=True, eq=False)
+class Clustered:
+    """Data and model, arranged for the compiled loops; made by `arrange`.
+
+    Attributes
+    ----------
+    layout : Layout
+        Cells, sorted by block.
+    terms : tuple of ScaleTerm
+    starts : ndarray of int, shape (terms + 1,)
+        The coefficients of term l are ``alpha[starts[l]:starts[l + 1]]``: its q, then its κ.
+    cell : ndarray of int, shape (n,)
+        The row of the layout that each row of the data went into.
+    n, p, q : int
+        Rows before they were collapsed, columns of X, length of α.
+    log_det_XX : float
+        ln |X'X|, which nlme's REML log-likelihood leaves out.
+    """
+
+    layout: Layout
+    terms: tuple[ScaleTerm, ...]
+    starts: Index
+    cell: Index
+    n: int
+    p: int
+    q: int
+    log_det_XX: float
+
+    @property
+    def blocks(self) -> Index:
+        """The number of cells of each block, shape (blocks,)."""
+        return np.diff(self.layout.row_start)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A criterion at one α.
+
+    Attributes
+    ----------
+    value : float
+        With all constants; nan where Σ or X'Σ⁻¹X is singular.
+    score : ndarray, shape (q,)
+    hessian : ndarray, shape (q, q)
+        Exact, not expected.
+    beta : ndarray, shape (p,)
+        Generalised least squares, or the conditional mean of β.
+    covariance : ndarray, shape (p, p)
+        A⁻¹.
+    """
+
+    value: float
+    score: Array
+    hessian: Array
+    beta: Array
+    covariance: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Ascent:
+    """Where an ascent ended, and what the criterion is there."""
+
+    alpha: Array
+    at: Evaluation
+    iterations: int
+    converged: bool
+
+
+def arrange(
+    y: Array,
+    X: Array,
+    terms: tuple[ScaleTerm, ...],
+    *,
+    variance: Array | sparse.csr_array | None = None,
+) -> Clustered:
+    """Sorts rows into cells and blocks, once for a model.
+
+    Parameters
+    ----------
+    y : ndarray, shape (n,)
+    X : ndarray, shape (n, p)
+        Of full column rank.
+    terms : tuple of ScaleTerm
+    variance : ndarray, shape (n,) or (n, n), or CSR array, shape (n, n), optional
+        V: sampling variances, or their matrix; 0 if left out. Its zeros are exploited, so a matrix
+        in blocks need not be handed over in blocks.
+
+    Examples
+    --------
+    Two schools in each of three districts, a variance for each level:
+
+    >>> district, school = np.repeat(np.arange(3), 2), np.arange(6)
+    >>> terms = ScaleTerm(district, np.ones((3, 1))), ScaleTerm(school, np.ones((6, 1)))
+    >>> y = np.array([0.1, 0.3, -0.4, -0.1, 0.8, 0.5])
+    >>> data = arrange(y, np.ones((6, 1)), terms, variance=np.linspace(0.002, 0.007, 6))
+    >>> data.q, data.blocks
+    (2, array([2, 2, 2]))
+    >>> fit = ascend_clustered(np.full(2, -2.0), data, method="REML")
+    >>> np.exp(fit.alpha).round(3)
+    array([0.185, 0.032])
+    """
+    layout, cell, collapsed = arrange_rows(y, X, terms, variance=variance)
+    starts = coefficient_starts(terms)
+    triangle = np.linalg.qr(collapsed, mode="r")
+    n, p = np.shape(X)
+    return Clustered(
+        layout=layout,
+        terms=terms,
+        starts=starts,
+        cell=cell,
+        n=n,
+        p=p,
+        q=int(starts[-1]),
+        log_det_XX=2.0 * float(np.sum(np.log(np.abs(np.diag(triangle))))),
+    )
+
+
+def arrange_rows(
+    y: Array,
+    X: Array,
+    terms: tuple[ScaleTerm, ...],
+    *,
+    variance: Array | sparse.csr_array | None = None,
+) -> tuple[Layout, Index, Array]:
+    """The layout alone, whatever the rank of X; the cell of each row, and X of the cells."""
+    y, X = np.asarray(y, dtype=float), np.asarray(X, dtype=float)
+    n = len(X)
+    v, V = _split(n, variance)
+    single = [of_single_rows(term) for term in terms]
+    groups = np.stack([term.groups for term in terms], axis=1) if terms else np.zeros((n, 0), int)
+    multipliers = tuple(term.multipliers for term in terms)
+    rows = Rows(y, v, X, np.zeros(n), np.zeros(n), groups.astype(np.int64), multipliers)
+    cell = np.arange(n)
+    if V is None and rows.vary(single).all():
+        rows, cell = collapse(rows, terms, single)
+    layout, order = build_layout(rows, terms, single, V)
+    return layout, np.argsort(order)[cell], rows.X
+
+
+def _split(
+    n: int, variance: Array | sparse.csr_array | None
+) -> tuple[Array, sparse.csr_array | None]:
+    """The diagonal of V, and V itself unless it is diagonal."""
+    if variance is None:
+        return np.zeros(n), None
+    if isinstance(variance, np.ndarray) and variance.ndim == 1:
+        return variance.astype(float), None
+    V: sparse.csr_array = sparse.csr_array(variance)
+    V = V.astype(np.float64)
+    V.eliminate_zeros()
+    i, j = V.tocoo().coords
+    return np.asarray(V.diagonal()), None if np.array_equal(i, j) else V
+
+
+def _criterion(
+    data: Clustered, method: Criterion
+) -> tuple[tuple[Layout, Array, Array, bool], float]:
+    """What the compiled loops ask for, and the constant that they leave out."""
+    if isinstance(method, NormalPrior):
+        root = np.linalg.cholesky(method.precision).T
+        log_det = 2.0 * float(np.sum(np.log(np.diag(root))))
+        constant = -0.5 * (data.n * math.log(2 * math.pi) - log_det)
+        root = np.ascontiguousarray(root)
+        return (data.layout, root, root @ np.asarray(method.mean, dtype=float), True), constant
+    none = np.empty((0, data.p)), np.empty(0)
+    if method == "ML":
+        return (data.layout, *none, False), -0.5 * data.n * math.log(2 * math.pi)
+    constant = -0.5 * ((data.n - data.p) * math.log(2 * math.pi) - data.log_det_XX)
+    return (data.layout, *none, True), constant
+
+
+def evaluate(alpha: Array, data: Clustered, *, method: Criterion) -> Evaluation:
+    """A criterion at α (q,), its score and its exact Hessian.
+
+    Parameters
+    ----------
+    alpha : ndarray, shape (q,)
+        The terms' coefficients one after the other, see `Clustered.starts`.
+    data : Clustered
+    method : {"REML", "ML"} or NormalPrior
+        With a prior, β is integrated out.
+    """
+    criterion, constant = _criterion(data, method)
+    score, hessian = np.empty(data.q), np.empty((data.q, data.q))
+    beta, covariance = np.full(data.p, np.nan), np.full((data.p, data.p), np.nan)
+    value = derivatives.evaluate_at(
+        np.asarray(alpha, dtype=float), *criterion, score, hessian, beta, covariance
+    )
+    return Evaluation(value + constant, score, hessian, beta, covariance)
+
+
+def log_likelihoods(alphas: Array, data: Clustered, *, method: Criterion) -> Array:
+    """The criterion alone at each row of alphas (m, q), on all processors."""
+    criterion, constant = _criterion(data, method)
+    values: Array = kernels.values_at(np.ascontiguousarray(alphas), *criterion)
+    return values + constant
+
+
+def locations(alphas: Array, data: Clustered) -> tuple[Array, Array]:
+    """Generalised least squares at each row of alphas (m, q): β̂ (m, p), covariances (m, p, p).
+
+    nan where X'Σ⁻¹X is singular.
+    """
+    criterion, _ = _criterion(data, "ML")
+    betas = np.full((len(alphas), data.p), np.nan)
+    covariances = np.full((len(alphas), data.p, data.p), np.nan)
+    kernels.locations_at(np.ascontiguousarray(alphas), *criterion, betas, covariances)
+    return betas, covariances
+
+
+def draw_location(alphas: Array, noise: Array, data: Clustered, *, prior: NormalPrior) -> Array:
+    """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
+    (layout, root, y, _), _ = _criterion(data, prior)
+    drawn: Array = kernels.draw_location(
+        np.ascontiguousarray(alphas), np.ascontiguousarray(noise), layout, root, y
+    )
+    return drawn
+
+
+def ascend_clustered(
+    start: Array,
+    data: Clustered,
+    *,
+    method: Criterion,
+    tolerance: float = 1e-10,
+    held: Mask | None = None,
+) -> Ascent:
+    """Newton's ascent to the nearest maximum: exact Hessian, bounded steps, saddles left behind.
+
+    Parameters
+    ----------
+    start : ndarray, shape (q,)
+    data : Clustered
+    method : {"REML", "ML"} or NormalPrior
+    tolerance : float, default 1e-10
+        It ends where the predicted gain is below this, relative to max(1, |ℓ|).
+    held : ndarray of bool, shape (q,), optional
+        Coefficients that stay where they start; score and Hessian are then 0 and −1 there.
+    """
+    criterion, constant = _criterion(data, method)
+    score, hessian = np.empty(data.q), np.empty((data.q, data.q))
+    beta, covariance = np.full(data.p, np.nan), np.full((data.p, data.p), np.nan)
+    alpha = np.empty(data.q)
+    value, iterations, converged = ascent.ascend_at(
+        np.asarray(start, dtype=float),
+        np.zeros(data.q, dtype=bool) if held is None else held,
+        criterion,
+        tolerance,
+        (alpha, score, hessian, beta, covariance),
+    )
+    at = Evaluation(value + constant, score, hessian, beta, covariance)
+    return Ascent(alpha, at, iterations, converged)

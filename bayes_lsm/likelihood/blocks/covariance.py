@@ -1,0 +1,106 @@
+"""Σ = V + A D A' of several scale terms, block by block: for what needs it as it is, not its value.
+
+All effects of all groups stand beside each other, A (n, m) and their covariance D (m, m), sparse.
+Rows that share an effect or a sampling covariance form a block, as in the likelihood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+from scipy.linalg import cho_solve
+from scipy.sparse.csgraph import connected_components
+
+from bayes_lsm.design.clustered_design import ClusteredDesign
+from bayes_lsm.likelihood.blocks.arrange import sampling_covariance
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class DenseBlock:
+    """Rows and effects that have to do with each other.
+
+    Attributes
+    ----------
+    rows : ndarray of int, shape (b,)
+    columns : ndarray of int, shape (e,)
+        Their effects.
+    sigma : ndarray, shape (b, b)
+    """
+
+    rows: Index
+    columns: Index
+    sigma: Array
+
+    @cached_property
+    def root(self) -> Array:
+        """Lower Cholesky factor."""
+        return np.linalg.cholesky(self.sigma)
+
+    def solve(self, right: Array) -> Array:
+        """Σ⁻¹ times what is given."""
+        return np.asarray(cho_solve((self.root, True), right))
+
+
+def loadings(design: ClusteredDesign) -> sparse.csr_array:
+    """A (n, m): what each row multiplies every effect by, terms beside each other.
+
+    A row that has any effect of a group has an entry for all of them, a zero if need be: they are
+    correlated. A row that has none, its slopes being 0, has no entry.
+    """
+    found = []
+    for term in design.terms:
+        n, s = term.slopes.shape
+        used = np.flatnonzero(term.slopes.any(axis=1))
+        columns = (s * term.index[used, None] + np.arange(s)).ravel()
+        rows = np.repeat(used, s)
+        shape = (n, s * len(term.groups))
+        entries = term.slopes[used].ravel()
+        found.append(sparse.csr_array((entries, (rows, columns)), shape=shape))
+    return sparse.csr_array(sparse.hstack(found))
+
+
+def stack_covariances(tau2: Sequence[Array], correlations: Sequence[Array]) -> sparse.csr_array:
+    """D (m, m) of the effects' variances (G, s) and correlation matrix (s, s) of each term."""
+    found: list[Any] = []
+    for values, R in zip(tau2, correlations, strict=True):
+        if values.shape[1] == 1:
+            found.append(sparse.diags_array(values.ravel()))
+            continue
+        tau = np.sqrt(values)
+        found.append(block_diagonal(tau[:, :, None] * R * tau[:, None, :]))
+    return sparse.csr_array(sparse.block_diag(found))
+
+
+def block_diagonal(matrices: Array) -> sparse.csr_array:
+    """Matrices (G, s, s) along the diagonal of one."""
+    return sparse.csr_array(sparse.block_diag([sparse.coo_array(each) for each in matrices]))
+
+
+def blocks(
+    design: ClusteredDesign, A: sparse.csr_array, D: sparse.csr_array
+) -> Iterator[DenseBlock]:
+    """The blocks of V + A D A'."""
+    V = sampling_covariance(design)
+    V = sparse.diags_array(V) if isinstance(V, np.ndarray) else V
+    sigma = sparse.csr_array(A @ D @ A.T + V)
+    for rows in block_rows(design, A):
+        yield DenseBlock(rows, np.unique(A[rows].indices), sigma[rows][:, rows].toarray())
+
+
+def block_rows(design: ClusteredDesign, A: sparse.csr_array) -> list[Index]:
+    """The rows of each block, whatever the variances."""
+    V = sampling_covariance(design)
+    V = sparse.diags_array(V) if isinstance(V, np.ndarray) else V
+    has = sparse.csr_array((np.ones(A.nnz), A.indices, A.indptr), shape=A.shape)
+    _, block = connected_components(has @ has.T + abs(V), directed=False)
+    order = np.argsort(block, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(block[order])) + 1)

@@ -1,0 +1,1 @@
+"""Student-t effects, integrated by quadrature row by row."""

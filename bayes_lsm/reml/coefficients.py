@@ -1,0 +1,111 @@
+"""The scale coefficients and correlations of several scale terms by name.
+
+A coefficient is called ``"school: size"``, a correlation ``"outcome | trial: AL, PD"``, by the
+grouping of its scale term; where no other term has one of that name, ``"size"`` is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bayes_lsm.design.clustered_design import ClusteredDesign, ScaleTerm
+from bayes_lsm.errors import FitError
+from bayes_lsm.likelihood.blocks.correlation_matrices import count
+
+
+@dataclass(frozen=True)
+class Coefficient:
+    """A scale coefficient: number `j` of term number `t`."""
+
+    t: int
+    j: int
+    grouping: str
+    name: str
+
+    @property
+    def label(self) -> str:
+        """Its whole name."""
+        return f"{self.grouping}: {self.name}"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The correlation of two effects, `a` before `b`, of a group of term number `t`."""
+
+    t: int
+    a: int
+    b: int
+    grouping: str
+    name: str
+
+    @property
+    def label(self) -> str:
+        """Its whole name."""
+        return f"{self.grouping}: {self.name}"
+
+
+def coefficients(design: ClusteredDesign) -> list[Coefficient]:
+    """All scale coefficients, term by term."""
+    return [
+        Coefficient(t, j, term.name, name)
+        for t, term in enumerate(design.terms)
+        for j, name in enumerate(term.names)
+    ]
+
+
+def pairs(design: ClusteredDesign) -> list[Pair]:
+    """All pairs of correlated effects, term by term."""
+    return [
+        Pair(t, a, b, term.name, f"{term.effects[a]}, {term.effects[b]}")
+        for t, term in enumerate(design.terms)
+        if has_correlations(term)
+        for b in range(len(term.effects))
+        for a in range(b)
+    ]
+
+
+def has_correlations(term: ScaleTerm) -> bool:
+    """Whether its groups have several effects that are correlated."""
+    return count(len(term.effects), term.correlation) > 0
+
+
+def size_of(term: ScaleTerm) -> int:
+    """How many coefficients and correlations a term has."""
+    return len(term.names) + count(len(term.effects), term.correlation)
+
+
+def scale_places(design: ClusteredDesign) -> npt.NDArray[np.intp]:
+    """Where the scale coefficients stand among all of a model's, κ of the terms included."""
+    starts = np.cumsum([0, *map(size_of, design.terms)])
+    return np.concatenate(
+        [
+            start + np.arange(len(term.names))
+            for start, term in zip(starts, design.terms, strict=False)
+        ]
+    )
+
+
+def find[T: (Coefficient, Pair, Coefficient | Pair)](
+    wanted: str, known: Sequence[T], what: str
+) -> T:
+    """The one that is called so.
+
+    Raises
+    ------
+    FitError
+        When there is none, or several scale terms have one.
+    """
+    for each in known:
+        if each.label == wanted:
+            return each
+    found = [each for each in known if each.name == wanted]
+    if len(found) == 1:
+        return found[0]
+    listed = ", ".join(repr(each.label) for each in found or known)
+    if found:
+        raise FitError(f"several scale terms have {wanted!r}; write one of {listed}")
+    raise FitError(f"there is no {what} {wanted!r}; there are {listed or 'none'}")

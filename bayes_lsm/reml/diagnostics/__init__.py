@@ -1,0 +1,1 @@
+"""Whether to believe a fit: residuals, influence, robust errors, other starts."""

@@ -1,0 +1,1 @@
+"""Tests of coefficients: Wald, score, likelihood-ratio, permutation, bootstrap."""
