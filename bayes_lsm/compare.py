@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
-from bayes_lsm.results import AnyDesign, Fit, model_title
+from bayes_lsm.results import Fit, model_title
 from bayes_lsm.tables import Printable
 
 _SYMBOLS = {
@@ -26,7 +27,7 @@ class Comparison(Printable):
 
     Attributes
     ----------
-    design : Design or ClusteredDesign
+    design : Design or Design
         The model that was fitted.
     table : DataFrame
         Indexed by part, symbol (beta0, …, alpha0, …) and term; the columns are a fit and its
@@ -35,7 +36,7 @@ class Comparison(Printable):
         What the reader has to know about each fit.
     """
 
-    design: AnyDesign
+    design: Design
     table: pd.DataFrame
     fit_notes: tuple[str, ...]
 

@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.design.clustered_design import ClusteredDesign
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_parts import ScalePart, scale_part
 from bayes_lsm.errors import FitError
@@ -56,7 +55,7 @@ class ScaleFit(Fit, Protocol):
     """A fit that knows its scale coefficients, however it was made."""
 
     @property
-    def design(self) -> Design | ClusteredDesign:
+    def design(self) -> Design:
         """The numbers that were fitted."""
 
     def scale_functions(
@@ -319,9 +318,9 @@ def tau_steps(
     return _results(fit, what, rows, chosen, measure, method, level, compared=True)
 
 
-def _columns(design: Design | ClusteredDesign) -> dict[str, Array]:
+def _columns(design: Design) -> dict[str, Array]:
     """The values of each scale coefficient's column, by its (with several terms whole) name."""
-    if isinstance(design, Design):
+    if design.is_independent:
         return dict(zip(design.scale.names, design.Z.T, strict=True))
     return {
         f"{term.name}: {name}": values

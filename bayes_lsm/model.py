@@ -25,8 +25,7 @@ from bayes_lsm.bayes import (
     prior_predictive,
 )
 from bayes_lsm.datasets import list_datasets, load_dataset
-from bayes_lsm.design.clustered_design import ClusteredDesign, build_any_design
-from bayes_lsm.design.design import Design
+from bayes_lsm.design.design import Design, build_design
 from bayes_lsm.errors import DataError, FitError, SpecificationError
 from bayes_lsm.priors import PresetName, Priors, preset
 from bayes_lsm.reml import Bounds, ClusteredFit, RemlFit, Test, fit_clustered, fit_reml
@@ -91,7 +90,7 @@ class LocationScaleModel:
     ----------
     specification : Specification
         The model in words.
-    design : Design or ClusteredDesign
+    design : Design or Design
         The model in numbers.
 
     Raises
@@ -117,7 +116,7 @@ class LocationScaleModel:
     """
 
     specification: Specification
-    design: Design | ClusteredDesign
+    design: Design
 
     def __init__(
         self,
@@ -151,7 +150,7 @@ class LocationScaleModel:
         self, specification: Specification, data: pd.DataFrame, *, covariance: Any = None
     ) -> None:
         self.specification = specification
-        self.design = build_any_design(specification, data, covariance=covariance)
+        self.design = build_design(specification, data, covariance=covariance)
 
     @classmethod
     def from_specification(
@@ -195,7 +194,7 @@ class LocationScaleModel:
         See `bayes_lsm.reml.fit_reml`. The default method is the specification's, ``"REML"`` unless
         a model file says otherwise. With several scale terms see `bayes_lsm.reml.fit_clustered`.
         """
-        if isinstance(self.design, ClusteredDesign):
+        if not self.design.is_independent:
             if fixed or bounds or start or test == "knha":
                 raise FitError(
                     "with several scale terms coefficients cannot be fixed, bounded or started, "
@@ -231,7 +230,7 @@ class LocationScaleModel:
         random intercepts of ln τ², see `bayes_lsm.bayes.fit_clustered_bayes`.
         """
         words = self.specification
-        if isinstance(self.design, ClusteredDesign):
+        if not self.design.is_independent:
             self._require_integrated(true_effects)
             return fit_clustered_bayes(
                 self.design,
@@ -309,7 +308,7 @@ class LocationScaleModel:
         `build_latent_pymc_model` for those with ``true_effects="latent"``; with several scale
         terms, or random intercepts of ln τ², see `build_clustered_pymc_model`.
         """
-        if isinstance(self.design, ClusteredDesign):
+        if not self.design.is_independent:
             self._require_integrated(true_effects)
             return build_clustered_pymc_model(self.design, self._priors(prior))
         builders = {"integrated": build_pymc_model, "latent": build_latent_pymc_model}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
+from bayes_lsm.design.design import Design
 from bayes_lsm.tables import Printable
 
 Array = npt.NDArray[np.float64]
@@ -19,39 +20,11 @@ Array = npt.NDArray[np.float64]
 _LONGEST = 1000
 
 
-class AnyDesign(Protocol):
-    """A model in numbers, of whatever shape."""
-
-    @property
-    def y(self) -> Array:
-        """Effects, shape (n,)."""
-
-    @property
-    def v(self) -> Array:
-        """Their sampling variances, shape (n,)."""
-
-    @property
-    def kind(self) -> str:
-        """What such a model is called."""
-
-    @property
-    def size(self) -> str:
-        """How many effects there are."""
-
-    @property
-    def parts(self) -> Mapping[str, tuple[str, ...]]:
-        """The names of all coefficients, part by part."""
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader of any result has to know of the data."""
-
-
 class Fit(Protocol):
     """A fitted location-scale model."""
 
     @property
-    def design(self) -> AnyDesign:
+    def design(self) -> Design:
         """The numbers that were fitted."""
 
     @property
@@ -115,7 +88,7 @@ class ResultTable(Printable):
         return super()._table().head(_LONGEST)
 
 
-def model_title(design: AnyDesign, how: str = "") -> str:
+def model_title(design: Design, how: str = "") -> str:
     """``Location-Scale Model (k = 37; REML)``."""
     return f"{design.kind} ({design.size}{f'; {how}' if how else ''})"
 

@@ -231,8 +231,10 @@ class Specification(Frozen):
 
     @property
     def scale_terms(self) -> Mapping[Grouping, str]:
-        """The scale formulas by their groupings; empty where there is one for the effects."""
-        return {read_grouping(key): formula for key, formula in _items(self.scale)}
+        """The scale formulas by their groupings; one formula alone is that of the rows."""
+        if isinstance(self.scale, str):
+            return {read_grouping(RESIDUAL): self.scale}
+        return {read_grouping(key): formula for key, formula in self.scale.items()}
 
     def to_dict(self) -> dict[str, Any]:
         """As plain tables, without what is left at its default."""

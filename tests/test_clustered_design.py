@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bayes_lsm.design.clustered_design import build_clustered_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import DataError, DroppedRowsWarning
 from bayes_lsm.specification import SamplingCovariance, Specification
 
@@ -28,7 +28,7 @@ def schools():
 
 def build(data, scale, *, location="yi ~ 1", variance="vi", covariance=None, **fields):
     specification = Specification(location, variance, scale=scale, **fields)
-    return build_clustered_design(specification, data, covariance=covariance)
+    return build_design(specification, data, covariance=covariance)
 
 
 def test_nested_groups_are_found_and_their_formula_is_evaluated_once_a_group(schools):
@@ -174,4 +174,4 @@ def test_a_matrix_that_is_no_covariance_is_refused(schools, covariance, message)
 
 def test_individual_data_need_a_residual(schools):
     specification = Specification("yi ~ 1", scale={"district": "~ 1", "residual": "~ 1"})
-    assert build_clustered_design(specification, schools).n_effects == 9
+    assert build_design(specification, schools).n_effects == 9

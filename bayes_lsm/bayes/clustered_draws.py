@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.bayes.draws import Array, row_blocks
-from bayes_lsm.design.clustered_design import ScaleTerm
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.formulas.random_intercepts import RandomIntercept
 from bayes_lsm.likelihood.blocks.correlation_matrices import count, kappas_of
 from bayes_lsm.links import tau2_from_log

@@ -23,7 +23,7 @@ from bayes_lsm.bayes.pymc_model.clustered_graph import (
     random_names,
     scale_names,
 )
-from bayes_lsm.design.clustered_design import ClusteredDesign
+from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Priors
 
@@ -54,7 +54,7 @@ class ClusteredBayesFit(PosteriorSummaries):
 
     Attributes
     ----------
-    design : ClusteredDesign
+    design : Design
     priors : Priors
     beta : ndarray, shape (draws, p)
         Draws of the location coefficients.
@@ -71,7 +71,7 @@ class ClusteredBayesFit(PosteriorSummaries):
         What NUTS says of each draw (``diverging``, ``energy``, …).
     """
 
-    design: ClusteredDesign
+    design: Design
     priors: Priors
     beta: Array
     terms: Mapping[str, TermDraws]

@@ -18,7 +18,7 @@ from bayes_lsm.bayes.engines.clustered_nuts import (
 from bayes_lsm.bayes.engines.collapsed import can_collapse
 from bayes_lsm.bayes.engines.diagnostics import find_problems
 from bayes_lsm.bayes.posterior import check_settings
-from bayes_lsm.design.clustered_design import ClusteredDesign
+from bayes_lsm.design.design import Design
 from bayes_lsm.errors import ConvergenceWarning, warn
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices, count
 from bayes_lsm.priors import Priors, ResolvedPriors
@@ -26,7 +26,7 @@ from bayes_lsm.specification import Engine
 
 
 def fit_clustered_bayes(
-    design: ClusteredDesign,
+    design: Design,
     *,
     prior: Priors | None = None,
     engine: Engine = "auto",
@@ -41,7 +41,7 @@ def fit_clustered_bayes(
 
     Parameters
     ----------
-    design : ClusteredDesign
+    design : Design
     prior : Priors, optional
         Default: those of the design's specification. Each scale term has them anew; a prior of one
         term is named ``"district: year"``.
@@ -75,12 +75,12 @@ def fit_clustered_bayes(
 
     Examples
     --------
-    >>> from bayes_lsm.design.clustered_design import build_clustered_design
+    >>> from bayes_lsm.design.clustered_design import build_design
     >>> from bayes_lsm.datasets import load_dataset
     >>> from bayes_lsm.specification import Specification
     >>> spec = Specification(
     ...     "yi ~ 1", "vi", scale={"district": "~ 1", "district/school": "~ 1"})
-    >>> design = build_clustered_design(spec, load_dataset("konstantopoulos2011"))
+    >>> design = build_design(spec, load_dataset("konstantopoulos2011"))
     >>> fit = fit_clustered_bayes(design, seed=1)
     >>> fit.summary()["median"].round().to_list()
     [0.0, -3.0, -3.0]
@@ -109,13 +109,13 @@ def fit_clustered_bayes(
     return fit
 
 
-def _can_collapse(design: ClusteredDesign, prior: Priors) -> bool:
+def _can_collapse(design: Design, prior: Priors) -> bool:
     plain = not any(term.random for term in design.terms)
     return plain and can_collapse(resolve_terms(design, prior))
 
 
 def fit_collapsed(
-    design: ClusteredDesign, prior: Priors, resolved: ResolvedPriors, *, draws: int, seed: int
+    design: Design, prior: Priors, resolved: ResolvedPriors, *, draws: int, seed: int
 ) -> ClusteredBayesFit:
     """A fit of independent draws, with priors resolved on these data or, of a refit, on all."""
     beta, alphas, importance = sample_clustered(design, resolved, draws=draws, seed=seed)
@@ -123,7 +123,7 @@ def fit_collapsed(
     return _checked(ClusteredBayesFit(design, prior, beta, terms, importance, seed, ()))
 
 
-def terms_of(design: ClusteredDesign, alphas: Array) -> dict[str, TermDraws]:
+def terms_of(design: Design, alphas: Array) -> dict[str, TermDraws]:
     """The draws of each term, from those (draws, Q) of α and κ of all terms together."""
     terms, first = {}, 0
     for term in design.terms:
@@ -136,7 +136,7 @@ def terms_of(design: ClusteredDesign, alphas: Array) -> dict[str, TermDraws]:
 
 
 def sampled_fit(
-    design: ClusteredDesign, prior: Priors, drawn: ClusteredDraws, seed: int
+    design: Design, prior: Priors, drawn: ClusteredDraws, seed: int
 ) -> ClusteredBayesFit:
     """A fit of the chains of NUTS."""
     chains, draws = drawn.values["location"].shape[:2]

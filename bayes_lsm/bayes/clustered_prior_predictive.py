@@ -24,7 +24,7 @@ from bayes_lsm.bayes.prior_predictive import (
 )
 from bayes_lsm.bayes.pymc_model.clustered_graph import DEFAULT_SCALE_SD
 from bayes_lsm.bayes.resolved_priors.clustered_prior import draw_from_prior
-from bayes_lsm.design.clustered_design import ClusteredDesign
+from bayes_lsm.design.design import Design
 from bayes_lsm.priors import Priors, contrasts
 
 Index = npt.NDArray[np.intp]
@@ -37,7 +37,7 @@ class LevelPriorPredictive(PriorQuantiles):
 
     Attributes
     ----------
-    design : ClusteredDesign
+    design : Design
     priors : Priors
     drawn : ClusteredBayesFit
         Draws from the priors, held as a fit holds those of the posterior: its `predict`,
@@ -47,7 +47,7 @@ class LevelPriorPredictive(PriorQuantiles):
         What to pass to `prior_predictive` for the same draws again.
     """
 
-    design: ClusteredDesign
+    design: Design
     priors: Priors
     drawn: ClusteredBayesFit
     seed: int
@@ -112,13 +112,13 @@ class LevelPriorPredictive(PriorQuantiles):
 
 
 def level_prior_predictive(
-    design: ClusteredDesign, prior: Priors, *, draws: int, seed: int
+    design: Design, prior: Priors, *, draws: int, seed: int
 ) -> LevelPriorPredictive:
     """What the priors imply for τ of each level, correlations, and effects.
 
     Parameters
     ----------
-    design : ClusteredDesign
+    design : Design
     prior : Priors
     draws : int
     seed : int

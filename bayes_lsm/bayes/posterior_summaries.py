@@ -10,14 +10,15 @@ import pandas as pd
 
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.summaries.intervals import Interval, bounds, check_interval
-from bayes_lsm.results import AnyDesign, model_title
+from bayes_lsm.design.design import Design
+from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable
 
 
 class PosteriorSummaries(Printable):
     """A Bayesian fit as a table of its coefficients."""
 
-    design: AnyDesign
+    design: Design
     convergence: pd.DataFrame
     problems: tuple[str, ...]
 

@@ -18,7 +18,6 @@ import pandas as pd
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.pymc_model.graph import require_log_link, resolve_priors
 from bayes_lsm.bayes.student.effects import describe, df_prior, sample_df
-from bayes_lsm.design.clustered_design import ClusteredDesign
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError, PriorError
 from bayes_lsm.links import LARGEST_EXPONENT
@@ -43,7 +42,7 @@ _LARGEST_BLOCK = 4_000_000  # numbers at a time: 32 MB
 class PriorQuantiles(Printable):
     """Quantiles of what the priors of a model imply, as a table that prints."""
 
-    design: Design | ClusteredDesign
+    design: Design
 
     _digits = 3
 
@@ -175,7 +174,7 @@ class PriorPredictive(PriorQuantiles):
 
 
 def prior_predictive(
-    design: Design | ClusteredDesign,
+    design: Design,
     *,
     prior: Priors | None = None,
     draws: int = 10_000,
@@ -185,7 +184,7 @@ def prior_predictive(
 
     Parameters
     ----------
-    design : Design or ClusteredDesign
+    design : Design or Design
     prior : Priors, optional
         Default: those of the design's specification.
     draws : int, default 10000
@@ -219,7 +218,7 @@ def prior_predictive(
     prior = prior or design.specification.priors
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
-    if isinstance(design, ClusteredDesign):
+    if not design.is_independent:
         from bayes_lsm.bayes.clustered_prior_predictive import level_prior_predictive
 
         return level_prior_predictive(design, prior, draws=int(draws), seed=seed)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm.design import frames
-from bayes_lsm.design.clustered_design import ClusteredDesign, ScaleTerm
-from bayes_lsm.design.sampling_errors import Block
+from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 
 Cluster = str | Sequence[Any]
@@ -45,12 +44,12 @@ class Clusters:
         return np.unique(self.code, return_index=True)[1]
 
 
-def read_clusters(design: ClusteredDesign, cluster: Cluster | None) -> Clusters:
+def read_clusters(design: Design, cluster: Cluster | None) -> Clusters:
     """The clusters that are asked for.
 
     Parameters
     ----------
-    design : ClusteredDesign
+    design : Design
     cluster : str or sequence of length n, optional
         The grouping of a scale term, or the cluster of each row that was fitted. By default the
         groups of the scale term in whose groups those of all others lie.
@@ -87,7 +86,7 @@ def read_clusters(design: ClusteredDesign, cluster: Cluster | None) -> Clusters:
     return Clusters(codes.astype(np.intp), tuple(map(frames.level_text, levels)), "cluster")
 
 
-def _outermost(design: ClusteredDesign, names: str) -> Clusters:
+def _outermost(design: Design, names: str) -> Clusters:
     term = min(design.terms, key=lambda each: len(each.groups))
     found = Clusters(term.index, term.groups, term.name)
     other = shared(design, found)
@@ -99,7 +98,7 @@ def _outermost(design: ClusteredDesign, names: str) -> Clusters:
     return found
 
 
-def shared(design: ClusteredDesign, clusters: Clusters) -> str:
+def shared(design: Design, clusters: Clusters) -> str:
     """What makes rows of different clusters dependent, in words; empty if nothing does."""
     for term in design.terms:
         pairs = np.unique(np.stack([term.index, clusters.code]), axis=1).shape[1]
@@ -111,7 +110,7 @@ def shared(design: ClusteredDesign, clusters: Clusters) -> str:
     return ""
 
 
-def connected_rows(design: ClusteredDesign) -> Index:
+def connected_rows(design: Design) -> Index:
     """A number (n,) that rows share when a group or a sampling error makes them dependent."""
     from scipy import sparse
     from scipy.sparse.csgraph import connected_components
@@ -129,36 +128,3 @@ def connected_rows(design: ClusteredDesign) -> Index:
     graph = sparse.coo_array((np.ones(len(i)), (i, j)), shape=(offset, offset))
     label = connected_components(graph, directed=False)[1][:n]
     return np.asarray(pd.factorize(label)[0], dtype=np.intp)
-
-
-def take_rows(design: ClusteredDesign, kept: npt.NDArray[np.bool_]) -> ClusteredDesign:
-    """The same model of the rows `kept` (n,), whether or not they can carry it."""
-    position = np.cumsum(kept) - 1
-    blocks = []
-    for block in design.blocks:
-        here = kept[block.rows]
-        if here.sum() > 1:
-            rows = position[block.rows[here]]
-            blocks.append(Block(rows, block.covariance[np.ix_(here, here)]))
-    return replace(
-        design,
-        y=design.y[kept],
-        v=design.v[kept],
-        blocks=tuple(blocks),
-        location=replace(design.location, matrix=design.X[kept]),
-        terms=tuple(_take_groups(term, kept) for term in design.terms),
-        labels=tuple(label for label, keep in zip(design.labels, kept, strict=True) if keep),
-        moderators=design.moderators[kept],
-    )
-
-
-def _take_groups(term: ScaleTerm, kept: npt.NDArray[np.bool_]) -> ScaleTerm:
-    groups, index = np.unique(term.index[kept], return_inverse=True)
-    return replace(
-        term,
-        groups=tuple(term.groups[g] for g in groups),
-        index=index,
-        slopes=term.slopes[kept],
-        Z=term.Z[groups],
-        random=tuple(replace(each, index=each.index[groups]) for each in term.random),
-    )

@@ -1,77 +1,98 @@
-"""A design with several scale terms, applied to other rows."""
+"""A design's formulas applied to other rows, with the transforms and levels of its own data."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm import formulas
 from bayes_lsm.design import frames
-from bayes_lsm.design.clustered_design import ClusteredDesign, ScaleTerm, formula_columns
-from bayes_lsm.design.design import apply_part
+from bayes_lsm.design.part import Part, apply_part
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import DataError
+from bayes_lsm.formulas.random_intercepts import split_random_intercepts
+from bayes_lsm.formulas.term_names import Kind
+from bayes_lsm.specification import Specification
 
 Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class ClusteredNewData:
-    """Moderator values at which a model with several scale terms is asked something.
+class NewTerm:
+    """One scale term where a model is asked something, in groups that are new.
+
+    Attributes
+    ----------
+    slopes : ndarray, shape (m, s)
+    Z : ndarray, shape (m, s, q)
+        As those of `ScaleTerm`.
+    """
+
+    slopes: Array
+    Z: Array
+
+
+@dataclass(frozen=True, eq=False)
+class NewData:
+    """Moderator values at which a fitted model is asked something.
 
     Attributes
     ----------
     X : ndarray, shape (m, p)
-    slopes, Z : tuple of ndarray, shapes (m, s) and (m, s, q), one for each scale term
-        As those of `ScaleTerm`, for groups that are new.
+    terms : tuple of NewTerm
+        One for each scale term.
     labels : tuple of str, length m
     """
 
     X: Array
-    slopes: tuple[Array, ...]
-    Z: tuple[Array, ...]
+    terms: tuple[NewTerm, ...]
     labels: tuple[str, ...]
 
+    @property
+    def Z(self) -> Array:
+        """Scale matrix of a model of independent effects, shape (m, q)."""
+        return self.terms[0].Z[:, 0, :]
 
-def apply_to_new_data(design: ClusteredDesign, data: pd.DataFrame) -> ClusteredNewData:
-    """The matrices for other rows, with the transforms and levels of the design's data.
 
-    Parameters
-    ----------
-    design : ClusteredDesign
-    data : DataFrame
-        With every column that the formulas use, and the inner column of correlated effects.
+def formula_columns(*texts: str) -> list[str]:
+    """The columns of several formulas and their random intercepts, each once."""
+    split = (split_random_intercepts(text) for text in texts)
+    found = (c for fixed, groups in split for c in (*formulas.parse(fixed).columns, *groups))
+    return list(dict.fromkeys(found))
 
-    Raises
-    ------
-    DataError
-        For a missing column or value, or a level that the design's data do not have.
-    """
+
+def read_new_data(
+    specification: Specification,
+    location: Part,
+    terms: Sequence[ScaleTerm],
+    kinds: Mapping[str, Kind],
+    data: pd.DataFrame,
+) -> NewData:
+    """The matrices for other rows; see `Design.for_new_data`."""
     data = frames.require_frame(data)
     if not len(data):
         raise DataError("the new data have no rows; give one row for each prediction")
-    words = design.specification
-    texts = [words.location, *(term.part.formula for term in design.terms)]
-    texts += [term.grouping.slope for term in design.terms if term.grouping.slope]
-    columns = list(dict.fromkeys(formula_columns(*texts)))
-    inner = [term.grouping.inner for term in design.terms if term.grouping.inner]
+    texts = [specification.location, *(term.part.formula for term in terms)]
+    texts += [term.grouping.slope for term in terms if term.grouping.slope]
+    columns = formula_columns(*texts)
+    inner = [term.grouping.inner for term in terms if term.grouping.inner]
     frames.require_columns(data, [*columns, *inner])
-    labels = frames.row_labels(data, words.study if words.study in data.columns else None)
+    study = specification.study
+    labels = frames.row_labels(data, study if study in data.columns else None)
     frames.require_complete(data, columns, labels)
-    frame, kinds = frames.moderators(data, columns, labels)
-    frames.require_same_kinds(frame, kinds, design.kinds)
-    applied = [_apply_term(term, data, frame, labels) for term in design.terms]
-    slopes, Z = zip(*applied, strict=True) if applied else ((), ())
-    X = apply_part(design.location, frame, labels)
-    return ClusteredNewData(X, tuple(slopes), tuple(Z), labels)
+    frame, found = frames.moderators(data, columns, labels)
+    frames.require_same_kinds(frame, found, kinds)
+    X = apply_part(location, frame, labels)
+    return NewData(X, tuple(_apply_term(term, data, frame, labels) for term in terms), labels)
 
 
 def _apply_term(
     term: ScaleTerm, data: pd.DataFrame, frame: pd.DataFrame, labels: Sequence[str]
-) -> tuple[Array, Array]:
-    """Slopes (m, s) and Z (m, s, q) of one term, for other rows."""
+) -> NewTerm:
     matrix = apply_part(term.part, frame, labels)
     if term.grouping.inner:
         level = [frames.level_text(value) for value in data[term.grouping.inner]]
@@ -82,11 +103,11 @@ def _apply_term(
                 f"data do not have; they have {', '.join(term.effects)}"
             )
         slopes = np.eye(len(term.effects))[[term.effects.index(each) for each in level]]
-        return slopes, slopes[:, :, None] * matrix[:, None, :]
+        return NewTerm(slopes, slopes[:, :, None] * matrix[:, None, :])
     s = len(term.effects)
     if term.slope_part is None:
-        return np.ones((len(matrix), 1)), matrix[:, None, :]
+        return NewTerm(np.ones((len(matrix), 1)), matrix[:, None, :])
     slopes = apply_part(term.slope_part, frame, labels)
     if s == 1:
-        return slopes, matrix[:, None, :]
-    return slopes, np.stack([np.kron(np.eye(s), row) for row in matrix])
+        return NewTerm(slopes, matrix[:, None, :])
+    return NewTerm(slopes, np.stack([np.kron(np.eye(s), row) for row in matrix]))

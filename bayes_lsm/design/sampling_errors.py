@@ -42,6 +42,20 @@ class Block:
     rows: Index
     covariance: Array
 
+    def keep(self, place: Index) -> tuple[Block, ...]:
+        """The block of the rows that are kept, if they are two or more.
+
+        Parameters
+        ----------
+        place : ndarray of int, shape (n,)
+            Where each row of the data stands among those kept; −1 where it is left out.
+        """
+        here = np.flatnonzero(place[self.rows] >= 0)
+        here = here[np.argsort(place[self.rows[here]])]
+        if len(here) < 2:
+            return ()
+        return (Block(place[self.rows[here]], self.covariance[np.ix_(here, here)]),)
+
 
 def sampling_errors(
     specification: Specification,

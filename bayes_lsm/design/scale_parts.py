@@ -12,8 +12,8 @@ import pandas as pd
 
 from bayes_lsm import formulas
 from bayes_lsm.design import frames
-from bayes_lsm.design.clustered_design import ClusteredDesign
-from bayes_lsm.design.design import Design, Part, apply_part
+from bayes_lsm.design.design import Design
+from bayes_lsm.design.part import Part, apply_part
 from bayes_lsm.errors import DataError, FitError
 from bayes_lsm.formulas.term_names import Kind
 
@@ -105,15 +105,12 @@ class ScalePart:
         return apply_part(self.part, frame, labels).copy()
 
 
-def scale_parts(design: Design | ClusteredDesign) -> list[ScalePart]:
+def scale_parts(design: Design) -> list[ScalePart]:
     """The formulas of all scale terms."""
-    if isinstance(design, Design):
-        q = design.Z.shape[1]
-        return [ScalePart("", design.scale, design.location, design.kinds, 0, q)]
     sizes = [len(term.names) for term in design.terms]
     return [
         ScalePart(
-            term.name,
+            term.name if len(design.terms) > 1 else "",
             term.part,
             design.location,
             design.kinds,
@@ -125,9 +122,7 @@ def scale_parts(design: Design | ClusteredDesign) -> list[ScalePart]:
     ]
 
 
-def scale_part(
-    design: Design | ClusteredDesign, variable: str, grouping: str | None = None
-) -> ScalePart:
+def scale_part(design: Design, variable: str, grouping: str | None = None) -> ScalePart:
     """The formula that uses a column, or that of one scale term.
 
     Raises

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import BLUE, GREY, VERMILLION, legend, name_axes, panels, tidy
 from bayes_lsm.plots.reading import refuse_fit
@@ -106,7 +105,7 @@ class _Belief:
 
 
 def _beliefs(fit: BayesFit | ClusteredBayesFit, part: str) -> list[_Belief]:
-    if isinstance(fit.design, Design):
+    if fit.design.is_independent:
         return _of_one_term(fit, part)
     return _of_several_terms(fit, part)
 

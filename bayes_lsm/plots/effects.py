@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtr
 
-from bayes_lsm.design.clustered_design import ClusteredDesign
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
     BLUE,
@@ -162,7 +161,7 @@ def _true_effects(
 ) -> _TrueEffects:
     if of not in ("effect", "deviation", None):
         raise FitError(f"of must be 'effect' or 'deviation', got {of!r}")
-    if isinstance(fit.design, ClusteredDesign):
+    if not fit.design.is_independent:
         return _of_level(fit, of, grouping, level)
     if grouping is not None:
         raise FitError("grouping is for fits of several scale terms; leave it out")

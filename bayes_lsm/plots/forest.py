@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
-from bayes_lsm.design.clustered_design import ClusteredDesign
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
@@ -147,7 +146,7 @@ def forest(
     >>> ax.get_xlabel()
     'risk ratio'
     """
-    if isinstance(fit.design, ClusteredDesign):
+    if not fit.design.is_independent:
         from bayes_lsm.plots.levels import fitted_means, forest_rows
 
         rows, means = forest_rows(fit, by, summary, order, level), fitted_means(fit, level)
@@ -184,7 +183,7 @@ def forest(
 
 def _own_effects(fit: AnyFit | ClusteredFit | ClusteredBayesFit, level: float) -> Array:
     """Each study's own true effect, and the ends of its interval (n, 3)."""
-    if isinstance(fit.design, ClusteredDesign):
+    if not fit.design.is_independent:
         from bayes_lsm.plots.levels import own_effects
 
         return own_effects(fit, level)

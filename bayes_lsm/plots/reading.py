@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.design.clustered_design import ClusteredDesign
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.results import Fit
@@ -30,7 +29,7 @@ def design_of(fit: Fit) -> Design:
     FitError
         For a fit with several scale terms.
     """
-    if not isinstance(fit.design, Design):
+    if not fit.design.is_independent:
         raise FitError(
             "this figure takes a fit with one scale term and independent effects, got a "
             f"{type(fit).__name__}; of several scale terms there are forest, caterpillar, profile, "
@@ -64,7 +63,7 @@ def interval_name(fit: Fit) -> str:
     return "CrI" if fit.label == "Bayes" else "CI"
 
 
-def column_of(design: Design | ClusteredDesign, variable: str) -> pd.Series:
+def column_of(design: Design, variable: str) -> pd.Series:
     """A moderator's values, one a study.
 
     Raises
@@ -78,7 +77,7 @@ def column_of(design: Design | ClusteredDesign, variable: str) -> pd.Series:
     return design.moderators[variable]
 
 
-def is_number(design: Design | ClusteredDesign, variable: str) -> bool:
+def is_number(design: Design, variable: str) -> bool:
     """Whether a moderator holds numbers, and the formulas take it for such: not as C(year).
 
     Raises
@@ -90,18 +89,15 @@ def is_number(design: Design | ClusteredDesign, variable: str) -> bool:
     return design.kinds.get(variable) == "numbers" and _coded_levels(design, variable) is None
 
 
-def levels_of(design: Design | ClusteredDesign, variable: str) -> list[Any]:
+def levels_of(design: Design, variable: str) -> list[Any]:
     """The levels of a categorical moderator, in the order of the fit."""
     coded = _coded_levels(design, variable)
     return sorted(column_of(design, variable).unique()) if coded is None else coded
 
 
-def _coded_levels(design: Design | ClusteredDesign, variable: str) -> list[Any] | None:
+def _coded_levels(design: Design, variable: str) -> list[Any] | None:
     """Those of a factor of the formulas that is made of it, if there is one."""
-    if isinstance(design, ClusteredDesign):
-        of_scale = [term.part for term in design.terms]
-    else:
-        of_scale = [design.scale]
+    of_scale = [term.part for term in design.terms]
     for part in (design.location, *of_scale):
         for factor, state in part.spec.factor_contrasts.items():
             if variable in set(map(str, part.spec.factor_variables[factor])):
@@ -109,9 +105,7 @@ def _coded_levels(design: Design | ClusteredDesign, variable: str) -> list[Any] 
     return None
 
 
-def typical(
-    design: Design | ClusteredDesign, at: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
+def typical(design: Design, at: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """A value of each moderator: as in `at`, or its mean, or its most frequent level.
 
     Raises

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.design.clustered_design import ClusteredDesign
+from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.rows.formulas import Method
 from bayes_lsm.reml.coefficients import coefficients, scale_places
@@ -54,7 +54,7 @@ class ClusteredFit(Printable):
 
     Attributes
     ----------
-    design : ClusteredDesign
+    design : Design
     method : {"REML", "ML"}
     beta : ndarray, shape (p,)
         Location coefficients.
@@ -83,7 +83,7 @@ class ClusteredFit(Printable):
         Its log-likelihood; nan without one.
     """
 
-    design: ClusteredDesign
+    design: Design
     method: Method
     beta: Array
     vcov_location: Array

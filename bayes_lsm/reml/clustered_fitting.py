@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.design.clustered_design import ClusteredDesign, ScaleTerm
+from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError, warn
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
 from bayes_lsm.likelihood.rows.formulas import Method
@@ -28,13 +29,13 @@ _NO_INFORMATION = 1e-8
 
 
 def fit_clustered(
-    design: ClusteredDesign, *, method: Method = "REML", test: ClusteredTest = "z"
+    design: Design, *, method: Method = "REML", test: ClusteredTest = "z"
 ) -> ClusteredFit:
     """Fit a model with several scale terms by restricted or ordinary maximum likelihood.
 
     Parameters
     ----------
-    design : ClusteredDesign
+    design : Design
     method : {"REML", "ML"}, default "REML"
     test : {"z", "t"}, default "z"
 
@@ -51,12 +52,12 @@ def fit_clustered(
 
     Examples
     --------
-    >>> from bayes_lsm.design.clustered_design import build_clustered_design
+    >>> from bayes_lsm.design.clustered_design import build_design
     >>> from bayes_lsm.datasets import load_dataset
     >>> from bayes_lsm.specification import Specification
     >>> spec = Specification(
     ...     "yi ~ 1", "vi", scale={"district": "~ 1", "district/school": "~ 1"})
-    >>> design = build_clustered_design(spec, load_dataset("konstantopoulos2011"))
+    >>> design = build_design(spec, load_dataset("konstantopoulos2011"))
     >>> fit_clustered(design).components.round(4)
                        tau2     tau  groups
     component
@@ -76,7 +77,7 @@ def fit_clustered(
 
 
 def estimate_clustered(
-    design: ClusteredDesign,
+    design: Design,
     method: Method,
     *,
     test: ClusteredTest = "z",
@@ -215,7 +216,7 @@ def _without_infinite(found: list[TermEstimate], limit_vcov: Array) -> Array:
     return full
 
 
-def _coefficients(design: ClusteredDesign, spot: Spot) -> dict[str, Array]:
+def _coefficients(design: Design, spot: Spot) -> dict[str, Array]:
     """α of each term at a maximum; −inf, inf or nan for what a limit took."""
     nothing = np.zeros((spot.data.q, spot.data.q))
     return {

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.design.clustered_design import ClusteredDesign, ScaleTerm
+from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.correlation_matrices import count
 
@@ -48,7 +49,7 @@ class Pair:
         return f"{self.grouping}: {self.name}"
 
 
-def coefficients(design: ClusteredDesign) -> list[Coefficient]:
+def coefficients(design: Design) -> list[Coefficient]:
     """All scale coefficients, term by term."""
     return [
         Coefficient(t, j, term.name, name)
@@ -57,7 +58,7 @@ def coefficients(design: ClusteredDesign) -> list[Coefficient]:
     ]
 
 
-def pairs(design: ClusteredDesign) -> list[Pair]:
+def pairs(design: Design) -> list[Pair]:
     """All pairs of correlated effects, term by term."""
     return [
         Pair(t, a, b, term.name, f"{term.effects[a]}, {term.effects[b]}")
@@ -78,7 +79,7 @@ def size_of(term: ScaleTerm) -> int:
     return len(term.names) + count(len(term.effects), term.correlation)
 
 
-def scale_places(design: ClusteredDesign) -> npt.NDArray[np.intp]:
+def scale_places(design: Design) -> npt.NDArray[np.intp]:
     """Where the scale coefficients stand among all of a model's, κ of the terms included."""
     starts = np.cumsum([0, *map(size_of, design.terms)])
     return np.concatenate(

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
-from bayes_lsm.design.clustered_design import ScaleTerm
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
 from bayes_lsm.reml.coefficients import has_correlations
 from bayes_lsm.reml.prediction.linear_scale import split_space, where_to

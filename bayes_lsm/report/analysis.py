@@ -15,7 +15,6 @@ import pandas as pd
 
 from bayes_lsm.bayes import diagnose, sensitivity
 from bayes_lsm.compare import Comparison, compare
-from bayes_lsm.design.clustered_design import ClusteredDesign
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import BayesLsmWarning, FitError
 from bayes_lsm.reml import (
@@ -143,7 +142,7 @@ def analyse(
     with warnings.catch_warnings():
         # What the fits warn of is in their notes, which the report shows.
         warnings.simplefilter("ignore", BayesLsmWarning)
-        if isinstance(model.design, ClusteredDesign):
+        if not model.design.is_independent:
             return analyse_clustered(
                 model,
                 prior=prior,
@@ -186,7 +185,7 @@ def _require_log_link(model: LocationScaleModel) -> None:
 
 
 def _fit_reml(model: LocationScaleModel) -> RemlFit:
-    design, words = cast("Design", model.design), model.specification
+    design, words = model.design, model.specification
     if words.study_effects == "student_t":
         known = {"study_effects": "normal", "priors": words.priors.model_copy(update={"df": None})}
         design = replace(design, specification=words.model_copy(update=known))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bayes_lsm.bayes import ClusteredBayesFit
     from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
     from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity
-    from bayes_lsm.design.clustered_design import ClusteredDesign
+    from bayes_lsm.design.design import Design
     from bayes_lsm.model import LocationScaleModel
     from bayes_lsm.priors import PresetName, Priors
     from bayes_lsm.reml import ClusteredFit, PermutationTest, Profile, RemlFit
@@ -63,7 +63,7 @@ class ClusteredAnalysis:
     diagnosis: Diagnosis
 
     @property
-    def design(self) -> ClusteredDesign:
+    def design(self) -> Design:
         """The model in numbers."""
         return self.bayes.design
 
@@ -90,7 +90,7 @@ def analyse_clustered(
     FitError
         For random intercepts of ln τ², which REML cannot fit.
     """
-    design = cast("ClusteredDesign", model.design)
+    design = model.design
     if any(term.random for term in design.terms):
         raise FitError(
             "a report takes models that both REML and Bayes can fit, got random intercepts of "
@@ -153,7 +153,7 @@ def table_of_tests(rows: Mapping[str, dict[tuple[str, str], Any]]) -> pd.DataFra
     return table
 
 
-def _hypotheses(design: ClusteredDesign) -> Iterator[tuple[str, Contrast]]:
+def _hypotheses(design: Design) -> Iterator[tuple[str, Contrast]]:
     """What is 0 if ln τ² is constant: slopes, and differences of levels."""
     for term in design.terms:
         for piece, _ in pieces(term):

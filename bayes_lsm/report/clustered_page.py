@@ -30,7 +30,7 @@ from bayes_lsm.report.shared_sections import (
 )
 
 if TYPE_CHECKING:
-    from bayes_lsm.design.clustered_design import ClusteredDesign
+    from bayes_lsm.design.design import Design
     from bayes_lsm.report.clustered_analysis import ClusteredAnalysis
 
 # Rows of a figure that can still be told apart.
@@ -69,7 +69,7 @@ def clustered_sections(found: ClusteredAnalysis) -> tuple[Section, Section, Sect
     return _data(found), _model(found), _effects(found), _heterogeneity(found)
 
 
-def _sizes(design: ClusteredDesign) -> str:
+def _sizes(design: Design) -> str:
     """``56 effects; groups: district 11, district/school 56``."""
     what = "effects" if (design.v > 0).any() else "individuals"
     groups = [

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bayes_lsm.design.clustered_design import formula_columns
+from bayes_lsm.design.new_data import formula_columns
 
 if TYPE_CHECKING:
-    from bayes_lsm.design.clustered_design import ClusteredDesign, ScaleTerm
     from bayes_lsm.design.design import Design
+    from bayes_lsm.design.scale_terms import ScaleTerm
 
 _KINDS = {
     "none": "not at all",
@@ -59,7 +59,7 @@ def in_words(design: Design) -> str:
     )
 
 
-def levels_in_equations(design: ClusteredDesign) -> tuple[str, ...]:
+def levels_in_equations(design: Design) -> tuple[str, ...]:
     """The same of a model with several scale terms: u are the effects of groups.
 
     Examples
@@ -110,7 +110,7 @@ def _log_variance(term: ScaleTerm, first: int) -> str:
     )
 
 
-def levels_in_words(design: ClusteredDesign) -> str:
+def levels_in_words(design: Design) -> str:
     """A model with several scale terms in some sentences.
 
     Examples

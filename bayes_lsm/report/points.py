@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.design.clustered_design import ClusteredDesign
 from bayes_lsm.design.design import Design
 from bayes_lsm.plots.reading import is_number, levels_of, typical
 
 
-def points_of(design: Design | ClusteredDesign) -> pd.DataFrame:
+def points_of(design: Design) -> pd.DataFrame:
     """Where predictions are made: one moderator at a time is moved."""
     held = typical(design)
     rows: dict[str, dict[str, Any]] = {}
@@ -20,14 +19,14 @@ def points_of(design: Design | ClusteredDesign) -> pd.DataFrame:
         for words, value in _values(design, name).items():
             rows[f"{name} = {words}"] = {**held, name: value}
     if not rows:
-        everywhere = "all rows" if isinstance(design, ClusteredDesign) else "all studies"
+        everywhere = "all rows" if not design.is_independent else "all studies"
         return pd.DataFrame(index=[everywhere])
     return pd.DataFrame.from_dict(rows, orient="index").astype(
         {name: float for name in held if is_number(design, name)}
     )
 
 
-def _values(design: Design | ClusteredDesign, name: str) -> dict[str, Any]:
+def _values(design: Design, name: str) -> dict[str, Any]:
     if not is_number(design, name):
         levels = levels_of(design, name)
         return {f"{level:g}" if isinstance(level, float) else str(level): level for level in levels}

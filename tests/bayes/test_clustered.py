@@ -11,7 +11,7 @@ from scipy.stats import kstest, multivariate_normal
 import bayes_lsm as lsm
 from bayes_lsm.bayes import fit_clustered_bayes
 from bayes_lsm.bayes.engines.clustered import PartialCorrelation, resolve_terms
-from bayes_lsm.design.clustered_design import build_clustered_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import PriorError
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
 from bayes_lsm.priors import HalfNormal, Normal, Priors
@@ -33,7 +33,7 @@ def schools(**options):
 def test_one_term_of_rows_has_the_posterior_of_the_ordinary_engine():
     data = lsm.load_dataset("bcg")
     words = Specification("yi ~ ablat", "vi", scale={"residual": "~ ablat"})
-    clustered = fit_clustered_bayes(build_clustered_design(words, data), seed=1)
+    clustered = fit_clustered_bayes(build_design(words, data), seed=1)
     ordinary = lsm.LocationScaleModel(
         "yi ~ ablat", scale="~ ablat", variance="vi", data=data
     ).fit_bayes(seed=2)

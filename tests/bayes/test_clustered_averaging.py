@@ -5,7 +5,7 @@ import pytest
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes import average_models
-from bayes_lsm.design.clustered_design import build_clustered_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import FitError
 from bayes_lsm.specification import Specification
 
@@ -94,7 +94,7 @@ def test_one_term_of_single_studies_is_averaged_as_by_its_own():
     one = lsm.LocationScaleModel("yi ~ ablat", "~ ablat", variance="vi", data=data).average(seed=1)
     named = data.assign(unit=[f"u{i}" for i in range(len(data))])
     spec = Specification("yi ~ ablat", "vi", scale={"unit": "~ ablat"})
-    several = average_models(build_clustered_design(spec, named), seed=2)
+    several = average_models(build_design(spec, named), seed=2)
     error = np.hypot(one.probability_se, several.probability_se)
     assert [m.location for m in one.models] == [m.location for m in several.models]
     assert (np.abs(one.probability - several.probability) < 4 * error).all()

@@ -11,7 +11,7 @@ import bayes_lsm as lsm
 from bayes_lsm.bayes.clustered_draws import RandomInterceptDraws, take_draws
 from bayes_lsm.bayes.diagnostics.checks import Clusters
 from bayes_lsm.bayes.prediction.group_effects import GroupEffects
-from bayes_lsm.design.clustered_design import build_clustered_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import FitError
 from bayes_lsm.formulas.random_intercepts import RandomIntercept
 from bayes_lsm.specification import Specification
@@ -54,9 +54,7 @@ def test_one_term_of_single_studies_is_checked_as_by_its_own_checks():
     spec = Specification("yi ~ weeks", "vi", scale={"study": "~ weeks"}, study="study")
     model = lsm.LocationScaleModel("yi ~ weeks", "~ weeks", variance="vi", study="study", data=data)
     fit = model.fit_bayes(engine="collapsed", seed=1)
-    alike = with_draws(
-        build_clustered_design(spec, data), fit.draws.flat_location, [fit.draws.flat_scale]
-    )
+    alike = with_draws(build_design(spec, data), fit.draws.flat_location, [fit.draws.flat_scale])
     one, several = (f.posterior_predictive_check(draws=2000, seed=4) for f in (fit, alike))
     assert list(one.observed) == list(several.observed)
     for name, values in one.observed.items():

@@ -11,7 +11,7 @@ from bayes_lsm.bayes import fit_clustered_bayes
 from bayes_lsm.bayes.clustered_draws import RandomInterceptDraws, take_draws
 from bayes_lsm.bayes.diagnostics.findings import coefficient_columns
 from bayes_lsm.bayes.prediction.group_effects import GroupEffects
-from bayes_lsm.design.clustered_design import build_clustered_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.plots import loo_pit, replicated, shifts
 from bayes_lsm.priors import Normal, Priors
 from bayes_lsm.specification import Specification
@@ -100,7 +100,7 @@ def test_one_term_of_single_studies_is_diagnosed_as_by_its_own():
     named = data.assign(unit=[f"u{i:02d}" for i in range(len(data))])
     spec = Specification("yi ~ ablat", "vi", scale={"unit": "~ 1"})
     one = model.fit_bayes(engine="collapsed", draws=8000, seed=4).diagnose(progress=False)
-    fit = fit_clustered_bayes(build_clustered_design(spec, named), draws=8000, seed=5)
+    fit = fit_clustered_bayes(build_design(spec, named), draws=8000, seed=5)
     several = fit.diagnose(progress=False)
     # Of refits: their error is below 0.01 each.
     np.testing.assert_allclose(several.loo.pointwise, one.loo.pointwise, atol=0.03)

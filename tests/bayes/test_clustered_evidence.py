@@ -10,7 +10,7 @@ from scipy.stats import halfnorm, norm, t
 import bayes_lsm as lsm
 from bayes_lsm.bayes import bayes_factor, fit_clustered_bayes
 from bayes_lsm.bayes.evidence.clustered_evidence import bridged_evidence, evidence
-from bayes_lsm.design.clustered_design import build_clustered_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import HalfNormal, Normal, Priors, StudentT
 from bayes_lsm.specification import Specification
@@ -85,7 +85,7 @@ def test_a_bridge_that_has_not_settled_is_said(monkeypatch):
 def test_one_term_of_rows_has_the_evidence_of_the_ordinary_engine():
     data = lsm.load_dataset("bcg")
     words = Specification("yi ~ ablat", "vi", scale={"residual": "~ ablat"})
-    terms = fit_clustered_bayes(build_clustered_design(words, data), seed=1)
+    terms = fit_clustered_bayes(build_design(words, data), seed=1)
     one = lsm.LocationScaleModel("yi ~ ablat", "~ ablat", variance="vi", data=data).fit_bayes(
         seed=2
     )

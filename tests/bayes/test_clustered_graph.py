@@ -12,7 +12,7 @@ from scipy.stats import ks_2samp, kstest
 import bayes_lsm as lsm
 from bayes_lsm.bayes.engines.clustered import resolve_terms
 from bayes_lsm.bayes.pymc_model.clustered_graph import build_clustered_pymc_model
-from bayes_lsm.design.clustered_design import build_clustered_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import FitError, PriorError
 from bayes_lsm.likelihood.blocks import blocks
 from bayes_lsm.likelihood.blocks.arrange import arrange_design
@@ -236,7 +236,7 @@ def test_a_shrinkage_prior_gives_what_it_gives_with_one_term():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", lsm.ConvergenceWarning)  # a few divergences
         first = one.fit_bayes(**options)
-        second = lsm.bayes.fit_clustered_bayes(build_clustered_design(words, data), **options)
+        second = lsm.bayes.fit_clustered_bayes(build_design(words, data), **options)
     a, b = first.summary(), second.summary()
     error = np.hypot(a["mcse_median"].to_numpy(), b["mcse_median"].to_numpy())
     assert (np.abs(a["median"].to_numpy() - b["median"].to_numpy()) < 4 * error).all()

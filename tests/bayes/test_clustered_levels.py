@@ -8,7 +8,7 @@ import bayes_lsm as lsm
 from bayes_lsm import tau_contrasts, tau_means, tau_steps
 from bayes_lsm.bayes import fit_clustered_bayes
 from bayes_lsm.bayes.prediction.heterogeneity import heterogeneity
-from bayes_lsm.design.clustered_design import build_clustered_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.prediction.clustered_effects import level_heterogeneity
 from bayes_lsm.specification import Specification
@@ -45,7 +45,7 @@ def test_one_term_of_rows_has_the_ordinary_answers():
     """The same posterior by two engines: each answer within 4 Monte Carlo errors of the other."""
     data = lsm.load_dataset("bcg")
     words = Specification("yi ~ ablat", "vi", scale={"residual": "~ alloc"})
-    several = fit_clustered_bayes(build_clustered_design(words, data), draws=20_000, seed=1)
+    several = fit_clustered_bayes(build_design(words, data), draws=20_000, seed=1)
     model = lsm.LocationScaleModel("yi ~ ablat", "~ alloc", variance="vi", data=data)
     one = model.fit_bayes(engine="collapsed", draws=20_000, seed=2)
     # Four standard errors of a probability of ½ that is counted from so many draws, twice.

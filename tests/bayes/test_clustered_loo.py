@@ -15,8 +15,7 @@ from bayes_lsm.bayes import fit_clustered_bayes
 from bayes_lsm.bayes.clustered_draws import RandomInterceptDraws, TermDraws, flat_coefficients
 from bayes_lsm.bayes.cross_validation.clustered_loo import checked_clusters, densities
 from bayes_lsm.bayes.engines.clustered import resolve_terms, sample_clustered
-from bayes_lsm.design.clustered_design import build_clustered_design
-from bayes_lsm.design.clusters import take_rows
+from bayes_lsm.design.design import build_design
 from bayes_lsm.priors import Normal, Priors
 from bayes_lsm.specification import Specification
 
@@ -141,7 +140,7 @@ def test_loo_is_that_of_refits_one_by_one(make):
     for u in (0, 3, 4):
         kept = np.ones(len(design.y), dtype=bool)
         kept[found.studies.rows[u]] = False
-        _, _, left = sample_clustered(take_rows(design, kept), priors, draws=20_000, seed=9)
+        _, _, left = sample_clustered(design.keep(kept), priors, draws=20_000, seed=9)
         exact = full.log_evidence - left.log_evidence
         error = [found.columns["mcse"][u], full.log_evidence_se, left.log_evidence_se]
         assert found.pointwise[u] == pytest.approx(exact, abs=4 * np.linalg.norm(error))
@@ -172,7 +171,7 @@ def test_uneven_folds_are_refitted(fit, monkeypatch):
 def test_one_term_written_with_its_rows_is_the_ordinary_model(scale):
     data = lsm.load_dataset("bcg")
     words = Specification("yi ~ ablat", "vi", scale={"residual": scale})
-    clustered = fit_clustered_bayes(build_clustered_design(words, data), draws=20_000, seed=1)
+    clustered = fit_clustered_bayes(build_design(words, data), draws=20_000, seed=1)
     ordinary = lsm.LocationScaleModel(
         "yi ~ ablat", scale=scale, variance="vi", data=data
     ).fit_bayes(draws=20_000, seed=2)
@@ -234,7 +233,7 @@ def test_random_intercepts_are_conditioned_on():
     data = lsm.load_dataset("preterm_iq")
     data["country"] = np.resize(["a", "b", "c"], len(data))
     words = Specification("yi ~ 1", "vi", scale={"study": "~ weeks + (1 | country)"})
-    design = build_clustered_design(words, data)
+    design = build_design(words, data)
     (term,) = design.terms
     rng = np.random.default_rng(1)
     alpha, effect = rng.normal(0, 0.02, (4, 2)), rng.normal(size=(4, 3))

@@ -12,7 +12,7 @@ import bayes_lsm as lsm
 from bayes_lsm.bayes.engines.clustered import PartialCorrelation
 from bayes_lsm.bayes.sensitivity.clustered_sensitivity import Terms
 from bayes_lsm.bayes.sensitivity.refits import Refitter, stretched, summarise
-from bayes_lsm.design.clustered_design import build_clustered_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices, kappas_of
 from bayes_lsm.priors import HalfNormal, Normal, Priors
 from bayes_lsm.specification import Specification
@@ -30,7 +30,7 @@ def both():
     data = lsm.load_dataset("preterm_iq")
     one = lsm.LocationScaleModel("yi ~ weeks", "~ weeks", variance="vi", data=data)
     words = Specification("yi ~ weeks", "vi", scale={"study": "~ weeks"})
-    design = build_clustered_design(words, data)
+    design = build_design(words, data)
     options = {"draws": 8000, "seed": 1}
     return one.fit_bayes(**options), lsm.bayes.fit_clustered_bayes(design, **options)
 

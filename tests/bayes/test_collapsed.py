@@ -18,7 +18,7 @@ from bayes_lsm.priors import HalfNormal, Normal, Priors
 from bayes_lsm.specification import find_specification
 
 # With one scale term; models of several have their own tests.
-ONE_TERM = [name for name in lsm.list_models() if not find_specification(name).scale_terms]
+ONE_TERM = [name for name in lsm.list_models() if isinstance(find_specification(name).scale, str)]
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from bayes_lsm.priors import Flat, HalfNormal, Priors
 from bayes_lsm.specification import find_specification
 
 # With one scale term; models of several have their own tests.
-ONE_TERM = [name for name in lsm.list_models() if not find_specification(name).scale_terms]
+ONE_TERM = [name for name in lsm.list_models() if isinstance(find_specification(name).scale, str)]
 
 BUILDERS = {"integrated": build_pymc_model, "latent": build_latent_pymc_model}
 QUICK = {"engine": "nuts", "draws": 400, "tune": 300, "progress": False}

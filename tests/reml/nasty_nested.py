@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.design.clustered_design import build_clustered_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import BayesLsmError
 from bayes_lsm.specification import SamplingCovariance, Specification
 
@@ -150,6 +150,6 @@ def simulate(seed):
         sampling_covariance=errors,
     )
     try:
-        return build_clustered_design(words, data)
+        return build_design(words, data)
     except BayesLsmError:
         return None

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import bayes_lsm as lsm
-from bayes_lsm.design.clustered_design import build_clustered_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.arrange import arrange_design
 from bayes_lsm.likelihood.blocks.blocks import evaluate
@@ -29,11 +29,11 @@ def test_a_good_optimum():
 def test_the_condition_is_that_of_one_term():
     data = lsm.load_dataset("bangertdrowns2004")
     words = Specification("yi ~ 1", "vi", scale={"residual": "~ I(ni / 100)"})
-    several = estimate_clustered(build_clustered_design(words, data), "REML").check()
+    several = estimate_clustered(build_design(words, data), "REML").check()
     one = lsm.LocationScaleModel("yi ~ 1", "~ I(ni / 100)", variance="vi", data=data).fit_reml()
     assert several.condition == pytest.approx(one.check().condition, rel=1e-4)
     with pytest.raises(FitError, match="starts must be at least 1"):
-        estimate_clustered(build_clustered_design(words, data), "REML").check(starts=0)
+        estimate_clustered(build_design(words, data), "REML").check(starts=0)
 
 
 def test_a_limit_is_not_interior():

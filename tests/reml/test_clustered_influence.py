@@ -149,12 +149,12 @@ def test_robust_of_clusters_that_depend_on_each_other(fits):
 
 def test_cr2_of_independent_rows_is_the_ordinary_one():
     """One scale term of rows, its clusters of several: the matrices are diagonal."""
-    from bayes_lsm.design.clustered_design import build_clustered_design
+    from bayes_lsm.design.design import build_design
     from bayes_lsm.specification import Specification
 
     data = lsm.load_dataset("bangertdrowns2004")
     words = Specification("yi ~ I(ni / 100)", "vi", scale={"residual": "~ 1"})
-    clustered = estimate_clustered(build_clustered_design(words, data), "REML")
+    clustered = estimate_clustered(build_design(words, data), "REML")
     single = lsm.LocationScaleModel("yi ~ I(ni / 100)", variance="vi", data=data).fit_reml()
     for kind in ("CR0", "CR1", "CR2"):
         ours, theirs = (robust(fit, list(data["author"]), kind=kind) for fit in (clustered, single))

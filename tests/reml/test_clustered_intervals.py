@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import bayes_lsm as lsm
-from bayes_lsm.design.clustered_design import build_clustered_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import DivergentScaleWarning, FitError
 from bayes_lsm.reml import fit_reml, permutation_test
 from bayes_lsm.reml.clustered_covariance import simulate_clustered
@@ -27,7 +27,7 @@ def one_term():
     data = lsm.load_dataset("bangertdrowns2004").assign(size=lambda d: d["ni"] / 100)
     words = Specification("yi ~ size", "vi", scale={"residual": "~ size"})
     single = lsm.LocationScaleModel("yi ~ size", scale="~ size", variance="vi", data=data)
-    return estimate_clustered(build_clustered_design(words, data), "REML"), single.fit_reml()
+    return estimate_clustered(build_design(words, data), "REML"), single.fit_reml()
 
 
 def test_bootstrap_is_percentiles_of_the_other_engines_refits(one_term):

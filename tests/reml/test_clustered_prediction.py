@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 import bayes_lsm as lsm
-from bayes_lsm.design.clustered_design import build_clustered_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import DivergentScaleWarning, FitError
 from bayes_lsm.likelihood.blocks.arrange import arrange_design
 from bayes_lsm.likelihood.blocks.blocks import evaluate
@@ -19,7 +19,7 @@ from .peers import gums
 def test_one_term_of_rows_is_the_ordinary_prediction():
     data = lsm.load_dataset("bangertdrowns2004")
     words = Specification("yi ~ 1", "vi", scale={"residual": "~ I(ni / 100)"})
-    clustered = estimate_clustered(build_clustered_design(words, data), "REML")
+    clustered = estimate_clustered(build_design(words, data), "REML")
     single = lsm.LocationScaleModel("yi ~ 1", scale="~ I(ni / 100)", variance="vi", data=data)
     new = pd.DataFrame({"ni": [50, 200]})
     ours = clustered.predict(new).table

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import bayes_lsm as lsm
-from bayes_lsm.design.clustered_design import build_clustered_design
 from bayes_lsm.design.clusters import read_clusters
+from bayes_lsm.design.design import build_design
 from bayes_lsm.reml import fit_reml, robust
 from bayes_lsm.reml.clustered_fitting import estimate_clustered
 from bayes_lsm.reml.diagnostics.clustered_sandwich import cluster_scores
@@ -105,7 +105,7 @@ def test_scores_of_correlated_outcomes_by_differences():
 def test_rows_of_one_term_are_the_ordinary_sandwich(method):
     data = lsm.load_dataset("bangertdrowns2004")
     words = Specification("yi ~ I(ni / 100)", "vi", scale={"residual": "~ I(ni / 100)"})
-    design = build_clustered_design(words, data)
+    design = build_design(words, data)
     model = lsm.LocationScaleModel.from_specification(words, data)
     one = robust(fit_reml(model.design, method=method), data["author"], kind="CR1")
     several = robust(estimate_clustered(design, method), data["author"].tolist(), kind="CR1")

@@ -8,7 +8,7 @@ import pytest
 from scipy.stats import chi2
 
 import bayes_lsm as lsm
-from bayes_lsm.design.clustered_design import build_clustered_design
+from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import DivergentScaleWarning, FitError
 from bayes_lsm.likelihood.blocks.arrange import arrange_design
 from bayes_lsm.likelihood.blocks.blocks import evaluate
@@ -40,7 +40,7 @@ def one_term(method="REML"):
     """The same model with one scale term, as either kind of fit."""
     data = lsm.load_dataset("bangertdrowns2004")
     words = Specification("yi ~ 1", "vi", scale={"residual": "~ I(ni / 100)"})
-    clustered = fit_clustered(build_clustered_design(words, data), method=method)
+    clustered = fit_clustered(build_design(words, data), method=method)
     single = lsm.LocationScaleModel("yi ~ 1", scale="~ I(ni / 100)", variance="vi", data=data)
     return clustered, single.fit_reml(method=method)
 

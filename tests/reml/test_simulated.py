@@ -17,13 +17,16 @@ import numpy as np
 import pytest
 
 from bayes_lsm.design.columns import check_columns
-from bayes_lsm.design.design import Design, Part
+from bayes_lsm.design.design import Design
+from bayes_lsm.design.part import Part
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import (
     BayesLsmError,
     BayesLsmWarning,
     ConvergenceWarning,
     DivergentScaleWarning,
 )
+from bayes_lsm.formulas.grouping import read_grouping
 from bayes_lsm.reml import fit_reml
 from bayes_lsm.reml.search.surface import Surface
 from bayes_lsm.specification import Specification
@@ -126,7 +129,18 @@ def simulate(seed):
     except BayesLsmError:
         return None
     labels = tuple(f"s{i}" for i in range(k))
-    return Design(Specification("~ 1", "vi", "yi"), y, v, location, scale, labels)
+    term = ScaleTerm(
+        read_grouping("residual"),
+        labels,
+        ("intrcpt",),
+        np.arange(k),
+        np.ones((k, 1)),
+        scale.names,
+        scale.matrix[:, None, :],
+        "none",
+        scale,
+    )
+    return Design(Specification("~ 1", "vi", "yi"), y, v, (), location, (term,), labels)
 
 
 @dataclass

@@ -39,7 +39,6 @@ from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.pymc_model.graph import resolve_priors
 from bayes_lsm.bayes.resolved_priors.clustered_prior import draw_from_prior
 from bayes_lsm.bayes.student.effects import df_prior, said_before, sample_df
-from bayes_lsm.design.clustered_design import ClusteredDesign
 from bayes_lsm.design.design import Design
 from bayes_lsm.priors import Priors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
@@ -54,7 +53,7 @@ class Calibration(Printable):
 
     Attributes
     ----------
-    design : Design or ClusteredDesign
+    design : Design or Design
         Its y is not used, but for the scales of a prior that depends on them.
     prior : Priors
     refits : Refits
@@ -64,7 +63,7 @@ class Calibration(Printable):
         What to pass to `calibrate` for the same result.
     """
 
-    design: Design | ClusteredDesign
+    design: Design
     prior: Priors
     refits: Refits
     engine: str
@@ -183,7 +182,7 @@ def _shape(u: Array) -> str:
 
 
 def calibrate(
-    design: Design | ClusteredDesign,
+    design: Design,
     prior: Priors | None = None,
     *,
     simulations: int = 1000,
@@ -202,7 +201,7 @@ def calibrate(
 
     Parameters
     ----------
-    design : Design or ClusteredDesign
+    design : Design or Design
         ``model.design``.
     prior : Priors, optional
         Default: those of the design's specification. Where they depend on the effects, as those of
@@ -259,7 +258,7 @@ def calibrate(
     seed = chosen_seed(seed)
     rng = np.random.default_rng(seed)
     world: World
-    if isinstance(design, ClusteredDesign):
+    if not design.is_independent:
         own = make_clustered_sampler(
             design, prior, engine=cast("str | ClusteredSampler", engine), draws=draws
         )

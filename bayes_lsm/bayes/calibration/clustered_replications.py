@@ -33,11 +33,12 @@ from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.engines.clustered import resolve_terms
 from bayes_lsm.bayes.engines.clustered_nuts import compile_clustered, sample_clustered_nuts
 from bayes_lsm.bayes.prediction.group_effects import GroupEffects
-from bayes_lsm.design.clustered_design import ClusteredDesign, ScaleTerm
+from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Priors
 
-ClusteredSampler = Callable[[ClusteredDesign, int], ClusteredBayesFit]
+ClusteredSampler = Callable[[Design, int], ClusteredBayesFit]
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +87,7 @@ class Clusters:
 
 
 def make_clustered_sampler(
-    design: ClusteredDesign, prior: Priors, *, engine: str | ClusteredSampler, draws: int
+    design: Design, prior: Priors, *, engine: str | ClusteredSampler, draws: int
 ) -> ClusteredSampler:
     """The function that fits one set of effects.
 
@@ -110,11 +111,11 @@ def make_clustered_sampler(
     raise unknown_engine(engine)
 
 
-def _compiled_nuts(design: ClusteredDesign, prior: Priors, *, draws: int) -> ClusteredSampler:
+def _compiled_nuts(design: Design, prior: Priors, *, draws: int) -> ClusteredSampler:
     """NUTS on a model that is compiled once and given each set of effects."""
     compiled = compile_clustered(design, prior)
 
-    def sample(simulated: ClusteredDesign, seed: int) -> ClusteredBayesFit:
+    def sample(simulated: Design, seed: int) -> ClusteredBayesFit:
         drawn = sample_clustered_nuts(
             lambda: compiled.with_data(y=simulated.y),
             draws=-(-draws // CHAINS),
@@ -130,7 +131,7 @@ def _compiled_nuts(design: ClusteredDesign, prior: Priors, *, draws: int) -> Clu
 
 
 def repeat_truth(
-    design: ClusteredDesign,
+    design: Design,
     prior: Priors,
     *,
     location: Array,
@@ -187,7 +188,7 @@ def _unknowns(fit: ClusteredBayesFit) -> Array:
     return np.hstack([values for _, values in fit.parts().values()])
 
 
-def _log_likelihood(design: ClusteredDesign, fit: ClusteredBayesFit) -> Array:
+def _log_likelihood(design: Design, fit: ClusteredBayesFit) -> Array:
     """ln p(y | β, α, R) of each draw, the effects of the groups integrated out."""
     sums = RowSums(design, fit.beta.mean(axis=0))
     rows = np.arange(len(design.y))

@@ -35,7 +35,6 @@ from bayes_lsm.bayes.calibration.replications import (
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.pymc_model.clustered_graph import pair_names, scale_names
 from bayes_lsm.bayes.student.effects import df_prior, said_before
-from bayes_lsm.design.clustered_design import ClusteredDesign
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Priors
@@ -52,7 +51,7 @@ class Coverage(Printable):
 
     Attributes
     ----------
-    design : Design or ClusteredDesign
+    design : Design or Design
     prior : Priors
     refits : Refits
         Posterior summaries and problems of every fit.
@@ -61,7 +60,7 @@ class Coverage(Printable):
         What to pass to `coverage` for the same result.
     """
 
-    design: Design | ClusteredDesign
+    design: Design
     prior: Priors
     refits: Refits
     engine: str
@@ -117,7 +116,7 @@ class Coverage(Printable):
 
 
 def coverage(
-    design: Design | ClusteredDesign,
+    design: Design,
     prior: Priors | None = None,
     *,
     location: Mapping[str, float],
@@ -134,7 +133,7 @@ def coverage(
 
     Parameters
     ----------
-    design : Design or ClusteredDesign
+    design : Design or Design
         ``model.design``.
     prior : Priors, optional
         Default: those of the design's specification, worked out once from its own effects.
@@ -180,7 +179,7 @@ def coverage(
     prior = prior or design.specification.priors
     seed = chosen_seed(seed)
     world: World
-    if isinstance(design, ClusteredDesign):
+    if not design.is_independent:
         given = location, scale, correlation or {}
         own = make_clustered_sampler(
             design, prior, engine=cast("str | ClusteredSampler", engine), draws=draws
@@ -224,7 +223,7 @@ def _true_studies(
 
 
 def _true_clusters(
-    design: ClusteredDesign, prior: Priors, given: _Given, df: float | None, simulations: int
+    design: Design, prior: Priors, given: _Given, df: float | None, simulations: int
 ) -> ClusteredBayesFit:
     """One truth, so many times."""
     if df is not None:

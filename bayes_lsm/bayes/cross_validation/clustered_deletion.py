@@ -18,8 +18,8 @@ import numpy as np
 from bayes_lsm.bayes.cross_validation.refits import LeftOut
 from bayes_lsm.bayes.engines.clustered import ClusteredTarget
 from bayes_lsm.bayes.engines.collapsed import Points, normal_prior, propose_for, require_collapsible
-from bayes_lsm.design.clustered_design import ClusteredDesign
-from bayes_lsm.design.clusters import connected_rows, take_rows
+from bayes_lsm.design.clusters import connected_rows
+from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import Array, Indices, Studies
 from bayes_lsm.likelihood.blocks.arrange import error_covariance, likelihood_terms, row_variances
 from bayes_lsm.priors import ResolvedPriors
@@ -37,12 +37,12 @@ class RowSums:
 
     Attributes
     ----------
-    design : ClusteredDesign
+    design : Design
     mean : ndarray, shape (p,)
         From where β is counted.
     """
 
-    design: ClusteredDesign
+    design: Design
     mean: Array
 
     @cached_property
@@ -54,11 +54,11 @@ class RowSums:
         """The rows that are not independent of these, themselves among them."""
         return np.flatnonzero(np.isin(self.connected, self.connected[rows]))
 
-    def take(self, rows: Indices) -> ClusteredDesign:
+    def take(self, rows: Indices) -> Design:
         """The design of these rows."""
         kept = np.zeros(len(self.design.y), dtype=bool)
         kept[rows] = True
-        return take_rows(self.design, kept)
+        return self.design.keep(kept)
 
     def of(self, rows: Indices, alphas: Array) -> Sums:
         """Their sums at each row of alphas (m, q)."""
@@ -81,7 +81,7 @@ class RowSums:
         return _sum(part, X, self.mean, alphas)
 
 
-def _sum(part: ClusteredDesign, X: Array, mean: Array, alphas: Array) -> Sums:
+def _sum(part: Design, X: Array, mean: Array, alphas: Array) -> Sums:
     from bayes_lsm.likelihood.blocks.sums import sum_rows
 
     residuals = part.y - part.X @ mean
@@ -99,7 +99,7 @@ class ClusterDeletion:
         When β cannot be integrated out.
     """
 
-    design: ClusteredDesign
+    design: Design
     priors: ResolvedPriors
 
     def __post_init__(self) -> None:

@@ -32,9 +32,9 @@ from bayes_lsm.bayes.engines.clustered import resolve_terms
 from bayes_lsm.bayes.resolved_priors.clustered_propriety import term_effects
 from bayes_lsm.bayes.resolved_priors.propriety import require_proper_without
 from bayes_lsm.bayes.tracking import track
-from bayes_lsm.design.clustered_design import ClusteredDesign
 from bayes_lsm.design.clusters import Cluster, Clusters, connected_rows, read_clusters
 from bayes_lsm.design.columns import check_columns
+from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import Array, Indices, Studies
 from bayes_lsm.errors import DataError, FitError
 from bayes_lsm.likelihood.blocks.arrange import likelihood_terms, row_variances
@@ -221,7 +221,7 @@ def waic(fit: ClusteredBayesFit, *, cluster: Cluster | None = None) -> Elpd:
     return waic_elpd(fit, studies, densities(fit, studies))
 
 
-def checked_clusters(design: ClusteredDesign, cluster: Cluster | None) -> Studies:
+def checked_clusters(design: Design, cluster: Cluster | None) -> Studies:
     """The clusters that can be left out one by one.
 
     Raises
@@ -241,7 +241,7 @@ def checked_clusters(design: ClusteredDesign, cluster: Cluster | None) -> Studie
     return studies
 
 
-def default_clusters(design: ClusteredDesign) -> Clusters:
+def default_clusters(design: Design) -> Clusters:
     """The outermost groups; where they are dependent, the sets of rows that are independent."""
     outer = min(design.terms, key=lambda each: len(each.groups))
     connected = connected_rows(design)
@@ -257,13 +257,13 @@ def default_clusters(design: ClusteredDesign) -> Clusters:
     return Clusters(connected, tuple(names), "cluster")
 
 
-def are_independent(design: ClusteredDesign, studies: Studies) -> bool:
+def are_independent(design: Design, studies: Studies) -> bool:
     """Whether no two clusters share an effect or a sampling error."""
     sets = [np.unique(connected_rows(design)[rows]) for rows in studies.rows]
     return sum(map(len, sets)) == len(np.unique(np.concatenate(sets)))
 
 
-def _studies(design: ClusteredDesign, clusters: Clusters) -> Studies:
+def _studies(design: Design, clusters: Clusters) -> Studies:
     order = np.argsort(clusters.code, kind="stable")
     rows = np.split(order, np.cumsum(np.bincount(clusters.code))[:-1])
     unit = clusters.what
@@ -313,7 +313,7 @@ def _refit(
         return leave_out_folds(model, studies, folds, seed=seed, progress=progress)
 
 
-def _require_rank(design: ClusteredDesign, studies: Studies, folds: list[Indices]) -> None:
+def _require_rank(design: Design, studies: Studies, folds: list[Indices]) -> None:
     """Refuse folds without which a location coefficient would be the prior's alone."""
     for fold in folds:
         out = np.concatenate([studies.rows[u] for u in fold])

@@ -26,7 +26,8 @@ from bayes_lsm.bayes.diagnostics.discrepancies import (
 )
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.prediction.group_effects import GroupEffects
-from bayes_lsm.design.clustered_design import ClusteredDesign, ScaleTerm
+from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_terms import ScaleTerm
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
@@ -78,7 +79,7 @@ def _has_single_rows(term: ScaleTerm) -> bool:
     return len(term.effects) == 1 and len(term.groups) == len(term.index)
 
 
-def _scaling(design: ClusteredDesign) -> Callable[[Array], Array]:
+def _scaling(design: Design) -> Callable[[Array], Array]:
     """A function that makes the sampling errors of rows (m, n) independent with variance 1."""
     blocks = [
         (block.rows, np.linalg.inv(np.linalg.cholesky(block.covariance))) for block in design.blocks

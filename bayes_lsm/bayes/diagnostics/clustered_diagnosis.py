@@ -32,12 +32,11 @@ from bayes_lsm.bayes.engines.diagnostics import LARGEST_PARETO_K
 from bayes_lsm.bayes.engines.pareto import smooth_weights
 from bayes_lsm.bayes.prediction.group_effects import GroupEffects
 from bayes_lsm.bayes.tracking import track
-from bayes_lsm.design.clusters import take_rows
 from bayes_lsm.errors import ConvergenceWarning, FitError
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
-    from bayes_lsm.design.clustered_design import ClusteredDesign
+    from bayes_lsm.design.design import Design
     from bayes_lsm.specification import Engine
 
 _FEW = 5
@@ -127,7 +126,7 @@ class Clusters:
         priors = resolve_terms(fit.design, fit.priors)
         kept = np.ones(len(fit.design.y), dtype=bool)
         kept[rows] = False
-        left = take_rows(fit.design, kept)
+        left = fit.design.keep(kept)
         return fit_collapsed(left, fit.priors, priors, draws=len(fit.beta), seed=fit.seed)
 
 
@@ -141,7 +140,7 @@ def one_after_another(z: Array, log_density: Array, log_weights: Array) -> Array
 def _scores(
     fit: ClusteredBayesFit,
     rows: npt.NDArray[np.intp],
-    design: ClusteredDesign | None = None,
+    design: Design | None = None,
 ) -> tuple[Array, Array]:
     """Of some rows, of the fit's design or another's, by themselves under each draw.
 
@@ -150,7 +149,7 @@ def _scores(
     design = fit.design if design is None else design
     chosen = np.zeros(len(design.y), dtype=bool)
     chosen[rows] = True
-    part = take_rows(design, chosen)
+    part = design.keep(chosen)
     terms = {
         term.name: replace(
             fit.terms[term.name],

@@ -21,7 +21,8 @@ from bayes_lsm.bayes.engines.collapsed import draw_weighted, normal_prior, requi
 from bayes_lsm.bayes.engines.coordinates import Coordinates
 from bayes_lsm.bayes.pymc_model.graph import refuse_unused
 from bayes_lsm.bayes.resolved_priors.clustered_propriety import require_proper_terms
-from bayes_lsm.design.clustered_design import ClusteredDesign, ScaleTerm
+from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import PriorError
 from bayes_lsm.likelihood.blocks.correlation_matrices import count
 from bayes_lsm.priors import (
@@ -73,7 +74,7 @@ class PartialCorrelation(Family):
         return np.arctanh(2.0 * rng.beta(self.b, self.b, size) - 1.0)
 
 
-def resolve_terms(design: ClusteredDesign, priors: Priors) -> ResolvedPriors:
+def resolve_terms(design: Design, priors: Priors) -> ResolvedPriors:
     """The priors of a design's location coefficients, scale coefficients and correlations.
 
     In the scale part the coefficients of a term come before the κ of its correlations, and the next
@@ -111,7 +112,7 @@ def resolve_terms(design: ClusteredDesign, priors: Priors) -> ResolvedPriors:
     return resolved
 
 
-def level_positions(design: ClusteredDesign) -> list[int]:
+def level_positions(design: Design) -> list[int]:
     """Which coefficients of the scale part are levels of ln τ², by their places in its block."""
     found: list[int] = []
     first = 0
@@ -142,7 +143,7 @@ def pieces(term: ScaleTerm) -> Iterator[tuple[ScaleTerm, float]]:
         yield piece, math.sqrt(float(np.mean(piece.slopes**2)))
 
 
-def _given(design: ClusteredDesign, priors: Priors) -> list[dict[str, Prior]]:
+def _given(design: Design, priors: Priors) -> list[dict[str, Prior]]:
     """The priors of single scale coefficients, term by term."""
     found: list[dict[str, Prior]] = [{} for _ in design.terms]
     for key, prior in priors.scale.items():
@@ -161,7 +162,7 @@ def _given(design: ClusteredDesign, priors: Priors) -> list[dict[str, Prior]]:
 
 
 def _resolve(
-    design: ClusteredDesign,
+    design: Design,
     priors: Priors,
     given: dict[str, Prior],
     y: Array,
@@ -195,7 +196,7 @@ def _correlation_priors(term: ScaleTerm, eta: float) -> list[Family]:
 class ClusteredTarget:
     """The log posterior density of φ, up to the marginal likelihood."""
 
-    def __init__(self, design: ClusteredDesign, priors: ResolvedPriors) -> None:
+    def __init__(self, design: Design, priors: ResolvedPriors) -> None:
         from bayes_lsm.likelihood.blocks import blocks
         from bayes_lsm.likelihood.blocks.arrange import arrange_design
 
@@ -228,7 +229,7 @@ class ClusteredTarget:
 
 
 def sample_clustered(
-    design: ClusteredDesign, priors: ResolvedPriors, *, draws: int, seed: int
+    design: Design, priors: ResolvedPriors, *, draws: int, seed: int
 ) -> tuple[Array, Array, Importance]:
     """Independent draws of β (draws, p), of α and κ (draws, q), and how good they are."""
     require_collapsible(priors, "use such priors, or engine='nuts'")
@@ -239,7 +240,7 @@ def sample_clustered(
     return target.draw_location(alphas, rng), alphas, importance
 
 
-def _information(design: ClusteredDesign) -> Array:
+def _information(design: Design) -> Array:
     """∂ln τ²/∂α of every variance that has rows, and for κ as much as from so many groups."""
     blocks = []
     for term in design.terms:
@@ -250,7 +251,7 @@ def _information(design: ClusteredDesign) -> Array:
     return np.asarray(block_diag(*blocks))
 
 
-def _first_guess(design: ClusteredDesign) -> Array:
+def _first_guess(design: Design) -> Array:
     """ln τ² of every variance: the residual variance in equal shares; 0 for κ."""
     residuals = design.y - design.X @ np.linalg.lstsq(design.X, design.y, rcond=None)[0]
     total = float(np.mean(residuals**2))

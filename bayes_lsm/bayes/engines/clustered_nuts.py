@@ -12,7 +12,7 @@ from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.engines.compiled_models import compile_model
 from bayes_lsm.bayes.engines.nuts import run_nuts
 from bayes_lsm.bayes.pymc_model.clustered_graph import build_clustered_pymc_model
-from bayes_lsm.design.clustered_design import ClusteredDesign
+from bayes_lsm.design.design import Design
 from bayes_lsm.priors import Priors
 
 _KEPT = ("location", "scale", "correlation", "scale_sd", "scale_effect")
@@ -34,7 +34,7 @@ class ClusteredDraws:
     stats: Mapping[str, npt.NDArray[Any]]
 
 
-def compile_clustered(design: ClusteredDesign, priors: Priors) -> Any:
+def compile_clustered(design: Design, priors: Priors) -> Any:
     """The PyMC model of a design compiled for nutpie, from the store if one like it is there."""
     model = build_clustered_pymc_model(design, priors)
     return compile_model(model, [name for name in _KEPT if name in model.named_vars])

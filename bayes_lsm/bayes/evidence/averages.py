@@ -23,7 +23,6 @@ from bayes_lsm.bayes.evidence.model_prior import ModelPrior, log_model_prior
 from bayes_lsm.bayes.evidence.submodels import SubModel, Term, combine, find_subsets, require_terms
 from bayes_lsm.bayes.student.effects import said_before
 from bayes_lsm.bayes.tracking import track
-from bayes_lsm.design.clustered_design import ClusteredDesign
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import ConvergenceWarning, FitError, warn
 from bayes_lsm.priors import Priors
@@ -42,12 +41,12 @@ _HOPELESS = 15.0
 
 
 @dataclass(frozen=True, eq=False)
-class Averages[D: (Design, ClusteredDesign)](Printable):
+class Averages[D: (Design, Design)](Printable):
     """Models of which terms matter, with their probabilities, and averages over them.
 
     Attributes
     ----------
-    design : Design or ClusteredDesign
+    design : Design or Design
         Of the full model.
     priors : Priors
     models : tuple of SubModel, length M

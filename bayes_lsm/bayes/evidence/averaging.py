@@ -28,7 +28,6 @@ from bayes_lsm.bayes.evidence.submodels import SubModel, find_terms, sample_subm
 from bayes_lsm.bayes.pymc_model.graph import require_log_link, resolve_priors
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
 from bayes_lsm.bayes.student.effects import df_prior, new_weights
-from bayes_lsm.design.clustered_design import ClusteredDesign
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.links import tau2_from_log
@@ -88,7 +87,7 @@ class ModelAverage(Averages[Design]):
 
 
 def average_models(
-    design: Design | ClusteredDesign,
+    design: Design,
     *,
     prior: Priors | None = None,
     model_prior: ModelPrior | Mapping[str, float] = "uniform",
@@ -105,7 +104,7 @@ def average_models(
 
     Parameters
     ----------
-    design : Design or ClusteredDesign
+    design : Design or Design
         Of the full model.
     prior : Priors, optional
         Of the coefficients. Default: those of the design's specification.
@@ -163,7 +162,7 @@ def average_models(
     Scott, J. G., & Berger, J. O. (2010). Bayes and empirical-Bayes multiplicity adjustment in the
     variable-selection problem. Annals of Statistics, 38(5), 2587-2619. doi:10.1214/10-AOS792
     """
-    if isinstance(design, ClusteredDesign):
+    if not design.is_independent:
         return average_clustered(
             design,
             prior=prior,

@@ -27,7 +27,7 @@ from bayes_lsm.bayes.evidence.submodels import SubModel, Term, find_terms
 from bayes_lsm.bayes.prediction.clustered_heterogeneity import LevelHeterogeneity
 from bayes_lsm.bayes.prediction.clustered_prediction import LevelPrediction
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
-from bayes_lsm.design.clustered_design import ClusteredDesign
+from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import restrict
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.correlation_matrices import count
@@ -37,7 +37,7 @@ _CORRELATIONS = "correlations"
 
 
 @dataclass(frozen=True, eq=False)
-class ClusteredModelAverage(Averages[ClusteredDesign]):
+class ClusteredModelAverage(Averages[Design]):
     """Models of which moderators matter, with their probabilities, and averages over them.
 
     Its attributes are those of `averages.Averages`; a term of the scale part is named
@@ -91,7 +91,7 @@ class ClusteredModelAverage(Averages[ClusteredDesign]):
 
 
 def average_clustered(
-    design: ClusteredDesign,
+    design: Design,
     *,
     prior: Priors | None,
     model_prior: ModelPrior | Mapping[str, float],
@@ -151,7 +151,7 @@ def average_clustered(
     )
 
 
-def _scale_terms(design: ClusteredDesign) -> tuple[Term, ...]:
+def _scale_terms(design: Design) -> tuple[Term, ...]:
     """The terms of all formulas, and what every model has of correlations."""
     found: list[Term] = []
     for term, first in zip(design.terms, first_coefficients(design), strict=True):
@@ -171,7 +171,7 @@ def _scale_terms(design: ClusteredDesign) -> tuple[Term, ...]:
     return tuple(found)
 
 
-def _names(design: ClusteredDesign) -> tuple[str, ...]:
+def _names(design: Design) -> tuple[str, ...]:
     found: list[str] = []
     for term in design.terms:
         found += [f"{term.name}: {name}" for name in term.names]
@@ -179,7 +179,7 @@ def _names(design: ClusteredDesign) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _in_words(design: ClusteredDesign, terms: Sequence[str]) -> str:
+def _in_words(design: Design, terms: Sequence[str]) -> str:
     """``district: 1, school: year``."""
     words = []
     for term in design.terms:

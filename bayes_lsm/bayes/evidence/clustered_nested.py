@@ -21,7 +21,8 @@ from bayes_lsm.bayes.evidence.conditionals import Unknowns
 from bayes_lsm.bayes.evidence.evidence import read_importance
 from bayes_lsm.bayes.evidence.nested import PartName, Posterior, thinned, unknown_term, worth_of
 from bayes_lsm.bayes.evidence.submodels import Term, find_terms
-from bayes_lsm.design.clustered_design import ClusteredDesign, ScaleTerm
+from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.design.subsets import Array, restrict
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.arrange import error_covariance, likelihood_terms
@@ -121,7 +122,7 @@ class Levels:
         return Posterior(unknowns, alphas, importance.ess, read_importance(importance))
 
 
-def _unknowns(design: ClusteredDesign, priors: ResolvedPriors, moved: Sequence[int]) -> Unknowns:
+def _unknowns(design: Design, priors: ResolvedPriors, moved: Sequence[int]) -> Unknowns:
     """α, κ and effects of random intercepts, with β integrated out."""
     from bayes_lsm.likelihood.blocks import blocks
 
@@ -151,17 +152,17 @@ def formula_terms(term: ScaleTerm) -> Iterator[Term]:
             yield replace(each, name=f"{effect}: {each.name}", columns=columns)
 
 
-def _sizes(design: ClusteredDesign) -> list[tuple[int, int]]:
+def _sizes(design: Design) -> list[tuple[int, int]]:
     """How many α and κ each term has."""
     return [(len(term.names), count(len(term.effects), term.correlation)) for term in design.terms]
 
 
-def first_coefficients(design: ClusteredDesign) -> list[int]:
+def first_coefficients(design: Design) -> list[int]:
     """Where the coefficients of each term begin in the scale part."""
     return [0, *np.cumsum([q + kappas for q, kappas in _sizes(design)])[:-1].tolist()]
 
 
-def _names(design: ClusteredDesign) -> tuple[str, ...]:
+def _names(design: Design) -> tuple[str, ...]:
     """Of all coefficients of the scale part."""
     found: list[str] = []
     for term, (_, kappas) in zip(design.terms, _sizes(design), strict=True):
@@ -173,9 +174,7 @@ def _names(design: ClusteredDesign) -> tuple[str, ...]:
     return tuple(found)
 
 
-def take_columns(
-    design: ClusteredDesign, location: Sequence[int], scale: Sequence[int]
-) -> ClusteredDesign:
+def take_columns(design: Design, location: Sequence[int], scale: Sequence[int]) -> Design:
     """The same rows with these columns, and correlations only where they are among them."""
     part = design.location
     terms = []

@@ -23,7 +23,6 @@ from bayes_lsm.bayes.engines.direct import require_direct, sample_directly
 from bayes_lsm.bayes.pymc_model.graph import resolve_priors
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
 from bayes_lsm.bayes.student.effects import df_prior
-from bayes_lsm.design.clustered_design import ClusteredDesign
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import Indices
 from bayes_lsm.errors import FitError
@@ -351,12 +350,12 @@ def _require_same_effects(first: AnyFit, second: AnyFit) -> None:
         )
 
 
-def _covariances(design: Design | ClusteredDesign, order: Indices) -> dict[tuple[int, int], float]:
+def _covariances(design: Design, order: Indices) -> dict[tuple[int, int], float]:
     """The sampling covariances that are not zero, by the places of their rows."""
     place = np.argsort(order)
     return {
         (int(place[i]), int(place[j])): float(block.covariance[a, b])
-        for block in (design.blocks if isinstance(design, ClusteredDesign) else ())
+        for block in (design.blocks if not design.is_independent else ())
         for a, i in enumerate(block.rows)
         for b, j in enumerate(block.rows)
         if i != j

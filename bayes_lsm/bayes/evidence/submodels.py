@@ -15,7 +15,8 @@ import numpy as np
 
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.direct import sample_directly
-from bayes_lsm.design.design import Design, Part
+from bayes_lsm.design.design import Design
+from bayes_lsm.design.part import Part
 from bayes_lsm.design.subsets import restrict, take_columns
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import ResolvedPriors

@@ -21,8 +21,7 @@ from bayes_lsm.bayes.prediction.clustered_effects import chosen_terms, known_ter
 from bayes_lsm.bayes.prediction.group_effects import GroupEffects, Index
 from bayes_lsm.bayes.prediction.prediction import sampling_variance
 from bayes_lsm.design import frames
-from bayes_lsm.design.clustered_design import ScaleTerm
-from bayes_lsm.design.new_data import apply_to_new_data
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import DataError, FitError
 from bayes_lsm.links import tau2_from_log
 
@@ -185,9 +184,10 @@ def points_of(
             )
     if new_data is None:
         return _of_data(fit, chosen, kept, sampling_variance(variance, len(fit.design.y)))
-    new = apply_to_new_data(fit.design, new_data)
+    new = fit.design.for_new_data(new_data)
     fresh, groups, slopes, remarks = {}, {}, {}, []
-    for (name, each), a, Z in zip(fit.terms.items(), new.slopes, new.Z, strict=True):
+    for (name, each), term in zip(fit.terms.items(), new.terms, strict=True):
+        a, Z = term.slopes, term.Z
         if name in kept:
             groups[name] = _groups(each.term, new_data, new.labels, a)
             slopes[name] = a

@@ -1,4 +1,4 @@
-r"""The model builder for several scale terms: a `ClusteredDesign` and priors become a `pm.Model`.
+r"""The model builder for several scale terms: a `Design` and priors become a `pm.Model`.
 
     y ~ Normal( Xβ,  V + Σ_l A_l T_l T_l' A_l' ),   ln τ² = Z_l α_l + Σ_g ω_lg u_lg
 
@@ -24,7 +24,8 @@ from bayes_lsm.bayes.engines.clustered import PartialCorrelation, resolve_terms
 from bayes_lsm.bayes.pymc_model import families
 from bayes_lsm.bayes.pymc_model.effect_blocks import EffectBlocks, find_blocks
 from bayes_lsm.bayes.pymc_model.graph import add_coefficients
-from bayes_lsm.design.clustered_design import ClusteredDesign, ScaleTerm
+from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.likelihood.blocks.correlation_matrices import count
 from bayes_lsm.links import LARGEST_EXPONENT
 from bayes_lsm.priors import HalfNormal, PriorBlock, Priors
@@ -35,12 +36,12 @@ if TYPE_CHECKING:
 DEFAULT_SCALE_SD = HalfNormal(1.0)
 
 
-def scale_names(design: ClusteredDesign) -> list[str]:
+def scale_names(design: Design) -> list[str]:
     """The coefficients of all scale terms: ``"district: intrcpt"``."""
     return [f"{term.name}: {name}" for term in design.terms for name in term.names]
 
 
-def pair_names(design: ClusteredDesign) -> list[str]:
+def pair_names(design: Design) -> list[str]:
     """The correlations of all scale terms: ``"outcome | trial: AL, PD"``."""
     return [
         f"{term.name}: {term.effects[j]}, {term.effects[i]}"
@@ -51,12 +52,12 @@ def pair_names(design: ClusteredDesign) -> list[str]:
     ]
 
 
-def random_names(design: ClusteredDesign) -> list[str]:
+def random_names(design: Design) -> list[str]:
     """The random intercepts of ln τ² of all scale terms: ``"study: country"``."""
     return [f"{term.name}: {each.column}" for term in design.terms for each in term.random]
 
 
-def level_names(design: ClusteredDesign) -> list[str]:
+def level_names(design: Design) -> list[str]:
     """The levels of all of them: ``"study: country[Norway]"``."""
     return [
         f"{term.name}: {each.column}[{level}]"
@@ -66,12 +67,12 @@ def level_names(design: ClusteredDesign) -> list[str]:
     ]
 
 
-def build_clustered_pymc_model(design: ClusteredDesign, priors: Priors | None = None) -> pm.Model:
+def build_clustered_pymc_model(design: Design, priors: Priors | None = None) -> pm.Model:
     """The PyMC model of a design with several scale terms: sample it, or extend it.
 
     Parameters
     ----------
-    design : ClusteredDesign
+    design : Design
     priors : Priors, optional
         Default: those of the design's specification.
 
@@ -90,11 +91,11 @@ def build_clustered_pymc_model(design: ClusteredDesign, priors: Priors | None = 
 
     Examples
     --------
-    >>> from bayes_lsm.design.clustered_design import build_clustered_design
+    >>> from bayes_lsm.design.clustered_design import build_design
     >>> from bayes_lsm.datasets import load_dataset
     >>> from bayes_lsm.specification import Specification
     >>> spec = Specification("yi ~ 1", "vi", scale={"district": "~ 1", "district/school": "~ 1"})
-    >>> design = build_clustered_design(spec, load_dataset("konstantopoulos2011"))
+    >>> design = build_design(spec, load_dataset("konstantopoulos2011"))
     >>> model = build_clustered_pymc_model(design)
     >>> sorted(variable.name for variable in model.free_RVs)
     ['location', 'scale_tau']
@@ -122,7 +123,7 @@ def build_clustered_pymc_model(design: ClusteredDesign, priors: Priors | None = 
     return model
 
 
-def _prior_blocks(design: ClusteredDesign, priors: Priors) -> tuple[PriorBlock, PriorBlock]:
+def _prior_blocks(design: Design, priors: Priors) -> tuple[PriorBlock, PriorBlock]:
     """The priors of the location and of the scale coefficients, without those of correlations."""
     resolved = resolve_terms(design, priors)
     q = [len(term.names) for term in design.terms]
@@ -137,7 +138,7 @@ def _prior_blocks(design: ClusteredDesign, priors: Priors) -> tuple[PriorBlock, 
     return resolved.location, PriorBlock(contrasts, chosen)
 
 
-def _correlations(design: ClusteredDesign, priors: Priors) -> Any:
+def _correlations(design: Design, priors: Priors) -> Any:
     """(0, 1, C_1, C_2, …), flat: the factors of the correlations of all terms that have them."""
     import pymc as pm
     import pytensor.tensor as pt
@@ -163,7 +164,7 @@ def _correlations(design: ClusteredDesign, priors: Priors) -> Any:
     return pt.concatenate([start, *pieces])
 
 
-def _concentrations(design: ClusteredDesign, priors: Priors) -> list[float]:
+def _concentrations(design: Design, priors: Priors) -> list[float]:
     """b of each κ; a compound-symmetric correlation is uniform where it may be."""
     resolved, first, found = resolve_terms(design, priors).scale.priors, 0, []
     for term in design.terms:
@@ -200,7 +201,7 @@ def _factor(partial: list[list[Any]], s: int) -> Any:
     return pt.stack(rows)
 
 
-def _log_variances(design: ClusteredDesign, priors: Priors, scale: Any) -> list[Any]:
+def _log_variances(design: Design, priors: Priors, scale: Any) -> list[Any]:
     """ln τ² of every effect of every group of each term, shape (G·s,)."""
     import pymc as pm
     import pytensor.tensor as pt
@@ -227,7 +228,7 @@ def _log_variances(design: ClusteredDesign, priors: Priors, scale: Any) -> list[
     return found
 
 
-def _observe(design: ClusteredDesign, mean: Any, tau2: Any, factors: Any, observed: Any) -> None:
+def _observe(design: Design, mean: Any, tau2: Any, factors: Any, observed: Any) -> None:
     """Add the observed ``effect`` to the model at hand."""
     import pymc as pm
 
@@ -298,7 +299,7 @@ def log_density(r: Any, tau2: Any, factors: Any, v: Any, blocks: EffectBlocks) -
 
 
 def _new_effects(
-    design: ClusteredDesign,
+    design: Design,
     blocks: EffectBlocks,
     mean: Any,
     tau2: Any,

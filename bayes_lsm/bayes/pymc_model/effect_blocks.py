@@ -20,7 +20,8 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from bayes_lsm.design.clustered_design import ClusteredDesign, ScaleTerm
+from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.likelihood.blocks.arrange import error_covariance
 from bayes_lsm.likelihood.blocks.correlation_matrices import count
 
@@ -82,7 +83,7 @@ class EffectBlocks:
     single: tuple[tuple[Index, Array], ...]
 
 
-def find_blocks(design: ClusteredDesign) -> EffectBlocks:
+def find_blocks(design: Design) -> EffectBlocks:
     """Sort the rows and the effects of a design into blocks."""
     listed, single = list_blocks(design)
     listed = [each for each in listed if len(each.rows)]
@@ -105,7 +106,7 @@ def find_blocks(design: ClusteredDesign) -> EffectBlocks:
 
 
 def list_blocks(
-    design: ClusteredDesign,
+    design: Design,
 ) -> tuple[list[Block], tuple[tuple[Index, Array], ...]]:
     """The blocks that have effects (with correlated errors all), and `EffectBlocks.single`."""
     starts = effect_starts(design)
@@ -134,7 +135,7 @@ def list_blocks(
     return listed, single
 
 
-def effect_starts(design: ClusteredDesign) -> list[int]:
+def effect_starts(design: Design) -> list[int]:
     """The number of each term's first effect; the last is how many there are."""
     sizes = [len(term.groups) * len(term.effects) for term in design.terms]
     return [0, *np.cumsum(sizes).tolist()]
@@ -189,7 +190,7 @@ def _connect(
     return block[:n], block[n:]
 
 
-def _factor_places(design: ClusteredDesign, starts: list[int]) -> Callable[[Index], Index]:
+def _factor_places(design: Design, starts: list[int]) -> Callable[[Index], Index]:
     """A function from effects (m,) to where the factor of their correlations is to be found."""
     sizes = [len(term.effects) for term in design.terms]
     begins = np.array(factor_starts(design.terms))

@@ -27,7 +27,6 @@ import numpy.typing as npt
 from bayes_lsm.bayes.pymc_model import families
 from bayes_lsm.bayes.resolved_priors.propriety import require_proper, study_effects
 from bayes_lsm.bayes.student.effects import df_prior, observe_student, require_normal_effects
-from bayes_lsm.design.clustered_design import ClusteredDesign
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError, PriorError
 from bayes_lsm.links import LARGEST_EXPONENT
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 
-def resolve_priors(design: Design | ClusteredDesign, priors: Priors) -> ResolvedPriors:
+def resolve_priors(design: Design, priors: Priors) -> ResolvedPriors:
     """The priors of a design's coefficients.
 
     Raises
@@ -65,14 +64,14 @@ def resolve_priors(design: Design | ClusteredDesign, priors: Priors) -> Resolved
     return resolved
 
 
-def require_one_term(design: Design | ClusteredDesign) -> Design:
+def require_one_term(design: Design) -> Design:
     """The design, if it has one τ² an effect.
 
     Raises
     ------
     FitError
     """
-    if isinstance(design, ClusteredDesign):
+    if not design.is_independent:
         raise FitError(
             f"this takes a model with one scale term and independent effects, got a {design.kind}; "
             "with several there are fit_clustered_bayes and build_clustered_pymc_model"

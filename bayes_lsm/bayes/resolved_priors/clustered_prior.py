@@ -14,12 +14,13 @@ from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.engines.clustered import resolve_terms
 from bayes_lsm.bayes.prior_predictive import require_proper
 from bayes_lsm.bayes.pymc_model.clustered_graph import DEFAULT_SCALE_SD
-from bayes_lsm.design.clustered_design import ClusteredDesign, ScaleTerm
+from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.priors import Priors
 
 
 def draw_from_prior(
-    design: ClusteredDesign, prior: Priors, *, size: int, seed: int, rng: np.random.Generator
+    design: Design, prior: Priors, *, size: int, seed: int, rng: np.random.Generator
 ) -> ClusteredBayesFit:
     """Independent draws of everything unknown from the priors, held as a fit holds its own.
 

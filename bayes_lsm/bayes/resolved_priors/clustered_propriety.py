@@ -21,14 +21,15 @@ from bayes_lsm.bayes.resolved_priors.propriety import (
     is_flat,
     require_proper,
 )
-from bayes_lsm.design.clustered_design import ClusteredDesign, ScaleTerm
+from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.design.subsets import Indices
 from bayes_lsm.errors import PriorError
 from bayes_lsm.likelihood.blocks.correlation_matrices import count
 from bayes_lsm.priors import HalfNormal, PriorBlock, Priors, ResolvedPriors
 
 
-def require_proper_terms(design: ClusteredDesign, resolved: ResolvedPriors, priors: Priors) -> None:
+def require_proper_terms(design: Design, resolved: ResolvedPriors, priors: Priors) -> None:
     """Refuse flat priors on scale coefficients that the data do not bound.
 
     Raises
@@ -47,7 +48,7 @@ def require_proper_terms(design: ClusteredDesign, resolved: ResolvedPriors, prio
 
 
 def term_effects(
-    design: ClusteredDesign, location: PriorBlock, priors: Priors, rows: Indices | None = None
+    design: Design, location: PriorBlock, priors: Priors, rows: Indices | None = None
 ) -> Effects:
     """The effects of all groups of all scale terms that have rows, or that have some of them."""
     chosen = np.arange(len(design.y)) if rows is None else rows

@@ -26,7 +26,7 @@ from bayes_lsm.bayes.engines.collapsed import can_collapse
 from bayes_lsm.bayes.engines.diagnostics import weight_problems
 from bayes_lsm.bayes.pymc_model.clustered_graph import DEFAULT_SCALE_SD
 from bayes_lsm.bayes.sensitivity.refits import Coefficient, Kind, Posterior, joint_places
-from bayes_lsm.design.clustered_design import ScaleTerm
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.likelihood.blocks.correlation_matrices import (
     correlation_matrices,
     count,

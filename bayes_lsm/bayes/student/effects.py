@@ -12,7 +12,6 @@ import numpy as np
 from scipy.special import gammaincinv
 
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.design.clustered_design import ClusteredDesign
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import Numbers
 from bayes_lsm.errors import FitError, PriorError
@@ -37,12 +36,12 @@ def require_normal_effects(design: Design, what: str) -> None:
         )
 
 
-def integrated_out(design: Design | ClusteredDesign) -> str:
+def integrated_out(design: Design) -> str:
     """What the engines that need no chains integrate out."""
     return "β" if design.specification.study_effects == "normal" else "study effects"
 
 
-def df_prior(design: Design | ClusteredDesign, priors: Priors) -> DegreesOfFreedom | float | None:
+def df_prior(design: Design, priors: Priors) -> DegreesOfFreedom | float | None:
     """The prior of ν, or its fixed value; None where the study effects are normal.
 
     Raises
@@ -72,7 +71,7 @@ def describe_df(df: DegreesOfFreedom | float) -> str:
     return f"ν ~ {df}" if isinstance(df, DegreesOfFreedom) else f"ν = {df:g}, fixed"
 
 
-def said_before(design: Design | ClusteredDesign, priors: Priors) -> tuple[str, ...]:
+def said_before(design: Design, priors: Priors) -> tuple[str, ...]:
     """For the notes below a table: the priors, and study effects that are not normal."""
     df = df_prior(design, priors)
     effects = () if df is None else (describe(df),)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.design.clustered_design import ClusteredDesign
+from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
 from bayes_lsm.likelihood.blocks.terms import ScaleTerm
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 
-def sampling_covariance(design: ClusteredDesign) -> Any:
+def sampling_covariance(design: Design) -> Any:
     """V for a likelihood in closed form: variances (n,), or a sparse matrix (n, n).
 
     Raises
@@ -38,7 +38,7 @@ def sampling_covariance(design: ClusteredDesign) -> Any:
     return error_covariance(design)
 
 
-def error_covariance(design: ClusteredDesign) -> Any:
+def error_covariance(design: Design) -> Any:
     """V: variances (n,), or a sparse matrix (n, n) where errors are correlated."""
     if not design.blocks:
         return design.v
@@ -50,7 +50,7 @@ def error_covariance(design: ClusteredDesign) -> Any:
     return V.tocsr()
 
 
-def arrange_design(design: ClusteredDesign) -> Clustered:
+def arrange_design(design: Design) -> Clustered:
     """The whole model, sorted once for the compiled loops.
 
     Raises
@@ -64,7 +64,7 @@ def arrange_design(design: ClusteredDesign) -> Clustered:
     return blocks.arrange(design.y, design.X, likelihood_terms(design), variance=V)
 
 
-def likelihood_terms(design: ClusteredDesign) -> tuple[ScaleTerm, ...]:
+def likelihood_terms(design: Design) -> tuple[ScaleTerm, ...]:
     """The scale terms as the likelihood reads them.
 
     The levels of random intercepts of ln τ² are columns that follow those of Z, so that their

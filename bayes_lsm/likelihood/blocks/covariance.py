@@ -17,7 +17,7 @@ from scipy import sparse
 from scipy.linalg import cho_solve
 from scipy.sparse.csgraph import connected_components
 
-from bayes_lsm.design.clustered_design import ClusteredDesign
+from bayes_lsm.design.design import Design
 from bayes_lsm.likelihood.blocks.arrange import sampling_covariance
 
 Array = npt.NDArray[np.float64]
@@ -50,7 +50,7 @@ class DenseBlock:
         return np.asarray(cho_solve((self.root, True), right))
 
 
-def loadings(design: ClusteredDesign) -> sparse.csr_array:
+def loadings(design: Design) -> sparse.csr_array:
     """A (n, m): what each row multiplies every effect by, terms beside each other.
 
     A row that has any effect of a group has an entry for all of them, a zero if need be: they are
@@ -85,9 +85,7 @@ def block_diagonal(matrices: Array) -> sparse.csr_array:
     return sparse.csr_array(sparse.block_diag([sparse.coo_array(each) for each in matrices]))
 
 
-def blocks(
-    design: ClusteredDesign, A: sparse.csr_array, D: sparse.csr_array
-) -> Iterator[DenseBlock]:
+def blocks(design: Design, A: sparse.csr_array, D: sparse.csr_array) -> Iterator[DenseBlock]:
     """The blocks of V + A D A'."""
     V = sampling_covariance(design)
     V = sparse.diags_array(V) if isinstance(V, np.ndarray) else V
@@ -96,7 +94,7 @@ def blocks(
         yield DenseBlock(rows, np.unique(A[rows].indices), sigma[rows][:, rows].toarray())
 
 
-def block_rows(design: ClusteredDesign, A: sparse.csr_array) -> list[Index]:
+def block_rows(design: Design, A: sparse.csr_array) -> list[Index]:
     """The rows of each block, whatever the variances."""
     V = sampling_covariance(design)
     V = sparse.diags_array(V) if isinstance(V, np.ndarray) else V

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.design.clustered_design import ClusteredDesign
+from bayes_lsm.design.design import Design
 
 Array = npt.NDArray[np.float64]
 
 
-def weigh(design: ClusteredDesign, columns: Array) -> tuple[Array, float]:
+def weigh(design: Design, columns: Array) -> tuple[Array, float]:
     """V⁻¹ times some columns (n, m), and tr V⁻¹."""
     alone = np.ones(len(design.v), dtype=bool)
     found = np.zeros_like(columns)
@@ -24,7 +24,7 @@ def weigh(design: ClusteredDesign, columns: Array) -> tuple[Array, float]:
     return found, trace + float(np.sum(1.0 / design.v[alone]))
 
 
-def typical_variance(design: ClusteredDesign) -> float:
+def typical_variance(design: Design) -> float:
     """The typical sampling variance (n − p) / tr(P), P with weights V⁻¹; 0 for individual data."""
     if not (design.v > 0).all():
         return 0.0

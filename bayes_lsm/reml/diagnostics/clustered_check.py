@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.design.clustered_design import ClusteredDesign
+from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.coefficients import size_of
@@ -75,7 +75,7 @@ def _is_peak(hessian: Array) -> bool:
     return bool(np.isfinite(hessian).all() and np.linalg.eigvalsh(hessian)[-1] < -_FLAT)
 
 
-def _back(design: ClusteredDesign) -> Array:
+def _back(design: Design) -> Array:
     """From coordinates in which a step of 1 changes ln τ² by about 1, or a κ, to coefficients."""
     q = sum(map(size_of, design.terms))
     back, first = np.eye(q), 0

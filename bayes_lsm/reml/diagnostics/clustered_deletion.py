@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.design.clustered_design import ClusteredDesign, ScaleTerm
-from bayes_lsm.design.clusters import take_rows
 from bayes_lsm.design.columns import check_columns
+from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import DataError
 from bayes_lsm.likelihood.blocks.covariance import loadings, stack_covariances
 from bayes_lsm.reml.clustered_fit import ClusteredFit
@@ -19,7 +19,7 @@ Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 
-def keep_rows(design: ClusteredDesign, kept: Mask) -> ClusteredDesign:
+def keep_rows(design: Design, kept: Mask) -> Design:
     """The same model of the rows `kept` (n,).
 
     Raises
@@ -27,7 +27,7 @@ def keep_rows(design: ClusteredDesign, kept: Mask) -> ClusteredDesign:
     DataError
         When they cannot carry it: too few groups or rows, or a coefficient that they leave open.
     """
-    found = take_rows(design, kept)
+    found = design.keep(kept)
     for term in found.terms:
         _check_term(term)
     n, p = found.X.shape
@@ -54,7 +54,7 @@ def tau2_at(each: TermEstimate, Z: Array) -> Array:
 
 
 def sigma_blocks(
-    fit: ClusteredFit, design: ClusteredDesign, parts: Sequence[npt.NDArray[np.intp]]
+    fit: ClusteredFit, design: Design, parts: Sequence[npt.NDArray[np.intp]]
 ) -> list[Array]:
     """Σ of sets of rows of a design, with the variances that a fit of other rows gives them."""
     from bayes_lsm.likelihood.blocks.arrange import sampling_covariance

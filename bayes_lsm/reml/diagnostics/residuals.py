@@ -336,16 +336,7 @@ class Refits:
 
 
 def _without(design: Design, i: int) -> Design:
-    rows = np.arange(design.n_studies) != i
-    return replace(
-        design,
-        y=design.y[rows],
-        v=design.v[rows],
-        location=replace(design.location, matrix=design.X[rows]),
-        scale=replace(design.scale, matrix=design.Z[rows]),
-        labels=design.labels[:i] + design.labels[i + 1 :],
-        moderators=pd.DataFrame(),
-    )
+    return design.keep(np.arange(design.n_studies) != i)
 
 
 def _search(fit: RemlFit, design: Design) -> RemlFit:

@@ -14,7 +14,8 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.design.clustered_design import ClusteredDesign, ScaleTerm
+from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices, kappa_of
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.coefficients import Coefficient, Pair, coefficients, find, pairs, size_of
@@ -80,7 +81,7 @@ class _CoefficientSlices:
         best = max(found, key=lambda ascent: _finite(ascent.at.value))
         return _finite(best.at.value), best.alpha
 
-    def _at(self, c: float) -> ClusteredDesign:
+    def _at(self, c: float) -> Design:
         """The design without the coefficient, which is c."""
         terms = list(self._design.terms)
         term = terms[self._t]

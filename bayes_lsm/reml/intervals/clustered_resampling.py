@@ -16,8 +16,8 @@ import numpy.typing as npt
 from scipy.linalg import block_diag
 from scipy.special import ndtri
 
-from bayes_lsm.design.clustered_design import ClusteredDesign
 from bayes_lsm.design.clusters import Cluster
+from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.clustered_covariance import simulate_clustered
 from bayes_lsm.reml.clustered_fit import ClusteredFit
@@ -70,9 +70,7 @@ def bootstrap_ends(
     return lower, upper
 
 
-def _estimates(
-    design: ClusteredDesign, fit: ClusteredFit, read: Callable[[ClusteredFit], Array]
-) -> Array:
+def _estimates(design: Design, fit: ClusteredFit, read: Callable[[ClusteredFit], Array]) -> Array:
     try:
         refit = estimate_clustered(design, fit.method, turns=0, near=[fit.stop])
     except FitError:  # no starting value has a likelihood
@@ -182,7 +180,7 @@ class _Inverter:
             failed=failed,
         )
 
-    def _shifted(self, j: int, c: float) -> tuple[ClusteredDesign, Array]:
+    def _shifted(self, j: int, c: float) -> tuple[Design, Array]:
         """The design with c in its effects or its slopes, and where its climbs start."""
         design = self._fit.design
         start = np.concatenate(list(_common(self._fit)))
@@ -222,7 +220,7 @@ def _coefficients_of(Z: Array, used: npt.NDArray[np.bool_], log_tau2: Array) -> 
     return np.asarray(np.linalg.lstsq(Z[used], log_tau2[used], rcond=None)[0])
 
 
-def _back(design: ClusteredDesign) -> Array:
+def _back(design: Design) -> Array:
     """From coordinates in which each term's columns are orthogonal, of mean square 1."""
     parts = []
     for term in design.terms:

@@ -12,8 +12,7 @@ import pandas as pd
 from scipy import sparse
 from scipy.special import chdtrc, ndtri, stdtrit
 
-from bayes_lsm.design.clustered_design import ClusteredDesign
-from bayes_lsm.design.new_data import apply_to_new_data
+from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.arrange import sampling_covariance
 from bayes_lsm.likelihood.blocks.covariance import blocks, loadings
@@ -226,10 +225,10 @@ def predict_levels(
         )
     chosen = _chosen(fit, terms)
     design = fit.design
-    new = apply_to_new_data(design, new_data)
+    new = design.for_new_data(new_data)
     variances = {
-        name: _new_variance(each, slopes, Z)
-        for (name, each), slopes, Z in zip(fit.terms.items(), new.slopes, new.Z, strict=True)
+        name: _new_variance(each, there.slopes, there.Z)
+        for (name, each), there in zip(fit.terms.items(), new.terms, strict=True)
         if name in chosen
     }
     total = np.sum(list(variances.values()), axis=0) if variances else np.zeros(len(new.X))
@@ -306,7 +305,7 @@ def _new_variance(each: TermEstimate, slopes: Array, Z: Array) -> Array:
     return np.asarray(np.einsum("ij,jk,ik->i", loadings, np.nan_to_num(each.correlation), loadings))
 
 
-def cochran_q_of_blocks(design: ClusteredDesign) -> ChiSquareTest:
+def cochran_q_of_blocks(design: Design) -> ChiSquareTest:
     """Weighted residual sum of squares with weights V⁻¹: the test of (residual) heterogeneity.
 
     Raises

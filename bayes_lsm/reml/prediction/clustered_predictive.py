@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import ndtri
 
-from bayes_lsm.design.new_data import ClusteredNewData
+from bayes_lsm.design.new_data import NewData
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.coefficients import has_correlations, size_of
@@ -33,7 +33,7 @@ _MOST_WORK = 40_000_000
 
 
 def clustered_predictive(
-    fit: ClusteredFit, new: ClusteredNewData, chosen: Sequence[str], level: float
+    fit: ClusteredFit, new: NewData, chosen: Sequence[str], level: float
 ) -> tuple[Array, Array]:
     """The central `level` of the effects of new groups, one a row of the new data."""
     draws = _draws(fit)
@@ -44,7 +44,7 @@ def clustered_predictive(
     for t, (name, each) in enumerate(fit.terms.items()):
         if name in chosen:
             own = draws[:, starts[t] : starts[t + 1]]
-            variance += _variances(each, own, new.slopes[t], new.Z[t])
+            variance += _variances(each, own, new.terms[t].slopes, new.terms[t].Z)
     mixture = Mixture(
         centre, np.sqrt(variance), np.full(len(draws), 1.0 / len(draws)), Reference(fit.df_location)
     )

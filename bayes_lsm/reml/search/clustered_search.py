@@ -14,7 +14,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.design.clustered_design import ClusteredDesign
+from bayes_lsm.design.design import Design
 from bayes_lsm.likelihood.blocks import blocks
 from bayes_lsm.likelihood.blocks.arrange import sampling_covariance
 from bayes_lsm.likelihood.blocks.correlation_matrices import count, kappa_of
@@ -120,7 +120,7 @@ class ClusteredSearch:
 
     Parameters
     ----------
-    design : ClusteredDesign
+    design : Design
     method : {"REML", "ML"}
     held : mapping of int to float, optional
         Correlations that are not estimated, by the number of their term: that of its first two
@@ -149,7 +149,7 @@ class ClusteredSearch:
 
     def __init__(
         self,
-        design: ClusteredDesign,
+        design: Design,
         method: Method,
         *,
         held: Mapping[int, float] | None = None,
@@ -471,7 +471,7 @@ def _slack(value: float) -> float:
     return _EQUAL * max(1.0, abs(value))
 
 
-def _has_variance(design: ClusteredDesign, remaining: Sequence[Remaining]) -> bool:
+def _has_variance(design: Design, remaining: Sequence[Remaining]) -> bool:
     """Whether every row keeps a variance of its own."""
     if (design.v > 0).all():
         return True

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.design.clustered_design import ClusteredDesign, ScaleTerm
 from bayes_lsm.design.clusters import Cluster, Clusters, read_clusters, shared
+from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.clustered_fitting import estimate_clustered
@@ -104,8 +105,8 @@ def permute_clusters(
 
 
 def exchangeable(
-    design: ClusteredDesign, part: PartName, cluster: Cluster | None
-) -> tuple[Array, Callable[[Index], ClusteredDesign]]:
+    design: Design, part: PartName, cluster: Cluster | None
+) -> tuple[Array, Callable[[Index], Design]]:
     """The moderators of each cluster (G, m), and the design with those of an order of clusters."""
     if part not in ("location", "scale"):
         raise FitError(f"part must be 'location' or 'scale', got {part!r}")
@@ -146,8 +147,8 @@ def _statistics(
 
 
 def _moderators(
-    design: ClusteredDesign, part: PartName, clusters: Clusters
-) -> tuple[Array, Callable[[Index], ClusteredDesign]]:
+    design: Design, part: PartName, clusters: Clusters
+) -> tuple[Array, Callable[[Index], Design]]:
     """The same, of clusters that are independent."""
     if part == "location":
         X = design.X
@@ -155,7 +156,7 @@ def _moderators(
         _require_one_value(X, table[clusters.code], design.location.names, part, clusters)
         _require_moderators(table, part, design.location.names)
 
-        def with_location(order: Index) -> ClusteredDesign:
+        def with_location(order: Index) -> Design:
             moved = table[order][clusters.code]
             return replace(design, location=replace(design.location, matrix=moved))
 
@@ -164,7 +165,7 @@ def _moderators(
     flat = np.concatenate([each.reshape(len(clusters), -1) for each in tables], axis=1)
     _require_moderators(flat, part, [name for term in design.terms for name in term.names])
 
-    def with_scale(order: Index) -> ClusteredDesign:
+    def with_scale(order: Index) -> Design:
         terms = [
             replace(term, Z=table[order][_cluster_of(term, clusters)])
             for term, table in zip(design.terms, tables, strict=True)

@@ -19,7 +19,8 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.special import chdtrc
 
-from bayes_lsm.design.clustered_design import ClusteredDesign, ScaleTerm
+from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
 from bayes_lsm.likelihood.blocks.covariance import (
@@ -95,7 +96,7 @@ def _null(fit: ClusteredFit, tested: list[int]) -> Array:
     return np.concatenate(parts)
 
 
-def without(design: ClusteredDesign, columns: Sequence[int]) -> ClusteredDesign:
+def without(design: Design, columns: Sequence[int]) -> Design:
     """The design without some scale coefficients, counted through all terms."""
     terms, first = [], 0
     for term in design.terms:
@@ -105,7 +106,7 @@ def without(design: ClusteredDesign, columns: Sequence[int]) -> ClusteredDesign:
     return replace(design, terms=tuple(terms))
 
 
-def expected_information(alpha: Array, design: ClusteredDesign, *, method: Method) -> Array:
+def expected_information(alpha: Array, design: Design, *, method: Method) -> Array:
     """½ tr(P V_j P V_k) at the coefficients and κ of all terms, shape (q, q); for ML of Σ⁻¹."""
     A = loadings(design)
     D, slopes = derivatives(_parts(alpha, design), design)
@@ -134,7 +135,7 @@ def expected_information(alpha: Array, design: ClusteredDesign, *, method: Metho
     return np.asarray(0.5 * trace)
 
 
-def _parts(alpha: Array, design: ClusteredDesign) -> list[tuple[Array, Array]]:
+def _parts(alpha: Array, design: Design) -> list[tuple[Array, Array]]:
     """τ² (G, s) and κ of each term."""
     starts = np.cumsum([0, *map(size_of, design.terms)])
     found = []
@@ -145,7 +146,7 @@ def _parts(alpha: Array, design: ClusteredDesign) -> list[tuple[Array, Array]]:
 
 
 def derivatives(
-    parts: Sequence[tuple[Array, Array]], design: ClusteredDesign
+    parts: Sequence[tuple[Array, Array]], design: Design
 ) -> tuple[sparse.csr_array, list[sparse.csr_array]]:
     """D (m, m), and its derivative in each coefficient and κ.
 
@@ -153,7 +154,7 @@ def derivatives(
     ----------
     parts : sequence of tuple
         τ² (G, s) and κ of each term.
-    design : ClusteredDesign
+    design : Design
     """
     tau2, correlations, slopes = [], [], []
     widths = [len(term.groups) * len(term.effects) for term in design.terms]

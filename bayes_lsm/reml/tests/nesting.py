@@ -7,32 +7,27 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.design.clustered_design import ClusteredDesign
 from bayes_lsm.design.design import Design
 
 Array = npt.NDArray[np.float64]
-AnyDesign = Design | ClusteredDesign
-
 _FREER = ("none", "compound_symmetric", "unstructured")
 
 
-def same_location(one: AnyDesign, other: AnyDesign) -> bool:
+def same_location(one: Design, other: Design) -> bool:
     """Whether two location parts say the same, in whatever coding."""
     return one.X.shape[1] == other.X.shape[1] and inside(one.X, other.X)
 
 
-def same_sampling_errors(one: AnyDesign, other: AnyDesign) -> bool:
+def same_sampling_errors(one: Design, other: Design) -> bool:
     """Whether the covariances of two sets of sampling errors are equal, variances apart."""
-    blocks = [
-        design.blocks if isinstance(design, ClusteredDesign) else () for design in (one, other)
-    ]
+    blocks = [design.blocks if not design.is_independent else () for design in (one, other)]
     return len(blocks[0]) == len(blocks[1]) and all(
         np.array_equal(a.rows, b.rows) and np.array_equal(a.covariance, b.covariance)
         for a, b in zip(*blocks, strict=True)
     )
 
 
-def is_nested(reduced: AnyDesign, full: AnyDesign) -> bool:
+def is_nested(reduced: Design, full: Design) -> bool:
     """Whether the location part and every scale term of `reduced` lie within those of `full`."""
     if not inside(reduced.X, full.X):
         return False
@@ -54,8 +49,8 @@ def inside(A: Array, B: Array) -> bool:
 _Term = tuple[npt.NDArray[np.intp], Array, Array, int]
 
 
-def _terms(design: AnyDesign) -> Sequence[_Term]:
-    if isinstance(design, Design):
+def _terms(design: Design) -> Sequence[_Term]:
+    if design.is_independent:
         n = len(design.y)
         return [(np.arange(n), np.ones((n, 1)), design.Z, 0)]
     found: list[_Term] = []

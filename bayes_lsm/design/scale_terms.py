@@ -1,0 +1,323 @@
+"""The scale terms of a model: whose effects they are, and what their variances depend on.
+
+    Σ_l A_l diag(exp(Z_l α_l)) A_l'
+
+A term's groups are the rows themselves, the levels of a column or of several nested ones; each has
+one effect, or several that may be correlated. `scale_term` finds the groups and evaluates the
+term's formula once for each, and `check_together` makes sure that terms can be told apart.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from bayes_lsm import formulas
+from bayes_lsm.design import frames
+from bayes_lsm.design.part import Part, build_part
+from bayes_lsm.errors import DataError
+from bayes_lsm.formulas.grouping import Grouping
+from bayes_lsm.formulas.random_intercepts import (
+    RandomIntercept,
+    random_intercept,
+    split_random_intercepts,
+)
+from bayes_lsm.formulas.term_names import Kind
+from bayes_lsm.specification import Correlation
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleTerm:
+    """One scale term: s effects in each of G groups of rows, and their ln τ².
+
+    Attributes
+    ----------
+    grouping : Grouping
+    groups : tuple of str, length G
+    effects : tuple of str, length s
+        The slopes' variables, or the levels with correlated effects; ``("intrcpt",)`` where each
+        group has one effect that all of its rows share.
+    index : ndarray of int, shape (n,)
+        Which group each row belongs to.
+    slopes : ndarray, shape (n, s)
+        What the group's effects are multiplied by in each row.
+    names : tuple of str, length q
+        Of the coefficients of ln τ².
+    Z : ndarray, shape (G, s, q)
+    correlation : {"none", "compound_symmetric", "unstructured"}
+        Of the effects of a group.
+    part : Part
+        The formula, evaluated.
+    slope_part : Part or None
+        The formula of the slopes, evaluated.
+    random : tuple of RandomIntercept
+        Of ln τ².
+    """
+
+    grouping: Grouping
+    groups: tuple[str, ...]
+    effects: tuple[str, ...]
+    index: Index
+    slopes: Array
+    names: tuple[str, ...]
+    Z: Array
+    correlation: Correlation
+    part: Part
+    slope_part: Part | None = None
+    random: tuple[RandomIntercept, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The grouping as it was written."""
+        return self.grouping.text
+
+    @property
+    def table(self) -> Array:
+        """Z with a row for each effect of each group, shape (G·s, q)."""
+        groups, s, q = self.Z.shape
+        return self.Z.reshape(groups * s, q)
+
+    @property
+    def n_correlations(self) -> int:
+        """How many coefficients κ the correlations of a group's effects have."""
+        return correlation_count(len(self.effects), self.correlation)
+
+    @property
+    def size(self) -> int:
+        """How many coefficients it has: those of ln τ², then the κ."""
+        return len(self.names) + self.n_correlations
+
+    @property
+    def used(self) -> npt.NDArray[np.bool_]:
+        """Which effects of which groups have rows, shape (G, s)."""
+        used = np.zeros(self.Z.shape[:2], dtype=bool)
+        row, effect = np.nonzero(self.slopes)
+        used[self.index[row], effect] = True
+        return used
+
+    def keep(self, rows: Index) -> ScaleTerm:
+        """The term of some rows, whether or not they can carry it."""
+        groups, index = np.unique(self.index[rows], return_inverse=True)
+        return replace(
+            self,
+            groups=tuple(self.groups[g] for g in groups),
+            index=index.astype(np.intp),
+            slopes=self.slopes[rows],
+            Z=self.Z[groups],
+            random=tuple(replace(each, index=each.index[groups]) for each in self.random),
+        )
+
+    def without(self, columns: Sequence[int]) -> ScaleTerm:
+        """The term without some coefficients of ln τ²."""
+        kept = [j for j in range(len(self.names)) if j not in columns]
+        names = tuple(self.names[j] for j in kept)
+        return replace(self, names=names, Z=np.ascontiguousarray(self.Z[:, :, kept]))
+
+
+def correlation_count(effects: int, kind: Correlation) -> int:
+    """How many κ the correlations of s effects have."""
+    if effects < 2 or kind == "none":
+        return 0
+    return 1 if kind == "compound_symmetric" else effects * (effects - 1) // 2
+
+
+def scale_term(
+    grouping: Grouping,
+    formula: str,
+    data: pd.DataFrame,
+    frame: pd.DataFrame,
+    kinds: Mapping[str, Kind],
+    labels: Sequence[str],
+    correlation: Correlation,
+) -> ScaleTerm:
+    """One scale term of n complete rows.
+
+    Parameters
+    ----------
+    grouping : Grouping
+    formula : str
+        Of ln τ², with its random intercepts.
+    data, frame : DataFrame, n rows
+        As they were given, and the moderators of the formulas as they were read.
+    kinds : mapping of str to str
+        What the moderators hold.
+    labels : sequence of str, length n
+    correlation : {"none", "compound_symmetric", "unstructured"}
+        Of several effects of a group.
+
+    Raises
+    ------
+    DataError
+        With what was got, what is allowed and the cure.
+    """
+    formula, columns = split_random_intercepts(formula)
+    index, groups = _groups(data, grouping.columns, labels)
+    if len(groups) < 2 and grouping.columns:
+        raise DataError(
+            f"the scale term {grouping.text!r} has one group ({groups[0]}); a variance between "
+            "groups needs several: leave the term out"
+        )
+    unit, units = index, groups  # what ln τ² is given for
+    effects: tuple[str, ...] = ("intrcpt",)
+    slopes = np.ones((len(data), 1))
+    slope_part = None
+    if grouping.inner:
+        unit, units = _groups(data, (*grouping.columns, grouping.inner), labels)
+        level, effects = _levels(data, grouping.inner)
+        slopes = np.eye(len(effects))[level]
+    elif grouping.slope:
+        slope_part = _slopes(grouping, frame, kinds, index, labels)
+        slopes, effects = slope_part.matrix, slope_part.names
+    first = np.unique(unit, return_index=True)[1]
+    _check_constant(grouping.text, formula, frame, unit, first, units)
+    rows = frame.iloc[first].reset_index(drop=True)
+    name = "scale" if grouping.is_residual else f"scale ({grouping.text})"
+    part = build_part(name, formula, rows, kinds, units)
+    names, Z = part.names, part.matrix[:, None, :]
+    if grouping.inner:
+        Z = np.zeros((len(groups), len(effects), len(names)))
+        Z[index[first], level[first]] = part.matrix
+    elif len(effects) > 1:
+        names, Z = _for_each_effect(effects, part)
+    place = (index[first], level[first] if grouping.inner else np.zeros(len(first), np.intp))
+    if columns and slope_part is not None and len(effects) > 1:
+        raise DataError(
+            f"the scale term {grouping.text!r} has {len(effects)} effects in each group, so that a "
+            f"random intercept of {columns[0]!r} could be that of any of their variances; write "
+            "one scale term for each effect"
+        )
+    random = tuple(
+        random_intercept(
+            f"the random intercept (1 | {column}) of the scale term {grouping.text!r}",
+            column,
+            _levels(data, column),
+            (unit, units),
+            place,
+            Z.shape[:2],
+        )
+        for column in columns
+    )
+    return ScaleTerm(
+        grouping, groups, effects, index, slopes, names, Z, correlation, part, slope_part, random
+    )
+
+
+def _for_each_effect(effects: Sequence[str], part: Part) -> tuple[tuple[str, ...], Array]:
+    """Coefficients of its own for each of several effects: names (s·q), and Z (G, s, s·q)."""
+    if part.names == ("intrcpt",):
+        names = tuple(effects)
+    else:
+        names = tuple(f"{effect}: {name}" for effect in effects for name in part.names)
+    return names, np.stack([np.kron(np.eye(len(effects)), row) for row in part.matrix])
+
+
+def _groups(
+    data: pd.DataFrame, columns: Sequence[str], labels: Sequence[str]
+) -> tuple[Index, tuple[str, ...]]:
+    """Which group each row is in, and the groups' names, in the order of their appearance."""
+    if not columns:
+        return np.arange(len(data)), tuple(labels)
+    codes, keys = pd.factorize(pd.MultiIndex.from_frame(data[list(columns)]))
+    names = tuple("/".join(frames.level_text(level) for level in key) for key in keys)
+    return codes.astype(np.intp), names
+
+
+def _levels(data: pd.DataFrame, column: str) -> tuple[Index, tuple[str, ...]]:
+    """Which level each row has, and the levels, in the order that a formula gives them."""
+    codes, levels = pd.factorize(data[column], sort=True)
+    return codes.astype(np.intp), tuple(map(frames.level_text, levels))
+
+
+def _check_constant(
+    name: str,
+    formula: str,
+    frame: pd.DataFrame,
+    index: Index,
+    first: Index,
+    groups: Sequence[str],
+) -> None:
+    """A moderator of a group's heterogeneity has one value in the group."""
+    for column in formulas.parse(formula).columns:
+        values = frame[column].to_numpy()
+        differs = values != values[first][index]
+        if differs.any():
+            group = int(index[differs][0])
+            found = frame[column][index == group].unique()[:2]
+            raise DataError(
+                f"the scale moderator {column!r} of {name!r} must have one value in each group, "
+                f"got {found[0]} and {found[1]} in {groups[group]}; use it in the scale formula of "
+                "a finer grouping, or give its mean"
+            )
+
+
+def _slopes(
+    grouping: Grouping,
+    frame: pd.DataFrame,
+    kinds: Mapping[str, Kind],
+    index: Index,
+    labels: Sequence[str],
+) -> Part:
+    """The columns (n, s) that a slope's formula makes, and their names."""
+    part = build_part("slope", grouping.slope or "", frame, kinds, labels)
+    first = np.unique(index, return_index=True)[1]
+    for name, values in zip(part.names, part.matrix.T, strict=True):
+        if name != "intrcpt" and np.array_equal(values, values[first][index]):
+            raise DataError(
+                f"the grouping {grouping.text!r} asks for a slope, but {name!r} is constant within "
+                "every group, so that there is no slope to see; leave it out of the grouping, or "
+                "use it in the scale formula"
+            )
+    return part
+
+
+def check_together(terms: Sequence[ScaleTerm], rows: int, known: bool) -> None:
+    """Refuse terms that are one, and rows without any variance of their own.
+
+    Parameters
+    ----------
+    terms : sequence of ScaleTerm
+    rows : int
+    known : bool
+        Whether all effects have sampling variances.
+
+    Raises
+    ------
+    DataError
+    """
+    for one, other in itertools.combinations(terms, 2):
+        pairs = _pairs(one, other)
+        same_groups = len(one.groups) == len(other.groups) == pairs
+        if same_groups and _proportional(one.slopes, other.slopes):
+            raise DataError(
+                f"the scale terms {one.name!r} and {other.name!r} have the same groups, so that "
+                "their variances cannot be told apart; leave one of them out"
+            )
+    if not known and not any(len(term.groups) == rows for term in terms):
+        raise DataError(
+            "the effects have no sampling variances, and no scale term has one effect in each row; "
+            "add the scale term 'residual'"
+        )
+
+
+def _proportional(one: Array, other: Array) -> bool:
+    if one.shape[1] != 1 or other.shape[1] != 1:
+        return False
+    return bool(np.array_equal(one**2 * other[0] ** 2, other**2 * one[0] ** 2))
+
+
+def _pairs(one: ScaleTerm, other: ScaleTerm) -> int:
+    """How many combinations of their groups there are."""
+    return len(np.unique(one.index * len(other.groups) + other.index))
+
+
+def is_crossed(one: ScaleTerm, other: ScaleTerm) -> bool:
+    """Whether groups of the one lie in several groups of the other, and the other way round."""
+    return _pairs(one, other) > max(len(one.groups), len(other.groups))
