@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.clustered_design import ClusteredDesign, ScaleTerm
 from bayes_lsm.clusters import Cluster, Clusters, read_clusters, shared
 from bayes_lsm.errors import FitError
@@ -107,8 +108,7 @@ def exchangeable(
     design: ClusteredDesign, part: PartName, cluster: Cluster | None
 ) -> tuple[Array, Callable[[Index], ClusteredDesign]]:
     """The moderators of each cluster (G, m), and the design with those of an order of clusters."""
-    if part not in ("location", "scale"):
-        raise FitError(f"part must be 'location' or 'scale', got {part!r}")
+    require_choice("part", part, PartName)
     clusters = read_clusters(design, cluster)
     common = shared(design, clusters)
     if common:
