@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_parts import ScalePart, scale_part
 from bayes_lsm.errors import FitError
@@ -240,8 +241,7 @@ def tau_contrasts(
     ['estimate', 'ci_lb', 'ci_ub', 'prob_above']
     """
     _check(fit, measure)
-    if kind not in ("pairwise", "reference"):
-        raise FitError(f"kind must be 'pairwise' or 'reference', got {kind!r}")
+    require_choice("kind", kind, Kind)
     scale = scale_part(fit.design, variable, grouping)
     means, names = _marginal_rows(scale, variable, values, at)
     if len(names) < 2:
@@ -347,8 +347,7 @@ def _compared(measure: Measure) -> str:
 
 
 def _check(fit: ScaleFit, measure: str) -> None:
-    if measure not in POWER:
-        raise FitError(f"measure must be 'tau2', 'tau' or 'log_tau2', got {measure!r}")
+    require_choice("measure", measure, Measure)
     if fit.design.specification.link != "log":
         raise FitError(
             "marginal means and ratios are linear in α with link='log' alone; this fit has "

@@ -24,6 +24,7 @@ from bayes_lsm.bayes import (
     fit_clustered_bayes,
     prior_predictive,
 )
+from bayes_lsm.choices import require_choice
 from bayes_lsm.datasets import list_datasets, load_dataset
 from bayes_lsm.design.design import Design, build_design
 from bayes_lsm.errors import DataError, FitError, SpecificationError
@@ -194,16 +195,17 @@ class LocationScaleModel:
         See `bayes_lsm.reml.fit_reml`. The default method is the specification's, ``"REML"`` unless
         a model file says otherwise. With several scale terms see `bayes_lsm.reml.fit_clustered`.
         """
+        method = self.specification.method if method is None else method
         if not self.design.is_independent:
             if fixed or bounds or start or test == "knha":
                 raise FitError(
                     "with several scale terms coefficients cannot be fixed, bounded or started, "
                     "and test must be 'z' or 't'; leave those options out"
                 )
-            return fit_clustered(self.design, method=method or self.specification.method, test=test)
+            return fit_clustered(self.design, method=method, test=test)
         return fit_reml(
             self.design,
-            method=method or self.specification.method,
+            method=method,
             test=test,
             fixed=fixed,
             bounds=bounds,
@@ -230,12 +232,13 @@ class LocationScaleModel:
         random intercepts of ln τ², see `bayes_lsm.bayes.fit_clustered_bayes`.
         """
         words = self.specification
+        engine = words.engine if engine is None else engine
         if not self.design.is_independent:
             self._require_integrated(true_effects)
             return fit_clustered_bayes(
                 self.design,
                 prior=self._priors(prior),
-                engine=engine or words.engine,
+                engine=engine,
                 draws=words.draws if draws is None else draws,
                 seed=words.seed if seed is None else seed,
                 chains=chains,
@@ -246,7 +249,7 @@ class LocationScaleModel:
         return fit_bayes(
             self.design,
             prior=self._priors(prior),
-            engine=engine or words.engine,
+            engine=engine,
             draws=words.draws if draws is None else draws,
             seed=words.seed if seed is None else seed,
             chains=chains,
@@ -311,12 +314,12 @@ class LocationScaleModel:
         if not self.design.is_independent:
             self._require_integrated(true_effects)
             return build_clustered_pymc_model(self.design, self._priors(prior))
+        require_choice("true_effects", true_effects, TrueEffects)
         builders = {"integrated": build_pymc_model, "latent": build_latent_pymc_model}
-        if true_effects not in builders:
-            raise FitError(f"true_effects must be 'integrated' or 'latent', got {true_effects!r}")
         return builders[true_effects](self.design, self._priors(prior))
 
     def _require_integrated(self, true_effects: str) -> None:
+        require_choice("true_effects", true_effects, TrueEffects)
         if true_effects != "integrated":
             raise FitError(
                 "with several scale terms, or random intercepts of ln τ², true effects are "
@@ -328,7 +331,7 @@ class LocationScaleModel:
         own = self.specification.priors
         if isinstance(given, str):
             return preset(given, measure=own.measure, unit_information_sd=own.unit_information_sd)
-        return given or own
+        return own if given is None else given
 
     def __repr__(self) -> str:
         words = self.specification

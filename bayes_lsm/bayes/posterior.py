@@ -21,6 +21,7 @@ from bayes_lsm.bayes.pymc_model.datatree import build_datatree
 from bayes_lsm.bayes.pymc_model.graph import require_log_link, resolve_priors
 from bayes_lsm.bayes.student.effects import describe, df_prior, integrated_out
 from bayes_lsm.bayes.summaries.intervals import Interval
+from bayes_lsm.choices import require_choice
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import ConvergenceWarning, FitError, warn
 from bayes_lsm.priors import PresetName, Priors
@@ -421,8 +422,7 @@ def fit_bayes(
 def check_settings(
     engine: str, *, draws: int, chains: int, tune: int, target_accept: float
 ) -> None:
-    if engine not in ("auto", "collapsed", "nuts"):
-        raise FitError(f"engine must be 'auto', 'collapsed' or 'nuts', got {engine!r}")
+    require_choice("engine", engine, Engine)
     for name, value, least in (("draws", draws, 100), ("chains", chains, 1), ("tune", tune, 100)):
         if not isinstance(value, int | np.integer) or value < least:
             raise FitError(f"{name} must be a whole number of at least {least}, got {value!r}")
@@ -431,8 +431,7 @@ def check_settings(
 
 
 def _check_true_effects(true_effects: str, engine: str) -> None:
-    if true_effects not in ("integrated", "latent"):
-        raise FitError(f"true_effects must be 'integrated' or 'latent', got {true_effects!r}")
+    require_choice("true_effects", true_effects, TrueEffects)
     if true_effects == "latent" and engine == "collapsed":
         raise FitError(
             "the collapsed engine integrates the study effects out; use engine='nuts' for "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import BLUE, GREY, VERMILLION, legend, name_axes, panels, tidy
 from bayes_lsm.plots.reading import refuse_fit
@@ -114,8 +115,7 @@ def _of_one_term(fit: BayesFit, part: str) -> list[_Belief]:
     from bayes_lsm.bayes.pymc_model.graph import resolve_priors
 
     parts = fit.parts()
-    if part not in parts:
-        raise FitError(f"part must be one of {', '.join(map(repr, parts))}, got {part!r}")
+    require_choice("part", part, parts)
     names, draws = parts[part]
     if part == "study_effects":
         return [_Belief(name, "ν", draws[:, 0], _curve_of_df(fit)) for name in names]
@@ -150,7 +150,7 @@ def _of_several_terms(fit: ClusteredBayesFit, part: str) -> list[_Belief]:
     parts = fit.parts()
     names = list(dict.fromkeys(each.part for each in subject.coefficients))
     if not any(is_part(name, part) for name in names):
-        raise FitError(f"part must be one of {', '.join(map(repr, names))}, got {part!r}")
+        require_choice("part", part, names)
     if not subject.priors.is_proper:
         raise FitError("this figure needs proper priors, got a flat one; give a wide normal prior")
     prior = Refitter(subject, _PRIOR_DRAWS, 0).sample_prior(subject.priors, _PRIOR_DRAWS)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtr
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
     BLUE,
@@ -159,8 +160,8 @@ class _TrueEffects:
 def _true_effects(
     fit: AnyFit | ClusteredFit, of: Of | None, grouping: str | None, level: float
 ) -> _TrueEffects:
-    if of not in ("effect", "deviation", None):
-        raise FitError(f"of must be 'effect' or 'deviation', got {of!r}")
+    if of is not None:
+        require_choice("of", of, Of)
     if not fit.design.is_independent:
         return _of_level(fit, of, grouping, level)
     if grouping is not None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
@@ -228,8 +229,7 @@ def study_rows(
     y: Array, v: Array, labels: Sequence[str], weights: Array, order: Order, level: float
 ) -> list[Row]:
     """A row for each effect, with its confidence interval."""
-    if order not in ("given", "effect", "precision"):
-        raise FitError(f"order must be 'given', 'effect' or 'precision', got {order!r}")
+    require_choice("order", order, Order)
     half = float(ndtri(0.5 + level / 2)) * np.sqrt(v)
     key = {"given": np.arange(len(half)), "effect": y, "precision": v}[order]
     return [

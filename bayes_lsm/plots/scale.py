@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
     COLOURS,
@@ -96,8 +97,7 @@ def heterogeneity(
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['REML', '95% CI, REML', 'Bayes', '95% CrI, Bayes']
     """
-    if measure not in _SYMBOL:
-        raise FitError(f"measure must be 'tau' or 'tau2', got {measure!r}")
+    require_choice("measure", measure, Measure)
     found = list(fits) if isinstance(fits, Sequence) else [fits]
     if not found:
         raise FitError("fits must hold at least one fit, got none")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
     BLACK,
@@ -201,8 +202,7 @@ def under_priors(
     >>> [text.get_text() for text in under_priors(found)[0].get_yticklabels()]
     ['as fitted', 'slides', 'blsmeta']
     """
-    if others not in get_args(Others):
-        raise FitError(f"others must be 'presets' or 'families', got {others!r}")
+    require_choice("others", others, Others)
     names = _names(found, terms, part)
     table = found.presets if others == "presets" else found.families
     labels = list(dict.fromkeys(table.index.get_level_values("prior")))
@@ -242,8 +242,7 @@ def _names(found: Sensitivity, terms: Sequence[str] | None, part: str | None) ->
     every = [(str(of), str(term)) for of, term in found.table.index]
     known = [name for name in every if part is None or is_part(name[0], part)]
     if not known:
-        parts = ", ".join(dict.fromkeys(repr(of) for of, _ in every))
-        raise FitError(f"part must be one of {parts}, got {part!r}")
+        require_choice("part", part, dict.fromkeys(of for of, _ in every))
     wanted = None if terms is None else list(terms)
     for term in wanted or ():
         if term not in [each for _, each in known]:

@@ -8,10 +8,10 @@ and how sure one is of the spread makes it a prior.
 from __future__ import annotations
 
 import math
-from typing import get_args
 
 from scipy.special import ndtri
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import PriorError
 from bayes_lsm.priors.families import Normal
 from bayes_lsm.priors.rules import RATIO_MEASURES, Measure
@@ -40,9 +40,7 @@ def spread_to_tau(spread: float, *, measure: Measure, share: float = 0.95) -> fl
     >>> round(spread_to_tau(3, measure="OR"), 3)  # as from 0.5 to 1.5
     0.28
     """
-    if measure not in get_args(Measure):
-        allowed = ", ".join(map(repr, get_args(Measure)))
-        raise PriorError(f"measure must be one of {allowed}, got {measure!r}")
+    require_choice("measure", measure, Measure, error=PriorError)
     z = float(ndtri(0.5 + _probability("share", share) / 2))
     if measure in RATIO_MEASURES:
         return math.log(_above("spread", spread, 1.0, "the factor from end to end")) / (2 * z)

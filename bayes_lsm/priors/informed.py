@@ -25,10 +25,10 @@ Epidemiology, 68(1), 52-60. doi:10.1016/j.jclinepi.2014.08.012
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import Literal
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import PriorError
 from bayes_lsm.priors.families import StudentT
 from bayes_lsm.priors.variances import LogNormal
@@ -149,8 +149,5 @@ def _named(what: str, given: str, allowed: Iterable[str]) -> str:
 
 
 def _find(what: str, given: str, allowed: tuple[str, ...]) -> int:
-    if given in allowed:
-        return allowed.index(given)
-    close = difflib.get_close_matches(str(given), allowed, n=1)
-    meant = f"; did you mean {close[0]!r}?" if close else ""
-    raise PriorError(f"{what} must be one of {', '.join(map(repr, allowed))}, got {given!r}{meant}")
+    require_choice(what, given, allowed, error=PriorError)
+    return allowed.index(given)

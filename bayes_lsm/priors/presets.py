@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import PriorError
 from bayes_lsm.priors import informed
 from bayes_lsm.priors.families import Normal, Prior
@@ -85,6 +86,8 @@ def preset(
     doi:10.1016/j.jclinepi.2014.08.012.
     """
     tau = None
+    if area is not None:
+        require_choice("area", area, informed.Area, error=PriorError)
     if outcome is not None or comparison is not None or area is not None:
         if name != "informed":
             raise PriorError(

@@ -22,6 +22,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.choices import require_choice
+from bayes_lsm.errors import PriorError
 from bayes_lsm.priors.families import Normal, Prior
 from bayes_lsm.priors.informed import GENERAL
 from bayes_lsm.priors.variances import HalfNormal
@@ -114,6 +116,7 @@ def contrasts(columns: Array, coordinates: Coordinates) -> tuple[Array, list[int
     exactly one is 1 in every row (``0 + group``). Without any level column nothing is centred: the
     model goes through the origin.
     """
+    require_choice("coordinates", coordinates, Coordinates, error=PriorError)
     p = columns.shape[1]
     level = level_columns(columns)
     rows = np.eye(p)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError, warn
@@ -16,6 +17,7 @@ from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrice
 from bayes_lsm.likelihood.rows.formulas import Method
 from bayes_lsm.reml.clustered_fit import ClusteredFit, ClusteredTest
 from bayes_lsm.reml.coefficients import size_of
+from bayes_lsm.reml.method import require_method
 from bayes_lsm.reml.search.divergence import Cone, Divergence
 from bayes_lsm.reml.term_estimate import TermEstimate
 
@@ -43,6 +45,11 @@ def fit_clustered(
     -------
     ClusteredFit
 
+    Raises
+    ------
+    FitError
+        For an unknown method or test, and a likelihood that cannot be computed.
+
     Warns
     -----
     DivergentScaleWarning
@@ -69,8 +76,8 @@ def fit_clustered(
     Konstantopoulos, S. (2011). Fixed effects and variance components estimation in three-level
     meta-analysis. Research Synthesis Methods, 2(1), 61-76. doi:10.1002/jrsm.35
     """
-    if test not in ("z", "t"):
-        raise FitError(f"test must be 'z' or 't' with several scale terms, got {test!r}")
+    require_method(method)
+    require_choice("with several scale terms test", test, ClusteredTest)
     fit = estimate_clustered(design, method, test=test)
     _warn(fit)
     return fit

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError, warn
 from bayes_lsm.likelihood.rows.formulas import Method
 from bayes_lsm.reml.estimates import FLAT, RemlFit, Test
+from bayes_lsm.reml.method import require_method
 from bayes_lsm.reml.search.bounds import Bounds, Estimate, estimate_bounded, estimate_log
 from bayes_lsm.reml.search.identity import estimate_identity
 
@@ -49,8 +51,8 @@ def fit_reml(
     Raises
     ------
     FitError
-        For Student-t study effects, an unknown term, bounds that are crossed or exclude the start
-        or a fixed value, and an identity link for which no τ² ≥ 0 is possible.
+        For an unknown method, test or term, Student-t study effects, bounds that are crossed or
+        exclude the start or a fixed value, and an identity link for which no τ² ≥ 0 is possible.
 
     Warns
     -----
@@ -73,7 +75,9 @@ def fit_reml(
     Research Synthesis Methods, 13(6), 697-715. doi:10.1002/jrsm.1562
     """
     fixed, bounds = dict(fixed or {}), dict(bounds or {})
-    _check_settings(design, test, fixed, bounds, start)
+    require_method(method)
+    require_choice("test", test, Test)
+    _check_settings(design, fixed, bounds, start)
     if design.specification.link == "identity":
         found = estimate_identity(design, method, fixed=fixed, bounds=bounds, start=start)
     elif bounds:
@@ -105,7 +109,6 @@ def fit_reml(
 
 def _check_settings(
     design: Design,
-    test: str,
     fixed: Mapping[str, float],
     bounds: Bounds,
     start: Mapping[str, float] | None,
@@ -117,8 +120,6 @@ def _check_settings(
             f"REML and ML need study_effects='normal', got {study_effects!r}; use fit_bayes, or "
             "normal study effects"
         )
-    if test not in ("z", "t", "knha"):
-        raise FitError(f"test must be 'z', 't' or 'knha', got {test!r}")
     for what, given in (("fixed value", fixed), ("bound", bounds), ("start", start or {})):
         for term in given:
             if term not in names:

@@ -39,6 +39,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import pandas as pd
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
 from bayes_lsm.tables import Printable
 
@@ -141,10 +142,7 @@ class Verdict:
     word: str = ""
 
     def __post_init__(self) -> None:
-        if self.status not in _WORDS:
-            raise FitError(
-                f"the status of a verdict must be one of {', '.join(_WORDS)}, got {self.status!r}"
-            )
+        require_choice("the status of a verdict", self.status, Status)
         object.__setattr__(self, "word", self.word or _WORDS[self.status])
 
 

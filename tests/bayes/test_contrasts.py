@@ -127,7 +127,7 @@ def test_extreme_draws_do_not_overflow():
 
 
 def test_bad_input(continent_bayes, continent_reml):
-    with pytest.raises(lsm.FitError, match="method must be 'eti' or 'hdi' for a Bayesian fit"):
+    with pytest.raises(lsm.FitError, match="for a Bayesian fit method must be 'eti' or 'hdi'"):
         tau_steps(continent_bayes, method="profile")
     with pytest.raises(lsm.FitError, match="method must be 'delta' or 'profile'"):
         tau_steps(continent_reml, method="hdi")

@@ -107,7 +107,7 @@ def test_wrong_questions_are_refused():
     found = continent()
     with pytest.raises(lsm.FitError, match="the scale part has no term 'weeks'"):
         plots.sensitivity(found, ["weeks"], part="scale")
-    with pytest.raises(lsm.FitError, match="part must be one of 'location', 'scale'"):
+    with pytest.raises(lsm.FitError, match="part must be 'location' or 'scale'"):
         plots.sensitivity(found, part="both")
     with pytest.raises(lsm.FitError, match="others must be 'presets' or 'families'"):
         plots.under_priors(found, others="widths")

@@ -54,7 +54,7 @@ def test_from_fold_is_about_the_ratio_of_tau():
     [
         (lambda: from_spread(0.5, measure="OR"), "spread is the factor .* above 1, got 0.5"),
         (lambda: from_spread(-1, measure="MD"), "spread is the distance .* above 0, got -1"),
-        (lambda: from_spread(3, measure="odds"), "measure must be one of 'SMD', .* got 'odds'"),
+        (lambda: from_spread(3, measure="odds"), "measure must be 'SMD', .* got 'odds'"),
         (lambda: from_spread(3, measure="OR", share=95), "share must be a probability .* got 95"),
         (lambda: at_most(0), "tau is a value of τ, which must be above 0, got 0"),
         (lambda: at_most(1, sure=1), "sure must be a probability"),

@@ -138,7 +138,7 @@ def test_residuals_are_drawn(fits, kind):
 def test_robust_of_clusters_that_depend_on_each_other(fits):
     with pytest.raises(FitError, match="the groups of 'district' lie in several clusters"):
         robust(fits["schools_year"], "district/school")
-    with pytest.raises(FitError, match="kind must be one of"):
+    with pytest.raises(FitError, match="kind must be 'CR0', 'CR1' or 'CR2'"):
         robust(fits["schools_year"], kind="HC3")
     with pytest.raises(FitError, match="weights is for fits with one scale term"):
         weights(fits["schools_year"])

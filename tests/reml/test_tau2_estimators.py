@@ -180,7 +180,7 @@ def test_whose_estimate_stands_beside_the_interval(design):
 
 
 def test_refusals(design):
-    with pytest.raises(FitError, match="DL, HE, SJ, PM, EB, ML, REML, got 'HS'"):
+    with pytest.raises(FitError, match="'DL', 'HE', 'SJ', 'PM', 'EB', 'ML' or 'REML', got 'HS'"):
         estimate_tau2(design, "HS")
     location_scale = make_design(example(), "~ x", "~ x")
     with pytest.raises(FitError, match=r"one τ² .* scale part is '~ x'"):

@@ -200,7 +200,7 @@ def test_a_page_inside_a_page():
         (lambda: Picture("a", figure(), alt=" "), "needs a text"),
         (lambda: Link("a", "http://example.org"), "must begin with https"),
         (lambda: Link("a", "javascript:alert(1)"), "must begin with https"),
-        (lambda: Verdict("a", "fine", "b"), "must be one of good, caution"),
+        (lambda: Verdict("a", "fine", "b"), "must be 'good', 'caution'"),
         (lambda: Page("a", (Table("b", pd.DataFrame()),) * 2, ()), "'b' twice"),
         (lambda: Page("a", (Table("../b", pd.DataFrame()),), ()), "small letters"),
         (lambda: Page("a", (), (Section("b", ()), Section("B", ()))), "sections must differ"),

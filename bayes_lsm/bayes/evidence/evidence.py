@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -23,6 +23,7 @@ from bayes_lsm.bayes.engines.direct import require_direct, sample_directly
 from bayes_lsm.bayes.pymc_model.graph import resolve_priors
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
 from bayes_lsm.bayes.student.effects import df_prior
+from bayes_lsm.choices import require_choice
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import Indices
 from bayes_lsm.errors import FitError
@@ -291,9 +292,7 @@ def bayes_factor(
 
 def check_grades(grades: str) -> None:
     """Refuse an unknown scale of words."""
-    if grades not in _GRADES:
-        allowed = " or ".join(map(repr, get_args(Grades)))
-        raise FitError(f"grades must be {allowed}, got {grades!r}")
+    require_choice("grades", grades, Grades)
 
 
 def grade(log_bf: float, grades: Grades) -> str:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 from scipy.special import logsumexp
 
 from bayes_lsm.bayes.evidence.submodels import SubModel, Term
+from bayes_lsm.choices import require_choice
 from bayes_lsm.design.subsets import Array
 from bayes_lsm.errors import FitError
 
@@ -31,12 +32,12 @@ def log_model_prior(
     if isinstance(model_prior, Mapping):
         log_prior = _by_inclusion(model_prior, models, terms)
     else:
-        if model_prior not in get_args(ModelPrior):
-            allowed = " or ".join(map(repr, get_args(ModelPrior)))
-            raise FitError(
-                f"model_prior must be {allowed}, or a mapping of terms to inclusion "
-                f"probabilities, got {model_prior!r}"
-            )
+        require_choice(
+            "model_prior",
+            model_prior,
+            ModelPrior,
+            cure="it can also be a mapping of terms to inclusion probabilities",
+        )
         sizes = np.array([len(model.location_terms) + len(model.scale_terms) for model in models])
         alike = np.array([np.sum(sizes == size) for size in sizes], dtype=float)
         # One share for each number of terms, divided among the models that have it.

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, get_args
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -37,6 +37,7 @@ from bayes_lsm.bayes.evidence.evidence import Evidence, describe_bf, grade
 from bayes_lsm.bayes.evidence.nested import Nesting, PartName, Studies, thinned
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
 from bayes_lsm.bayes.student.effects import said_before
+from bayes_lsm.choices import require_choice
 from bayes_lsm.design.subsets import Array, restrict
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import PriorBlock
@@ -166,8 +167,7 @@ def savage_dickey(
     >>> found.log_bf < 0, abs(found.agreement) < 4
     (True, True)
     """
-    if part not in get_args(PartName):
-        raise FitError(f"part must be 'location' or 'scale', got {part!r}")
+    require_choice("part", part, PartName)
     if not math.isfinite(value):
         raise FitError(f"value must be a finite number, got {value}")
     model: Nesting = Levels(fit) if isinstance(fit, ClusteredBayesFit) else Studies(fit)

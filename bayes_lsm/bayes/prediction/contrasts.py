@@ -7,9 +7,14 @@ import pandas as pd
 
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.prediction.prediction import INTERVALS
-from bayes_lsm.bayes.summaries.intervals import bounds, check_interval, tau_summaries
+from bayes_lsm.bayes.summaries.intervals import (
+    Interval,
+    bounds,
+    check_interval,
+    tau_summaries,
+)
+from bayes_lsm.choices import require_choice
 from bayes_lsm.contrasts import POWER, ContrastInterval, Measure, ScaleFunctions
-from bayes_lsm.errors import FitError
 
 
 def scale_functions(
@@ -41,9 +46,9 @@ def scale_functions(
     FitError
         For a method that is not one of a Bayesian fit's, or a level outside (0, 1).
     """
-    if method not in (None, "eti", "hdi"):
-        raise FitError(f"method must be 'eti' or 'hdi' for a Bayesian fit, got {method!r}")
-    interval = method or "eti"
+    require_choice("measure", measure, Measure)
+    require_choice("for a Bayesian fit method", "eti" if method is None else method, Interval)
+    interval: Interval = "hdi" if method == "hdi" else "eti"
     check_interval(level, interval)
     values = rows @ alphas.T
     if measure == "log_tau2":

@@ -21,6 +21,7 @@ from bayes_lsm.bayes.dispatch import of_either_fit
 from bayes_lsm.bayes.draws import Array, Importance, row_blocks
 from bayes_lsm.bayes.prediction.effects import conditionals
 from bayes_lsm.bayes.prediction.prediction import by_distinct_rows, points_of
+from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.results import ResultTable, model_title
@@ -162,8 +163,7 @@ def checked_sign(beyond: float, direction: str) -> float:
     """
     if not np.isfinite(beyond):
         raise FitError(f"the threshold must be a finite number, got {beyond!r}")
-    if direction not in ("above", "below"):
-        raise FitError(f"direction must be 'above' or 'below', got {direction!r}")
+    require_choice("direction", direction, Direction)
     return 1.0 if direction == "above" else -1.0
 
 

@@ -40,6 +40,7 @@ from bayes_lsm.bayes.sensitivity.verdicts import THRESHOLDS, Finding, judge, sen
 from bayes_lsm.bayes.student.effects import said_before
 from bayes_lsm.bayes.summaries.intervals import check_interval
 from bayes_lsm.bayes.tracking import track
+from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import PresetName, Priors, ResolvedPriors
 from bayes_lsm.results import model_title
@@ -181,8 +182,9 @@ class Sensitivity(Printable):
         Raises
         ------
         FitError
-            When there is no such coefficient.
+            When there is no such coefficient, or curve.
         """
+        require_choice("varied", varied, Varied)
         name = (varied, part, term)
         places = [self.widths.index.get_level_values(level) for level in range(3)]
         rows = np.logical_and.reduce([at == of for at, of in zip(places, name, strict=True)])
@@ -360,6 +362,8 @@ def _presets(
 ) -> tuple[dict[PresetName, Priors], dict[PresetName, str]]:
     """Those to be refitted, and why the others are not."""
     asked = get_args(PresetName) if names is None else names
+    for name in asked:
+        require_choice("each of presets", name, PresetName)
     usable, skipped = other_presets(refit.subject, fit.priors, asked)
     if names is None:
         slow = [

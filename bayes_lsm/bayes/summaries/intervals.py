@@ -9,6 +9,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from bayes_lsm.bayes.draws import Array
+from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
 from bayes_lsm.links import tau2_from_log
 
@@ -20,8 +21,7 @@ def check_interval(level: float, interval: str) -> None:
     """A probability between 0 and 1, and a known kind of interval."""
     if not 0 < level < 1:
         raise FitError(f"level must be between 0 and 1, got {level}")
-    if interval not in _BOUNDS:
-        raise FitError(f"interval must be 'eti' or 'hdi', got {interval!r}")
+    require_choice("interval", interval, Interval)
 
 
 def bounds(values: Array, *, level: float, interval: Interval) -> tuple[Array, Array]:

@@ -13,12 +13,12 @@ D'D = Σ_c: see `robust`, whose formulas these are for a Σ that is not diagonal
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.design.clusters import Cluster, read_clusters, shared
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.covariance import blocks, loadings
@@ -90,8 +90,7 @@ def clustered_robust(
         For an unknown kind, clusters that depend on each other under the model, and as few of them
         as there are location coefficients.
     """
-    if kind not in get_args(Kind):
-        raise FitError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
+    require_choice("kind", kind, Kind)
     design = fit.design
     clusters = read_clusters(design, cluster)
     common = shared(design, clusters)

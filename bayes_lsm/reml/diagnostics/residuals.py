@@ -11,12 +11,13 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.design.columns import check_columns
 from bayes_lsm.design.design import Design
@@ -135,9 +136,7 @@ def residuals(
     Viechtbauer, W., & Cheung, M. W.-L. (2010). Outlier and influence diagnostics for meta-analysis.
     Research Synthesis Methods, 1(2), 112-125. doi:10.1002/jrsm.11
     """
-    if kind not in get_args(ResidualKind):
-        allowed = ", ".join(map(repr, get_args(ResidualKind)))
-        raise FitError(f"kind must be one of {allowed}, got {kind!r}")
+    require_choice("kind", kind, ResidualKind)
     labels = fit.design.labels
     if isinstance(fit, ClusteredFit):
         return _clustered_residuals(fit, kind, cluster)

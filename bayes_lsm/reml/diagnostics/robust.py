@@ -27,13 +27,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.special import fdtrc, ndtr, ndtri, stdtr, stdtrit
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
@@ -207,8 +208,7 @@ def robust(
 
         return clustered_robust(fit, cluster, kind=kind, small_sample=small_sample)
     design = fit.design
-    if kind not in get_args(Kind):
-        raise FitError(f"kind must be one of {', '.join(get_args(Kind))}, got {kind!r}")
+    require_choice("kind", kind, Kind)
     if design.specification.link != "log":
         raise FitError("robust covariances are for the log link; fit the model with link='log'")
     groups, G = _groups(design, cluster)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.contrasts import ContrastInterval, Measure, ScaleFunctions
-from bayes_lsm.errors import FitError
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.coefficients import scale_places
 from bayes_lsm.reml.intervals.contrasts import wald_functions
@@ -35,11 +35,13 @@ def clustered_functions(
         For a method other than "delta", and a level outside (0, 1).
     """
     check_level(level)
-    if method not in (None, "delta"):
-        raise FitError(
-            f"with several scale terms method must be 'delta', got {method!r}; profiles of single "
-            "coefficients are profile(term)"
-        )
+    require_choice("measure", measure, Measure)
+    require_choice(
+        "with several scale terms method",
+        "delta" if method is None else method,
+        ("delta",),
+        cure="profiles of single coefficients are profile(term)",
+    )
     found = scale_values(fit, np.asarray(rows, dtype=float))
     return wald_functions(
         found, Reference(None), labels, measure=measure, level=level, compared=compared

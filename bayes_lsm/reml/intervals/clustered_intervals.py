@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.clustered_fit import ClusteredFit
@@ -83,12 +84,8 @@ def clustered_intervals(
     (2, 3)
     """
     check_level(level)
-    if part not in get_args(ClusteredPart):
-        raise FitError(f"part must be 'location', 'scale' or 'correlation', got {part!r}")
-    if method not in get_args(ClusteredInterval):
-        raise FitError(
-            f"method must be 'wald', 'profile', 'permutation' or 'bootstrap', got {method!r}"
-        )
+    require_choice("part", part, ClusteredPart)
+    require_choice("method", method, ClusteredInterval)
     if cluster is not None and method != "permutation":
         raise FitError(f"cluster is for method='permutation', got {method!r}; leave it out")
     wald = _wald(fit, part, level)

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import chdtrc
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.contrasts import POWER, ContrastInterval, Measure, ScaleFunctions
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.intervals.contrast_profile import profile_interval
@@ -59,9 +60,9 @@ def scale_functions(
         bound holds.
     """
     check_level(level)
-    method = method or "delta"
-    if method not in ("delta", "profile"):
-        raise FitError(f"method must be 'delta' or 'profile', got {method!r}")
+    require_choice("measure", measure, Measure)
+    method = "delta" if method is None else method
+    require_choice("for a REML fit method", method, ("delta", "profile"))
     if method == "profile" and fit.at_bound:
         raise FitError("there is no profile of a fit that a bound holds; use method='delta'")
     scale, reference = scale_at(fit, rows), Reference.of_scale(fit)

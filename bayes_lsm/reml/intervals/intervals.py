@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.clustered_fit import require_one_term
 from bayes_lsm.reml.estimates import RemlFit
@@ -122,15 +123,11 @@ def confidence_intervals(
     1387-1393. doi:10.2307/2532852
     """
     require_one_term(fit, "confidence_intervals(fit)", "use fit.confidence_intervals()")
-    if part not in ("location", "scale"):
-        raise FitError(f"part must be 'location' or 'scale', got {part!r}")
+    require_choice("part", part, PartName)
+    require_choice("method", method, IntervalMethod)
     check_level(level)
     if method == "wald":
         return _wald(fit, part, level)
-    if method not in ("profile", "permutation", "bootstrap"):
-        raise FitError(
-            f"method must be 'wald', 'profile', 'permutation' or 'bootstrap', got {method!r}"
-        )
     require_free_log_link(fit, f"a {method} interval")
     if method == "profile":
         return _profile(fit, part, level)

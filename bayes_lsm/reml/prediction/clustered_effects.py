@@ -12,6 +12,7 @@ import pandas as pd
 from scipy import sparse
 from scipy.special import chdtrc, ndtri, stdtrit
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.arrange import sampling_covariance
@@ -219,10 +220,7 @@ def predict_levels(
         For a column or a value that is missing in the new data.
     """
     _check_level(level)
-    if scale_uncertainty not in ("propagated", "plug-in"):
-        raise FitError(
-            f"scale_uncertainty must be 'propagated' or 'plug-in', got {scale_uncertainty!r}"
-        )
+    require_choice("scale_uncertainty", scale_uncertainty, ScaleUncertainty)
     chosen = _chosen(fit, terms)
     design = fit.design
     new = design.for_new_data(new_data)

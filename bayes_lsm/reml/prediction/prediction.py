@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.errors import FitError
+from bayes_lsm.choices import require_choice
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.reml.clustered_fit import require_one_term
 from bayes_lsm.reml.prediction.linear_scale import (
@@ -312,10 +312,7 @@ def _points(fit: RemlFit, new_data: pd.DataFrame | None) -> tuple[Array, Array, 
 
 def _check(level: float, scale_uncertainty: str = "propagated") -> None:
     check_level(level)
-    if scale_uncertainty not in _WHAT:
-        raise FitError(
-            f"scale_uncertainty must be 'propagated' or 'plug-in', got {scale_uncertainty!r}"
-        )
+    require_choice("scale_uncertainty", scale_uncertainty, ScaleUncertainty)
 
 
 def _scale_notes(

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.special import chdtri
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.rows.formulas import estimate_location, typical_sampling_variance
@@ -162,9 +163,7 @@ def estimate_tau2(design: Design, estimator: Estimator = "REML") -> Tau2Estimate
     Veroniki, A. A., et al. (2016). Methods to estimate the between-study variance and its
     uncertainty in meta-analysis. Research Synthesis Methods, 7(1), 55-79. doi:10.1002/jrsm.1164
     """
-    if estimator not in get_args(Estimator):
-        allowed = ", ".join(get_args(Estimator))
-        raise FitError(f"estimator must be one of {allowed}, got {estimator!r}")
+    require_choice("estimator", estimator, Estimator)
     _require_one_tau2(design, "estimate_tau2")
     y, v, X = design.y, design.v, design.X
     found = _ESTIMATORS[estimator](y, v, X)

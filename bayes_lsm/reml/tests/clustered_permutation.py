@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.design.clusters import Cluster, Clusters, read_clusters, shared
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
@@ -108,8 +109,7 @@ def exchangeable(
     design: Design, part: PartName, cluster: Cluster | None
 ) -> tuple[Array, Callable[[Index], Design]]:
     """The moderators of each cluster (G, m), and the design with those of an order of clusters."""
-    if part not in ("location", "scale"):
-        raise FitError(f"part must be 'location' or 'scale', got {part!r}")
+    require_choice("part", part, PartName)
     clusters = read_clusters(design, cluster)
     common = shared(design, clusters)
     if common:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.rows.formulas import estimate_location
@@ -216,6 +217,8 @@ def permutation_test(
     of procedures to test for moderators in mixed-effects meta-regression models. Psychological
     Methods, 20(3), 360-374. doi:10.1037/met0000023
     """
+    require_choice("part", part, PartName)
+    require_choice("starts", starts, Starts)
     check_iterations(iterations)
     if exact not in (True, False, "auto"):
         raise FitError(f"exact must be 'auto', True or False, got {exact!r}")
@@ -230,8 +233,6 @@ def permutation_test(
     if cluster is not None:
         raise FitError("cluster is for fits of several scale terms; leave it out")
     require_free_log_link(fit, "a permutation test")
-    if starts not in ("one", "several"):
-        raise FitError(f"starts must be 'one' or 'several', got {starts!r}")
     shuffler = Shuffler(fit, part, starts=starts)
     count, exhaustive = is_exhaustive(shuffler.moderators, iterations, exact)
     seed = None if exhaustive else checked_seed(seed)
@@ -411,8 +412,6 @@ class Shuffler:
 
     def __init__(self, fit: RemlFit, part: PartName, *, starts: Starts = "one") -> None:
         design = fit.design
-        if part not in ("location", "scale"):
-            raise FitError(f"part must be 'location' or 'scale', got {part!r}")
         names, moderators = getattr(design, part).names, getattr(design, part).matrix
         if np.ptp(moderators, axis=0).max() == 0:
             raise FitError(

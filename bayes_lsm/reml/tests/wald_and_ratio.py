@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import chdtrc, fdtrc
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.rows.formulas import Method
 from bayes_lsm.reml.clustered_fit import ClusteredFit
@@ -147,8 +148,7 @@ def wald_test(
 
 def _part_of(fit: AnyFit, part: str) -> tuple[Sequence[str], Array, Array, int | None]:
     """Names, estimates, their covariance, and the degrees of freedom of t and F."""
-    if part not in ("location", "scale"):
-        raise FitError(f"part must be 'location' or 'scale', got {part!r}")
+    require_choice("part", part, PartName)
     location = part == "location"
     if isinstance(fit, ClusteredFit):
         if location:
