@@ -23,7 +23,7 @@ ONE_TERM_ONLY = {
     "bayes_lsm.reml.confidence_intervals",
     "bayes_lsm.reml.predict",
     "bayes_lsm.bayes.blup",
-    "bayes_lsm.bayes.heterogeneity",
+    "bayes_lsm.bayes.prediction.heterogeneity",
     "bayes_lsm.bayes.predict",
     "bayes_lsm.bayes.predict_tau",
     "bayes_lsm.plots.heterogeneity",
@@ -184,7 +184,7 @@ def test_there_are_doors():
     """The walk below finds those that are known, so it is not empty."""
     known = {
         ("LocationScaleModel.fit_reml", "method"),
-        ("bayes_lsm.reml.robust", "kind"),
+        ("bayes_lsm.reml.diagnostics.robust", "kind"),
         ("BayesFit.predict", "interval"),
         ("bayes_lsm.plots.forest", "order"),
         ("bayes_lsm.priors.preset", "measure"),

@@ -116,4 +116,4 @@ def _first_rows(
     unit = term.index[row] * s + own
     place = np.full(len(term.groups) * s, -1)
     place[unit[::-1]] = row[::-1]
-    return place[group * s + effect]
+    return np.asarray(place[group * s + effect])

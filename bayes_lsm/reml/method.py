@@ -6,7 +6,7 @@ from typing import get_args
 
 from bayes_lsm.choices import require_choice
 from bayes_lsm.likelihood.rows.formulas import Method
-from bayes_lsm.reml.tau2_estimators import Estimator
+from bayes_lsm.reml.prediction.tau2_estimators import Estimator
 
 # What metafor calls a model without heterogeneity.
 _WITHOUT_HETEROGENEITY = ("FE", "EE", "CE")

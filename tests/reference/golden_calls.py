@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from bayes_lsm.clustered_design import build_design
 
 import bayes_lsm as lsm
 from bayes_lsm import reml
 from bayes_lsm.bayes import fit_clustered_bayes
+from bayes_lsm.design.design import build_design
 from bayes_lsm.reml import fit_clustered
 
 Numbers = dict[str, Any]
