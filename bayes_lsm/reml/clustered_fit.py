@@ -13,13 +13,13 @@ import pandas as pd
 
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.rows.formulas import Method
 from bayes_lsm.reml.coefficients import coefficients, scale_places
 from bayes_lsm.reml.estimates import FTest, omnibus
 from bayes_lsm.reml.prediction.heterogeneity import ChiSquareTest
 from bayes_lsm.reml.search.divergence import Divergence
 from bayes_lsm.reml.term_estimate import TermEstimate, at_border, correlation_table
 from bayes_lsm.results import model_title, wald_table
+from bayes_lsm.specification import Method
 from bayes_lsm.tables import Printable, format_table, text_table, wrap_notes
 
 if TYPE_CHECKING:

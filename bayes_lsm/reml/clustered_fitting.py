@@ -14,12 +14,12 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError, warn
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
-from bayes_lsm.likelihood.rows.formulas import Method
 from bayes_lsm.reml.clustered_fit import ClusteredFit, ClusteredTest
 from bayes_lsm.reml.coefficients import size_of
 from bayes_lsm.reml.method import require_method
 from bayes_lsm.reml.search.divergence import Cone, Divergence
 from bayes_lsm.reml.term_estimate import TermEstimate
+from bayes_lsm.specification import Method
 
 if TYPE_CHECKING:
     from bayes_lsm.reml.search.clustered_search import Spot

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.special import chdtrc, fdtrc
 
 from bayes_lsm.design.design import Design
-from bayes_lsm.likelihood.rows.formulas import Method, evaluate
+from bayes_lsm.likelihood.rows.closed_form import evaluate
 from bayes_lsm.reml.prediction.heterogeneity import (
     ChiSquareTest,
     Heterogeneity,
@@ -22,6 +22,7 @@ from bayes_lsm.reml.prediction.heterogeneity import (
 )
 from bayes_lsm.reml.search.divergence import Divergence
 from bayes_lsm.results import model_title, stack_parts, wald_table
+from bayes_lsm.specification import Method
 from bayes_lsm.tables import Printable, format_table, text_table, wrap_notes
 
 if TYPE_CHECKING:

@@ -10,11 +10,11 @@ import numpy as np
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError, warn
-from bayes_lsm.likelihood.rows.formulas import Method
 from bayes_lsm.reml.estimates import FLAT, RemlFit, Test
 from bayes_lsm.reml.method import require_method
 from bayes_lsm.reml.search.bounds import Bounds, Estimate, estimate_bounded, estimate_log
 from bayes_lsm.reml.search.identity import estimate_identity
+from bayes_lsm.specification import Method
 
 
 def fit_reml(

@@ -16,7 +16,7 @@ import pytest
 
 from bayes_lsm.errors import BayesLsmWarning, ConvergenceWarning, DivergentScaleWarning, FitError
 from bayes_lsm.likelihood.blocks.arrange import arrange_design
-from bayes_lsm.likelihood.blocks.blocks import ascend_clustered
+from bayes_lsm.likelihood.blocks.blocks import ascend
 from bayes_lsm.reml import fit_clustered
 from bayes_lsm.reml.coefficients import size_of
 
@@ -57,7 +57,7 @@ def random_climbs(design, method, rng):
             alpha = np.linalg.solve(R, Q.T @ np.full(len(Q), target) + step)
             parts.append(np.r_[alpha, rng.normal(size=size_of(term) - len(term.names))])
         start = np.concatenate(parts)
-        ascent = ascend_clustered(start, data, method=method, tolerance=1e-13)
+        ascent = ascend(start, data, method=method, tolerance=1e-13)
         if np.isfinite(ascent.at.value):
             found.append((ascent.at.value, least_share(design, ascent.alpha)))
     return found

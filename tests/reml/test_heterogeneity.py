@@ -11,7 +11,7 @@ from scipy.stats import chi2
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import DivergentScaleWarning
-from bayes_lsm.likelihood.rows.formulas import typical_sampling_variance
+from bayes_lsm.likelihood.rows.closed_form import typical_sampling_variance
 from bayes_lsm.reml import fit_reml, likelihood_ratio_test
 from bayes_lsm.reml.prediction.heterogeneity import (
     cochran_q,

@@ -36,7 +36,7 @@ def clustered_check(fit: ClusteredFit, *, starts: int, seed: int) -> Check:
         For fewer than one start.
     """
     from bayes_lsm.likelihood.blocks.arrange import arrange_design
-    from bayes_lsm.likelihood.blocks.blocks import ascend_clustered, evaluate
+    from bayes_lsm.likelihood.blocks.blocks import ascend, evaluate
 
     if starts < 1:
         raise FitError(f"starts must be at least 1, got {starts}")
@@ -44,9 +44,7 @@ def clustered_check(fit: ClusteredFit, *, starts: int, seed: int) -> Check:
     random = np.random.default_rng(seed)
     radii = np.resize([0.5, 2.0, 5.0], starts)[:, None]
     begun = fit.stop + radii * random.normal(size=(starts, len(back))) @ back.T
-    ends = [
-        ascend_clustered(start, data, method=fit.method, tolerance=_TOLERANCE) for start in begun
-    ]
+    ends = [ascend(start, data, method=fit.method, tolerance=_TOLERANCE) for start in begun]
     gains = np.array([end.at.value for end in ends]) - fit.loglik
     # Climbs along a tail end below its limit, by no more than rounding.
     reached = int((np.abs(gains) < SAME).sum())

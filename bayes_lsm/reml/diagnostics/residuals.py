@@ -22,7 +22,7 @@ from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.design.columns import check_columns
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import BayesLsmError, BayesLsmWarning, FitError
-from bayes_lsm.likelihood.rows.formulas import estimate_location, typical_sampling_variance
+from bayes_lsm.likelihood.rows.closed_form import estimate_location, typical_sampling_variance
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.reml.clustered_fit import ClusteredFit, require_one_term
 from bayes_lsm.reml.estimates import RemlFit

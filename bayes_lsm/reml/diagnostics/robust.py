@@ -38,10 +38,11 @@ from bayes_lsm.choices import require_choice
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.rows.formulas import Method, estimate_location, evaluate
+from bayes_lsm.likelihood.rows.closed_form import estimate_location, evaluate
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.estimates import RemlFit
 from bayes_lsm.results import model_title, stack_parts
+from bayes_lsm.specification import Method
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:

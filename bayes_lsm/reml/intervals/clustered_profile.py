@@ -71,13 +71,10 @@ class _CoefficientSlices:
     def climb(self, c: float, starts: list[Array]) -> tuple[float, Array]:
         """The highest point that climbs from `starts` reach."""
         from bayes_lsm.likelihood.blocks.arrange import arrange_design
-        from bayes_lsm.likelihood.blocks.blocks import ascend_clustered
+        from bayes_lsm.likelihood.blocks.blocks import ascend
 
         data = arrange_design(self._at(c))
-        found = [
-            ascend_clustered(start, data, method=self._method, tolerance=_TOLERANCE)
-            for start in starts
-        ]
+        found = [ascend(start, data, method=self._method, tolerance=_TOLERANCE) for start in starts]
         best = max(found, key=lambda ascent: _finite(ascent.at.value))
         return _finite(best.at.value), best.alpha
 
@@ -132,7 +129,7 @@ class _CorrelationSlices:
     def climb(self, c: float, starts: list[Array]) -> tuple[float, Array]:
         """The highest point that climbs from `starts` reach."""
         from bayes_lsm.likelihood.blocks.arrange import arrange_design
-        from bayes_lsm.likelihood.blocks.blocks import ascend_clustered
+        from bayes_lsm.likelihood.blocks.blocks import ascend
 
         data = arrange_design(self._design)
         held = np.zeros(data.q, dtype=bool)
@@ -142,9 +139,7 @@ class _CorrelationSlices:
         for start in starts:
             here = start.copy()
             here[place] = _within(c)
-            found.append(
-                ascend_clustered(here, data, method=self._method, tolerance=_TOLERANCE, held=held)
-            )
+            found.append(ascend(here, data, method=self._method, tolerance=_TOLERANCE, held=held))
         best = max(found, key=lambda ascent: _finite(ascent.at.value))
         return _finite(best.at.value), best.alpha
 

@@ -152,12 +152,12 @@ class _Inverter:
     def _refit(self, j: int, c: float) -> PermutedFits:
         """One climb for every permutation, with the coefficient shifted by c."""
         from bayes_lsm.likelihood.blocks.arrange import arrange_design
-        from bayes_lsm.likelihood.blocks.blocks import ascend_clustered
+        from bayes_lsm.likelihood.blocks.blocks import ascend
 
         shifted, start = self._shifted(j, c)
         _, reorder = exchangeable(shifted, self._part, self._cluster)
         climbs = [
-            ascend_clustered(
+            ascend(
                 start,
                 arrange_design(reorder(order)),
                 method=self._fit.method,

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import chdtrc
 
-from bayes_lsm.likelihood.rows.formulas import estimate_location, typical_sampling_variance
+from bayes_lsm.likelihood.rows.closed_form import estimate_location, typical_sampling_variance
 from bayes_lsm.tables import format_table
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.special import gammaln, ndtr, ndtri, stdtr, stdtrit
 
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.rows.formulas import evaluate
+from bayes_lsm.likelihood.rows.closed_form import evaluate
 
 if TYPE_CHECKING:
     from bayes_lsm.reml.estimates import RemlFit

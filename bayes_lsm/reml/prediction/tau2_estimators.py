@@ -26,7 +26,7 @@ from scipy.special import chdtri
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.rows.formulas import estimate_location, typical_sampling_variance
+from bayes_lsm.likelihood.rows.closed_form import estimate_location, typical_sampling_variance
 from bayes_lsm.reml.estimates import RemlFit
 from bayes_lsm.reml.prediction.heterogeneity import (
     Heterogeneity,

@@ -17,11 +17,11 @@ import numpy.typing as npt
 
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.rows.formulas import Method
 from bayes_lsm.reml.search.divergence import Divergence, Limit
 from bayes_lsm.reml.search.geometry import geometry_of
 from bayes_lsm.reml.search.search import Search
 from bayes_lsm.reml.search.surface import Point, Surface
+from bayes_lsm.specification import Method
 
 Array = npt.NDArray[np.float64]
 Bounds = Mapping[str, tuple[float, float]]

@@ -18,9 +18,9 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.likelihood.blocks import blocks
 from bayes_lsm.likelihood.blocks.arrange import sampling_covariance
 from bayes_lsm.likelihood.blocks.correlation_matrices import count, kappa_of
-from bayes_lsm.likelihood.rows.formulas import Method
 from bayes_lsm.links import LARGEST_EXPONENT
 from bayes_lsm.reml.search.divergence import Cone
+from bayes_lsm.specification import Method
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -78,7 +78,7 @@ class Spot:
     """Where a climb ended: α of what remains, term by term, and the criterion there."""
 
     remaining: tuple[Remaining, ...]
-    data: blocks.Clustered
+    data: blocks.Arranged
     ascent: blocks.Ascent
 
     @property
@@ -197,7 +197,7 @@ class ClusteredSearch:
             for spot in found.values()
         )
 
-    def _explore(self, whole: tuple[Remaining, ...], data: blocks.Clustered) -> None:
+    def _explore(self, whole: tuple[Remaining, ...], data: blocks.Arranged) -> None:
         """Climb inside from around the best point and from near good limits, while that helps."""
         if data.q > _MANY or not self._is_wide:
             return
@@ -221,7 +221,7 @@ class ClusteredSearch:
             if after <= before + _slack(before):
                 return
 
-    def _arrange(self, remaining: tuple[Remaining, ...]) -> blocks.Clustered:
+    def _arrange(self, remaining: tuple[Remaining, ...]) -> blocks.Arranged:
         """The model of what remains."""
         design = self._design
         terms = []
@@ -238,9 +238,7 @@ class ClusteredSearch:
             )
         return blocks.arrange(design.y, design.X, tuple(terms), variance=self._V)
 
-    def _climb(
-        self, remaining: tuple[Remaining, ...], data: blocks.Clustered, start: Array
-    ) -> Spot:
+    def _climb(self, remaining: tuple[Remaining, ...], data: blocks.Arranged, start: Array) -> Spot:
         held = np.zeros(data.q, dtype=bool)
         for t, rho in self._held.items():
             term, effects = data.terms[t], remaining[t].effects
@@ -250,9 +248,7 @@ class ClusteredSearch:
                 place = int(data.starts[t]) + term.table.shape[2]
                 held[place], start = True, start.copy()
                 start[place] = kappa_of(rho, len(effects), term.correlation)
-        ascent = blocks.ascend_clustered(
-            start, data, method=self._method, tolerance=_TOLERANCE, held=held
-        )
+        ascent = blocks.ascend(start, data, method=self._method, tolerance=_TOLERANCE, held=held)
         spot = Spot(remaining, data, ascent)
         beyond = self._beyond(spot)
         return self._at_border(spot, beyond, held) if beyond else spot
@@ -278,7 +274,7 @@ class ClusteredSearch:
         start, held = spot.ascent.alpha.copy(), held.copy()
         for place, least in kappa.items():
             start[place], held[place] = least, True
-        ascent = blocks.ascend_clustered(
+        ascent = blocks.ascend(
             start, spot.data, method=self._method, tolerance=_TOLERANCE, held=held
         )
         hessian = ascent.at.hessian.copy()
@@ -288,7 +284,7 @@ class ClusteredSearch:
             spot.remaining, spot.data, replace(ascent, at=replace(ascent.at, hessian=hessian))
         )
 
-    def _starts(self, data: blocks.Clustered) -> Iterator[Array]:
+    def _starts(self, data: blocks.Arranged) -> Iterator[Array]:
         """Starting values: the residual variance shared out among the terms in several ways."""
         design = self._design
         residuals = design.y - design.X @ np.linalg.lstsq(design.X, design.y, rcond=None)[0]

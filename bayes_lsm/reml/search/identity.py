@@ -17,9 +17,10 @@ import numpy.typing as npt
 
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.rows.formulas import Method, estimate_location
+from bayes_lsm.likelihood.rows.closed_form import estimate_location
 from bayes_lsm.reml.search.bounds import Bounds, Estimate
 from bayes_lsm.reml.search.surface import Point, Surface
+from bayes_lsm.specification import Method
 
 Array = npt.NDArray[np.float64]
 

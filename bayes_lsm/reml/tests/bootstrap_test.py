@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.rows.formulas import Method, estimate_location
+from bayes_lsm.likelihood.rows.closed_form import estimate_location
 from bayes_lsm.reml.estimates import RemlFit
 from bayes_lsm.reml.search.surface import Surface
 from bayes_lsm.reml.tests.batch import climb_highest
@@ -27,6 +27,7 @@ from bayes_lsm.reml.tests.wald_and_ratio import (
     likelihood_ratio_test,
     require_free_log_link,
 )
+from bayes_lsm.specification import Method
 from bayes_lsm.tables import Printable
 
 Array = npt.NDArray[np.float64]

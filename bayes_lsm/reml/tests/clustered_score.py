@@ -29,10 +29,10 @@ from bayes_lsm.likelihood.blocks.covariance import (
     loadings,
     stack_covariances,
 )
-from bayes_lsm.likelihood.rows.formulas import Method
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.coefficients import has_correlations, scale_places, size_of
 from bayes_lsm.reml.tests.wald_and_ratio import term_columns
+from bayes_lsm.specification import Method
 
 Array = npt.NDArray[np.float64]
 

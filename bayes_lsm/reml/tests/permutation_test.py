@@ -19,7 +19,7 @@ import pandas as pd
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.rows.formulas import estimate_location
+from bayes_lsm.likelihood.rows.closed_form import estimate_location
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.estimates import RemlFit

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.special import chdtrc
 
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.rows.formulas import Method, evaluate
+from bayes_lsm.likelihood.rows.closed_form import evaluate, expected_information
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.estimates import RemlFit
 from bayes_lsm.reml.search.search import Search
@@ -137,22 +137,3 @@ def score_test(fit: RemlFit | ClusteredFit, terms: str | Sequence[str] | None = 
         information=to_terms.T @ efficient @ to_terms,
         alpha=alpha,
     )
-
-
-def expected_information(alpha: Array, v: Array, X: Array, Z: Array, *, method: Method) -> Array:
-    """½ tr(P V_j P V_k) at α, shape (q, q); ½ tr(W V_j W V_k) for ML.
-
-    Viechtbauer & López-López (2022), doi:10.1002/jrsm.1562, equations for Fisher scoring; V_j is
-    diag(τ_i² z_ij), and P and W are those of `bayes_lsm.likelihood.rows.formulas`.
-    """
-    location = evaluate(alpha, np.zeros_like(v), v, X, Z, method=method).location
-    with np.errstate(over="ignore"):
-        d = np.exp(Z @ alpha)
-    wd = d / (v + d)
-    if method == "ML":
-        return np.asarray(0.5 * Z.T @ (wd[:, None] ** 2 * Z))
-    Q = location.basis
-    h = np.sum(Q**2, axis=1)
-    M = ((Z.T * wd)[:, None, :] * Q.T) @ Q
-    diagonal = Z.T @ ((wd**2 * (1.0 - 2.0 * h))[:, None] * Z)
-    return np.asarray(0.5 * (diagonal + np.einsum("jab,kba->jk", M, M)))

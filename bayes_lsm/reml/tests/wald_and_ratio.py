@@ -16,11 +16,11 @@ from scipy.special import chdtrc, fdtrc
 
 from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.rows.formulas import Method
 from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.estimates import RemlFit
 from bayes_lsm.reml.tests.nesting import is_nested, same_location, same_sampling_errors
 from bayes_lsm.results import wald_table
+from bayes_lsm.specification import Method
 from bayes_lsm.tables import Printable
 
 Array = npt.NDArray[np.float64]
