@@ -20,8 +20,8 @@ PINNED = read()
 TOLERANCE = 1e-7
 # Two solvers come to the maximum by other steps, and may stop on either side of it.
 BETWEEN_SOLVERS = 1e-5
-# Closer than estimates: designs are known to the 12 digits that are pinned, and at a maximum the log-likelihood has
-# an error of the second order in that of the estimates.
+# Closer than estimates: designs are known to the 12 digits that are pinned, and at a maximum the
+# log-likelihood has an error of the second order in that of the estimates.
 CLOSER = {"design": 1e-11, "loglik": 1e-10}
 
 # Verbs whose random numbers are drawn in another order than when they were pinned, and why: these

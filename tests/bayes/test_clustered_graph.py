@@ -16,7 +16,7 @@ from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import FitError, PriorError
 from bayes_lsm.likelihood.blocks import blocks
 from bayes_lsm.likelihood.blocks.arrange import arrange_design
-from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices, count
+from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
 from bayes_lsm.priors import R2D2, Horseshoe, Priors
 
 # Raw normal priors: the free variables are the coefficients themselves.
@@ -114,7 +114,7 @@ def test_the_density_is_that_of_the_compiled_likelihood(name):
             if term.names == ("intrcpt", "year"):
                 alpha[0] -= level
                 alpha[1] += level / 1996
-            kappa = rng.normal(0, 0.4, count(len(term.effects), term.correlation))
+            kappa = rng.normal(0, 0.4, term.n_correlations)
             pieces += [alpha, kappa]
             scale.append(alpha)
             shares.append(_share(term, kappa) if len(kappa) else [])

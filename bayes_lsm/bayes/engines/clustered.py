@@ -22,9 +22,8 @@ from bayes_lsm.bayes.engines.coordinates import Coordinates
 from bayes_lsm.bayes.pymc_model.graph import refuse_unused
 from bayes_lsm.bayes.resolved_priors.clustered_propriety import require_proper_terms
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.scale_terms import ScaleTerm
+from bayes_lsm.design.scale_terms import ScaleTerm, correlation_count
 from bayes_lsm.errors import PriorError
-from bayes_lsm.likelihood.blocks.correlation_matrices import count
 from bayes_lsm.priors import (
     Family,
     Logistic,
@@ -91,7 +90,7 @@ def resolve_terms(design: Design, priors: Priors) -> ResolvedPriors:
     """
     refuse_unused(
         priors,
-        correlations=any(count(len(term.effects), term.correlation) for term in design.terms),
+        correlations=any(term.n_correlations for term in design.terms),
         random=any(term.random for term in design.terms),
     )
     words = priors.model_copy(update={"lkj": None, "scale_sd": None})
@@ -121,7 +120,7 @@ def level_positions(design: Design) -> list[int]:
             _, levels = contrasts(piece.Z[piece.used], "standardised")
             found += [first + j for j in levels]
             first += len(piece.names)
-        first += count(len(term.effects), term.correlation)
+        first += term.n_correlations
     return found
 
 
@@ -183,7 +182,7 @@ def _resolve(
 
 def _correlation_priors(term: ScaleTerm, eta: float) -> list[Family]:
     s = len(term.effects)
-    if not count(s, term.correlation):
+    if not correlation_count(s, term.correlation):
         return []
     if term.correlation == "compound_symmetric" and s > 2:
         # ρ uniform where the matrix is positive definite: 2κ − ln(s − 1) is logistic.
@@ -246,7 +245,7 @@ def _information(design: Design) -> Array:
     for term in design.terms:
         Z = term.Z.reshape(-1, term.Z.shape[2])
         blocks.append(Z)
-        kappas = count(len(term.effects), term.correlation)
+        kappas = term.n_correlations
         blocks.append(math.sqrt(2.0 * len(term.groups)) * np.eye(kappas))
     return np.asarray(block_diag(*blocks))
 
@@ -260,5 +259,5 @@ def _first_guess(design: Design) -> Array:
     for term in design.terms:
         size = np.maximum(np.mean(term.slopes**2, axis=0), 1e-300)
         values.append(np.tile(np.log(share / size), len(term.groups)))
-        values.append(np.zeros(count(len(term.effects), term.correlation)))
+        values.append(np.zeros(term.n_correlations))
     return np.concatenate(values)

@@ -26,7 +26,6 @@ from bayes_lsm.bayes.pymc_model.effect_blocks import EffectBlocks, find_blocks
 from bayes_lsm.bayes.pymc_model.graph import add_coefficients
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
-from bayes_lsm.likelihood.blocks.correlation_matrices import count
 from bayes_lsm.links import LARGEST_EXPONENT
 from bayes_lsm.priors import HalfNormal, PriorBlock, Priors
 
@@ -46,7 +45,7 @@ def pair_names(design: Design) -> list[str]:
     return [
         f"{term.name}: {term.effects[j]}, {term.effects[i]}"
         for term in design.terms
-        if count(len(term.effects), term.correlation)
+        if term.n_correlations
         for i in range(len(term.effects))
         for j in range(i)
     ]
@@ -127,7 +126,7 @@ def _prior_blocks(design: Design, priors: Priors) -> tuple[PriorBlock, PriorBloc
     """The priors of the location and of the scale coefficients, without those of correlations."""
     resolved = resolve_terms(design, priors)
     q = [len(term.names) for term in design.terms]
-    kappas = [count(len(term.effects), term.correlation) for term in design.terms]
+    kappas = [term.n_correlations for term in design.terms]
     coefficient = np.concatenate(
         [np.repeat([True, False], pair) for pair in zip(q, kappas, strict=True)]
     )
@@ -152,7 +151,7 @@ def _correlations(design: Design, priors: Priors) -> Any:
     share = pm.Beta("correlation_share", b, b, shape=len(b))
     found, first = [], 0
     for term in design.terms:
-        s, kappas = len(term.effects), count(len(term.effects), term.correlation)
+        s, kappas = len(term.effects), term.n_correlations
         if not kappas:
             continue
         C = _factor(_partial(term, share[first : first + kappas]), s)
@@ -169,7 +168,7 @@ def _concentrations(design: Design, priors: Priors) -> list[float]:
     resolved, first, found = resolve_terms(design, priors).scale.priors, 0, []
     for term in design.terms:
         first += len(term.names)
-        for _ in range(count(len(term.effects), term.correlation)):
+        for _ in range(term.n_correlations):
             prior = resolved[first]
             found.append(prior.b if isinstance(prior, PartialCorrelation) else 1.0)
             first += 1

@@ -25,7 +25,6 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.design.subsets import Indices
 from bayes_lsm.errors import PriorError
-from bayes_lsm.likelihood.blocks.correlation_matrices import count
 from bayes_lsm.priors import HalfNormal, PriorBlock, Priors, ResolvedPriors
 
 
@@ -75,7 +74,7 @@ def term_effects(
 
 
 def _kappas(term: ScaleTerm) -> int:
-    return count(len(term.effects), term.correlation)
+    return term.n_correlations
 
 
 def _columns(term: ScaleTerm, rows: Indices, Q: Array) -> tuple[Mask, Mask, Mask]:

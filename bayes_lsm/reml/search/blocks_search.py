@@ -15,9 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_terms import correlation_count
 from bayes_lsm.likelihood.blocks import blocks
 from bayes_lsm.likelihood.blocks.arrange import sampling_covariance
-from bayes_lsm.likelihood.blocks.correlation_matrices import count, kappa_of
+from bayes_lsm.likelihood.blocks.correlation_matrices import kappa_of
 from bayes_lsm.links import LARGEST_EXPONENT
 from bayes_lsm.reml.search.divergence import Cone
 from bayes_lsm.specification import Method
@@ -115,7 +116,7 @@ class Spot:
         return not any(left.zero.any() for left in self.remaining)
 
 
-class ClusteredSearch:
+class BlocksSearch:
     """The search for the highest point of one log-likelihood.
 
     Parameters
@@ -311,7 +312,7 @@ class ClusteredSearch:
     def _steep(self) -> Iterator[Array]:
         """Steps that make ln τ² of one term steeper along one of its coefficients, both ways."""
         sizes = [
-            len(R) + count(term.Z.shape[1], term.correlation)
+            len(R) + correlation_count(term.Z.shape[1], term.correlation)
             for term, (_, R) in zip(self._design.terms, self._bases, strict=True)
         ]
         first = 0
@@ -341,7 +342,9 @@ class ClusteredSearch:
                 mean = np.bincount(term.index, residuals**2, groups) / counts / overall
                 target = target + np.log(np.maximum(mean, 0.01))[:, None]
             alpha = np.linalg.solve(R, Q.T @ target.reshape(-1))
-            parts.append(np.r_[alpha, np.zeros(count(term.Z.shape[1], term.correlation))])
+            parts.append(
+                np.r_[alpha, np.zeros(correlation_count(term.Z.shape[1], term.correlation))]
+            )
         return np.concatenate(parts)
 
     def _jump(self, t: int, radius: float, random: np.random.Generator) -> Array:
@@ -349,7 +352,7 @@ class ClusteredSearch:
         term = self._design.terms[t]
         Q, R = self._bases[t]
         step = radius * random.normal(size=len(R)) * np.sqrt(len(Q) / max(1, len(R)))
-        correlations = count(term.Z.shape[1], term.correlation)
+        correlations = correlation_count(term.Z.shape[1], term.correlation)
         return np.concatenate([np.linalg.solve(R, step), 0.3 * random.normal(size=correlations)])
 
     def _follow(self, spots: Sequence[Spot]) -> None:
@@ -426,7 +429,7 @@ class ClusteredSearch:
             rows = term.table[~left.zero.reshape(-1)][:, list(left.kept)]
             target = np.log(np.maximum(tau2[~left.zero], 1e-8 * tau2.max() + 1e-300))
             alpha = np.linalg.lstsq(rows, target, rcond=None)[0]
-            kappa = np.zeros(count(len(left.effects), term.correlation))
+            kappa = np.zeros(correlation_count(len(left.effects), term.correlation))
             parts.append(np.r_[alpha, kappa])
         return np.concatenate(parts or [np.zeros(0)])
 
