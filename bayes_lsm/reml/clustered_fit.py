@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -19,6 +20,7 @@ from bayes_lsm.reml.divergence import Divergence
 from bayes_lsm.reml.fit import FTest, omnibus
 from bayes_lsm.reml.heterogeneity import ChiSquareTest
 from bayes_lsm.reml.term_estimate import TermEstimate, at_border, correlation_table
+from bayes_lsm.reml.uninformed import location_directions, mean_of_known, say, without_unknown
 from bayes_lsm.results import model_title, wald_table
 from bayes_lsm.tables import Printable, format_table, text_table, wrap_notes
 
@@ -133,7 +135,7 @@ class ClusteredFit(Printable):
     def location(self) -> pd.DataFrame:
         """Location coefficients: estimate, se, zval, pval, ci_lb, ci_ub; one row a term."""
         names = self.design.location.names
-        return wald_table(names, self.beta, self.vcov_location, df=self.df_location)
+        return wald_table(names, self.beta, self.known_vcov_location, df=self.df_location)
 
     @property
     def scale(self) -> pd.DataFrame:
@@ -143,7 +145,7 @@ class ClusteredFit(Printable):
     def scale_at(self, level: float) -> pd.DataFrame:
         """`scale` with intervals of another level."""
         tables = {
-            name: wald_table(each.term.names, each.alpha, each.vcov, level=level)
+            name: wald_table(each.term.names, each.shown, each.vcov, level=level)
             for name, each in self.terms.items()
         }
         return pd.concat(tables, names=["grouping", "term"])
@@ -168,14 +170,18 @@ class ClusteredFit(Printable):
 
     @property
     def components(self) -> pd.DataFrame:
-        """τ² and τ of each scale term, and its number of groups; means where τ² differs."""
+        """τ² and τ of each scale term, and its number of groups; means where τ² differs.
+
+        Groups of which the data say nothing are in no mean.
+        """
         rows = []
         for name, each in self.terms.items():
             used = each.term.used
             for k, effect in enumerate(each.term.effects):
-                values = each.tau2[used[:, k], k]
+                values = each.known_tau2[used[:, k], k]
                 label = name if len(each.term.effects) == 1 else f"{name}: {effect}"
-                rows.append((label, values.mean(), math.sqrt(values.mean()), len(values)))
+                mean = mean_of_known(values)
+                rows.append((label, mean, math.sqrt(mean), len(values)))
         table = pd.DataFrame(rows, columns=["component", "tau2", "tau", "groups"])
         return table.set_index("component")
 
@@ -183,7 +189,7 @@ class ClusteredFit(Printable):
         """All coefficients as one table, indexed by part and term."""
         parts = {"location": self.location}
         for name, each in self.terms.items():
-            parts[f"scale ({name})"] = wald_table(each.term.names, each.alpha, each.vcov)
+            parts[f"scale ({name})"] = wald_table(each.term.names, each.shown, each.vcov)
         shared = ["estimate", "se", "pval", "ci_lb", "ci_ub"]
         if self.test == "t":
             parts = {name: table[shared] for name, table in parts.items()}
@@ -231,7 +237,7 @@ class ClusteredFit(Printable):
     def qm(self) -> ChiSquareTest | FTest:
         """Wald test of all location moderators (of the intercept, when there are none)."""
         names = self.design.location.names
-        return omnibus(names, self.beta, self.vcov_location, self.df_location)
+        return omnibus(names, self.beta, self.known_vcov_location, self.df_location)
 
     @property
     def qs(self) -> ChiSquareTest | FTest:
@@ -240,12 +246,32 @@ class ClusteredFit(Printable):
         return omnibus(names, self.alpha, self.vcov_alpha, None)
 
     @property
+    def uninformed(self) -> tuple[str, ...]:
+        """Scale coefficients of which the data say nothing, such as ``"school: size"``."""
+        hidden = np.concatenate([np.isnan(each.shown) for each in self.terms.values()])
+        hidden &= np.isfinite(self.alpha)
+        return tuple(name for name, is_it in zip(self.scale_names, hidden, strict=True) if is_it)
+
+    @property
     def is_flat(self) -> bool:
-        """Whether a coefficient with a finite estimate has no standard error."""
-        return any(
-            bool((np.isnan(np.diag(each.vcov)) & np.isfinite(each.alpha)).any())
-            for each in self.terms.values()
-        )
+        """Whether there are such coefficients."""
+        return bool(self.uninformed)
+
+    @cached_property
+    def blind_location(self) -> Array:
+        """Directions b (p, m) of β: V_β has τ² bb' with a τ² of which the data say nothing."""
+        if not self.is_flat:
+            return np.zeros((len(self.beta), 0))
+        from bayes_lsm.reml.clustered_blocks import loadings
+
+        known = np.concatenate([each.is_known.ravel() for each in self.terms.values()])
+        columns = loadings(self.design)[:, np.flatnonzero(~known)].toarray()
+        return location_directions(self.design.X, np.unique(columns, axis=1))
+
+    @property
+    def known_vcov_location(self) -> Array:
+        """`vcov_location`, but nan where it depends on a variance of which the data say nothing."""
+        return without_unknown(self.vcov_location, self.blind_location)
 
     @property
     def at_stop(self) -> pd.DataFrame:
@@ -327,10 +353,9 @@ class ClusteredFit(Printable):
     def notes(self) -> tuple[str, ...]:
         """What a reader of any table of this fit has to know."""
         found = [f"{name}: {each}" for name, each in self.divergent.items()]
+        if self.uninformed:
+            found.append(say(self.uninformed))
         for name, each in self.terms.items():
-            missing = np.isnan(np.diag(each.vcov)) & np.isfinite(each.alpha)
-            if missing.any() and each.divergence is None:
-                found.append(f"{name}: the data do not identify every scale coefficient")
             if at_border(each):
                 found.append(f"{name}: a correlation is at its border; it has no interval")
         if self.rival is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from bayes_lsm.reml.heterogeneity import (
     cochran_q,
     heterogeneity,
 )
+from bayes_lsm.reml.uninformed import location_directions, say, without_unknown
 from bayes_lsm.results import model_title, stack_parts, wald_table
 from bayes_lsm.tables import Printable, format_table, text_table, wrap_notes
 
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from bayes_lsm.reml.tests import PartName
 
 Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 Test = Literal["z", "t", "knha"]
 
 
@@ -49,12 +52,6 @@ class FTest:
 
     def __iter__(self):  # type: ignore[no-untyped-def]
         return iter((self.statistic, self.df, self.df2, self.pval))
-
-
-FLAT = (
-    "the data do not identify every scale coefficient: the likelihood is flat around the estimate, "
-    "so there no standard errors are given"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,16 +114,15 @@ class RemlFit(Printable):
     @property
     def location(self) -> pd.DataFrame:
         """Location coefficients: estimate, se, zval, pval, ci_lb, ci_ub; one row a term."""
-        return wald_table(
-            self.design.location.names, self.beta, self.vcov_location, df=self._df(len(self.beta))
-        )
+        names, df = self.design.location.names, self._df(len(self.beta))
+        return wald_table(names, self.beta, self.known_vcov_location, df=df)
 
     @property
     def scale(self) -> pd.DataFrame:
         """Scale coefficients of ln τ²: estimate, se, zval, pval, ci_lb, ci_ub; one row a term."""
-        return wald_table(
-            self.design.scale.names, self.alpha, self.vcov_scale, df=self._df(len(self.alpha))
-        )
+        names, df = self.design.scale.names, self._df(len(self.alpha))
+        alpha = np.where([name in self.uninformed for name in names], np.nan, self.alpha)
+        return wald_table(names, alpha, self.vcov_scale, df=df)
 
     def _df(self, coefficients: int) -> int | None:
         return None if self.test == "z" else self.design.n_studies - coefficients
@@ -170,7 +166,7 @@ class RemlFit(Printable):
     def qm(self) -> ChiSquareTest | FTest:
         """Wald test of all location moderators (of the intercept, when there are none)."""
         names, df = self.design.location.names, self._df(len(self.beta))
-        return omnibus(names, self.beta, self.vcov_location, df)
+        return omnibus(names, self.beta, self.known_vcov_location, df)
 
     @property
     def qs(self) -> ChiSquareTest | FTest:
@@ -325,18 +321,43 @@ class RemlFit(Printable):
         return self.design.specification.link == "identity"
 
     @property
-    def is_flat(self) -> bool:
-        """Whether a coefficient that was estimated has no standard error."""
-        if self.divergence is not None or (self.at_bound and self._is_identity):
-            return False
-        if not np.isnan(self.vcov_scale).any():
-            return False
+    def uninformed(self) -> tuple[str, ...]:
+        """Scale coefficients of which the data say nothing."""
+        if self.at_bound and self._is_identity:
+            return ()
         known = {**self.fixed, **self.at_bound}
-        names = self.design.scale.names
-        return any(
-            math.isnan(variance) and name not in known
-            for name, variance in zip(names, np.diag(self.vcov_scale), strict=True)
-        )
+        hidden = np.isnan(np.diag(self.vcov_scale)) & np.isfinite(self.alpha)
+        names = zip(self.design.scale.names, hidden, strict=True)
+        return tuple(name for name, is_it in names if is_it and name not in known)
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether there are such coefficients."""
+        return bool(self.uninformed)
+
+    @cached_property
+    def is_known(self) -> Mask:
+        """Whether the data say anything of τ² of each study, shape (n,)."""
+        if not self.is_flat:
+            return np.ones(len(self.tau2), dtype=bool)
+        from bayes_lsm.reml.linear_scale import scale_at
+
+        return ~scale_at(self, self.design.Z).blind
+
+    @property
+    def known_tau2(self) -> Array:
+        """`tau2`, but nan where the data say nothing of it."""
+        return np.where(self.is_known, self.tau2, np.nan)
+
+    @cached_property
+    def blind_location(self) -> Array:
+        """Directions b (p, m) of β: V_β has τ² bb' with a τ² of which the data say nothing."""
+        return location_directions(self.design.X, np.eye(len(self.tau2))[:, ~self.is_known])
+
+    @property
+    def known_vcov_location(self) -> Array:
+        """`vcov_location`, but nan where it depends on a τ² of which the data say nothing."""
+        return without_unknown(self.vcov_location, self.blind_location)
 
     def comparison(self, *, at_stop: bool = False) -> dict[str, pd.DataFrame]:
         """The columns of this fit in a side-by-side table: estimate and se."""
@@ -352,8 +373,8 @@ class RemlFit(Printable):
         found = []
         if self.divergence:
             found.append(str(self.divergence))
-        elif self.is_flat:
-            found.append(FLAT)
+        if self.uninformed:
+            found.append(say(self.uninformed))
         if self.at_bound:
             held = ", ".join(list(self.at_bound)[:8]) + (" …" if len(self.at_bound) > 8 else "")
             what = "the studies with τ² = 0" if self._is_identity else "these coefficients"

@@ -12,9 +12,10 @@ from bayes_lsm.design import Design
 from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError, warn
 from bayes_lsm.likelihood.independent import Method
 from bayes_lsm.reml.estimate import Bounds, Estimate, estimate_bounded, estimate_log
-from bayes_lsm.reml.fit import FLAT, RemlFit, Test
+from bayes_lsm.reml.fit import RemlFit, Test
 from bayes_lsm.reml.identity import estimate_identity
 from bayes_lsm.reml.method import require_method
+from bayes_lsm.reml.uninformed import say
 
 
 def fit_reml(
@@ -59,7 +60,7 @@ def fit_reml(
     DivergentScaleWarning
         When a scale coefficient has no finite estimate.
     ConvergenceWarning
-        When the optimiser stopped early, or the data do not identify a scale coefficient.
+        When the optimiser stopped early, or the data do not inform a scale coefficient.
 
     Examples
     --------
@@ -158,11 +159,8 @@ def _warn(fit: RemlFit) -> None:
             "drop the term from the scale formula.",
             DivergentScaleWarning,
         )
-    elif fit.is_flat:
-        warn(
-            f"{FLAT}; simplify the scale formula",
-            ConvergenceWarning,
-        )
+    if fit.uninformed:
+        warn(f"{say(fit.uninformed)}; simplify the scale formula", ConvergenceWarning)
     if not fit.converged:
         warn(
             "the optimiser did not converge; simplify the scale formula or use fit_bayes()",
