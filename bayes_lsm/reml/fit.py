@@ -323,7 +323,7 @@ class RemlFit(Printable):
     @property
     def uninformed(self) -> tuple[str, ...]:
         """Scale coefficients of which the data say nothing."""
-        if self.at_bound and self._is_identity:
+        if not np.isnan(self.vcov_scale).any() or (self.at_bound and self._is_identity):
             return ()
         known = {**self.fixed, **self.at_bound}
         hidden = np.isnan(np.diag(self.vcov_scale)) & np.isfinite(self.alpha)
