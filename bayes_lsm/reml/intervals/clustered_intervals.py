@@ -112,7 +112,7 @@ def clustered_intervals(
 def _wald(fit: Estimates, part: ClusteredPart, level: float) -> pd.DataFrame:
     if part == "location":
         names, df = fit.design.location.names, fit.df_location
-        found = wald_table(names, fit.beta, fit.vcov_location, level=level, df=df)
+        found = wald_table(names, fit.beta, fit.known_vcov_location, level=level, df=df)
     else:
         found = fit.scale_at(level) if part == "scale" else fit.correlations_at(level)
     return found[["estimate", "ci_lb", "ci_ub"]]

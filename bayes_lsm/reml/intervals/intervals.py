@@ -162,7 +162,7 @@ def _table(fit: Estimates, part: PartName, lower: Array, upper: Array) -> pd.Dat
 def _wald(fit: Estimates, part: PartName, level: float) -> pd.DataFrame:
     names = getattr(fit.design, part).names
     estimate, covariance = (
-        (fit.beta, fit.vcov_location) if part == "location" else (fit.alpha, fit.vcov_scale)
+        (fit.beta, fit.known_vcov_location) if part == "location" else (fit.alpha, fit.vcov_scale)
     )
     df = None if fit.test == "z" else fit.design.n_studies - len(names)
     table = wald_table(names, estimate, covariance, level=level, df=df)

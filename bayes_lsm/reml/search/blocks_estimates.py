@@ -21,12 +21,15 @@ from bayes_lsm.reml.term_estimate import TermEstimate
 from bayes_lsm.specification import Method
 
 if TYPE_CHECKING:
-    from bayes_lsm.reml.search.blocks_search import BlocksSearch, Spot
+    from bayes_lsm.reml.search.blocks_search import BlocksSearch
+    from bayes_lsm.reml.search.spots import Spot
 
 Array = npt.NDArray[np.float64]
 
 # Information on a combination of ln τ² (SE 10,000) below which there is none.
 _NO_INFORMATION = 1e-8
+# A coefficient's share of a direction, below which that is rounding.
+_ROUNDING = 1e-6
 
 
 def estimate_blocks(
@@ -110,8 +113,16 @@ def _with_fixed(term: ScaleTerm, each: TermEstimate, fixed: Mapping[int, float])
     vcov = np.full((len(values), len(values)), np.nan)
     limit_vcov = vcov.copy()
     vcov[np.ix_(kept, kept)], limit_vcov[np.ix_(kept, kept)] = each.vcov, each.limit_vcov
+    blind = np.zeros((len(values), each.blind.shape[1]))
+    blind[kept] = each.blind
     return replace(
-        each, term=term, alpha=alpha, vcov=vcov, limit_alpha=limit, limit_vcov=limit_vcov
+        each,
+        term=term,
+        alpha=alpha,
+        vcov=vcov,
+        limit_alpha=limit,
+        limit_vcov=limit_vcov,
+        blind=blind,
     )
 
 
@@ -122,17 +133,17 @@ def _estimates(design: Design, method: Method, search: BlocksSearch) -> Estimate
             "the likelihood cannot be computed at any starting value; check that no group of rows "
             "has equal effects and no variance"
         )
-    covariance = _covariance(best.ascent.at.hessian)
-    found = [_estimate(term, t, best, covariance) for t, term in enumerate(design.terms)]
+    inverse, blind = _inverse(design, best)
+    found = [_estimate(term, t, best, inverse, blind) for t, term in enumerate(design.terms)]
     terms = {each.term.name: each for each in found}
-    limit_vcov = _together(found, best, covariance)
+    limit_vcov = _together(found, best, inverse)
     return Estimates(
         design=design,
         method=method,
         beta=best.ascent.at.beta,
         vcov_location=best.ascent.at.covariance,
         terms=terms,
-        vcov_terms=_without_infinite(found, limit_vcov),
+        vcov_terms=_without_unknown(found, limit_vcov),
         limit_vcov=limit_vcov,
         loglik=best.value,
         converged=best.ascent.converged,
@@ -142,35 +153,55 @@ def _estimates(design: Design, method: Method, search: BlocksSearch) -> Estimate
     )
 
 
-def _covariance(hessian: Array) -> Array:
-    """The inverse of −H; nan for coefficients without information."""
-    values, vectors = np.linalg.eigh(-hessian)
+def _inverse(design: Design, spot: Spot) -> tuple[Array, Array]:
+    """The inverse of −H where there is information, and a basis (m, b) of where there is none.
+
+    What there is of it must not hang on the units and the origin of a moderator, so it is looked
+    for in coordinates in which the columns of each term are orthonormal.
+    """
+    back = np.eye(spot.data.q)
+    for term, left, first in zip(design.terms, spot.remaining, spot.data.starts, strict=False):
+        rows = term.Z[term.used & ~left.zero][:, list(left.kept)]
+        if len(rows):
+            here = slice(first, first + rows.shape[1])
+            R = np.linalg.qr(rows, mode="r") / math.sqrt(len(rows))
+            back[here, here] = np.linalg.solve(R, np.eye(len(R)))
+    values, vectors = np.linalg.eigh(-back.T @ spot.ascent.at.hessian @ back)
     informed = values > _NO_INFORMATION
-    inverse = (vectors[:, informed] / values[informed]) @ vectors[:, informed].T
-    lost = np.any(np.abs(vectors[:, ~informed]) > 1e-6, axis=1)
-    inverse[lost, :] = inverse[:, lost] = np.nan
-    return np.asarray(inverse)
+    axes, blind = back @ vectors[:, informed], back @ vectors[:, ~informed]
+    sizes = np.linalg.norm(back, axis=1, keepdims=True)
+    blind = np.where(np.abs(blind) > _ROUNDING * sizes, blind, 0.0)
+    return np.asarray((axes / values[informed]) @ axes.T), np.asarray(blind)
 
 
-def _estimate(term: ScaleTerm, t: int, best: Spot, covariance: Array) -> TermEstimate:
+def _without(covariance: Array, lost: npt.NDArray[np.bool_]) -> Array:
+    covariance = covariance.copy()
+    covariance[lost, :] = covariance[:, lost] = np.nan
+    return covariance
+
+
+def _estimate(term: ScaleTerm, t: int, best: Spot, inverse: Array, blind: Array) -> TermEstimate:
     """One term's share of the maximum; ±inf or nan for what a limit took."""
     left = best.remaining[t]
     alpha, kappa = best.coefficients[t]
     first = int(best.data.starts[t])
     here = np.arange(first, first + len(alpha))
     there = np.arange(first + len(alpha), first + len(alpha) + len(kappa))
+    unknown = blind.any(axis=1)
     q = len(term.names)
-    full, vcov = np.full(q, np.nan), np.full((q, q), np.nan)
+    full, limit_vcov = np.full(q, np.nan), np.full((q, q), np.nan)
     kept = list(left.kept)
     full[kept] = alpha
-    vcov[np.ix_(kept, kept)] = covariance[np.ix_(here, here)]
-    limit_alpha, limit_vcov, divergence = full.copy(), vcov.copy(), None
+    limit_vcov[np.ix_(kept, kept)] = inverse[np.ix_(here, here)]
+    own = np.zeros((q, blind.shape[1]))
+    own[kept] = blind[here]
+    vcov = _without(limit_vcov, own.any(axis=1))
+    limit_alpha, divergence = full.copy(), None
     if left.zero.any():
         signs, direction = Cone(term.Z[term.used]).signs(left.zero[term.used])
         for j, sign in signs.items():
             full[j] = sign
-        infinite = ~np.isfinite(full)
-        vcov[infinite, :] = vcov[:, infinite] = np.nan
+        vcov = _without(vcov, ~np.isfinite(full))
         one, many = _units(term)
         divergence = Divergence(
             terms={term.names[j]: sign for j, sign in signs.items()},
@@ -186,11 +217,12 @@ def _estimate(term: ScaleTerm, t: int, best: Spot, covariance: Array) -> TermEst
         vcov=vcov,
         tau2=best.tau2[t],
         kappa=kappa,
-        vcov_kappa=covariance[np.ix_(there, there)],
+        vcov_kappa=_without(inverse[np.ix_(there, there)], unknown[there]),
         correlation=_correlation_matrix(term, left.effects, kappa),
         divergence=divergence,
         limit_alpha=limit_alpha,
         limit_vcov=limit_vcov,
+        blind=own,
     )
 
 
@@ -210,7 +242,7 @@ def _gone(term: ScaleTerm, zero: npt.NDArray[np.bool_]) -> Iterator[str]:
         yield f"{term.groups[g]} ({term.effects[k]})" if several else term.groups[g]
 
 
-def _together(found: list[TermEstimate], best: Spot, covariance: Array) -> Array:
+def _together(found: list[TermEstimate], best: Spot, inverse: Array) -> Array:
     """The covariance of `limit_alpha` and κ of all terms, in the order of the terms."""
     places: list[int] = []
     for t, (each, left) in enumerate(zip(found, best.remaining, strict=True)):
@@ -223,27 +255,26 @@ def _together(found: list[TermEstimate], best: Spot, covariance: Array) -> Array
         else:  # those of fewer effects are others
             places += [-1] * correlations
     kept = np.array(places)
-    full = covariance[np.ix_(kept, kept)] if len(covariance) else np.full((len(kept),) * 2, np.nan)
-    full[kept < 0, :] = full[:, kept < 0] = np.nan
-    return full
+    full = inverse[np.ix_(kept, kept)] if len(inverse) else np.full((len(kept),) * 2, np.nan)
+    return _without(full, kept < 0)
 
 
-def _without_infinite(found: list[TermEstimate], limit_vcov: Array) -> Array:
-    """The same, but nan for coefficients that are infinite or that a limit leaves open."""
-    infinite = [
-        ~np.isfinite(np.r_[each.alpha, np.zeros(each.term.size - len(each.alpha))])
-        for each in found
-    ]
-    lost, full = np.concatenate(infinite), limit_vcov.copy()
-    full[lost, :] = full[:, lost] = np.nan
-    return full
+def _without_unknown(found: list[TermEstimate], limit_vcov: Array) -> Array:
+    """The same, but nan for coefficients that are infinite, left open, or not informed."""
+    lost = []
+    for each in found:
+        correlations = np.zeros(each.term.n_correlations, dtype=bool)
+        if len(each.kappa) == len(correlations):
+            correlations = np.isnan(np.diag(each.vcov_kappa))
+        lost.append(np.r_[np.isnan(np.diag(each.vcov)), correlations])
+    return _without(limit_vcov, np.concatenate(lost))
 
 
 def _coefficients(design: Design, spot: Spot) -> Array:
     """α at a maximum; −inf, inf or nan for what a limit took."""
-    nothing = np.zeros((spot.data.q, spot.data.q))
+    nothing = np.zeros((spot.data.q, spot.data.q)), np.zeros((spot.data.q, 0))
     return np.concatenate(
-        [_estimate(term, t, spot, nothing).alpha for t, term in enumerate(design.terms)]
+        [_estimate(term, t, spot, *nothing).alpha for t, term in enumerate(design.terms)]
     )
 
 

@@ -68,7 +68,11 @@ def estimate_identity(
     zero = tau2 < _BORDER * max(tau2.max(), float(np.median(design.v)) * 1e-3)
     tau2[zero] = 0.0
     held = {design.labels[i]: 0.0 for i in np.flatnonzero(zero)}
-    term = one_term(design, alpha, covariance, tau2, None, alpha, covariance)
+    blind = np.zeros((q, 0))
+    if not active.any():
+        blind = np.zeros((q, best.blind.shape[1]))
+        blind[free] = best.blind
+    term = one_term(design, alpha, covariance, tau2, None, alpha, covariance, blind)
     return Estimates(
         design=design,
         method=method,

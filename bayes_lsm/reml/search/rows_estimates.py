@@ -66,6 +66,9 @@ def _estimates(
         covariance = point.covariance
     else:
         covariance[np.ix_(kept, kept)] = point.covariance
+    flat = point.blind
+    blind = np.zeros((q, flat.shape[1]))
+    blind[kept] = flat
     divergence, limit_alpha, limit_vcov = None, alpha, covariance
     if point.limit is not None:
         limit_alpha, limit_vcov = alpha.copy(), covariance.copy()
@@ -76,7 +79,9 @@ def _estimates(
         infinite = ~np.isfinite(alpha)
         covariance[infinite, :] = covariance[:, infinite] = np.nan
         divergence = _describe(design, point.limit, free, signs, direction)
-    found = one_term(design, alpha, covariance, point.tau2, divergence, limit_alpha, limit_vcov)
+    found = one_term(
+        design, alpha, covariance, point.tau2, divergence, limit_alpha, limit_vcov, blind
+    )
     return Estimates(
         design=design,
         method=method,
@@ -99,6 +104,7 @@ def one_term(
     divergence: Divergence | None,
     limit_alpha: Array,
     limit_vcov: Array,
+    blind: Array,
 ) -> TermEstimate:
     """What was estimated of the only scale term, τ² (n,) being that of each row."""
     return TermEstimate(
@@ -112,6 +118,7 @@ def one_term(
         divergence=divergence,
         limit_alpha=limit_alpha,
         limit_vcov=limit_vcov,
+        blind=blind,
     )
 
 
