@@ -176,7 +176,7 @@ def estimates(question: Question) -> Numbers:
 
 @verb
 def vcov(question: Question) -> Numbers:
-    return {"location": question.reml.vcov_location, "scale": question.reml.vcov_scale}
+    return {"location": question.reml.vcov_location, "scale": question.reml.vcov_terms}
 
 
 @verb
