@@ -17,13 +17,11 @@ from bayes_lsm.bayes import (
     ModelPrior,
     PriorPredictive,
     average_models,
-    build_clustered_pymc_model,
-    build_latent_pymc_model,
-    build_pymc_model,
     fit_bayes,
     fit_clustered_bayes,
     prior_predictive,
 )
+from bayes_lsm.bayes.pymc_model.graph import BUILDERS
 from bayes_lsm.choices import require_choice
 from bayes_lsm.datasets import list_datasets, load_dataset
 from bayes_lsm.design.design import Design, build_design
@@ -308,15 +306,10 @@ class LocationScaleModel:
         """The model as a plain `pymc.Model`, to sample or to extend.
 
         See `bayes_lsm.bayes.build_pymc_model` for the names of its variables, and
-        `build_latent_pymc_model` for those with ``true_effects="latent"``; with several scale
-        terms, or random intercepts of ln τ², see `build_clustered_pymc_model`.
+        `build_latent_pymc_model` for those with ``true_effects="latent"``.
         """
-        if not self.design.is_independent:
-            self._require_integrated(true_effects)
-            return build_clustered_pymc_model(self.design, self._priors(prior))
         require_choice("true_effects", true_effects, TrueEffects)
-        builders = {"integrated": build_pymc_model, "latent": build_latent_pymc_model}
-        return builders[true_effects](self.design, self._priors(prior))
+        return BUILDERS[true_effects](self.design, self._priors(prior))
 
     def _require_integrated(self, true_effects: str) -> None:
         require_choice("true_effects", true_effects, TrueEffects)

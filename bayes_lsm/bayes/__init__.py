@@ -42,7 +42,6 @@ from bayes_lsm.bayes.prediction.heterogeneity import Heterogeneity, heterogeneit
 from bayes_lsm.bayes.prediction.prediction import Prediction, new_effects, predict, predict_tau
 from bayes_lsm.bayes.prediction.probability import Probability, probability
 from bayes_lsm.bayes.prior_predictive import PriorPredictive, prior_predictive
-from bayes_lsm.bayes.pymc_model.clustered_graph import build_clustered_pymc_model
 from bayes_lsm.bayes.pymc_model.graph import build_latent_pymc_model, build_pymc_model
 from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity, sensitivity
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
@@ -71,7 +70,6 @@ __all__ = [
     "average_models",
     "bayes_factor",
     "blup",
-    "build_clustered_pymc_model",
     "build_latent_pymc_model",
     "build_pymc_model",
     "calibrate",

@@ -16,13 +16,8 @@ from bayes_lsm.bayes.clustered_draws import TermDraws
 from bayes_lsm.bayes.draws import Array, Importance
 from bayes_lsm.bayes.engines.diagnostics import convergence_of
 from bayes_lsm.bayes.posterior_summaries import PosteriorSummaries
-from bayes_lsm.bayes.pymc_model.clustered_graph import (
-    DEFAULT_SCALE_SD,
-    level_names,
-    pair_names,
-    random_names,
-    scale_names,
-)
+from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD
+from bayes_lsm.design.coefficient_names import level_names, pair_names, random_names, scale_names
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Priors
@@ -110,7 +105,7 @@ class ClusteredBayesFit(PosteriorSummaries):
 
     @cached_property
     def posterior(self) -> DataTree:
-        """The draws as an ArviZ DataTree, with the names of `build_clustered_pymc_model`.
+        """The draws as an ArviZ DataTree, with the names of `build_pymc_model`.
 
         Groups posterior (``location``, ``scale`` and, where the model has them, ``correlation``,
         ``scale_sd`` and ``scale_effect``) and, of NUTS, sample_stats. The terms of ``scale`` and

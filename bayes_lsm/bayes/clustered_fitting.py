@@ -9,7 +9,7 @@ import numpy as np
 from bayes_lsm.bayes.clustered_draws import RandomInterceptDraws, TermDraws
 from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.engines.clustered import resolve_terms, sample_clustered
+from bayes_lsm.bayes.engines.clustered import sample_clustered
 from bayes_lsm.bayes.engines.clustered_nuts import (
     ClusteredDraws,
     compile_clustered,
@@ -18,6 +18,7 @@ from bayes_lsm.bayes.engines.clustered_nuts import (
 from bayes_lsm.bayes.engines.collapsed import can_collapse
 from bayes_lsm.bayes.engines.diagnostics import find_problems
 from bayes_lsm.bayes.posterior import check_settings
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import ConvergenceWarning, warn
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices, count
@@ -91,7 +92,7 @@ def fit_clustered_bayes(
         seed = int(np.random.SeedSequence().generate_state(1)[0])
     fit = None
     if engine == "collapsed" or (engine == "auto" and _can_collapse(design, prior)):
-        resolved = resolve_terms(design, prior)
+        resolved = resolve_priors(design, prior)
         fit = fit_collapsed(design, prior, resolved, draws=draws, seed=seed)
     if fit is None or (engine == "auto" and fit.problems):
         drawn = sample_clustered_nuts(
@@ -111,7 +112,7 @@ def fit_clustered_bayes(
 
 def _can_collapse(design: Design, prior: Priors) -> bool:
     plain = not any(term.random for term in design.terms)
-    return plain and can_collapse(resolve_terms(design, prior))
+    return plain and can_collapse(resolve_priors(design, prior))
 
 
 def fit_collapsed(

@@ -18,7 +18,7 @@ from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
 from bayes_lsm.bayes.engines.nuts import sample_nuts
 from bayes_lsm.bayes.posterior_summaries import PosteriorSummaries
 from bayes_lsm.bayes.pymc_model.datatree import build_datatree
-from bayes_lsm.bayes.pymc_model.graph import require_log_link, resolve_priors
+from bayes_lsm.bayes.resolved_priors.resolve import require_log_link, resolve_priors
 from bayes_lsm.bayes.student.effects import describe, df_prior, integrated_out
 from bayes_lsm.bayes.summaries.intervals import Interval
 from bayes_lsm.choices import require_choice

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pandas as pd
 
 from bayes_lsm.bayes import diagnose, sensitivity
-from bayes_lsm.bayes.engines.clustered import pieces
+from bayes_lsm.bayes.resolved_priors.resolve import pieces
 from bayes_lsm.compare import Comparison, compare
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import contrasts

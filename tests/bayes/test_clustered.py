@@ -10,11 +10,11 @@ from scipy.stats import kstest, multivariate_normal
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes import fit_clustered_bayes
-from bayes_lsm.bayes.engines.clustered import PartialCorrelation, resolve_terms
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import PriorError
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
-from bayes_lsm.priors import HalfNormal, Normal, Priors
+from bayes_lsm.priors import HalfNormal, Normal, PartialCorrelation, Priors
 from bayes_lsm.specification import Specification
 
 FIXED = Priors(location={"*": Normal(0, 1)}, scale={"*": Normal(-2, 1)})
@@ -130,11 +130,11 @@ def test_priors_of_single_terms_are_named_by_their_grouping():
     design = schools().design
     given = {"district: intrcpt": HalfNormal(0.5), "district/school: intrcpt": Normal()}
     words = Priors(scale=given)
-    assert resolve_terms(design, words).scale.priors == (HalfNormal(0.5), Normal())
-    both = resolve_terms(design, Priors(scale={"intrcpt": HalfNormal(0.1)})).scale.priors
+    assert resolve_priors(design, words).scale.priors == (HalfNormal(0.5), Normal())
+    both = resolve_priors(design, Priors(scale={"intrcpt": HalfNormal(0.1)})).scale.priors
     assert both == (HalfNormal(0.1), HalfNormal(0.1))
     with pytest.raises(PriorError, match="'district: intrcpt', 'district/school: intrcpt'"):
-        resolve_terms(design, Priors(scale={"year": Normal()}))
+        resolve_priors(design, Priors(scale={"year": Normal()}))
 
 
 def test_the_scale_of_a_slope_follows_its_units():
@@ -168,8 +168,8 @@ def test_the_summary_names_correlations_and_the_same_seed_gives_the_same_draws()
     assert "rho0    AL, PD" in text
     posterior = fit.posterior["posterior"].to_dataset()
     assert list(posterior["scale"]["scale_term"].values) == [
-        "outcome | trial: outcomeAL",
-        "outcome | trial: outcomePD",
+        "outcomeAL",
+        "outcomePD",
     ]
     assert posterior["correlation"].shape == (1, 4000, 1)
 

@@ -9,8 +9,8 @@ import pytest
 import bayes_lsm as lsm
 from bayes_lsm.bayes.calibration.clustered_replications import Clusters, observed_effects
 from bayes_lsm.bayes.clustered_fitting import fit_collapsed
-from bayes_lsm.bayes.engines.clustered import resolve_terms
 from bayes_lsm.bayes.resolved_priors.clustered_prior import draw_from_prior
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.priors import HalfNormal, Normal, Priors
 
 from .levels import model_of
@@ -75,7 +75,7 @@ def test_right_engine_stays_inside(small):
 
 def altered(design, change):
     """The collapsed engine, with its draws of correlations changed before they are handed over."""
-    resolved = resolve_terms(design, MODERATE)
+    resolved = resolve_priors(design, MODERATE)
 
     def engine(simulated, seed):
         fit = fit_collapsed(simulated, MODERATE, resolved, draws=400, seed=seed)

@@ -30,9 +30,9 @@ from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 from bayes_lsm.bayes.clustered_fitting import fit_collapsed, sampled_fit
 from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.engines.clustered import resolve_terms
 from bayes_lsm.bayes.engines.clustered_nuts import compile_clustered, sample_clustered_nuts
 from bayes_lsm.bayes.prediction.group_effects import GroupEffects
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
@@ -102,7 +102,7 @@ def make_clustered_sampler(
     if engine == "collapsed":
         if any(term.random for term in design.terms):
             raise FitError("random intercepts of ln τ² need engine='nuts', got 'collapsed'")
-        resolved = resolve_terms(design, prior)
+        resolved = resolve_priors(design, prior)
         return lambda simulated, seed: fit_collapsed(
             simulated, prior, resolved, draws=draws, seed=seed
         )

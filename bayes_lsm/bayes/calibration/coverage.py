@@ -33,8 +33,8 @@ from bayes_lsm.bayes.calibration.replications import (
     refit,
 )
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.pymc_model.clustered_graph import pair_names, scale_names
 from bayes_lsm.bayes.student.effects import df_prior, said_before
+from bayes_lsm.design.coefficient_names import pair_names, scale_names
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Priors

@@ -28,9 +28,8 @@ from bayes_lsm.bayes.cross_validation.elpd_from_densities import (
     waic_elpd,
 )
 from bayes_lsm.bayes.cross_validation.refits import Predictions, leave_out_folds
-from bayes_lsm.bayes.engines.clustered import resolve_terms
-from bayes_lsm.bayes.resolved_priors.clustered_propriety import term_effects
 from bayes_lsm.bayes.resolved_priors.propriety import require_proper_without
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.tracking import track
 from bayes_lsm.design.clusters import Cluster, Clusters, connected_rows, read_clusters
 from bayes_lsm.design.columns import check_columns
@@ -278,13 +277,8 @@ def _one_by_one(studies: Studies) -> list[Indices]:
 
 
 def _require_proper(fit: ClusteredBayesFit, studies: Studies, folds: list[Indices]) -> None:
-    priors = resolve_terms(fit.design, fit.priors)
-    require_proper_without(
-        lambda rows: term_effects(fit.design, priors.location, fit.priors, rows),
-        priors.scale,
-        studies,
-        folds,
-    )
+    resolved = resolve_priors(fit.design, fit.priors)
+    require_proper_without(fit.design, resolved, fit.priors, studies, folds)
 
 
 def _slow(studies: Studies, progress: bool) -> bool:
@@ -307,7 +301,7 @@ def _refit(
                 "use psis_loo(), which needs none"
             )
     _require_rank(design, studies, folds)
-    model = ClusterDeletion(design, resolve_terms(design, fit.priors))
+    model = ClusterDeletion(design, resolve_priors(design, fit.priors))
     seed = fit.seed if seed is None else seed
     with np.errstate(invalid="ignore"):  # points of the prior may be too far out for any density
         return leave_out_folds(model, studies, folds, seed=seed, progress=progress)

@@ -12,7 +12,6 @@ doi:10.1007/s11222-016-9696-4; PIT: Gelman et al. (2013), Bayesian Data Analysis
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,8 +31,8 @@ from bayes_lsm.bayes.cross_validation.student_deletion import StudentDeletion
 from bayes_lsm.bayes.diagnostics.scores import normal_scores
 from bayes_lsm.bayes.dispatch import of_either_fit
 from bayes_lsm.bayes.pymc_model.datatree import log_likelihood
-from bayes_lsm.bayes.pymc_model.graph import resolve_priors
-from bayes_lsm.bayes.resolved_priors.propriety import require_proper_without, study_effects
+from bayes_lsm.bayes.resolved_priors.propriety import require_proper_without
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.bayes.tracking import track
 from bayes_lsm.design.subsets import Array, Indices, Studies, group_studies, take_rows
@@ -219,9 +218,8 @@ def checked_studies(fit: BayesFit) -> Studies:
 
 
 def _require_proper(fit: BayesFit, studies: Studies, folds: list[Indices]) -> None:
-    priors = resolve_priors(fit.design, fit.priors)
-    effects_of = partial(study_effects, fit.design, priors.location)
-    require_proper_without(effects_of, priors.scale, studies, folds)
+    resolved = resolve_priors(fit.design, fit.priors)
+    require_proper_without(fit.design, resolved, fit.priors, studies, folds)
 
 
 def _refit(

@@ -26,11 +26,11 @@ from bayes_lsm.bayes.cross_validation.clustered_loo import loo, psis_loo
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.diagnostics.study_influence import Medians
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.engines.clustered import resolve_terms
 from bayes_lsm.bayes.engines.collapsed import can_collapse
 from bayes_lsm.bayes.engines.diagnostics import LARGEST_PARETO_K
 from bayes_lsm.bayes.engines.pareto import smooth_weights
 from bayes_lsm.bayes.prediction.group_effects import GroupEffects
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.tracking import track
 from bayes_lsm.errors import ConvergenceWarning, FitError
 
@@ -118,12 +118,12 @@ class Clusters:
     def _collapses(self) -> bool:
         design = self._fit.design
         plain = not any(term.random for term in design.terms)
-        return plain and can_collapse(resolve_terms(design, self._fit.priors))
+        return plain and can_collapse(resolve_priors(design, self._fit.priors))
 
     def _refit(self, rows: npt.NDArray[np.intp]) -> ClusteredBayesFit:
         """Without these rows, with the priors of all."""
         fit = self._fit
-        priors = resolve_terms(fit.design, fit.priors)
+        priors = resolve_priors(fit.design, fit.priors)
         kept = np.ones(len(fit.design.y), dtype=bool)
         kept[rows] = False
         left = fit.design.keep(kept)

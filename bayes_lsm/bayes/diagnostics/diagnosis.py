@@ -35,7 +35,7 @@ from bayes_lsm.bayes.diagnostics.study_influence import MAD_TO_SD, study_influen
 from bayes_lsm.bayes.engines.diagnostics import convergence
 from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
 from bayes_lsm.bayes.engines.nuts import sample_nuts
-from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.errors import ConvergenceWarning
 from bayes_lsm.results import model_title

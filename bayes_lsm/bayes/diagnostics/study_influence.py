@@ -20,7 +20,7 @@ from bayes_lsm.bayes.cross_validation.loo import checked_studies, densities
 from bayes_lsm.bayes.engines.diagnostics import LARGEST_PARETO_K
 from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
 from bayes_lsm.bayes.engines.pareto import smooth_weights
-from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.bayes.tracking import track
 from bayes_lsm.design.subsets import Array, take_rows

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.engines.compiled_models import compile_model
 from bayes_lsm.bayes.engines.nuts import run_nuts
-from bayes_lsm.bayes.pymc_model.clustered_graph import build_clustered_pymc_model
+from bayes_lsm.bayes.pymc_model.graph import build_pymc_model
 from bayes_lsm.design.design import Design
 from bayes_lsm.priors import Priors
 
@@ -26,7 +26,7 @@ class ClusteredDraws:
     ----------
     values : mapping of str to ndarray, shape (chains, draws, ...)
         ``location``, ``scale`` and, where the model has them, ``correlation``, ``scale_sd`` and
-        ``scale_effect``; see `build_clustered_pymc_model`.
+        ``scale_effect``; see `build_pymc_model`.
     stats : mapping of str to ndarray, shape (chains, draws)
     """
 
@@ -36,7 +36,7 @@ class ClusteredDraws:
 
 def compile_clustered(design: Design, priors: Priors) -> Any:
     """The PyMC model of a design compiled for nutpie, from the store if one like it is there."""
-    model = build_clustered_pymc_model(design, priors)
+    model = build_pymc_model(design, priors)
     return compile_model(model, [name for name in _KEPT if name in model.named_vars])
 
 

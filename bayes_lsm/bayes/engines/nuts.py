@@ -13,11 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.engines.compiled_models import compile_model
-from bayes_lsm.bayes.pymc_model.graph import (
-    build_latent_pymc_model,
-    build_pymc_model,
-    resolve_priors,
-)
+from bayes_lsm.bayes.pymc_model.graph import BUILDERS
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.design.design import Design
 from bayes_lsm.priors import Priors
@@ -35,7 +32,6 @@ _KEPT_VARIABLES = ("location", "scale", "true_effect", "df")
 # and all it is 0.2, and with an acceptance of 0.98 one path in 80,000 diverged.
 _FAR_TRANSITIONS = 4
 _FAR_ACCEPT = 0.99
-_BUILDERS = {"integrated": build_pymc_model, "latent": build_latent_pymc_model}
 
 
 def sample_nuts(
@@ -76,7 +72,7 @@ def sample_nuts(
     """
 
     def compiled_model() -> tuple[Any, bool]:
-        return compile_for(_BUILDERS[true_effects](design, priors), design, priors, seed=seed)
+        return compile_for(BUILDERS[true_effects](design, priors), design, priors, seed=seed)
 
     posterior, stats = run_nuts(
         compiled_model,

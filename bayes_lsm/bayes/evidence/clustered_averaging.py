@@ -14,7 +14,7 @@ import pandas as pd
 from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 from bayes_lsm.bayes.clustered_fitting import terms_of
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.engines.clustered import resolve_terms, sample_clustered
+from bayes_lsm.bayes.engines.clustered import sample_clustered
 from bayes_lsm.bayes.engines.collapsed import require_collapsible
 from bayes_lsm.bayes.evidence.averages import Averages, in_words, sample_models
 from bayes_lsm.bayes.evidence.clustered_nested import (
@@ -27,6 +27,7 @@ from bayes_lsm.bayes.evidence.submodels import SubModel, Term, find_terms
 from bayes_lsm.bayes.prediction.clustered_heterogeneity import LevelHeterogeneity
 from bayes_lsm.bayes.prediction.clustered_prediction import LevelPrediction
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import restrict
 from bayes_lsm.errors import FitError
@@ -114,7 +115,7 @@ def average_clustered(
             "bayes_factor, or leave the random intercepts out"
         )
     prior = prior or design.specification.priors
-    priors = resolve_terms(design, prior)
+    priors = resolve_priors(design, prior)
     require_normalised(priors, "averaging over models")
     require_collapsible(priors, "models can be averaged with such priors only")
     terms = {"location": find_terms(design.location), "scale": _scale_terms(design)}

@@ -16,12 +16,12 @@ import numpy as np
 from bayes_lsm.bayes.clustered_draws import are_random, flat_coefficients
 from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.engines.clustered import resolve_terms, sample_clustered
+from bayes_lsm.bayes.engines.clustered import sample_clustered
 from bayes_lsm.bayes.engines.collapsed import can_collapse
 from bayes_lsm.bayes.evidence.bridge import MOST_ITERATIONS, bridge
 from bayes_lsm.bayes.evidence.evidence import EVIDENCE_DRAWS, Evidence, read_importance, with_error
-from bayes_lsm.bayes.pymc_model.clustered_graph import DEFAULT_SCALE_SD
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
+from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD, resolve_priors
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
@@ -50,7 +50,7 @@ def evidence(fit: ClusteredBayesFit) -> Evidence:
     >>> round(evidence(fit).log)
     -13
     """
-    priors = resolve_terms(fit.design, fit.priors)
+    priors = resolve_priors(fit.design, fit.priors)
     require_normalised(priors, "a marginal likelihood")
     if fit.importance is not None:
         return read_importance(fit.importance)
@@ -90,7 +90,7 @@ class _Joint:
 
     def __init__(self, fit: ClusteredBayesFit) -> None:
         self._fit = fit
-        self._priors = resolve_terms(fit.design, fit.priors)
+        self._priors = resolve_priors(fit.design, fit.priors)
         self._sums = RowSums(fit.design, fit.beta.mean(axis=0))
         self._rows = np.arange(len(fit.design.y))
         self._sd = fit.priors.scale_sd or DEFAULT_SCALE_SD

@@ -15,12 +15,13 @@ import numpy as np
 
 from bayes_lsm.bayes.clustered_draws import are_random, flat_coefficients
 from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
-from bayes_lsm.bayes.engines.clustered import resolve_terms, sample_clustered
+from bayes_lsm.bayes.engines.clustered import sample_clustered
 from bayes_lsm.bayes.engines.collapsed import normal_prior, require_collapsible
 from bayes_lsm.bayes.evidence.conditionals import Unknowns
 from bayes_lsm.bayes.evidence.evidence import read_importance
 from bayes_lsm.bayes.evidence.nested import PartName, Posterior, thinned, unknown_term, worth_of
 from bayes_lsm.bayes.evidence.submodels import Term, find_terms
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.design.subsets import Array, restrict
@@ -44,7 +45,7 @@ class Levels:
     def __init__(self, fit: ClusteredBayesFit) -> None:
         self._fit = fit
         design = fit.design
-        self.priors = resolve_terms(design, fit.priors)
+        self.priors = resolve_priors(design, fit.priors)
         self.nested = not any(term.random for term in design.terms)
         pieces = [(term, each) for term in design.terms for each in formula_terms(term)]
         firsts = dict(

@@ -20,8 +20,8 @@ from bayes_lsm.bayes.dispatch import of_either_fit
 from bayes_lsm.bayes.draws import Draws, Importance
 from bayes_lsm.bayes.engines.diagnostics import is_dominated
 from bayes_lsm.bayes.engines.direct import require_direct, sample_directly
-from bayes_lsm.bayes.pymc_model.graph import resolve_priors
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.design import Design

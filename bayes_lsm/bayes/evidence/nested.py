@@ -19,7 +19,7 @@ from bayes_lsm.bayes.evidence.conditionals import (
 )
 from bayes_lsm.bayes.evidence.evidence import Evidence, read_evidence
 from bayes_lsm.bayes.evidence.submodels import find_terms, sample_submodel
-from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.design.subsets import Array, restrict, take_columns
 from bayes_lsm.errors import FitError

@@ -11,9 +11,8 @@ from bayes_lsm.bayes.clustered_draws import RandomInterceptDraws
 from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 from bayes_lsm.bayes.clustered_fitting import terms_of
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.engines.clustered import resolve_terms
 from bayes_lsm.bayes.prior_predictive import require_proper
-from bayes_lsm.bayes.pymc_model.clustered_graph import DEFAULT_SCALE_SD
+from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD, resolve_priors
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.priors import Priors
@@ -29,7 +28,7 @@ def draw_from_prior(
     PriorError
         When a prior is flat, or names a term that the model does not have.
     """
-    resolved = resolve_terms(design, prior)
+    resolved = resolve_priors(design, prior)
     require_proper(resolved)
     beta = resolved.location.sample(size, rng)
     terms = terms_of(design, resolved.scale.sample(size, rng))

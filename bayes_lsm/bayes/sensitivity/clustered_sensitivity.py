@@ -16,15 +16,14 @@ from scipy.linalg import block_diag
 
 from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.engines.clustered import (
-    PartialCorrelation,
-    level_positions,
-    resolve_terms,
-    sample_clustered,
-)
+from bayes_lsm.bayes.engines.clustered import sample_clustered
 from bayes_lsm.bayes.engines.collapsed import can_collapse
 from bayes_lsm.bayes.engines.diagnostics import weight_problems
-from bayes_lsm.bayes.pymc_model.clustered_graph import DEFAULT_SCALE_SD
+from bayes_lsm.bayes.resolved_priors.resolve import (
+    DEFAULT_SCALE_SD,
+    level_positions,
+    resolve_priors,
+)
 from bayes_lsm.bayes.sensitivity.refits import Coefficient, Kind, Posterior, joint_places
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.likelihood.blocks.correlation_matrices import (
@@ -32,7 +31,7 @@ from bayes_lsm.likelihood.blocks.correlation_matrices import (
     count,
     kappas_of,
 )
-from bayes_lsm.priors import PriorBlock, Priors, ResolvedPriors
+from bayes_lsm.priors import PartialCorrelation, PriorBlock, Priors, ResolvedPriors
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
@@ -84,7 +83,7 @@ class Terms:
                 yield Coefficient(part, pair, "scale", own, "correlation")
 
     def resolve(self, priors: Priors) -> ResolvedPriors:
-        found = resolve_terms(self._fit.design, priors)
+        found = resolve_priors(self._fit.design, priors)
         sds = sum(len(place.term.random) for place in self._places)
         of_sd = (priors.scale_sd or DEFAULT_SCALE_SD,) * sds
         contrasts = np.asarray(block_diag(found.scale.contrasts, np.eye(sds)))

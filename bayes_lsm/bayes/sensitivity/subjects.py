@@ -14,7 +14,7 @@ from bayes_lsm.bayes.engines.diagnostics import weight_problems
 from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
 from bayes_lsm.bayes.engines.nuts import sample_nuts
 from bayes_lsm.bayes.pymc_model.datatree import log_likelihood
-from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.sensitivity.refits import Coefficient, Posterior, joint_places
 from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.bayes.student.excess import Degrees, Excess, LogExcess
