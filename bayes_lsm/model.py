@@ -27,7 +27,7 @@ from bayes_lsm.datasets import list_datasets, load_dataset
 from bayes_lsm.design.design import Design, build_design
 from bayes_lsm.errors import DataError, FitError, SpecificationError
 from bayes_lsm.priors import PresetName, Priors, preset
-from bayes_lsm.reml import Bounds, ClusteredFit, RemlFit, Test, fit_clustered, fit_reml
+from bayes_lsm.reml import Bounds, RemlFit, Test, fit_reml
 from bayes_lsm.specification import (
     MATRIX,
     Correlation,
@@ -187,20 +187,13 @@ class LocationScaleModel:
         fixed: Mapping[str, float] | None = None,
         bounds: Bounds | None = None,
         start: Mapping[str, float] | None = None,
-    ) -> RemlFit | ClusteredFit:
+    ) -> RemlFit:
         """Fit by restricted (``"REML"``) or ordinary (``"ML"``) maximum likelihood.
 
         See `bayes_lsm.reml.fit_reml`. The default method is the specification's, ``"REML"`` unless
-        a model file says otherwise. With several scale terms see `bayes_lsm.reml.fit_clustered`.
+        a model file says otherwise.
         """
         method = self.specification.method if method is None else method
-        if not self.design.is_independent:
-            if fixed or bounds or start or test == "knha":
-                raise FitError(
-                    "with several scale terms coefficients cannot be fixed, bounded or started, "
-                    "and test must be 'z' or 't'; leave those options out"
-                )
-            return fit_clustered(self.design, method=method, test=test)
         return fit_reml(
             self.design,
             method=method,

@@ -9,9 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.bayes.draws import Array, row_blocks
-from bayes_lsm.design.scale_terms import ScaleTerm
+from bayes_lsm.design.scale_terms import ScaleTerm, correlation_count
 from bayes_lsm.formulas.random_intercepts import RandomIntercept
-from bayes_lsm.likelihood.blocks.correlation_matrices import count, kappas_of
+from bayes_lsm.likelihood.blocks.correlation_matrices import kappas_of
 from bayes_lsm.links import tau2_from_log
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class TermDraws:
     def pairs(self) -> tuple[tuple[str, ...], Array]:
         """The correlations by the names of their pairs, and their draws (draws, pairs)."""
         effects = self.term.effects
-        if not count(len(effects), self.term.correlation):
+        if not correlation_count(len(effects), self.term.correlation):
             return (), np.empty((len(self.alpha), 0))
         below = [(i, j) for i in range(len(effects)) for j in range(i)]
         names = tuple(f"{effects[j]}, {effects[i]}" for i, j in below)
@@ -118,6 +118,6 @@ def are_random(fit: ClusteredBayesFit) -> npt.NDArray[np.bool_]:
     for each in fit.terms.values():
         term = each.term
         levels = sum(random.effect.shape[1] for random in each.random)
-        sizes = (len(term.names), levels, count(len(term.effects), term.correlation))
+        sizes = (len(term.names), levels, term.n_correlations)
         found.append(np.repeat([False, True, False], sizes))
     return np.concatenate(found)

@@ -20,8 +20,9 @@ from bayes_lsm.bayes.engines.diagnostics import find_problems
 from bayes_lsm.bayes.posterior import check_settings
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_terms import correlation_count
 from bayes_lsm.errors import ConvergenceWarning, warn
-from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices, count
+from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
 from bayes_lsm.priors import Priors, ResolvedPriors
 from bayes_lsm.specification import Engine
 
@@ -129,7 +130,7 @@ def terms_of(design: Design, alphas: Array) -> dict[str, TermDraws]:
     terms, first = {}, 0
     for term in design.terms:
         q, s = len(term.names), len(term.effects)
-        kappas = count(s, term.correlation)
+        kappas = correlation_count(s, term.correlation)
         alpha, kappa = alphas[:, first : first + q], alphas[:, first + q : first + q + kappas]
         terms[term.name] = TermDraws(term, alpha, correlation_matrices(kappa, s, term.correlation))
         first += q + kappas
@@ -155,7 +156,7 @@ def sampled_fit(
     for term in design.terms:
         s = len(term.effects)
         alpha = take("scale", len(term.names))
-        pairs = s * (s - 1) // 2 if count(s, term.correlation) else 0
+        pairs = s * (s - 1) // 2 if correlation_count(s, term.correlation) else 0
         correlation = _matrices(take("correlation", pairs), s)
         random = tuple(
             RandomInterceptDraws(

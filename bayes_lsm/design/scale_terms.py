@@ -115,6 +115,13 @@ class ScaleTerm:
             random=tuple(replace(each, index=each.index[groups]) for each in self.random),
         )
 
+    def hold(self, values: Mapping[int, float]) -> ScaleTerm:
+        """The term in which some coefficients of ln τ² have given values; see `Design.hold`."""
+        log_tau2 = self.Z[:, :, list(values)] @ np.array(list(values.values()))
+        with np.errstate(over="ignore"):
+            slopes = self.slopes * np.exp(0.5 * log_tau2)[self.index]
+        return replace(self.without(list(values)), slopes=slopes)
+
     def without(self, columns: Sequence[int]) -> ScaleTerm:
         """The term without some coefficients of ln τ²."""
         kept = [j for j in range(len(self.names)) if j not in columns]

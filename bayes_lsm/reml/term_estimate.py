@@ -12,7 +12,6 @@ from scipy.special import ndtri
 
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
-from bayes_lsm.reml.coefficients import has_correlations
 from bayes_lsm.reml.prediction.linear_scale import split_space, where_to
 from bayes_lsm.reml.search.divergence import Divergence
 
@@ -62,6 +61,18 @@ class TermEstimate:
     limit_alpha: Array
     limit_vcov: Array
 
+    @property
+    def row_variances(self) -> Array:
+        """a_i' D a_i, the term's variance of each row, shape (n,)."""
+        return self.variances_at(self.term.slopes, self.tau2[self.term.index])
+
+    def variances_at(self, slopes: Array, tau2: Array) -> Array:
+        """The same for rows (m, s) of slopes and τ² (m, s) of the effects they multiply."""
+        if slopes.shape[1] == 1:
+            return np.where(slopes[:, 0] == 0, 0.0, slopes[:, 0] ** 2 * tau2[:, 0])
+        loads = slopes * np.where(slopes == 0, 0.0, np.sqrt(tau2))
+        return np.asarray(np.einsum("ij,jk,ik->i", loads, np.nan_to_num(self.correlation), loads))
+
     def read(self, rows: Array) -> tuple[Array, Array]:
         """Rows (m, q) of Z as what multiplies `limit_alpha`, and what is added to it (m,).
 
@@ -88,7 +99,7 @@ def correlation_table(each: TermEstimate, level: float) -> pd.DataFrame:
     """estimate, ci_lb and ci_ub of each correlation: one row a pair of effects."""
     columns = ["estimate", "ci_lb", "ci_ub"]
     effects, R = each.term.effects, each.correlation
-    if not has_correlations(each.term):
+    if not each.term.n_correlations:
         return pd.DataFrame(columns=columns, dtype=float)
     lower, upper = _correlation_bounds(each, float(ndtri(0.5 + level / 2)))
     at = [(i, j) for i in range(len(effects)) for j in range(i)]

@@ -14,13 +14,13 @@ from bayes_lsm.likelihood.blocks.blocks import (
     NormalPrior,
     ScaleTerm,
     arrange,
-    ascend_clustered,
+    ascend,
     draw_location,
     evaluate,
     log_likelihoods,
 )
 from bayes_lsm.likelihood.blocks.correlations import COMPOUND, UNSTRUCTURED, correlate
-from bayes_lsm.likelihood.rows import formulas
+from bayes_lsm.likelihood.rows import closed_form
 
 METHODS = pytest.mark.parametrize("method", ["REML", "ML"])
 
@@ -172,7 +172,7 @@ def test_groups_of_one_row_are_the_independent_case(method, form):
     data = arrange(y, X, (ScaleTerm(np.arange(len(y)), Z),), variance=variance)
     assert data.layout.dense.any() == (form == "blocks")
     here = evaluate(alpha, data, method=method)
-    there = formulas.evaluate(alpha, y, v, X, Z, method=method)
+    there = closed_form.evaluate(alpha, y, v, X, Z, method=method)
     assert here.value == pytest.approx(there.value, abs=1e-9)
     for ours, theirs in (
         (here.score, there.score),
@@ -296,7 +296,7 @@ def test_what_is_singular_is_nan_not_a_crash():
     y, X = np.arange(6.0), np.ones((6, 1))
     alone = arrange(y, X, (ScaleTerm(np.repeat([0, 1], 3), np.ones((2, 1))),))  # no residual
     assert np.isnan(evaluate(np.zeros(1), alone, method="REML").value)
-    found = ascend_clustered(np.zeros(1), alone, method="REML")
+    found = ascend(np.zeros(1), alone, method="REML")
     assert not found.converged
 
 
@@ -304,7 +304,7 @@ def test_what_is_singular_is_nan_not_a_crash():
 def test_no_terms_leave_a_value(method):
     y, v, X, *_ = simulate(7, n=9)
     data = arrange(y, X, (), variance=v)
-    found = ascend_clustered(np.zeros(0), data, method=method)
+    found = ascend(np.zeros(0), data, method=method)
     assert found.converged
     assert found.at.value == pytest.approx(dense(y, X, np.diag(v), method), rel=1e-12)
 
@@ -335,7 +335,7 @@ def test_ascent_ends_where_the_score_vanishes(method):
     )
     data = arrange(y, X, terms, variance=v)
     ends = [
-        ascend_clustered(np.array(start, dtype=float), data, method=method, tolerance=1e-14)
+        ascend(np.array(start, dtype=float), data, method=method, tolerance=1e-14)
         for start in ([0, 0, 0, 0], [-4, 0, -1, 2], [3, 0.5, -5, -5])
     ]
     for end in ends:
@@ -357,7 +357,7 @@ def test_cost_is_linear_in_blocks():
     data = arrange(y, X, terms, variance=v)
     assert len(data.blocks) == k
     start = time.perf_counter()
-    found = ascend_clustered(np.array([0.0, 0.0, 0.0]), data, method="REML")
+    found = ascend(np.array([0.0, 0.0, 0.0]), data, method="REML")
     assert found.converged
     # True values; standard errors are about √(2/15,000) and √(2/60,000), each twice over.
     np.testing.assert_allclose(found.alpha, [0.0, np.log(0.5), 0.0], atol=0.06)

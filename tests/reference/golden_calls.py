@@ -21,7 +21,7 @@ import bayes_lsm as lsm
 from bayes_lsm import reml
 from bayes_lsm.bayes import fit_clustered_bayes
 from bayes_lsm.design.design import build_design
-from bayes_lsm.reml import fit_clustered
+from bayes_lsm.reml import fit_reml
 
 Numbers = dict[str, Any]
 PERMUTATIONS, REFITS, DRAWS = 60, 30, 1000
@@ -60,7 +60,7 @@ class Question:
     def reml(self) -> Any:
         if self.several:
             options = {"method": self.model.specification.method, **self.options}
-            return fit_clustered(self.design, **options)
+            return fit_reml(self.design, **options)
         return self.model.fit_reml(**self.options)
 
     @cached_property

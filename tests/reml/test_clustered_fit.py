@@ -9,7 +9,7 @@ from scipy.stats import multivariate_normal
 import bayes_lsm as lsm
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import DivergentScaleWarning, FitError
-from bayes_lsm.reml import fit_clustered
+from bayes_lsm.reml import fit_reml
 from bayes_lsm.specification import Specification
 
 
@@ -40,7 +40,7 @@ def test_one_term_of_rows_is_the_ordinary_fit():
     ordinary = lsm.LocationScaleModel(
         "yi ~ I(ni / 100)", scale="~ I(ni / 100)", variance="vi", data=data
     ).fit_reml()
-    clustered = fit_clustered(build_design(words, data))
+    clustered = fit_reml(build_design(words, data))
     assert clustered.loglik == pytest.approx(ordinary.loglik, abs=1e-9)
     # Both stop where a step gains less than 1e-13 of the likelihood: √ of that in the coefficients.
     np.testing.assert_allclose(clustered.terms["residual"].alpha, ordinary.alpha, rtol=1e-5)

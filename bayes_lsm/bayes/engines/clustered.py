@@ -16,7 +16,6 @@ from bayes_lsm.bayes.draws import Array, Importance
 from bayes_lsm.bayes.engines.collapsed import draw_weighted, normal_prior, require_collapsible
 from bayes_lsm.bayes.engines.coordinates import Coordinates
 from bayes_lsm.design.design import Design
-from bayes_lsm.likelihood.blocks.correlation_matrices import count
 from bayes_lsm.priors import (
     ResolvedPriors,
 )
@@ -75,7 +74,7 @@ def _information(design: Design) -> Array:
     for term in design.terms:
         Z = term.Z.reshape(-1, term.Z.shape[2])
         blocks.append(Z)
-        kappas = count(len(term.effects), term.correlation)
+        kappas = term.n_correlations
         blocks.append(math.sqrt(2.0 * len(term.groups)) * np.eye(kappas))
     return np.asarray(block_diag(*blocks))
 
@@ -89,5 +88,5 @@ def _first_guess(design: Design) -> Array:
     for term in design.terms:
         size = np.maximum(np.mean(term.slopes**2, axis=0), 1e-300)
         values.append(np.tile(np.log(share / size), len(term.groups)))
-        values.append(np.zeros(count(len(term.effects), term.correlation)))
+        values.append(np.zeros(term.n_correlations))
     return np.concatenate(values)

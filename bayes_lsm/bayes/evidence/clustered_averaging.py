@@ -31,7 +31,6 @@ from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import restrict
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.blocks.correlation_matrices import count
 from bayes_lsm.priors import Priors, ResolvedPriors
 
 _CORRELATIONS = "correlations"
@@ -166,7 +165,7 @@ def _scale_terms(design: Design) -> tuple[Term, ...]:
                 )
             )
         first += len(term.names)
-        kappas = tuple(range(first, first + count(len(term.effects), term.correlation)))
+        kappas = tuple(range(first, first + term.n_correlations))
         if kappas:
             found.append(Term(f"{term.name}: {_CORRELATIONS}", kappas, False, frozenset()))
     return tuple(found)
@@ -176,7 +175,7 @@ def _names(design: Design) -> tuple[str, ...]:
     found: list[str] = []
     for term in design.terms:
         found += [f"{term.name}: {name}" for name in term.names]
-        found += [_CORRELATIONS] * count(len(term.effects), term.correlation)
+        found += [_CORRELATIONS] * term.n_correlations
     return tuple(found)
 
 

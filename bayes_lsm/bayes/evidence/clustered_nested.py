@@ -27,7 +27,6 @@ from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.design.subsets import Array, restrict
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.arrange import error_covariance, likelihood_terms
-from bayes_lsm.likelihood.blocks.correlation_matrices import count
 from bayes_lsm.priors import ResolvedPriors
 
 if TYPE_CHECKING:
@@ -155,7 +154,7 @@ def formula_terms(term: ScaleTerm) -> Iterator[Term]:
 
 def _sizes(design: Design) -> list[tuple[int, int]]:
     """How many α and κ each term has."""
-    return [(len(term.names), count(len(term.effects), term.correlation)) for term in design.terms]
+    return [(len(term.names), term.n_correlations) for term in design.terms]
 
 
 def first_coefficients(design: Design) -> list[int]:

@@ -59,7 +59,7 @@ def level_effects(
     -------
     LevelEffects
         Columns estimate (posterior mean), sd, pi_lb, pi_ub, indexed by grouping, group and effect;
-        of the effects themselves, deviations from x'β. Unlike those of `ClusteredFit` they hold the
+        of the effects themselves, deviations from x'β. Unlike those of `RemlFit` they hold the
         uncertainty of the variances. Of correlated outcomes a group has those that it was seen
         with.
 

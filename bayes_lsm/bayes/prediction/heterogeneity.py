@@ -29,7 +29,7 @@ from bayes_lsm.bayes.summaries.intervals import (
     check_interval,
     tau_summaries,
 )
-from bayes_lsm.likelihood.rows.formulas import typical_sampling_variance
+from bayes_lsm.likelihood.rows.closed_form import typical_sampling_variance
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.results import ResultTable, model_title
 

@@ -28,7 +28,6 @@ from bayes_lsm.bayes.sensitivity.refits import Coefficient, Kind, Posterior, joi
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.likelihood.blocks.correlation_matrices import (
     correlation_matrices,
-    count,
     kappas_of,
 )
 from bayes_lsm.priors import PartialCorrelation, PriorBlock, Priors, ResolvedPriors
@@ -190,7 +189,7 @@ class Terms:
 
 
 def _places(terms: tuple[ScaleTerm, ...]) -> Iterator[_Place]:
-    kappas = [count(len(term.effects), term.correlation) for term in terms]
+    kappas = [term.n_correlations for term in terms]
     first, last = 0, sum(kappas) + sum(len(term.names) for term in terms)
     for term, c in zip(terms, kappas, strict=True):
         end = first + len(term.names)

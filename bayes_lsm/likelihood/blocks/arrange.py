@@ -1,4 +1,4 @@
-"""From a clustered design to the arrays of the clustered likelihood."""
+"""From a design to the arrays of the likelihood in blocks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bayes_lsm.likelihood.blocks.terms import ScaleTerm
 from bayes_lsm.links import tau2_from_log
 
 if TYPE_CHECKING:
-    from bayes_lsm.likelihood.blocks.blocks import Clustered
+    from bayes_lsm.likelihood.blocks.blocks import Arranged
 
 Array = npt.NDArray[np.float64]
 
@@ -50,7 +50,7 @@ def error_covariance(design: Design) -> Any:
     return V.tocsr()
 
 
-def arrange_design(design: Design) -> Clustered:
+def arrange_design(design: Design) -> Arranged:
     """The whole model, sorted once for the compiled loops.
 
     Raises

@@ -39,18 +39,18 @@ from bayes_lsm.likelihood.blocks.terms import (
     collapse,
     of_single_rows,
 )
-from bayes_lsm.likelihood.rows.formulas import Method
+from bayes_lsm.likelihood.protocol import Criterion, Evaluation, NormalPrior
 
 __all__ = [
+    "Arranged",
     "Ascent",
-    "Clustered",
     "Correlation",
     "Evaluation",
     "NormalPrior",
     "ScaleTerm",
     "arrange",
     "arrange_rows",
-    "ascend_clustered",
+    "ascend",
     "draw_location",
     "evaluate",
     "locations",
@@ -63,25 +63,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
-class NormalPrior:
-    """β ~ N(mean, precision⁻¹): to be integrated out, instead of a method.
-
-    Attributes
-    ----------
-    mean : ndarray, shape (p,)
-    precision : ndarray, shape (p, p)
-        Positive definite.
-    """
-
-    mean: Array
-    precision: Array
-
-
-Criterion = Method | NormalPrior
-
-
-@dataclass(frozen=True, eq=False)
-class Clustered:
+class Arranged:
     """Data and model, arranged for the compiled loops; made by `arrange`.
 
     Attributes
@@ -115,30 +97,6 @@ class Clustered:
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
-    """A criterion at one α.
-
-    Attributes
-    ----------
-    value : float
-        With all constants; nan where Σ or X'Σ⁻¹X is singular.
-    score : ndarray, shape (q,)
-    hessian : ndarray, shape (q, q)
-        Exact, not expected.
-    beta : ndarray, shape (p,)
-        Generalised least squares, or the conditional mean of β.
-    covariance : ndarray, shape (p, p)
-        A⁻¹.
-    """
-
-    value: float
-    score: Array
-    hessian: Array
-    beta: Array
-    covariance: Array
-
-
-@dataclass(frozen=True, eq=False)
 class Ascent:
     """Where an ascent ended, and what the criterion is there."""
 
@@ -154,7 +112,7 @@ def arrange(
     terms: tuple[ScaleTerm, ...],
     *,
     variance: Array | sparse.csr_array | None = None,
-) -> Clustered:
+) -> Arranged:
     """Sorts rows into cells and blocks, once for a model.
 
     Parameters
@@ -177,7 +135,7 @@ def arrange(
     >>> data = arrange(y, np.ones((6, 1)), terms, variance=np.linspace(0.002, 0.007, 6))
     >>> data.q, data.blocks
     (2, array([2, 2, 2]))
-    >>> fit = ascend_clustered(np.full(2, -2.0), data, method="REML")
+    >>> fit = ascend(np.full(2, -2.0), data, method="REML")
     >>> np.exp(fit.alpha).round(3)
     array([0.185, 0.032])
     """
@@ -185,7 +143,7 @@ def arrange(
     starts = coefficient_starts(terms)
     triangle = np.linalg.qr(collapsed, mode="r")
     n, p = np.shape(X)
-    return Clustered(
+    return Arranged(
         layout=layout,
         terms=terms,
         starts=starts,
@@ -235,7 +193,7 @@ def _split(
 
 
 def _criterion(
-    data: Clustered, method: Criterion
+    data: Arranged, method: Criterion
 ) -> tuple[tuple[Layout, Array, Array, bool], float]:
     """What the compiled loops ask for, and the constant that they leave out."""
     if isinstance(method, NormalPrior):
@@ -251,14 +209,14 @@ def _criterion(
     return (data.layout, *none, True), constant
 
 
-def evaluate(alpha: Array, data: Clustered, *, method: Criterion) -> Evaluation:
+def evaluate(alpha: Array, data: Arranged, *, method: Criterion) -> Evaluation:
     """A criterion at α (q,), its score and its exact Hessian.
 
     Parameters
     ----------
     alpha : ndarray, shape (q,)
-        The terms' coefficients one after the other, see `Clustered.starts`.
-    data : Clustered
+        The terms' coefficients one after the other, see `Arranged.starts`.
+    data : Arranged
     method : {"REML", "ML"} or NormalPrior
         With a prior, β is integrated out.
     """
@@ -271,14 +229,14 @@ def evaluate(alpha: Array, data: Clustered, *, method: Criterion) -> Evaluation:
     return Evaluation(value + constant, score, hessian, beta, covariance)
 
 
-def log_likelihoods(alphas: Array, data: Clustered, *, method: Criterion) -> Array:
+def log_likelihoods(alphas: Array, data: Arranged, *, method: Criterion) -> Array:
     """The criterion alone at each row of alphas (m, q), on all processors."""
     criterion, constant = _criterion(data, method)
     values: Array = kernels.values_at(np.ascontiguousarray(alphas), *criterion)
     return values + constant
 
 
-def locations(alphas: Array, data: Clustered) -> tuple[Array, Array]:
+def locations(alphas: Array, data: Arranged) -> tuple[Array, Array]:
     """Generalised least squares at each row of alphas (m, q): β̂ (m, p), covariances (m, p, p).
 
     nan where X'Σ⁻¹X is singular.
@@ -290,7 +248,7 @@ def locations(alphas: Array, data: Clustered) -> tuple[Array, Array]:
     return betas, covariances
 
 
-def draw_location(alphas: Array, noise: Array, data: Clustered, *, prior: NormalPrior) -> Array:
+def draw_location(alphas: Array, noise: Array, data: Arranged, *, prior: NormalPrior) -> Array:
     """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
     (layout, root, y, _), _ = _criterion(data, prior)
     drawn: Array = kernels.draw_location(
@@ -299,9 +257,9 @@ def draw_location(alphas: Array, noise: Array, data: Clustered, *, prior: Normal
     return drawn
 
 
-def ascend_clustered(
+def ascend(
     start: Array,
-    data: Clustered,
+    data: Arranged,
     *,
     method: Criterion,
     tolerance: float = 1e-10,
@@ -312,7 +270,7 @@ def ascend_clustered(
     Parameters
     ----------
     start : ndarray, shape (q,)
-    data : Clustered
+    data : Arranged
     method : {"REML", "ML"} or NormalPrior
     tolerance : float, default 1e-10
         It ends where the predicted gain is below this, relative to max(1, |ℓ|).

@@ -14,11 +14,11 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.design.coefficients import Coefficient, Pair, coefficients, find, pairs
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices, kappa_of
-from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.coefficients import Coefficient, Pair, coefficients, find, pairs, size_of
+from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.intervals.profile import Slices
 
 Array = npt.NDArray[np.float64]
@@ -30,7 +30,7 @@ _FURTHEST, _PACE = 11.5, 6.0
 _TOLERANCE = 1e-13
 
 
-def slices_of(fit: ClusteredFit, term: str) -> Slices:
+def slices_of(fit: Estimates, term: str) -> Slices:
     """The slices of a scale coefficient or correlation, by its name."""
     known: list[Coefficient | Pair] = [*coefficients(fit.design), *pairs(fit.design)]
     found = find(term, known, "scale coefficient or correlation")
@@ -42,7 +42,7 @@ def slices_of(fit: ClusteredFit, term: str) -> Slices:
 class _CoefficientSlices:
     """Those of a scale coefficient."""
 
-    def __init__(self, fit: ClusteredFit, which: Coefficient) -> None:
+    def __init__(self, fit: Estimates, which: Coefficient) -> None:
         term = fit.design.terms[which.t]
         self._design, self._method, self._t = fit.design, fit.method, which.t
         self._rest = np.delete(term.Z, which.j, axis=2)
@@ -59,25 +59,22 @@ class _CoefficientSlices:
         self.variance = float(each.vcov[which.j, which.j])
         self.highest = fit.highest
         self.spread = float(np.sqrt(np.mean(column[used] ** 2)))
-        self.others = sum(map(size_of, fit.design.terms)) - 1
+        self.others = sum(term.size for term in fit.design.terms) - 1
 
     def search(self, c: float) -> tuple[float, Array]:
         """ℓ_p(c) by a search of its own."""
-        from bayes_lsm.reml.search.clustered_search import ClusteredSearch
+        from bayes_lsm.reml.search.blocks_search import BlocksSearch
 
-        found = ClusteredSearch(self._at(c), self._method, turns=0)
+        found = BlocksSearch(self._at(c), self._method, turns=0)
         return found.highest.value, found.inside.ascent.alpha
 
     def climb(self, c: float, starts: list[Array]) -> tuple[float, Array]:
         """The highest point that climbs from `starts` reach."""
         from bayes_lsm.likelihood.blocks.arrange import arrange_design
-        from bayes_lsm.likelihood.blocks.blocks import ascend_clustered
+        from bayes_lsm.likelihood.blocks.blocks import ascend
 
         data = arrange_design(self._at(c))
-        found = [
-            ascend_clustered(start, data, method=self._method, tolerance=_TOLERANCE)
-            for start in starts
-        ]
+        found = [ascend(start, data, method=self._method, tolerance=_TOLERANCE) for start in starts]
         best = max(found, key=lambda ascent: _finite(ascent.at.value))
         return _finite(best.at.value), best.alpha
 
@@ -103,7 +100,7 @@ class _CoefficientSlices:
 class _CorrelationSlices:
     """Those of a correlation; c is its κ."""
 
-    def __init__(self, fit: ClusteredFit, which: Pair) -> None:
+    def __init__(self, fit: Estimates, which: Pair) -> None:
         term = fit.design.terms[which.t]
         self._t, self._kind, self._s = which.t, term.correlation, len(term.effects)
         self._method = fit.method
@@ -119,20 +116,20 @@ class _CorrelationSlices:
         self.variance = math.nan
         self.highest = fit.highest
         self.spread = _PACE
-        self.others = sum(map(size_of, fit.design.terms))  # κ itself stays among them
+        self.others = sum(term.size for term in fit.design.terms)  # κ itself stays among them
 
     def search(self, c: float) -> tuple[float, Array]:
         """ℓ_p(c) by a search of its own."""
-        from bayes_lsm.reml.search.clustered_search import ClusteredSearch
+        from bayes_lsm.reml.search.blocks_search import BlocksSearch
 
         rho = float(self.show(np.array(_within(c))))
-        found = ClusteredSearch(self._design, self._method, held={self._t: rho}, turns=0)
+        found = BlocksSearch(self._design, self._method, held={self._t: rho}, turns=0)
         return found.highest.value, found.inside.ascent.alpha
 
     def climb(self, c: float, starts: list[Array]) -> tuple[float, Array]:
         """The highest point that climbs from `starts` reach."""
         from bayes_lsm.likelihood.blocks.arrange import arrange_design
-        from bayes_lsm.likelihood.blocks.blocks import ascend_clustered
+        from bayes_lsm.likelihood.blocks.blocks import ascend
 
         data = arrange_design(self._design)
         held = np.zeros(data.q, dtype=bool)
@@ -142,9 +139,7 @@ class _CorrelationSlices:
         for start in starts:
             here = start.copy()
             here[place] = _within(c)
-            found.append(
-                ascend_clustered(here, data, method=self._method, tolerance=_TOLERANCE, held=held)
-            )
+            found.append(ascend(here, data, method=self._method, tolerance=_TOLERANCE, held=held))
         best = max(found, key=lambda ascent: _finite(ascent.at.value))
         return _finite(best.at.value), best.alpha
 

@@ -19,9 +19,8 @@ import pandas as pd
 from scipy.special import ndtri
 
 from bayes_lsm.errors import FitError
-from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.estimates import RemlFit
-from bayes_lsm.reml.search.search import Search
+from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.search.rows_search import Search
 from bayes_lsm.reml.search.surface import Surface
 from bayes_lsm.reml.tests.wald_and_ratio import require_free_log_link, term_columns
 from bayes_lsm.tables import format_table
@@ -108,7 +107,7 @@ class Profile:
 
 
 def profile(
-    fit: RemlFit | ClusteredFit,
+    fit: Estimates,
     term: str,
     *,
     points: int | Sequence[float] = 41,
@@ -118,10 +117,10 @@ def profile(
 
     Parameters
     ----------
-    fit : RemlFit or ClusteredFit
+    fit : RemlFit or Estimates
     term : str
         A scale term. With several of them a coefficient such as ``"school: size"``, or ``"size"``
-        where no other has it, or a correlation such as ``"AL, PD"``, as `ClusteredFit.correlations`
+        where no other has it, or a correlation such as ``"AL, PD"``, as `Estimates.correlations`
         calls it.
     points : int or sequence of float, default 41
         Number of values on the grid, or the values themselves, in the units of the coefficient (the
@@ -193,10 +192,10 @@ def profile(
     )
 
 
-def _slices(fit: RemlFit | ClusteredFit, term: str) -> Slices:
+def _slices(fit: Estimates, term: str) -> Slices:
     if not isinstance(term, str):
         raise FitError(f"term must be the name of a scale term, got {term!r}")
-    if isinstance(fit, ClusteredFit):
+    if not fit.design.is_independent:
         from bayes_lsm.reml.intervals.clustered_profile import slices_of
 
         return slices_of(fit, term)
@@ -279,7 +278,7 @@ class ScaleSlices:
     as it is, and makes the other coefficients change little with c.
     """
 
-    def __init__(self, fit: RemlFit, j: int) -> None:
+    def __init__(self, fit: Estimates, j: int) -> None:
         design = fit.design
         self._data = (design.y, design.v, design.X)
         self._method = fit.method

@@ -10,19 +10,17 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
-from scipy.special import chdtrc, ndtri, stdtrit
+from scipy.special import ndtri, stdtrit
 
 from bayes_lsm.choices import require_choice
-from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.arrange import sampling_covariance
 from bayes_lsm.likelihood.blocks.covariance import blocks, loadings
-from bayes_lsm.likelihood.blocks.sampling_weights import typical_variance, weigh
+from bayes_lsm.likelihood.blocks.sampling_weights import typical_variance
 from bayes_lsm.reml.clustered_covariance import covariance_of_effects
-from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.diagnostics.clustered_deletion import tau2_at
+from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.prediction.clustered_predictive import clustered_predictive
-from bayes_lsm.reml.prediction.heterogeneity import ChiSquareTest
 from bayes_lsm.reml.prediction.prediction import VAGUE, ScaleUncertainty
 from bayes_lsm.reml.term_estimate import TermEstimate
 from bayes_lsm.results import ResultTable, model_title
@@ -53,7 +51,7 @@ class LevelPrediction(ResultTable):
     """Predictions for new groups: see `predict_levels`."""
 
 
-def level_heterogeneity(fit: ClusteredFit) -> LevelHeterogeneity:
+def level_heterogeneity(fit: Estimates) -> LevelHeterogeneity:
     """τ² of each scale term, and its share I² of the total variance.
 
     The variance of an effect is Σ_l τ_l² + ṽ with ṽ = (n − p) / tr(P), P with weights V⁻¹, the
@@ -85,7 +83,7 @@ def level_heterogeneity(fit: ClusteredFit) -> LevelHeterogeneity:
     )
 
 
-def level_effects(fit: ClusteredFit, *, level: float = 0.95) -> LevelEffects:
+def level_effects(fit: Estimates, *, level: float = 0.95) -> LevelEffects:
     """Best linear unbiased predictions of the effects of all groups.
 
     With u ~ N(0, D) and P = Σ⁻¹ − Σ⁻¹X(X'Σ⁻¹X)⁻¹X'Σ⁻¹, û = D A'P y, and the errors û − u have the
@@ -93,7 +91,7 @@ def level_effects(fit: ClusteredFit, *, level: float = 0.95) -> LevelEffects:
 
     Parameters
     ----------
-    fit : ClusteredFit
+    fit : RemlFit
     level : float, default 0.95
         Of the intervals.
 
@@ -146,7 +144,7 @@ def level_effects(fit: ClusteredFit, *, level: float = 0.95) -> LevelEffects:
     )
 
 
-def true_effects(fit: ClusteredFit, *, level: float = 0.95) -> pd.DataFrame:
+def true_effects(fit: Estimates, *, level: float = 0.95) -> pd.DataFrame:
     """Best linear unbiased predictions of each row's own true effect, y less its sampling error.
 
     With P as in `level_effects`, θ̂ = y − V P y, and the errors θ̂ − θ have the covariance
@@ -181,7 +179,7 @@ def _matrix(V: Any) -> Any:
 
 
 def predict_levels(
-    fit: ClusteredFit,
+    fit: Estimates,
     new_data: pd.DataFrame,
     *,
     terms: Sequence[str] | None = None,
@@ -196,7 +194,7 @@ def predict_levels(
 
     Parameters
     ----------
-    fit : ClusteredFit
+    fit : RemlFit
     new_data : DataFrame
         One row for each prediction, with every column that the formulas use.
     terms : sequence of str, optional
@@ -259,7 +257,7 @@ def predict_levels(
 
 
 def _vague(
-    fit: ClusteredFit, chosen: Sequence[str], scale_uncertainty: ScaleUncertainty
+    fit: Estimates, chosen: Sequence[str], scale_uncertainty: ScaleUncertainty
 ) -> Iterator[str]:
     """What has to be said where the normal approximation of ln τ² is poor."""
     if scale_uncertainty == "plug-in":
@@ -275,7 +273,7 @@ def _vague(
             )
 
 
-def _chosen(fit: ClusteredFit, terms: Sequence[str] | None) -> list[str]:
+def _chosen(fit: Estimates, terms: Sequence[str] | None) -> list[str]:
     if terms is None:
         individual = not (fit.design.v > 0).any()
         return [name for name in fit.terms if not (individual and name == "residual")]
@@ -301,21 +299,3 @@ def _new_variance(each: TermEstimate, slopes: Array, Z: Array) -> Array:
     tau2 = tau2_at(each, Z)
     loadings = slopes * np.where(slopes == 0, 0.0, np.sqrt(tau2))
     return np.asarray(np.einsum("ij,jk,ik->i", loadings, np.nan_to_num(each.correlation), loadings))
-
-
-def cochran_q_of_blocks(design: Design) -> ChiSquareTest:
-    """Weighted residual sum of squares with weights V⁻¹: the test of (residual) heterogeneity.
-
-    Raises
-    ------
-    FitError
-        For individual data, which have no sampling variances.
-    """
-    if not (design.v > 0).all():
-        raise FitError("Cochran's Q needs sampling variances; individual data have none")
-    weighted, _ = weigh(design, np.column_stack([design.X, design.y]))
-    WX, Wy = weighted[:, :-1], weighted[:, -1]
-    beta = np.linalg.solve(design.X.T @ WX, WX.T @ design.y)
-    statistic = float((design.y - design.X @ beta) @ (Wy - WX @ beta))
-    df = len(design.y) - design.X.shape[1]
-    return ChiSquareTest(statistic, df, float(chdtrc(df, statistic)))

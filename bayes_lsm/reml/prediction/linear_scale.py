@@ -15,10 +15,10 @@ import numpy.typing as npt
 from scipy.special import gammaln, ndtr, ndtri, stdtr, stdtrit
 
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.rows.formulas import evaluate
+from bayes_lsm.likelihood.rows.closed_form import evaluate
 
 if TYPE_CHECKING:
-    from bayes_lsm.reml.estimates import RemlFit
+    from bayes_lsm.reml.estimates import Estimates
 
 Array = npt.NDArray[np.float64]
 
@@ -60,12 +60,12 @@ class Reference:
     df: int | None
 
     @classmethod
-    def of_location(cls, fit: RemlFit) -> Reference:
+    def of_location(cls, fit: Estimates) -> Reference:
         """For location coefficients: t has k − p degrees of freedom."""
         return cls(None if fit.test == "z" else fit.design.n_studies - len(fit.beta))
 
     @classmethod
-    def of_scale(cls, fit: RemlFit) -> Reference:
+    def of_scale(cls, fit: Estimates) -> Reference:
         """For scale coefficients: t has k − q degrees of freedom."""
         return cls(None if fit.test == "z" else fit.design.n_studies - len(fit.alpha))
 
@@ -86,7 +86,7 @@ class Reference:
         return np.asarray(constant * (1 + x**2 / df) ** (-(df + 1) / 2))
 
 
-def scale_at(fit: RemlFit, rows: Array) -> ScaleValue:
+def scale_at(fit: Estimates, rows: Array) -> ScaleValue:
     """l'α and its standard error for each row l (m, q): ln τ² at some z, or a difference of two.
 
     When coefficients diverge, l'α stays finite for the l that depend on the studies with τ² > 0
@@ -110,7 +110,7 @@ def scale_at(fit: RemlFit, rows: Array) -> ScaleValue:
     return ScaleValue(rows @ fit.alpha, se, rows, V, fit.design.Z)
 
 
-def _scale_at_limit(fit: RemlFit, rows: Array) -> ScaleValue:
+def _scale_at_limit(fit: Estimates, rows: Array) -> ScaleValue:
     design, zero = fit.design, fit.tau2 == 0
     held = np.array([n in fit.fixed or n in fit.at_bound for n in design.scale.names])
     offset = design.Z[:, held] @ fit.alpha[held]
@@ -182,7 +182,7 @@ def where_to(away: Array, gone: Array) -> Array:
     return found[which.reshape(-1)]
 
 
-def is_identity(fit: RemlFit) -> bool:
+def is_identity(fit: Estimates) -> bool:
     """Whether the scale part is τ² itself."""
     return fit.design.specification.link == "identity"
 

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.likelihood.rows.formulas import Method
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.reml.search.divergence import Limit
 from bayes_lsm.reml.search.geometry import Coordinates, Face, geometry_of, log_volume
+from bayes_lsm.specification import Method
 
 if TYPE_CHECKING:
     from bayes_lsm.likelihood.rows.ascent import Summits

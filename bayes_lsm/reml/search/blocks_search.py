@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_terms import correlation_count
 from bayes_lsm.likelihood.blocks import blocks
 from bayes_lsm.likelihood.blocks.arrange import sampling_covariance
-from bayes_lsm.likelihood.blocks.correlation_matrices import count, kappa_of
-from bayes_lsm.likelihood.rows.formulas import Method
+from bayes_lsm.likelihood.blocks.correlation_matrices import kappa_of
 from bayes_lsm.links import LARGEST_EXPONENT
 from bayes_lsm.reml.search.divergence import Cone
+from bayes_lsm.specification import Method
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -78,7 +79,7 @@ class Spot:
     """Where a climb ended: α of what remains, term by term, and the criterion there."""
 
     remaining: tuple[Remaining, ...]
-    data: blocks.Clustered
+    data: blocks.Arranged
     ascent: blocks.Ascent
 
     @property
@@ -115,7 +116,7 @@ class Spot:
         return not any(left.zero.any() for left in self.remaining)
 
 
-class ClusteredSearch:
+class BlocksSearch:
     """The search for the highest point of one log-likelihood.
 
     Parameters
@@ -197,7 +198,7 @@ class ClusteredSearch:
             for spot in found.values()
         )
 
-    def _explore(self, whole: tuple[Remaining, ...], data: blocks.Clustered) -> None:
+    def _explore(self, whole: tuple[Remaining, ...], data: blocks.Arranged) -> None:
         """Climb inside from around the best point and from near good limits, while that helps."""
         if data.q > _MANY or not self._is_wide:
             return
@@ -221,7 +222,7 @@ class ClusteredSearch:
             if after <= before + _slack(before):
                 return
 
-    def _arrange(self, remaining: tuple[Remaining, ...]) -> blocks.Clustered:
+    def _arrange(self, remaining: tuple[Remaining, ...]) -> blocks.Arranged:
         """The model of what remains."""
         design = self._design
         terms = []
@@ -238,9 +239,7 @@ class ClusteredSearch:
             )
         return blocks.arrange(design.y, design.X, tuple(terms), variance=self._V)
 
-    def _climb(
-        self, remaining: tuple[Remaining, ...], data: blocks.Clustered, start: Array
-    ) -> Spot:
+    def _climb(self, remaining: tuple[Remaining, ...], data: blocks.Arranged, start: Array) -> Spot:
         held = np.zeros(data.q, dtype=bool)
         for t, rho in self._held.items():
             term, effects = data.terms[t], remaining[t].effects
@@ -250,9 +249,7 @@ class ClusteredSearch:
                 place = int(data.starts[t]) + term.table.shape[2]
                 held[place], start = True, start.copy()
                 start[place] = kappa_of(rho, len(effects), term.correlation)
-        ascent = blocks.ascend_clustered(
-            start, data, method=self._method, tolerance=_TOLERANCE, held=held
-        )
+        ascent = blocks.ascend(start, data, method=self._method, tolerance=_TOLERANCE, held=held)
         spot = Spot(remaining, data, ascent)
         beyond = self._beyond(spot)
         return self._at_border(spot, beyond, held) if beyond else spot
@@ -278,7 +275,7 @@ class ClusteredSearch:
         start, held = spot.ascent.alpha.copy(), held.copy()
         for place, least in kappa.items():
             start[place], held[place] = least, True
-        ascent = blocks.ascend_clustered(
+        ascent = blocks.ascend(
             start, spot.data, method=self._method, tolerance=_TOLERANCE, held=held
         )
         hessian = ascent.at.hessian.copy()
@@ -288,7 +285,7 @@ class ClusteredSearch:
             spot.remaining, spot.data, replace(ascent, at=replace(ascent.at, hessian=hessian))
         )
 
-    def _starts(self, data: blocks.Clustered) -> Iterator[Array]:
+    def _starts(self, data: blocks.Arranged) -> Iterator[Array]:
         """Starting values: the residual variance shared out among the terms in several ways."""
         design = self._design
         residuals = design.y - design.X @ np.linalg.lstsq(design.X, design.y, rcond=None)[0]
@@ -315,7 +312,7 @@ class ClusteredSearch:
     def _steep(self) -> Iterator[Array]:
         """Steps that make ln τ² of one term steeper along one of its coefficients, both ways."""
         sizes = [
-            len(R) + count(term.Z.shape[1], term.correlation)
+            len(R) + correlation_count(term.Z.shape[1], term.correlation)
             for term, (_, R) in zip(self._design.terms, self._bases, strict=True)
         ]
         first = 0
@@ -345,7 +342,9 @@ class ClusteredSearch:
                 mean = np.bincount(term.index, residuals**2, groups) / counts / overall
                 target = target + np.log(np.maximum(mean, 0.01))[:, None]
             alpha = np.linalg.solve(R, Q.T @ target.reshape(-1))
-            parts.append(np.r_[alpha, np.zeros(count(term.Z.shape[1], term.correlation))])
+            parts.append(
+                np.r_[alpha, np.zeros(correlation_count(term.Z.shape[1], term.correlation))]
+            )
         return np.concatenate(parts)
 
     def _jump(self, t: int, radius: float, random: np.random.Generator) -> Array:
@@ -353,7 +352,7 @@ class ClusteredSearch:
         term = self._design.terms[t]
         Q, R = self._bases[t]
         step = radius * random.normal(size=len(R)) * np.sqrt(len(Q) / max(1, len(R)))
-        correlations = count(term.Z.shape[1], term.correlation)
+        correlations = correlation_count(term.Z.shape[1], term.correlation)
         return np.concatenate([np.linalg.solve(R, step), 0.3 * random.normal(size=correlations)])
 
     def _follow(self, spots: Sequence[Spot]) -> None:
@@ -430,7 +429,7 @@ class ClusteredSearch:
             rows = term.table[~left.zero.reshape(-1)][:, list(left.kept)]
             target = np.log(np.maximum(tau2[~left.zero], 1e-8 * tau2.max() + 1e-300))
             alpha = np.linalg.lstsq(rows, target, rcond=None)[0]
-            kappa = np.zeros(count(len(left.effects), term.correlation))
+            kappa = np.zeros(correlation_count(len(left.effects), term.correlation))
             parts.append(np.r_[alpha, kappa])
         return np.concatenate(parts or [np.zeros(0)])
 

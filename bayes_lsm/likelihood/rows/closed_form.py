@@ -19,15 +19,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.links import tau2_from_log
+from bayes_lsm.specification import Method
 
 Array = npt.NDArray[np.float64]
-Method = Literal["REML", "ML"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,3 +144,22 @@ def evaluate(
         M = ((Z.T * wd)[:, None, :] * Q.T) @ Q  # Q' diag(w d z_j) Q, shape (q, p, p)
         hessian += 0.5 * np.einsum("jab,kba->jk", M, M)
     return Evaluation(_value(method, X, variance, location), score, hessian, location)
+
+
+def expected_information(alpha: Array, v: Array, X: Array, Z: Array, *, method: Method) -> Array:
+    """½ tr(P V_j P V_k) at α, shape (q, q); ½ tr(W V_j W V_k) for ML.
+
+    Viechtbauer & López-López (2022), doi:10.1002/jrsm.1562, equations for Fisher scoring; V_j is
+    diag(τ_i² z_ij), and P and W are those above.
+    """
+    location = evaluate(alpha, np.zeros_like(v), v, X, Z, method=method).location
+    with np.errstate(over="ignore"):
+        d = np.exp(Z @ alpha)
+    wd = d / (v + d)
+    if method == "ML":
+        return np.asarray(0.5 * Z.T @ (wd[:, None] ** 2 * Z))
+    Q = location.basis
+    h = np.sum(Q**2, axis=1)
+    M = ((Z.T * wd)[:, None, :] * Q.T) @ Q
+    diagonal = Z.T @ ((wd**2 * (1.0 - 2.0 * h))[:, None] * Z)
+    return np.asarray(0.5 * (diagonal + np.einsum("jab,kba->jk", M, M)))

@@ -1,28 +1,27 @@
-"""Fitting a model with several scale terms by REML or ML: the estimate, and the warnings."""
+"""The maximum of effects in blocks as facts: of each scale term α, κ, τ² and what a limit took."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.choices import require_choice
+from bayes_lsm.design.coefficients import coefficients, scale_places
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
-from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError, warn
+from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
-from bayes_lsm.likelihood.rows.formulas import Method
-from bayes_lsm.reml.clustered_fit import ClusteredFit, ClusteredTest
-from bayes_lsm.reml.coefficients import size_of
-from bayes_lsm.reml.method import require_method
+from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.search.divergence import Cone, Divergence
 from bayes_lsm.reml.term_estimate import TermEstimate
+from bayes_lsm.specification import Method
 
 if TYPE_CHECKING:
-    from bayes_lsm.reml.search.clustered_search import Spot
+    from bayes_lsm.reml.search.blocks_search import BlocksSearch, Spot
 
 Array = npt.NDArray[np.float64]
 
@@ -30,74 +29,93 @@ Array = npt.NDArray[np.float64]
 _NO_INFORMATION = 1e-8
 
 
-def fit_clustered(
-    design: Design, *, method: Method = "REML", test: ClusteredTest = "z"
-) -> ClusteredFit:
-    """Fit a model with several scale terms by restricted or ordinary maximum likelihood.
+def estimate_blocks(
+    design: Design,
+    method: Method,
+    *,
+    fixed: Mapping[str, float] | None = None,
+    start: Mapping[str, float] | None = None,
+    turns: int = 3,
+    near: Sequence[Array] = (),
+) -> Estimates:
+    """The maximum of effects in blocks, with some coefficients of ln τ² fixed.
 
-    Parameters
-    ----------
-    design : Design
-    method : {"REML", "ML"}, default "REML"
-    test : {"z", "t"}, default "z"
-
-    Returns
-    -------
-    ClusteredFit
+    What a fixed coefficient adds to ln τ² goes into the slopes, as its root. `turns` and `near` are
+    those of the search.
 
     Raises
     ------
     FitError
-        For an unknown method or test, and a likelihood that cannot be computed.
-
-    Warns
-    -----
-    DivergentScaleWarning
-        When a scale term, or part of it, has no variance at the maximum.
-    ConvergenceWarning
-        When the optimiser stopped early.
-
-    Examples
-    --------
-    >>> from bayes_lsm.design.clustered_design import build_design
-    >>> from bayes_lsm.datasets import load_dataset
-    >>> from bayes_lsm.specification import Specification
-    >>> spec = Specification(
-    ...     "yi ~ 1", "vi", scale={"district": "~ 1", "district/school": "~ 1"})
-    >>> design = build_design(spec, load_dataset("konstantopoulos2011"))
-    >>> fit_clustered(design).components.round(4)
-                       tau2     tau  groups
-    component
-    district         0.0651  0.2551      11
-    district/school  0.0327  0.1809      56
-
-    References
-    ----------
-    Konstantopoulos, S. (2011). Fixed effects and variance components estimation in three-level
-    meta-analysis. Research Synthesis Methods, 2(1), 61-76. doi:10.1002/jrsm.35
+        When the likelihood cannot be computed anywhere.
     """
-    require_method(method)
-    require_choice("with several scale terms test", test, ClusteredTest)
-    fit = estimate_clustered(design, method, test=test)
-    _warn(fit)
-    return fit
+    from bayes_lsm.reml.search.blocks_search import BlocksSearch  # loads numba
+
+    names = [each.label for each in coefficients(design)]
+    held = {names.index(name): value for name, value in (fixed or {}).items()}
+    if start is not None:
+        near = (*near, _start(design, {**start, **(fixed or {})}))
+    places = _places(design, held)
+    near = tuple(each[places] if len(each) > len(places) else each for each in near)
+    free = design.hold(held) if held else design
+    found = _estimates(free, method, BlocksSearch(free, method, turns=turns, near=near))
+    return _put_back(design, found, held, places) if held else found
 
 
-def estimate_clustered(
+def _start(design: Design, values: Mapping[str, float]) -> Array:
+    """Coefficients by name and κ of 0, as the likelihood takes them."""
+    found = [0.0] * sum(term.size for term in design.terms)
+    for each, place in zip(coefficients(design), scale_places(design), strict=True):
+        found[place] = values[each.label]
+    return np.array(found)
+
+
+def _places(design: Design, held: Mapping[int, float]) -> npt.NDArray[np.intp]:
+    """Where the coefficients that are estimated, and κ, stand among all."""
+    lost = scale_places(design)[list(held)]
+    return np.setdiff1d(np.arange(sum(term.size for term in design.terms)), lost)
+
+
+def _put_back(
     design: Design,
-    method: Method,
-    *,
-    test: ClusteredTest = "z",
-    turns: int = 3,
-    near: Sequence[Array] = (),
-) -> ClusteredFit:
-    """The same without a word of what a reader should be warned of.
+    found: Estimates,
+    held: Mapping[int, float],
+    places: npt.NDArray[np.intp],
+) -> Estimates:
+    """The fit of a design with coefficients held, on the coefficients of the design itself."""
+    size, first, terms = sum(term.size for term in design.terms), 0, {}
+    for term, each in zip(design.terms, found.terms.values(), strict=True):
+        fixed = {j - first: value for j, value in held.items() if 0 <= j - first < len(term.names)}
+        terms[term.name] = _with_fixed(term, each, fixed)
+        first += len(term.names)
+    kept = np.ix_(places, places)
+    vcov, limit = np.full((size, size), np.nan), np.full((size, size), np.nan)
+    vcov[kept], limit[kept] = found.vcov_terms, found.limit_vcov
+    stop = np.zeros(size)
+    stop[scale_places(design)[list(held)]] = list(held.values())
+    stop[places] = found.stop
+    rival = None
+    if found.rival is not None:
+        rival = np.array([held.get(j, math.nan) for j in range(first)])
+        rival[[j for j in range(first) if j not in held]] = found.rival
+    return replace(
+        found, design=design, terms=terms, vcov_terms=vcov, limit_vcov=limit, stop=stop, rival=rival
+    )
 
-    `turns` and `near` are those of the search.
-    """
-    from bayes_lsm.reml.search.clustered_search import ClusteredSearch  # loads numba
 
-    search = ClusteredSearch(design, method, turns=turns, near=near)
+def _with_fixed(term: ScaleTerm, each: TermEstimate, fixed: Mapping[int, float]) -> TermEstimate:
+    kept = [j for j in range(len(term.names)) if j not in fixed]
+    values = np.array([fixed.get(j, math.nan) for j in range(len(term.names))])
+    alpha, limit = values.copy(), values.copy()
+    alpha[kept], limit[kept] = each.alpha, each.limit_alpha
+    vcov = np.full((len(values), len(values)), np.nan)
+    limit_vcov = vcov.copy()
+    vcov[np.ix_(kept, kept)], limit_vcov[np.ix_(kept, kept)] = each.vcov, each.limit_vcov
+    return replace(
+        each, term=term, alpha=alpha, vcov=vcov, limit_alpha=limit, limit_vcov=limit_vcov
+    )
+
+
+def _estimates(design: Design, method: Method, search: BlocksSearch) -> Estimates:
     best, rival = search.best, search.rival
     if not math.isfinite(best.value):
         raise FitError(
@@ -108,19 +126,17 @@ def estimate_clustered(
     found = [_estimate(term, t, best, covariance) for t, term in enumerate(design.terms)]
     terms = {each.term.name: each for each in found}
     limit_vcov = _together(found, best, covariance)
-    return ClusteredFit(
+    return Estimates(
         design=design,
         method=method,
         beta=best.ascent.at.beta,
         vcov_location=best.ascent.at.covariance,
         terms=terms,
-        vcov_scale=_without_infinite(found, limit_vcov),
+        vcov_terms=_without_infinite(found, limit_vcov),
         limit_vcov=limit_vcov,
         loglik=best.value,
-        log_det_XX=best.data.log_det_XX,
         converged=best.ascent.converged,
         stop=search.inside.ascent.alpha,
-        test=test,
         rival=None if rival is None else _coefficients(design, rival),
         rival_loglik=math.nan if rival is None else rival.value,
     )
@@ -201,7 +217,7 @@ def _together(found: list[TermEstimate], best: Spot, covariance: Array) -> Array
         first, q = int(best.data.starts[t]), len(left.kept)
         number = dict(zip(left.kept, range(first, first + q), strict=True))
         places += [number.get(j, -1) for j in range(len(each.alpha))]
-        correlations = size_of(each.term) - len(each.alpha)
+        correlations = each.term.size - len(each.alpha)
         if len(each.kappa) == correlations:
             places += [*range(first + q, first + q + correlations)]
         else:  # those of fewer effects are others
@@ -215,7 +231,7 @@ def _together(found: list[TermEstimate], best: Spot, covariance: Array) -> Array
 def _without_infinite(found: list[TermEstimate], limit_vcov: Array) -> Array:
     """The same, but nan for coefficients that are infinite or that a limit leaves open."""
     infinite = [
-        ~np.isfinite(np.r_[each.alpha, np.zeros(size_of(each.term) - len(each.alpha))])
+        ~np.isfinite(np.r_[each.alpha, np.zeros(each.term.size - len(each.alpha))])
         for each in found
     ]
     lost, full = np.concatenate(infinite), limit_vcov.copy()
@@ -223,12 +239,12 @@ def _without_infinite(found: list[TermEstimate], limit_vcov: Array) -> Array:
     return full
 
 
-def _coefficients(design: Design, spot: Spot) -> dict[str, Array]:
-    """α of each term at a maximum; −inf, inf or nan for what a limit took."""
+def _coefficients(design: Design, spot: Spot) -> Array:
+    """α at a maximum; −inf, inf or nan for what a limit took."""
     nothing = np.zeros((spot.data.q, spot.data.q))
-    return {
-        term.name: _estimate(term, t, spot, nothing).alpha for t, term in enumerate(design.terms)
-    }
+    return np.concatenate(
+        [_estimate(term, t, spot, nothing).alpha for t, term in enumerate(design.terms)]
+    )
 
 
 def _correlation_matrix(term: ScaleTerm, effects: tuple[int, ...], kappa: Array) -> Array:
@@ -241,16 +257,3 @@ def _correlation_matrix(term: ScaleTerm, effects: tuple[int, ...], kappa: Array)
     full[np.ix_(effects, effects)] = R
     np.fill_diagonal(full, 1.0)
     return full
-
-
-def _warn(fit: ClusteredFit) -> None:
-    for name, each in fit.divergent.items():
-        warn(
-            f"{name}: {each}. Leave the term out of the scale part, or merge groups.",
-            DivergentScaleWarning,
-        )
-    if not fit.converged:
-        warn(
-            "the optimiser did not converge; simplify the scale formulas",
-            ConvergenceWarning,
-        )

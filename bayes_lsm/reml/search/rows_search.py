@@ -18,9 +18,9 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.likelihood.rows.formulas import Method
 from bayes_lsm.reml.search.geometry import MANY_STUDIES, Face, random_steps, steep_slopes
 from bayes_lsm.reml.search.surface import Point, Surface
+from bayes_lsm.specification import Method
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
