@@ -140,7 +140,6 @@ def needed(door, function, kind, argument):
         "RemlFit": lambda: fit_of("reml", kind),
         "ClusteredFit": lambda: fit_of("reml", kind),
         "BayesFit": lambda: fit_of("bayes", kind),
-        "ClusteredBayesFit": lambda: fit_of("bayes", kind),
         "Sensitivity": found_sensitivity,
     }
     given = {

@@ -19,10 +19,10 @@ from bayes_lsm.reml.diagnostics.clustered_residuals import standard_errors
 from bayes_lsm.reml.prediction.clustered_effects import true_effects
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+    from bayes_lsm.bayes.bayes_fit import BayesFit
 
 Array = npt.NDArray[np.float64]
-type LevelFit = "ClusteredFit | ClusteredBayesFit"
+type LevelFit = "ClusteredFit | BayesFit"
 
 
 def forest_rows(
@@ -86,7 +86,8 @@ def fitted_means(fit: LevelFit, level: float) -> Array:
     """
     X = fit.design.X
     if not isinstance(fit, ClusteredFit):
-        return np.quantile(fit.beta @ X.T, [0.5, (1 - level) / 2, (1 + level) / 2], axis=0).T
+        location = fit.draws.flat_location
+        return np.quantile(location @ X.T, [0.5, (1 - level) / 2, (1 + level) / 2], axis=0).T
     mean = X @ fit.beta
     half = float(ndtri(0.5 + level / 2)) * np.sqrt(
         np.einsum("ij,jk,ik->i", X, fit.vcov_location, X)

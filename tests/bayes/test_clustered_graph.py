@@ -19,6 +19,8 @@ from bayes_lsm.likelihood.blocks.arrange import arrange_design
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices, count
 from bayes_lsm.priors import R2D2, Horseshoe, Priors
 
+from .levels import as_dependent
+
 # Raw normal priors: the free variables are the coefficients themselves.
 RAW = Priors("slides")
 BERKEY = {
@@ -156,7 +158,7 @@ def test_both_engines_agree(name):
             for power in (1, 2):  # means, then mean squares about the exact mean
                 first = (values[:, j] - other.mean()) ** power
                 second = (other - other.mean()) ** power
-                mean, error = _mean_and_error(first, nuts.chains)
+                mean, error = _mean_and_error(first, nuts.draws.chains)
                 exact_error = second.std() / np.sqrt(exact.importance.ess)
                 away = abs(mean - second.mean())
                 assert away < 4 * np.hypot(error, exact_error), (part, term, power)
@@ -236,7 +238,7 @@ def test_a_shrinkage_prior_gives_what_it_gives_with_one_term():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", lsm.ConvergenceWarning)  # a few divergences
         first = one.fit_bayes(**options)
-        second = lsm.bayes.fit_clustered_bayes(build_design(words, data), **options)
+        second = lsm.bayes.fit_bayes(as_dependent(build_design(words, data)), **options)
     a, b = first.summary(), second.summary()
     error = np.hypot(a["mcse_median"].to_numpy(), b["mcse_median"].to_numpy())
     assert (np.abs(a["median"].to_numpy() - b["median"].to_numpy()) < 4 * error).all()

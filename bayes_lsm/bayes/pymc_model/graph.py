@@ -74,7 +74,7 @@ def require_one_term(design: Design) -> Design:
     if not design.is_independent:
         raise FitError(
             f"this takes a model with one scale term and independent effects, got a {design.kind}; "
-            "with several there are fit_clustered_bayes and build_clustered_pymc_model"
+            "with several there are fit_bayes and build_clustered_pymc_model"
         )
     return design
 

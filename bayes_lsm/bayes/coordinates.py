@@ -1,0 +1,50 @@
+"""The dimensions of a model's variables in PyMC and ArviZ, and the names along them."""
+
+from __future__ import annotations
+
+from bayes_lsm.design.design import Design
+
+DIMS = {
+    "location": "location_term",
+    "scale": "scale_term",
+    "correlation": "pair",
+    "scale_sd": "scale_random",
+    "scale_effect": "scale_level",
+}
+
+
+def row_dim(design: Design) -> str:
+    """What a row of the data is: a study where effects are independent."""
+    return "study" if design.is_independent else "row"
+
+
+def coordinates(design: Design) -> dict[str, list[str]]:
+    """The names along each dimension that the model has.
+
+    With several scale terms they begin with the grouping: ``"district: intrcpt"``, of a pair of
+    effects ``"outcome | trial: AL, PD"``, of a random intercept of ln τ² ``"study: country"`` and
+    of its levels ``"study: country[Norway]"``.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> design = lsm.LocationScaleModel.from_file("konstantopoulos2011").design
+    >>> coordinates(design)["scale_term"]
+    ['district: intrcpt', 'district/school: intrcpt', 'district/school: year']
+    """
+    alone = len(design.terms) == 1
+    pairs = [("" if alone else f"{term.name}: ", term) for term in design.terms]
+    found = {
+        row_dim(design): list(design.labels),
+        "location_term": list(design.location.names),
+        "scale_term": [of + name for of, term in pairs for name in term.names],
+        "pair": [of + pair for of, term in pairs for pair in term.pairs],
+        "scale_random": [of + each.column for of, term in pairs for each in term.random],
+        "scale_level": [
+            f"{of}{each.column}[{level}]"
+            for of, term in pairs
+            for each in term.random
+            for level in each.levels
+        ],
+    }
+    return {dim: names for dim, names in found.items() if names}
