@@ -7,7 +7,6 @@ from pandas.testing import assert_frame_equal
 from bayes_lsm import bayes
 from bayes_lsm.bayes import BayesFit, ClusteredBayesFit
 from bayes_lsm.bayes.cross_validation.loo import psis_loo
-from bayes_lsm.bayes.evidence.evidence import evidence
 from bayes_lsm.bayes.prediction.study_weights import study_weights
 from bayes_lsm.errors import FitError
 
@@ -44,7 +43,7 @@ def test_its_own_options_are_passed_on(fit):
 
 def test_what_is_no_method_is_one_too():
     fit = model_of("konstantopoulos2011").fit_bayes(engine="collapsed", seed=3)
-    assert evidence(fit) == fit.evidence
+    assert bayes.evidence.evidence(fit) == fit.evidence
     ours = psis_loo(fit, cluster="district/school", progress=False)
     assert ours.elpd == fit.psis_loo(cluster="district/school", progress=False).elpd
 
@@ -55,5 +54,10 @@ def test_what_cannot_be_is_said(fit):
     for asked in (fit.study_weights, lambda: study_weights(fit)):
         with pytest.raises(FitError, match="study_weights is of Student-t study effects"):
             asked()
-    with pytest.raises(FitError, match="true effects are integrated out"):
-        bayes.build_latent_pymc_model(fit.design)
+    for name in (
+        "fit_bayes",
+        "build_pymc_model",
+        "build_latent_pymc_model",
+    ):
+        with pytest.raises(FitError, match="one scale term and independent effects, got a Multi"):
+            getattr(bayes, name)(fit.design)

@@ -10,7 +10,7 @@ from scipy.stats import beta as beta_distribution
 from scipy.stats import ks_2samp, kstest
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.pymc_model.datatree import log_likelihood
+from bayes_lsm.bayes.pointwise_likelihood import log_likelihood
 from bayes_lsm.bayes.pymc_model.graph import build_pymc_model
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.design.design import build_design
@@ -21,6 +21,7 @@ from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrice
 from bayes_lsm.priors import R2D2, HalfNormal, Horseshoe, Normal, Priors
 
 # One term of rows
+from .levels import as_dependent
 
 PRIORS = {
     "standardised": Priors("weakly_informative"),
@@ -266,7 +267,7 @@ def test_both_engines_agree(name):
             for power in (1, 2):  # means, then mean squares about the exact mean
                 first = (values[:, j] - other.mean()) ** power
                 second = (other - other.mean()) ** power
-                mean, error = _mean_and_error(first, nuts.chains)
+                mean, error = _mean_and_error(first, nuts.draws.chains)
                 exact_error = second.std() / np.sqrt(exact.importance.ess)
                 away = abs(mean - second.mean())
                 assert away < 4 * np.hypot(error, exact_error), (part, term, power)
@@ -346,7 +347,7 @@ def test_a_shrinkage_prior_gives_what_it_gives_with_one_term():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", lsm.ConvergenceWarning)  # a few divergences
         first = one.fit_bayes(**options)
-        second = lsm.bayes.fit_clustered_bayes(build_design(words, data), **options)
+        second = lsm.bayes.fit_bayes(as_dependent(build_design(words, data)), **options)
     a, b = first.summary(), second.summary()
     error = np.hypot(a["mcse_median"].to_numpy(), b["mcse_median"].to_numpy())
     assert (np.abs(a["median"].to_numpy() - b["median"].to_numpy()) < 4 * error).all()

@@ -12,9 +12,15 @@ import math
 import numpy as np
 from scipy.linalg import block_diag
 
-from bayes_lsm.bayes.draws import Array, Importance
-from bayes_lsm.bayes.engines.collapsed import draw_weighted, normal_prior, require_collapsible
+from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.bayes.engines.collapsed import (
+    CHAINS,
+    draw_weighted,
+    normal_prior,
+    require_collapsible,
+)
 from bayes_lsm.bayes.engines.coordinates import Coordinates
+from bayes_lsm.bayes.term_draws import join_terms, terms_of
 from bayes_lsm.design.design import Design
 from bayes_lsm.priors import (
     ResolvedPriors,
@@ -56,16 +62,15 @@ class ClusteredTarget:
         return blocks.draw_location(alphas, noise, self._data, prior=self._location)
 
 
-def sample_clustered(
-    design: Design, priors: ResolvedPriors, *, draws: int, seed: int
-) -> tuple[Array, Array, Importance]:
-    """Independent draws of β (draws, p), of α and κ (draws, q), and how good they are."""
+def sample_clustered(design: Design, priors: ResolvedPriors, *, draws: int, seed: int) -> Draws:
+    """Independent draws of β, α and correlations, and how good they are."""
     require_collapsible(priors, "use such priors, or engine='nuts'")
     rng = np.random.default_rng(seed)
     target = ClusteredTarget(design, priors)
     phi, importance = draw_weighted(target, draws, rng)
     alphas = target.coefficients(phi)
-    return target.draw_location(alphas, rng), alphas, importance
+    location = target.draw_location(alphas, rng)
+    return join_terms(location, terms_of(design, alphas), importance).in_chains(CHAINS)
 
 
 def _information(design: Design) -> Array:

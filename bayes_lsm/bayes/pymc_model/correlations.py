@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bayes_lsm.design.coefficient_names import are_correlations, pair_names
+from bayes_lsm.bayes.coordinates import are_correlations
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.priors import PartialCorrelation, PriorBlock
@@ -32,7 +32,6 @@ def add_correlations(design: Design, scale: PriorBlock) -> Any:
     b = _concentrations(design, scale)
     if not len(b):
         return start
-    pm.modelcontext(None).add_coord("pair", pair_names(design))
     share = pm.Beta("correlation_share", b, b, shape=len(b))
     found, pieces, first = [], [], 0
     for term in design.terms:

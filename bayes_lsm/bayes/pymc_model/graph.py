@@ -31,17 +31,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import block_diag
 
+from bayes_lsm.bayes.coordinates import are_correlations, coordinates, row_dim, scale_names
 from bayes_lsm.bayes.pymc_model import families
 from bayes_lsm.bayes.pymc_model.correlations import add_correlations
-from bayes_lsm.bayes.pymc_model.likelihood_node import Moments, add_variances, observe, row_dim
+from bayes_lsm.bayes.pymc_model.likelihood_node import Moments, add_variances, observe
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors, scale_sd_prior
 from bayes_lsm.bayes.student.effects import require_normal_effects
-from bayes_lsm.design.coefficient_names import (
-    are_correlations,
-    level_names,
-    random_names,
-    scale_names,
-)
+from bayes_lsm.choices import require_choice
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Normal, PriorBlock, Priors
@@ -141,7 +137,8 @@ def build_latent_pymc_model(design: Design, priors: Priors | None = None) -> pm.
     import pymc as pm
     import pytensor.tensor as pt
 
-    _require_latent(design)
+    check_true_effects(design, "latent")
+    require_normal_effects(design, "a model with latent true effects")
     with _coefficient_model(design, priors or design.specification.priors) as (model, moments):
         # In units of τ, for where τ is all but zero a true effect and its mean are the same number.
         u = pm.Normal("study_effect", dims="study")
@@ -157,13 +154,18 @@ BUILDERS: dict[TrueEffects, Callable[[Design, Priors | None], pm.Model]] = {
 }
 
 
-def _require_latent(design: Design) -> None:
-    """Refuse models whose true effects are always integrated out."""
-    require_normal_effects(design, "a model with latent true effects")
-    if not design.is_independent:
+def check_true_effects(design: Design, true_effects: str) -> None:
+    """Refuse true effects that a model cannot have as unknowns.
+
+    Raises
+    ------
+    FitError
+    """
+    require_choice("true_effects", true_effects, TrueEffects)
+    if true_effects != "integrated" and not design.is_independent:
         raise FitError(
             "with several scale terms, or random intercepts of ln τ², true effects are "
-            "integrated out, got true_effects='latent'; leave it out"
+            f"integrated out, got true_effects={true_effects!r}; leave it out"
         )
 
 
@@ -173,18 +175,13 @@ def _coefficient_model(design: Design, priors: Priors) -> Iterator[tuple[pm.Mode
     import pymc as pm
 
     resolved = resolve_priors(design, priors)
-    coords = {
-        row_dim(design): design.labels,
-        "location_term": design.location.names,
-        "scale_term": scale_names(design),
-    }
-    with pm.Model(coords=coords) as model:
+    with pm.Model(coords=coordinates(design)) as model:
         pm.Data("y", design.y, dims=row_dim(design))
         X = pm.Data("X", design.X, dims=(row_dim(design), "location_term"))
         beta = _add_coefficients("location", design.location.names, resolved.location, design.X)
         used = block_diag(*(term.Z[term.used] for term in design.terms))
         alpha = _add_coefficients(
-            "scale", coords["scale_term"], _of_alpha(design, resolved.scale), used
+            "scale", scale_names(design), _of_alpha(design, resolved.scale), used
         )
         factors = add_correlations(design, resolved.scale)
         yield model, Moments(X @ beta, _log_variances(design, priors, alpha), factors)
@@ -221,14 +218,10 @@ def _random_intercepts(design: Design, priors: Priors) -> Any:
     """Add ``scale_effect`` and its SDs to the model at hand; None where there are none."""
     import pymc as pm
 
-    names = random_names(design)
-    if not names:
-        return None
-    context = pm.modelcontext(None)
-    context.add_coord("scale_random", names)
-    context.add_coord("scale_level", level_names(design))
-    sd = families.variable("scale_sd", [scale_sd_prior(priors)] * len(names), "scale_random")
     sizes = [len(each.levels) for term in design.terms for each in term.random]
+    if not sizes:
+        return None
+    sd = families.variable("scale_sd", [scale_sd_prior(priors)] * len(sizes), "scale_random")
     standard = pm.Normal("scale_effect_standard", 0.0, 1.0, dims="scale_level")
     own_sd = sd[np.repeat(np.arange(len(sizes)), sizes)]
     return pm.Deterministic("scale_effect", own_sd * standard, dims="scale_level")

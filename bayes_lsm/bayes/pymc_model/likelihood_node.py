@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bayes_lsm.bayes.coordinates import row_dim
 from bayes_lsm.bayes.pymc_model.effect_blocks import EffectBlocks, find_blocks
 from bayes_lsm.bayes.student.effects import df_prior, observe_student
 from bayes_lsm.design.design import Design
@@ -43,11 +44,6 @@ class Moments:
         import pytensor.tensor as pt
 
         return pt.exp(pt.minimum(self.log_tau2, LARGEST_EXPONENT))
-
-
-def row_dim(design: Design) -> str:
-    """What the rows of a model are called in it, and in its draws."""
-    return "study" if design.is_independent else "row"
 
 
 def observe(design: Design, priors: Priors, moments: Moments, observed: Any) -> None:

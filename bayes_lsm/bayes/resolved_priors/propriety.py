@@ -48,7 +48,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.design.coefficient_names import are_correlations, scale_names
+from bayes_lsm.bayes.coordinates import are_correlations, scale_names
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.design.subsets import Indices, Studies

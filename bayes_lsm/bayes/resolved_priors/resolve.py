@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import block_diag
 
+from bayes_lsm.bayes.coordinates import scale_names
 from bayes_lsm.bayes.resolved_priors.propriety import require_proper
-from bayes_lsm.design.coefficient_names import scale_names
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError, PriorError
