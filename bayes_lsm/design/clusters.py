@@ -128,3 +128,19 @@ def connected_rows(design: Design) -> Index:
     graph = sparse.coo_array((np.ones(len(i)), (i, j)), shape=(offset, offset))
     label = connected_components(graph, directed=False)[1][:n]
     return np.asarray(pd.factorize(label)[0], dtype=np.intp)
+
+
+def independent_clusters(design: Design) -> Clusters:
+    """The outermost groups; where they are dependent, the sets of rows that are independent."""
+    outer = min(design.terms, key=lambda each: len(each.groups))
+    connected = connected_rows(design)
+    sets = np.unique(np.stack([outer.index, connected]), axis=1).shape[1]
+    if sets == int(connected.max()) + 1:  # each set lies in one group
+        return Clusters(outer.index, outer.groups, outer.name)
+    first = np.unique(connected, return_index=True)[1]
+    size = np.bincount(connected)
+    names = [
+        design.labels[row] if many == 1 else f"{design.labels[row]} and {many - 1} with it"
+        for row, many in zip(first, size, strict=True)
+    ]
+    return Clusters(connected, tuple(names), "cluster")

@@ -91,6 +91,14 @@ class ScaleTerm:
         return correlation_count(len(self.effects), self.correlation)
 
     @property
+    def pairs(self) -> tuple[str, ...]:
+        """The pairs of a group's effects that have a correlation, row by row: ``"AL, PD"``."""
+        if not self.n_correlations:
+            return ()
+        s = len(self.effects)
+        return tuple(f"{self.effects[j]}, {self.effects[i]}" for i in range(s) for j in range(i))
+
+    @property
     def size(self) -> int:
         """How many coefficients it has: those of ln τ², then the κ."""
         return len(self.names) + self.n_correlations

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -19,7 +19,7 @@ import pandas as pd
 
 import bayes_lsm as lsm
 from bayes_lsm import reml
-from bayes_lsm.bayes import fit_clustered_bayes
+from bayes_lsm.bayes import fit_bayes
 from bayes_lsm.design.design import build_design
 from bayes_lsm.reml import fit_reml
 
@@ -81,9 +81,9 @@ class Question:
     def bayes(self) -> Any:
         options = {"engine": "collapsed", "draws": self.draws, "seed": self.seed}
         if self.several:
-            return fit_clustered_bayes(
-                self.design, prior=self.model.specification.priors, **options
-            )
+            design = replace(self.design)
+            vars(design)["is_independent"] = False  # ask the solver of dependent effects
+            return fit_bayes(design, prior=self.model.specification.priors, **options)
         return self.model.fit_bayes(**options)
 
     @property
@@ -176,7 +176,7 @@ def estimates(question: Question) -> Numbers:
 
 @verb
 def vcov(question: Question) -> Numbers:
-    return {"location": question.reml.vcov_location, "scale": question.reml.vcov_scale}
+    return {"location": question.reml.vcov_location, "scale": question.reml.vcov_terms}
 
 
 @verb
@@ -559,9 +559,9 @@ def posterior_true_effects(question: Question) -> Numbers:
 def posterior_exact_true_effects(question: Question) -> Numbers:
     """θ of every row, as a mixture of normals."""
     fit = question.bayes
-    if not hasattr(fit, "terms"):
+    if fit.design.is_independent:
         return some(fit.blup(), *_EFFECTS)
-    from bayes_lsm.bayes import clustered_effects
+    from bayes_lsm.bayes.prediction import clustered_effects
 
     return some(clustered_effects.row_effects(fit), *_EFFECTS)
 
@@ -570,7 +570,7 @@ def posterior_exact_true_effects(question: Question) -> Numbers:
 def posterior_group_effects(question: Question) -> Numbers:
     """u of every group, deviations from x'β."""
     fit = question.bayes
-    return some(fit.blup(), *_EFFECTS) if hasattr(fit, "terms") else {}
+    return some(fit.blup(), *_EFFECTS) if not fit.design.is_independent else {}
 
 
 @seeded

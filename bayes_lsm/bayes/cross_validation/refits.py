@@ -22,8 +22,8 @@ from scipy.special import log_ndtr, logsumexp
 
 from bayes_lsm.bayes.engines.diagnostics import SMALLEST_ESS, dominated
 from bayes_lsm.bayes.engines.pareto import smooth_weights
-from bayes_lsm.bayes.tracking import track
 from bayes_lsm.design.subsets import Array, Indices, Studies
+from bayes_lsm.progress import track
 
 # Small beside the standard error of a study's share, which is of order 1.
 LARGEST_MCSE = 0.05

@@ -19,15 +19,14 @@ from bayes_lsm.bayes.evidence.conditionals import (
 )
 from bayes_lsm.bayes.evidence.evidence import Evidence, read_evidence
 from bayes_lsm.bayes.evidence.submodels import find_terms, sample_submodel
-from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.design.subsets import Array, restrict, take_columns
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import ResolvedPriors
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.cross_validation.elpd_from_densities import AnyFit
-    from bayes_lsm.bayes.posterior import BayesFit
+    from bayes_lsm.bayes.bayes_fit import BayesFit
 
 PartName = Literal["location", "scale"]
 
@@ -181,7 +180,7 @@ def unknown_term(part: PartName, term: str, names: Sequence[str]) -> FitError:
     return FitError(f"there is no {part} term {term!r}; the {part} coefficients are {known}")
 
 
-def worth_of(fit: AnyFit) -> float:
+def worth_of(fit: BayesFit) -> float:
     """How many independent draws the fit's are worth."""
     return float(fit.convergence.filter(like="ess").to_numpy().min())
 

@@ -13,8 +13,8 @@ from bayes_lsm.bayes.draws import Array, Draws, row_blocks
 from bayes_lsm.bayes.engines.diagnostics import weight_problems
 from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
 from bayes_lsm.bayes.engines.nuts import sample_nuts
-from bayes_lsm.bayes.pymc_model.datatree import log_likelihood
-from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.bayes.pointwise_likelihood import log_likelihood
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.sensitivity.refits import Coefficient, Posterior, joint_places
 from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.bayes.student.excess import Degrees, Excess, LogExcess
@@ -23,7 +23,7 @@ from bayes_lsm.priors import Family, PriorBlock, Priors, ResolvedPriors, contras
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import BayesFit
+    from bayes_lsm.bayes.bayes_fit import BayesFit
 
 
 # Shape and rate of published priors of ν: see `degrees_of_freedom`.
@@ -84,7 +84,7 @@ class Studies:
         return replace(priors, scale=scale), replace(self._excess, prior=prior)
 
     def can_draw(self, priors: ResolvedPriors) -> bool:
-        return can_sample(*self._split(priors))
+        return can_sample(self._fit.design, *self._split(priors))
 
     def draw(self, priors: ResolvedPriors, *, draws: int, seed: int) -> Posterior:
         drawn = sample_directly(self._fit.design, *self._split(priors), draws=draws, seed=seed)

@@ -1,0 +1,146 @@
+"""Fitting by Bayes: priors bound to the data, an engine, its draws, and whether to trust them."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bayes_lsm.bayes.bayes_fit import BayesFit
+from bayes_lsm.bayes.draws import Draws
+from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
+from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
+from bayes_lsm.bayes.engines.nuts import sample_nuts
+from bayes_lsm.bayes.pymc_model.graph import check_true_effects
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
+from bayes_lsm.bayes.student.effects import df_prior
+from bayes_lsm.choices import require_choice
+from bayes_lsm.design.design import Design
+from bayes_lsm.errors import ConvergenceWarning, FitError, warn
+from bayes_lsm.priors import Priors
+from bayes_lsm.specification import Engine, TrueEffects
+
+
+def fit_bayes(
+    design: Design,
+    *,
+    prior: Priors | None = None,
+    engine: Engine = "auto",
+    draws: int = 4000,
+    seed: int | None = None,
+    chains: int = 4,
+    tune: int = 1000,
+    target_accept: float = 0.95,
+    true_effects: TrueEffects = "integrated",
+    progress: bool = True,
+) -> BayesFit:
+    """Draw from the posterior of a location-scale model.
+
+    Parameters
+    ----------
+    design : Design
+    prior : Priors, optional
+        Default: those of the design's specification. Each scale term has them anew; a prior of one
+        of several terms is named ``"district: year"``.
+    engine : {"auto", "collapsed", "nuts"}, default "auto"
+        ``"collapsed"`` integrates β and the effects of studies and groups out, and draws α and the
+        correlations by importance sampling: independent draws in milliseconds. With Student-t study
+        effects it integrates those out, and draws all else so.
+        ``"nuts"`` is the no-U-turn sampler, through PyMC. ``"auto"`` takes the first where the
+        model and its priors allow it and its weights can be trusted, else the second; random
+        intercepts of ln τ² and shrinkage priors need the second.
+    draws : int, default 4000
+        Posterior draws; with NUTS of all chains together, rounded up to a multiple of `chains`.
+    seed : int, optional
+        The same seed gives the same draws. Without one, a seed is drawn and kept in the fit.
+    chains : int, default 4
+    tune : int, default 1000
+        Warm-up draws of each chain of NUTS, which are not kept.
+    target_accept : float, default 0.95
+        Of NUTS; raise it towards 1 when there are divergences. Where a far region of the posterior
+        has to be visited it is 0.99 at least, and one draw is kept of every four transitions.
+    true_effects : {"integrated", "latent"}, default "integrated"
+        ``"latent"`` draws the true effect of each study too, by NUTS: ``true_effect`` in
+        `BayesFit.posterior`. The posterior of the coefficients is the same. For independent effects
+        only.
+    progress : bool, default True
+        Show a progress bar on standard error while NUTS is at work.
+
+    Returns
+    -------
+    BayesFit
+
+    Raises
+    ------
+    PriorError
+        When a prior names a term that the model does not have, or is of the degrees of freedom of
+        study effects that are normal.
+    FitError
+        For settings out of range, and when the collapsed engine cannot fit the model.
+
+    Warns
+    -----
+    ConvergenceWarning
+        When R-hat, the effective sample size, divergences, the energy or the importance weights say
+        that the draws cannot be trusted yet; kept in `BayesFit.problems`.
+
+    Examples
+    --------
+    >>> from bayes_lsm.datasets import load_dataset
+    >>> from bayes_lsm.design.design import build_design
+    >>> from bayes_lsm.specification import Specification
+    >>> spec = Specification(
+    ...     "yi ~ 1", "vi", scale={"district": "~ 1", "district/school": "~ 1"})
+    >>> design = build_design(spec, load_dataset("konstantopoulos2011"))
+    >>> fit = fit_bayes(design, seed=1)
+    >>> fit.summary()["median"].round().to_list()
+    [0.0, -3.0, -3.0]
+    """
+    _check_settings(engine, draws=draws, chains=chains, tune=tune, target_accept=target_accept)
+    check_true_effects(design, true_effects)
+    if true_effects == "latent" and engine == "collapsed":
+        raise FitError(
+            "the collapsed engine integrates the study effects out; use engine='nuts' for "
+            "true_effects='latent'"
+        )
+    prior = prior or design.specification.priors
+    resolved, df = resolve_priors(design, prior), df_prior(design, prior)
+    if seed is None:
+        seed = int(np.random.SeedSequence().generate_state(1)[0])
+    direct = true_effects == "integrated" and can_sample(design, resolved, df)
+    fit = None
+    if engine == "collapsed" or (engine == "auto" and direct):
+        drawn = sample_directly(design, resolved, df, draws=draws, seed=seed)
+        fit = checked_fit(design, prior, drawn, seed)
+    if fit is None or (engine == "auto" and fit.problems):
+        drawn = sample_nuts(
+            design,
+            prior,
+            draws=-(-draws // chains),
+            tune=tune,
+            chains=chains,
+            seed=seed,
+            target_accept=target_accept,
+            true_effects=true_effects,
+            progress=progress,
+        )
+        fit = checked_fit(design, prior, drawn, seed)
+    if fit.problems:
+        warn("; ".join(fit.problems), ConvergenceWarning)
+    return fit
+
+
+def checked_fit(design: Design, priors: Priors, draws: Draws, seed: int) -> BayesFit:
+    """Draws as a fit, with how well everything is known and what is wrong with it."""
+    diagnostics = convergence(design, draws)
+    problems = find_problems(draws, diagnostics)
+    return BayesFit(design, priors, draws, seed, diagnostics, tuple(problems))
+
+
+def _check_settings(
+    engine: str, *, draws: int, chains: int, tune: int, target_accept: float
+) -> None:
+    require_choice("engine", engine, Engine)
+    for name, value, least in (("draws", draws, 100), ("chains", chains, 1), ("tune", tune, 100)):
+        if not isinstance(value, int | np.integer) or value < least:
+            raise FitError(f"{name} must be a whole number of at least {least}, got {value!r}")
+    if not 0 < target_accept < 1:
+        raise FitError(f"target_accept must be between 0 and 1, got {target_accept!r}")
