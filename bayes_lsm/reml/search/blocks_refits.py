@@ -37,6 +37,8 @@ _FLOOR = 0.05
 _TOLERANCE = 1e-13
 # ln τ² of what has no variance.
 _NOTHING = -700.0
+# Variance, relative to the largest, of a direction that has none.
+_BLIND = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,17 +218,22 @@ def _finite(found: Estimates, back: Array) -> tuple[Array, Array]:
     functions of all: Z = Z_kept M. So the information on all is M'IM, which is 0 along what
     diverges.
     """
-    alpha = np.concatenate(
-        [_all(each, each.limit_alpha, each.kappa) for each in found.terms.values()]
-    )
-    known = np.isfinite(np.diag(found.limit_vcov))
-    M = block_diag(*[_kept_of_all(each) for each in found.terms.values()])
+    terms, V = found.terms.values(), found.limit_vcov
+    alpha = np.concatenate([_all(each, each.limit_alpha, each.kappa) for each in terms])
+    known = np.isfinite(np.diag(V))
     if known.all():
         forth = np.linalg.inv(back)
-        return alpha, np.linalg.inv(forth @ found.limit_vcov @ forth.T)
-    moved = M[known] @ back
-    information = np.linalg.inv(found.limit_vcov[np.ix_(known, known)])
-    return np.nan_to_num(alpha), moved.T @ information @ moved
+        return alpha, _information(forth @ V @ forth.T, found)
+    moved = block_diag(*[_kept_of_all(each) for each in terms])[known] @ back
+    information = _information(V[np.ix_(known, known)], found)
+    return np.nan_to_num(alpha), np.asarray(moved.T @ information @ moved)
+
+
+def _information(covariance: Array, found: Estimates) -> Array:
+    """Its inverse; 0 along directions of which the data say nothing."""
+    if any(each.blind.any() for each in found.terms.values()):
+        return np.linalg.pinv(covariance, _BLIND, hermitian=True)
+    return np.linalg.inv(covariance)
 
 
 def _all(each: TermEstimate, alpha: Array, kappa: Array) -> Array:

@@ -61,7 +61,7 @@ class RowsRefitter:
     @property
     def work(self) -> int:
         """Studies times starts."""
-        return len(self._y) * (12 + 4 * self._Z.shape[1])
+        return len(self._v) * (12 + 4 * int(self._Z.shape[1]))
 
     def effects(self, Y: Array, near: Sequence[Array] = ()) -> Refits:
         """Fit each row of Y (m, n), from `near` (n,) or (m, n) in ln τ² as well."""
