@@ -115,11 +115,14 @@ def _with_fixed(term: ScaleTerm, each: TermEstimate, fixed: Mapping[int, float])
     vcov[np.ix_(kept, kept)], limit_vcov[np.ix_(kept, kept)] = each.vcov, each.limit_vcov
     blind = np.zeros((len(values), each.blind.shape[1]))
     blind[kept] = each.blind
+    with np.errstate(over="ignore"):
+        added = np.exp(term.Z[:, :, list(fixed)] @ np.array(list(fixed.values())))
     return replace(
         each,
         term=term,
         alpha=alpha,
         vcov=vcov,
+        tau2=np.where(each.tau2 == 0, 0.0, each.tau2 * added),
         limit_alpha=limit,
         limit_vcov=limit_vcov,
         blind=blind,

@@ -35,7 +35,7 @@ def estimate_rows(
     A fixed coefficient moves into an offset of ln τ².
     """
     fixed = fixed or {}
-    names, Z = design.scale.names, design.Z
+    names, Z = design.terms[0].names, design.Z
     free = [j for j, name in enumerate(names) if name not in fixed]
     full = np.array([fixed.get(name, math.nan) for name in names])
     offset = Z @ np.nan_to_num(full) if fixed else None
@@ -125,7 +125,7 @@ def one_term(
 def _describe(
     design: Design, limit: Limit, free: list[int], signs: Mapping[int, float], direction: Array
 ) -> Divergence:
-    names = [design.scale.names[j] for j in free]
+    names = [design.terms[0].names[j] for j in free]
     return Divergence(
         terms={names[j]: sign for j, sign in signs.items()},
         direction=dict(zip(names, map(float, direction), strict=True)),
