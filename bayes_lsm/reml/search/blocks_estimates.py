@@ -120,6 +120,7 @@ def _with_fixed(term: ScaleTerm, each: TermEstimate, fixed: Mapping[int, float])
         term=term,
         alpha=alpha,
         vcov=vcov,
+        tau2=each.tau2 * term.tau2_of(fixed),
         limit_alpha=limit,
         limit_vcov=limit_vcov,
         blind=blind,

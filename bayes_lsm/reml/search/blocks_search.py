@@ -19,8 +19,7 @@ from bayes_lsm.design.scale_terms import correlation_count
 from bayes_lsm.likelihood.blocks import blocks
 from bayes_lsm.likelihood.blocks.arrange import sampling_covariance
 from bayes_lsm.likelihood.blocks.correlation_matrices import kappa_of
-from bayes_lsm.reml.prediction.linear_scale import split_space
-from bayes_lsm.reml.search.divergence import Cone
+from bayes_lsm.reml.search.divergence import Cone, split_space
 from bayes_lsm.reml.search.spots import Remaining, Spot, shares
 from bayes_lsm.specification import Method
 

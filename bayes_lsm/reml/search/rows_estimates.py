@@ -58,20 +58,18 @@ def _estimates(
     """Put the free coefficients back among the fixed ones; ±inf or nan for what a limit took."""
     q = len(full)
     alpha, stopped = full.copy(), full.copy()
-    covariance = np.full((q, q), math.nan)
+    covariance, limit_vcov = np.full((2, q, q), math.nan)
     kept = free if point.limit is None else [free[j] for j in point.limit.kept]
     alpha[kept] = point.alpha
     stopped[free] = stop
-    if len(kept) == q:
-        covariance = point.covariance
-    else:
-        covariance[np.ix_(kept, kept)] = point.covariance
+    covariance[np.ix_(kept, kept)] = point.covariance
+    limit_vcov[np.ix_(kept, kept)] = point.covariance_across
     flat = point.blind
     blind = np.zeros((q, flat.shape[1]))
     blind[kept] = flat
-    divergence, limit_alpha, limit_vcov = None, alpha, covariance
+    divergence, limit_alpha = None, alpha
     if point.limit is not None:
-        limit_alpha, limit_vcov = alpha.copy(), covariance.copy()
+        limit_alpha = alpha.copy()
         face = geometry_of(design.Z[:, free]).face_of(point.limit)
         signs, direction = face.signs
         for j, sign in signs.items():
