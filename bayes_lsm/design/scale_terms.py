@@ -140,6 +140,12 @@ class ScaleTerm:
         names = tuple(self.names[j] for j in kept)
         return replace(self, names=names, Z=np.ascontiguousarray(self.Z[:, :, kept]))
 
+    def sort_effects(self, order: Sequence[int]) -> ScaleTerm:
+        """The term with the effects of a group in another order."""
+        order = list(order)
+        effects = tuple(self.effects[k] for k in order)
+        return replace(self, effects=effects, slopes=self.slopes[:, order], Z=self.Z[:, order])
+
 
 def correlation_count(effects: int, kind: Correlation) -> int:
     """How many κ the correlations of s effects have."""

@@ -1,4 +1,4 @@
-"""Linear functions of the scale coefficients, inside and at limits at infinity, by either solver."""
+"""Linear functions of the scale coefficients, inside and at limits, by either solver."""
 
 import numpy as np
 import pytest
