@@ -53,7 +53,7 @@ class Location:
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class RowsEvaluation:
     """The log-likelihood at one α, its score (q,) and Hessian (q, q), and β̂(α)."""
 
     value: float
@@ -109,7 +109,7 @@ def evaluate(
     *,
     method: Method,
     zero: npt.NDArray[np.bool_] | None = None,
-) -> Evaluation:
+) -> RowsEvaluation:
     """The log-likelihood, its score and its Hessian at α.
 
     Parameters
@@ -143,7 +143,7 @@ def evaluate(
     if method == "REML":
         M = ((Z.T * wd)[:, None, :] * Q.T) @ Q  # Q' diag(w d z_j) Q, shape (q, p, p)
         hessian += 0.5 * np.einsum("jab,kba->jk", M, M)
-    return Evaluation(_value(method, X, variance, location), score, hessian, location)
+    return RowsEvaluation(_value(method, X, variance, location), score, hessian, location)
 
 
 def expected_information(alpha: Array, v: Array, X: Array, Z: Array, *, method: Method) -> Array:

@@ -93,7 +93,7 @@ def _locations(fit: Estimates, draws: Array) -> tuple[Array, Array]:
     fixed = fit.beta[None], fit.vcov_location[None]
     if len(draws) * len(design.y) > _MOST_WORK or any(map(_lost, fit.terms.values())):
         return fixed
-    terms: list[blocks.ScaleTerm] = []
+    terms: list[blocks.BlockTerm] = []
     columns: list[int] = []
     first = 0
     for each in fit.terms.values():
@@ -101,7 +101,7 @@ def _locations(fit: Estimates, draws: Array) -> tuple[Array, Array]:
         finite = ~np.isnan(each.limit_alpha)
         gone = each.tau2 == 0
         terms.append(
-            blocks.ScaleTerm(
+            blocks.BlockTerm(
                 term.index,
                 term.Z[:, :, finite],
                 np.where(gone[term.index], 0.0, term.slopes),

@@ -169,7 +169,7 @@ class BlocksSearch:
             effects = list(left.effects)
             slopes = np.where(left.zero[term.index], 0.0, term.slopes)[:, effects]
             terms.append(
-                blocks.ScaleTerm(
+                blocks.BlockTerm(
                     term.index,
                     term.Z[:, effects][:, :, list(left.kept)],
                     slopes,

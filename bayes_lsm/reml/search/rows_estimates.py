@@ -34,7 +34,7 @@ def estimate_rows(
 
     A fixed coefficient moves into an offset of ln τ².
     """
-    names, Z = design.scale.names, design.Z
+    names, Z = design.terms[0].names, design.Z
     free, full, offset = _split(design, fixed or {})
     if not free:
         surface = Surface(design.y, design.v, design.X, Z[:, []], method, offset=offset)
@@ -66,7 +66,7 @@ def climb_rows(
 
 def _split(design: Design, fixed: Mapping[str, float]) -> tuple[list[int], Array, Array | None]:
     """Which coefficients are free, all of them with nan for those, and the others' offset."""
-    names = design.scale.names
+    names = design.terms[0].names
     free = [j for j, name in enumerate(names) if name not in fixed]
     full = np.array([fixed.get(name, math.nan) for name in names])
     return free, full, design.Z @ np.nan_to_num(full) if fixed else None
@@ -143,7 +143,7 @@ def one_term(
 def _describe(
     design: Design, limit: Limit, free: list[int], signs: Mapping[int, float], direction: Array
 ) -> Divergence:
-    names = [design.scale.names[j] for j in free]
+    names = [design.terms[0].names[j] for j in free]
     return Divergence(
         terms={names[j]: sign for j, sign in signs.items()},
         direction=dict(zip(names, map(float, direction), strict=True)),
