@@ -97,10 +97,7 @@ def analyse_clustered(
             "ln τ²; use fit_bayes, its tables, diagnose and sensitivity"
         )
     reml = cast("ClusteredFit", model.fit_reml())
-    bayes = cast(
-        "BayesFit",
-        model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=progress),
-    )
+    bayes = model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=progress)
     tests, test_notes, permuted = _tests(
         reml, permutations=permutations, seed=bayes.seed, progress=progress
     )

@@ -537,6 +537,8 @@ def posterior_predict(question: Question) -> Numbers:
 @seeded
 def posterior_new_effects(question: Question) -> Numbers:
     found = question.bayes.new_effects(question.new_data, seed=question.seed)
+    if not question.bayes.design.is_independent:  # pinned when they were one chain
+        found = found.reshape(1, -1, found.shape[-1])
     axis = int(np.argmax(np.shape(found)))
     return {"mean": found.mean(axis=axis), "sd": found.std(axis=axis)}
 
