@@ -48,7 +48,7 @@ from bayes_lsm.errors import (
     SpecificationError,
 )
 from bayes_lsm.model import LocationScaleModel
-from bayes_lsm.reml import ClusteredFit, RemlFit, fit_reml, likelihood_ratio_test
+from bayes_lsm.reml import RemlFit, fit_reml, likelihood_ratio_test
 from bayes_lsm.specification import SamplingCovariance, Specification, list_models
 
 __version__ = version("bayes_lsm")
@@ -57,7 +57,6 @@ __all__ = [
     "BayesFit",
     "BayesLsmError",
     "BayesLsmWarning",
-    "ClusteredFit",
     "Comparison",
     "ConvergenceWarning",
     "DataError",

@@ -16,18 +16,15 @@ from bayes_lsm.bayes import (
     ModelPrior,
     PriorPredictive,
     average_models,
-    build_clustered_pymc_model,
-    build_latent_pymc_model,
-    build_pymc_model,
     fit_bayes,
     prior_predictive,
 )
-from bayes_lsm.bayes.fitting import check_true_effects
+from bayes_lsm.bayes.pymc_model.graph import BUILDERS, check_true_effects
 from bayes_lsm.datasets import list_datasets, load_dataset
 from bayes_lsm.design.design import Design, build_design
-from bayes_lsm.errors import DataError, FitError, SpecificationError
+from bayes_lsm.errors import DataError, SpecificationError
 from bayes_lsm.priors import PresetName, Priors, preset
-from bayes_lsm.reml import Bounds, ClusteredFit, RemlFit, Test, fit_clustered, fit_reml
+from bayes_lsm.reml import Bounds, RemlFit, Test, fit_reml
 from bayes_lsm.specification import (
     MATRIX,
     Correlation,
@@ -187,20 +184,13 @@ class LocationScaleModel:
         fixed: Mapping[str, float] | None = None,
         bounds: Bounds | None = None,
         start: Mapping[str, float] | None = None,
-    ) -> RemlFit | ClusteredFit:
+    ) -> RemlFit:
         """Fit by restricted (``"REML"``) or ordinary (``"ML"``) maximum likelihood.
 
         See `bayes_lsm.reml.fit_reml`. The default method is the specification's, ``"REML"`` unless
-        a model file says otherwise. With several scale terms see `bayes_lsm.reml.fit_clustered`.
+        a model file says otherwise.
         """
         method = self.specification.method if method is None else method
-        if not self.design.is_independent:
-            if fixed or bounds or start or test == "knha":
-                raise FitError(
-                    "with several scale terms coefficients cannot be fixed, bounded or started, "
-                    "and test must be 'z' or 't'; leave those options out"
-                )
-            return fit_clustered(self.design, method=method, test=test)
         return fit_reml(
             self.design,
             method=method,
@@ -291,14 +281,10 @@ class LocationScaleModel:
         """The model as a plain `pymc.Model`, to sample or to extend.
 
         See `bayes_lsm.bayes.build_pymc_model` for the names of its variables, and
-        `build_latent_pymc_model` for those with ``true_effects="latent"``; with several scale
-        terms, or random intercepts of ln τ², see `build_clustered_pymc_model`.
+        `build_latent_pymc_model` for those with ``true_effects="latent"``.
         """
         check_true_effects(self.design, true_effects)
-        if not self.design.is_independent:
-            return build_clustered_pymc_model(self.design, self._priors(prior))
-        builders = {"integrated": build_pymc_model, "latent": build_latent_pymc_model}
-        return builders[true_effects](self.design, self._priors(prior))
+        return BUILDERS[true_effects](self.design, self._priors(prior))
 
     def _priors(self, given: Priors | PresetName | None) -> Priors:
         """The specification's, or those given; a preset by name is of the same measure."""

@@ -138,7 +138,6 @@ def needed(door, function, kind, argument):
     selves = {
         "LocationScaleModel": lambda: model(kind),
         "RemlFit": lambda: fit_of("reml", kind),
-        "ClusteredFit": lambda: fit_of("reml", kind),
         "BayesFit": lambda: fit_of("bayes", kind),
         "Sensitivity": found_sensitivity,
     }
@@ -166,7 +165,7 @@ def needed(door, function, kind, argument):
         "low": lambda: -1.0,
         "high": lambda: 1.0,
     }
-    if door == "ClusteredFit.predict":  # there is nothing to predict without
+    if door == "RemlFit.predict":  # there is nothing to predict without
         given["new_data"] = lambda: lsm.load_dataset("konstantopoulos2011").head(1)
     by_place, by_name = [], {}
     for name, each in inspect.signature(function).parameters.items():

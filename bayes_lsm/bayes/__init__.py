@@ -5,7 +5,7 @@ The way of a fit, for every kind of model: `fitting` binds the priors to the dat
 (`engines.diagnostics`), and puts it all into a `BayesFit` (`bayes_fit`), the face whose methods are
 the verbs. What was drawn are `Draws` (`draws`), named as the variables of the PyMC model
 (`coordinates`); `term_draws` shows them by scale term. `pymc_model` turns a design and priors into
-a `pm.Model` (`graph`, `clustered_graph`; `families` has the PyMC twins of the priors), and draws
+a `pm.Model` (`graph`; `families` has the PyMC twins of the priors), and draws
 into an ArviZ DataTree (`datatree`, `pointwise_likelihood`, `prior_draws`).
 
 The engines: `collapsed` (independent effects), `student_collapsed` (Student-t ones) and `clustered`
@@ -39,7 +39,6 @@ from bayes_lsm.bayes.prediction.heterogeneity import Heterogeneity, heterogeneit
 from bayes_lsm.bayes.prediction.prediction import Prediction, new_effects, predict, predict_tau
 from bayes_lsm.bayes.prediction.probability import Probability, probability
 from bayes_lsm.bayes.prior_predictive import PriorPredictive, prior_predictive
-from bayes_lsm.bayes.pymc_model.clustered_graph import build_clustered_pymc_model
 from bayes_lsm.bayes.pymc_model.graph import build_latent_pymc_model, build_pymc_model
 from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity, sensitivity
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
@@ -67,7 +66,6 @@ __all__ = [
     "average_models",
     "bayes_factor",
     "blup",
-    "build_clustered_pymc_model",
     "build_latent_pymc_model",
     "build_pymc_model",
     "calibrate",

@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.bayes.bayes_fit import BayesFit
 from bayes_lsm.bayes.draws import Array, row_blocks
-from bayes_lsm.bayes.engines.clustered import pieces
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.clustered_effects import chosen_terms
 from bayes_lsm.bayes.prior_predictive import (
     PROBABILITIES,
@@ -21,8 +20,8 @@ from bayes_lsm.bayes.prior_predictive import (
     per_what,
     quantile_names,
 )
-from bayes_lsm.bayes.pymc_model.clustered_graph import DEFAULT_SCALE_SD
 from bayes_lsm.bayes.resolved_priors.clustered_prior import draw_from_prior
+from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD, pieces
 from bayes_lsm.bayes.term_draws import TermDraws
 from bayes_lsm.design.design import Design
 from bayes_lsm.priors import Priors, contrasts
@@ -49,7 +48,7 @@ class LevelPriorPredictive(PriorQuantiles):
 
     design: Design
     priors: Priors
-    drawn: BayesFit
+    drawn: Posterior
     seed: int
 
     @cached_property

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
+import numpy.typing as npt
+
 from bayes_lsm.design.design import Design
 
 DIMS = {
@@ -37,7 +40,7 @@ def coordinates(design: Design) -> dict[str, list[str]]:
     found = {
         row_dim(design): list(design.labels),
         "location_term": list(design.location.names),
-        "scale_term": [of + name for of, term in pairs for name in term.names],
+        "scale_term": scale_names(design),
         "pair": [of + pair for of, term in pairs for pair in term.pairs],
         "scale_random": [of + each.column for of, term in pairs for each in term.random],
         "scale_level": [
@@ -48,3 +51,17 @@ def coordinates(design: Design) -> dict[str, list[str]]:
         ],
     }
     return {dim: names for dim, names in found.items() if names}
+
+
+def scale_names(design: Design) -> list[str]:
+    """The coefficients of ln τ²: ``"year"``, with several scale terms ``"district: year"``."""
+    alone = len(design.terms) == 1
+    return [
+        name if alone else f"{term.name}: {name}" for term in design.terms for name in term.names
+    ]
+
+
+def are_correlations(design: Design) -> npt.NDArray[np.bool_]:
+    """Which coefficients of the scale part are κ: those of a term follow its own of ln τ²."""
+    sizes = [size for term in design.terms for size in (len(term.names), term.n_correlations)]
+    return np.repeat(np.tile([False, True], len(design.terms)), sizes)

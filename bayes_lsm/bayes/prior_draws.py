@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.pymc_model.clustered_graph import DEFAULT_SCALE_SD
+from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD
 from bayes_lsm.bayes.student.effects import df_prior, sample_df
 from bayes_lsm.bayes.term_draws import RandomInterceptDraws, join_terms, terms_of
 from bayes_lsm.design.design import Design

@@ -224,6 +224,23 @@ class Design:
         part = replace(self.location, names=names, matrix=np.ascontiguousarray(self.X[:, kept]))
         return replace(self, location=part if location else self.location, terms=tuple(terms))
 
+    def hold(self, values: Mapping[int, float]) -> Design:
+        """The model in which some coefficients of ln τ² have given values.
+
+        Their columns go, and what they add to ln τ² goes into the slopes, as its root.
+
+        Parameters
+        ----------
+        values : mapping of int to float
+            By the number of the coefficient, counted through all terms.
+        """
+        terms, first = [], 0
+        for term in self.terms:
+            here = {j - first: c for j, c in values.items() if 0 <= j - first < len(term.names)}
+            terms.append(term.hold(here) if here else term)
+            first += len(term.names)
+        return replace(self, terms=tuple(terms))
+
     def for_new_data(self, data: pd.DataFrame) -> NewData:
         """The matrices for other rows, with the transforms and levels of these data.
 

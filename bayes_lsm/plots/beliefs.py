@@ -111,7 +111,7 @@ def _beliefs(fit: BayesFit, part: str) -> list[_Belief]:
 
 
 def _of_one_term(fit: BayesFit, part: str) -> list[_Belief]:
-    from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+    from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 
     parts = fit.parts()
     require_choice("part", part, parts)

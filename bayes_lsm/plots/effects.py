@@ -35,7 +35,7 @@ from bayes_lsm.plots.reading import AnyFit, design_of, row_names
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bayes_lsm.reml.clustered_fit import ClusteredFit
+    from bayes_lsm.reml.reml_fit import RemlFit
 
 Array = npt.NDArray[np.float64]
 Of = Literal["effect", "deviation"]
@@ -46,7 +46,7 @@ _SMALLEST_FONT = 4.0
 
 
 def caterpillar(
-    fit: AnyFit | ClusteredFit,
+    fit: AnyFit | RemlFit,
     *,
     ax: Axes | None = None,
     of: Of | None = None,
@@ -61,7 +61,7 @@ def caterpillar(
 
     Parameters
     ----------
-    fit : RemlFit or BayesFit, or ClusteredFit
+    fit : RemlFit or BayesFit, or RemlFit
     ax : Axes, optional
     of : {"effect", "deviation"}, optional
         θ_i = x_i'β + u_i (the default), or u_i alone: how far a study is from the mean of its
@@ -158,7 +158,7 @@ class _TrueEffects:
 
 
 def _true_effects(
-    fit: AnyFit | ClusteredFit, of: Of | None, grouping: str | None, level: float
+    fit: AnyFit | RemlFit, of: Of | None, grouping: str | None, level: float
 ) -> _TrueEffects:
     if of is not None:
         require_choice("of", of, Of)
@@ -174,7 +174,7 @@ def _true_effects(
     return _TrueEffects(table[names].to_numpy(), design.labels, of, "studies", seen)
 
 
-def _of_level(fit: ClusteredFit, of: Of | None, grouping: str | None, level: float) -> _TrueEffects:
+def _of_level(fit: RemlFit, of: Of | None, grouping: str | None, level: float) -> _TrueEffects:
     """The deviations of the groups of one scale term."""
     known = ", ".join(repr(term.name) for term in fit.design.terms)
     if grouping is None:

@@ -61,7 +61,7 @@ def influence(
     Parameters
     ----------
     found : Influence or ClusterInfluence
-        From `RemlFit.influence` or `ClusteredFit.influence`.
+        From `RemlFit.influence` or `RemlFit.influence`.
     measures : sequence of str, optional
         Columns of ``found.to_dataframe()``; by default all that have a title.
     axes : sequence of Axes, optional

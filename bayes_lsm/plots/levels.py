@@ -14,15 +14,15 @@ from bayes_lsm.bayes.prediction.clustered_effects import row_effects
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.forest import Order, Row, diamonds, study_rows
 from bayes_lsm.plots.reading import row_names
-from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.diagnostics.clustered_residuals import standard_errors
 from bayes_lsm.reml.prediction.clustered_effects import true_effects
+from bayes_lsm.reml.reml_fit import RemlFit
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.bayes_fit import BayesFit
 
 Array = npt.NDArray[np.float64]
-type LevelFit = "ClusteredFit | BayesFit"
+type LevelFit = "RemlFit | BayesFit"
 
 
 def forest_rows(
@@ -70,7 +70,7 @@ def _under_headings(fit: LevelFit, by: str | Sequence[object], studies: Sequence
 
 def _total_variances(fit: LevelFit) -> Array:
     """Σ_ii of each row (n,): at the estimates, or at posterior medians of τ²."""
-    if isinstance(fit, ClusteredFit):
+    if not fit.design.is_independent:
         return standard_errors(fit)[0] ** 2
     found = fit.design.v.astype(float)
     for each in fit.terms.values():
@@ -85,7 +85,7 @@ def fitted_means(fit: LevelFit, level: float) -> Array:
     Of a Bayesian fit the posterior median, and an equal-tailed interval.
     """
     X = fit.design.X
-    if not isinstance(fit, ClusteredFit):
+    if not isinstance(fit, RemlFit):
         location = fit.draws.flat_location
         return np.quantile(location @ X.T, [0.5, (1 - level) / 2, (1 + level) / 2], axis=0).T
     mean = X @ fit.beta
@@ -97,7 +97,7 @@ def fitted_means(fit: LevelFit, level: float) -> Array:
 
 def own_effects(fit: LevelFit, level: float) -> Array:
     """Each row's own true effect, and the ends of its interval (n, 3)."""
-    if isinstance(fit, ClusteredFit):
+    if not fit.design.is_independent:
         table = true_effects(fit, level=level)
     else:
         table = row_effects(fit, level=level)

@@ -15,7 +15,7 @@ from bayes_lsm.results import Fit
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.bayes_fit import BayesFit
-    from bayes_lsm.reml.estimates import RemlFit
+    from bayes_lsm.reml.reml_fit import RemlFit
 
 Array = npt.NDArray[np.float64]
 type AnyFit = "RemlFit | BayesFit"

@@ -7,25 +7,24 @@ link, and `fitting` makes a `RemlFit` of it. All else takes a `RemlFit`: `tests`
 `prediction` and `contrasts` on what they mean; `residuals`, `influence`, `robust` and `check` on
 whether to believe it. `tau2_estimators` has the classical estimators of one τ². What is named
 `clustered_…` is the same for several scale terms: `clustered_search` and `clustered_fitting` make a
-`ClusteredFit`. A new method is a new module here.
+`RemlFit`; `uninformed` says what the data do not. A new method is a new module here.
 """
 
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
-from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.clustered_fitting import fit_clustered
 from bayes_lsm.reml.diagnostics.clustered_influence import ClusterInfluence, ClusterLeaveOneOut
 from bayes_lsm.reml.diagnostics.clustered_residuals import ClusteredRobustFit
 from bayes_lsm.reml.diagnostics.influence import Influence, LeaveOneOut, influence, leave_one_out
 from bayes_lsm.reml.diagnostics.residuals import fitted_values, hat_values, residuals, weights
 from bayes_lsm.reml.diagnostics.robust import RobustFit, robust
-from bayes_lsm.reml.estimates import RemlFit, Test
+from bayes_lsm.reml.estimates import Test
 from bayes_lsm.reml.fitting import fit_reml
 from bayes_lsm.reml.intervals.intervals import confidence_intervals
 from bayes_lsm.reml.intervals.profile import Profile, profile
 from bayes_lsm.reml.prediction.prediction import Blups, Prediction, blup, predict, predict_tau
 from bayes_lsm.reml.prediction.tau2_estimators import estimate_tau2, q_profile_interval
-from bayes_lsm.reml.search.bounds import Bounds
+from bayes_lsm.reml.reml_fit import RemlFit
 from bayes_lsm.reml.search.divergence import Divergence
+from bayes_lsm.reml.search.maximum import Bounds
 from bayes_lsm.reml.tests.bootstrap_test import BootstrapTest, bootstrap_test
 from bayes_lsm.reml.tests.permutation_test import PermutationTest, permutation_test
 from bayes_lsm.reml.tests.score_test import ScoreTest, score_test
@@ -42,7 +41,6 @@ __all__ = [
     "Bounds",
     "ClusterInfluence",
     "ClusterLeaveOneOut",
-    "ClusteredFit",
     "ClusteredRobustFit",
     "Divergence",
     "Influence",
@@ -60,7 +58,6 @@ __all__ = [
     "bootstrap_test",
     "confidence_intervals",
     "estimate_tau2",
-    "fit_clustered",
     "fit_reml",
     "fitted_values",
     "hat_values",

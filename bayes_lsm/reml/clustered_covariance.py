@@ -7,12 +7,12 @@ import numpy.typing as npt
 from scipy import sparse
 
 from bayes_lsm.likelihood.blocks.covariance import blocks, loadings, stack_covariances
-from bayes_lsm.reml.clustered_fit import ClusteredFit
+from bayes_lsm.reml.estimates import Estimates
 
 Array = npt.NDArray[np.float64]
 
 
-def covariance_of_effects(fit: ClusteredFit) -> sparse.csr_array:
+def covariance_of_effects(fit: Estimates) -> sparse.csr_array:
     """D (m, m) as it was estimated."""
     terms = fit.terms.values()
     return stack_covariances(
@@ -20,7 +20,7 @@ def covariance_of_effects(fit: ClusteredFit) -> sparse.csr_array:
     )
 
 
-def simulate_clustered(fit: ClusteredFit, sets: int, rng: np.random.Generator) -> Array:
+def simulate_clustered(fit: Estimates, sets: int, rng: np.random.Generator) -> Array:
     """Sets of effects from a fit, shape (sets, n): Normal(Xβ̂, Σ̂)."""
     design = fit.design
     noise = np.empty((sets, len(design.y)))

@@ -1,88 +1,56 @@
-"""REML and ML fits of a design, and what can be read from them."""
+"""What REML or ML found of a design: facts, of which every verb is a function."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from functools import cached_property
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import chdtrc, fdtrc
 
+from bayes_lsm.design.coefficients import coefficients, scale_places
 from bayes_lsm.design.design import Design
-from bayes_lsm.likelihood.rows.formulas import Method, evaluate
-from bayes_lsm.reml.prediction.heterogeneity import (
-    ChiSquareTest,
-    Heterogeneity,
-    cochran_q,
-    heterogeneity,
-)
-from bayes_lsm.reml.search.divergence import Divergence
-from bayes_lsm.results import model_title, stack_parts, wald_table
-from bayes_lsm.tables import Printable, format_table, text_table, wrap_notes
-
-if TYPE_CHECKING:
-    from bayes_lsm.contrasts import ContrastInterval, Measure, ScaleFunctions
-    from bayes_lsm.reml.diagnostics.check import Check
-    from bayes_lsm.reml.diagnostics.influence import Influence
-    from bayes_lsm.reml.intervals.intervals import IntervalMethod
-    from bayes_lsm.reml.intervals.profile import Profile
-    from bayes_lsm.reml.prediction.prediction import Blups, Prediction, ScaleUncertainty
-    from bayes_lsm.reml.tests.permutation_test import PermutationTest
-    from bayes_lsm.reml.tests.wald_and_ratio import PartName
+from bayes_lsm.likelihood.blocks.covariance import loadings
+from bayes_lsm.likelihood.likelihood import likelihood_of
+from bayes_lsm.likelihood.protocol import Covariance
+from bayes_lsm.reml.search.divergence import Divergence, together
+from bayes_lsm.reml.term_estimate import TermEstimate, at_border, correlation_table
+from bayes_lsm.reml.uninformed import location_directions, say, without_unknown
+from bayes_lsm.results import model_title, wald_table
+from bayes_lsm.specification import Method
 
 Array = npt.NDArray[np.float64]
 Test = Literal["z", "t", "knha"]
 
 
-@dataclass(frozen=True)
-class FTest:
-    """A test statistic that is F under its null hypothesis; it unpacks as a tuple."""
-
-    statistic: float
-    df: int
-    df2: int
-    pval: float
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return iter((self.statistic, self.df, self.df2, self.pval))
-
-
-FLAT = (
-    "the data do not identify every scale coefficient: the likelihood is flat around the estimate, "
-    "so there no standard errors are given"
-)
-
-
 @dataclass(frozen=True, eq=False)
-class RemlFit(Printable):
-    """A frequentist fit of a location-scale model.
+class Estimates:
+    """What was estimated of a location-scale model.
 
     Attributes
     ----------
     design : Design
     method : {"REML", "ML"}
-    alpha : ndarray, shape (q,)
-        Scale coefficients, on ln τ²; ±inf where the likelihood has no finite maximum, nan where
-        such a limit leaves a coefficient unidentified.
     beta : ndarray, shape (p,)
         Location coefficients.
-    vcov_scale : ndarray, shape (q, q)
-        Inverse negative Hessian; nan in the rows of diverging coefficients.
     vcov_location : ndarray, shape (p, p)
-        (X'WX)⁻¹ at the estimated variances.
-    tau2 : ndarray, shape (n,)
-        τ² of each study.
+        (X'Σ⁻¹X)⁻¹ at the estimated variances.
+    terms : mapping of str to TermEstimate
+        The scale terms by their grouping.
+    vcov_terms : ndarray, shape (m, m)
+        Of all scale coefficients and κ, term by term: the inverse negative Hessian; nan in the rows
+        of coefficients that diverge, that are held, or of which the data say nothing.
+    limit_vcov : ndarray, shape (m, m)
+        The same of the coefficients that give ln τ² where others diverge (`limit_alpha`).
     loglik : float
         With metafor's constants; the supremum when a coefficient diverges.
-    divergence : Divergence or None
-        Which scale coefficients run to infinity, and why.
     converged : bool
-    stop : ndarray, shape (q,)
-        Scale coefficients where an ordinary optimiser stops.
+    stop : ndarray, shape (m,)
+        Scale coefficients and κ where an ordinary optimiser stops.
     rival : ndarray, shape (q,), or None
         Scale coefficients of another maximum that is higher, but by so little (less than 0.05 in
         the log-likelihood) that the data do not choose between the two. The one reported is the one
@@ -99,216 +67,172 @@ class RemlFit(Printable):
 
     design: Design
     method: Method
-    alpha: Array
     beta: Array
-    vcov_scale: Array
     vcov_location: Array
-    tau2: Array
+    terms: Mapping[str, TermEstimate]
+    vcov_terms: Array
+    limit_vcov: Array
     loglik: float
-    divergence: Divergence | None
     converged: bool
     stop: Array
     rival: Array | None = None
-    rival_loglik: float = np.nan
+    rival_loglik: float = math.nan
     test: Test = "z"
     fixed: Mapping[str, float] = field(default_factory=dict)
     at_bound: Mapping[str, float] = field(default_factory=dict)
 
     @property
+    def scale_names(self) -> tuple[str, ...]:
+        """The names of `alpha`: with their groupings, ``"school: size"``, where terms are many."""
+        return tuple(each.label for each in coefficients(self.design))
+
+    @cached_property
+    def alpha(self) -> Array:
+        """The scale coefficients of all terms, on ln τ², shape (q,).
+
+        ±inf where the likelihood has no finite maximum, nan where such a limit leaves a coefficient
+        unidentified.
+        """
+        return np.concatenate([each.alpha for each in self.terms.values()])
+
+    @property
+    def limit_alpha(self) -> Array:
+        """`TermEstimate.limit_alpha` of all terms, shape (q,)."""
+        return np.concatenate([each.limit_alpha for each in self.terms.values()])
+
+    @property
+    def vcov_scale(self) -> Array:
+        """The covariance of `alpha`, shape (q, q)."""
+        places = scale_places(self.design)
+        return self.vcov_terms[np.ix_(places, places)]
+
+    @cached_property
+    def tau2(self) -> Array:
+        """τ² of each row, shape (n,): of several scale terms the diagonal of Σ_l A_l D_l A_l'."""
+        found = [each.row_variances for each in self.terms.values()]
+        return found[0] if len(found) == 1 else np.sum(found, axis=0)
+
+    @property
+    def highest(self) -> float:
+        """The highest log-likelihood that was found."""
+        return self.loglik if self.rival is None else self.rival_loglik
+
+    @property
+    def df_location(self) -> int | None:
+        """n − p where coefficients are tested by t; None with z."""
+        return None if self.test == "z" else len(self.design.y) - len(self.beta)
+
+    @property
+    def df_scale(self) -> int | None:
+        """k − q where independent effects are tested by t, as in metafor; else None.
+
+        Groups that share rows leave no such count of independent variances.
+        """
+        if self.test == "z" or not self.design.is_independent:
+            return None
+        return len(self.design.y) - len(self.alpha)
+
+    @property
     def location(self) -> pd.DataFrame:
         """Location coefficients: estimate, se, zval, pval, ci_lb, ci_ub; one row a term."""
-        return wald_table(
-            self.design.location.names, self.beta, self.vcov_location, df=self._df(len(self.beta))
-        )
+        names = self.design.location.names
+        return wald_table(names, self.beta, self.known_vcov_location, df=self.df_location)
 
     @property
     def scale(self) -> pd.DataFrame:
-        """Scale coefficients of ln τ²: estimate, se, zval, pval, ci_lb, ci_ub; one row a term."""
-        return wald_table(
-            self.design.scale.names, self.alpha, self.vcov_scale, df=self._df(len(self.alpha))
-        )
+        """Scale coefficients of ln τ²: estimate, se, zval, pval, ci_lb, ci_ub; one row a term.
 
-    def _df(self, coefficients: int) -> int | None:
-        return None if self.test == "z" else self.design.n_studies - coefficients
+        Indexed by grouping and term where there are several scale terms.
+        """
+        return self.scale_at(0.95)
 
-    def to_dataframe(self) -> pd.DataFrame:
-        """Both tables as one, indexed by part and term."""
-        return stack_parts(self.location, self.scale)
+    def scale_at(self, level: float) -> pd.DataFrame:
+        """`scale` with intervals of another level."""
+        tables = {
+            name: wald_table(each.term.names, each.shown, each.vcov, level=level, df=self.df_scale)
+            for name, each in self.terms.items()
+        }
+        if len(tables) == 1:
+            return next(iter(tables.values()))
+        return pd.concat(tables, names=["grouping", "term"])
+
+    @property
+    def divergence(self) -> Divergence | None:
+        """Which scale coefficients run to infinity, and why; None when all have an estimate."""
+        found = {
+            name: each.divergence
+            for name, each in self.terms.items()
+            if each.divergence is not None
+        }
+        if not found:
+            return None
+        first = next(iter(found.values()))
+        return first if len(self.terms) == 1 else together(found, self.scale_names)
+
+    @property
+    def uninformed(self) -> tuple[str, ...]:
+        """The scale coefficients of which the data say nothing, such as ``"school: size"``."""
+        silent = np.concatenate([each.is_blind for each in self.terms.values()])
+        if not silent.any():
+            return ()
+        return tuple(name for name, is_it in zip(self.scale_names, silent, strict=True) if is_it)
+
+    @cached_property
+    def blind_location(self) -> Array:
+        """Directions b (p, m) of β: V_β has τ² bb' with a τ² of which the data say nothing."""
+        if not self.is_flat:
+            return np.zeros((len(self.beta), 0))
+        known = np.concatenate([each.is_known.ravel() for each in self.terms.values()])
+        columns = loadings(self.design)[:, np.flatnonzero(~known)].toarray()
+        return location_directions(self.design.X, np.unique(columns, axis=1))
+
+    @property
+    def known_vcov_location(self) -> Array:
+        """`vcov_location`, but nan where it depends on a variance of which the data say nothing."""
+        return without_unknown(self.vcov_location, self.blind_location)
+
+    @property
+    def is_known(self) -> npt.NDArray[np.bool_]:
+        """Whether the data say anything of `tau2` of each row, shape (n,)."""
+        found = np.ones(len(self.design.y), dtype=bool)
+        for each in self.terms.values() if self.is_flat else ():
+            unknown = ~each.is_known[each.term.index] & (each.term.slopes != 0)
+            found &= ~unknown.any(axis=1)
+        return found
+
+    @property
+    def known_tau2(self) -> Array:
+        """`tau2`, but nan where the data say nothing of it."""
+        return np.where(self.is_known, self.tau2, np.nan)
+
+    @property
+    def has_border(self) -> bool:
+        """Whether a correlation is at its border."""
+        return any(at_border(each) for each in self.terms.values())
 
     @property
     def n_parameters(self) -> int:
-        """p + q, less the fixed coefficients."""
-        return len(self.beta) + len(self.alpha) - len(self.fixed)
+        """Location and scale coefficients and correlations, less the fixed ones."""
+        scale = sum(len(each.alpha) + len(each.kappa) for each in self.terms.values())
+        return len(self.beta) + scale - len(self.fixed)
 
     @property
-    def _effective_n(self) -> int:
-        """The number of observations of BIC and AICc: k − p for REML, as in metafor."""
-        return self.design.n_studies - (len(self.beta) if self.method == "REML" else 0)
+    def effective_n(self) -> int:
+        """The number of observations of BIC and AICc: n − p for REML, as in metafor."""
+        return len(self.design.y) - (len(self.beta) if self.method == "REML" else 0)
 
     @property
-    def aic(self) -> float:
-        """Akaike's information criterion."""
-        return -2 * self.loglik + 2 * self.n_parameters
-
-    @property
-    def bic(self) -> float:
-        """Bayesian information criterion, with k − p observations under REML."""
-        return -2 * self.loglik + float(np.log(self._effective_n)) * self.n_parameters
-
-    @property
-    def aicc(self) -> float:
-        """AIC corrected for small samples, with k − p observations under REML."""
-        n = max(self._effective_n, self.n_parameters + 2)
-        return -2 * self.loglik + 2 * self.n_parameters * n / (n - self.n_parameters - 1)
-
-    @property
-    def qe(self) -> ChiSquareTest:
-        """Cochran's test of (residual) heterogeneity: statistic, df, pval."""
-        return cochran_q(self.design.y, self.design.v, self.design.X)
-
-    @property
-    def qm(self) -> ChiSquareTest | FTest:
-        """Wald test of all location moderators (of the intercept, when there are none)."""
-        names, df = self.design.location.names, self._df(len(self.beta))
-        return omnibus(names, self.beta, self.vcov_location, df)
-
-    @property
-    def qs(self) -> ChiSquareTest | FTest:
-        """Wald test of all scale moderators; nan when one of their coefficients diverges."""
-        names, df = self.design.scale.names, self._df(len(self.alpha))
-        return omnibus(names, self.alpha, self.vcov_scale, df)
-
-    @property
-    def at_stop(self) -> pd.DataFrame:
-        """What an ordinary optimiser prints, where it stops: both tables as one.
-
-        The same as `to_dataframe` unless a coefficient diverges. Then its estimate here is an
-        accident of the optimiser's tolerance, and its standard error is meaningless.
-        """
-        if self.divergence is None:
-            return self.to_dataframe()
-        design = self.design
-        here = evaluate(self.stop, design.y, design.v, design.X, design.Z, method=self.method)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            scale = wald_table(design.scale.names, self.stop, np.linalg.pinv(-here.hessian, 1e-20))
-        return stack_parts(
-            wald_table(design.location.names, here.location.beta, here.location.covariance), scale
+    def covariance(self) -> Covariance:
+        """Σ at the estimated variances."""
+        terms = self.terms.values()
+        return likelihood_of(self.design).covariance(
+            [each.tau2 for each in terms], [each.correlation for each in terms]
         )
 
-    def heterogeneity(self) -> Heterogeneity:
-        """τ², I², H², R² and Cochran's Q; see `heterogeneity`."""
-        return heterogeneity(self)
-
-    def check(self, *, starts: int = 50, seed: int = 0) -> Check:
-        """Whether the optimum is interior, unique among starts and well conditioned.
-
-        See `bayes_lsm.reml.diagnostics.check.check`.
-        """
-        from bayes_lsm.reml.diagnostics.check import check
-
-        return check(self, starts=starts, seed=seed)
-
-    def predict(
-        self,
-        new_data: pd.DataFrame | None = None,
-        *,
-        level: float = 0.95,
-        scale_uncertainty: ScaleUncertainty = "propagated",
-    ) -> Prediction:
-        """Effects, prediction intervals and τ at new moderators, or of the studies themselves.
-
-        See `bayes_lsm.reml.prediction.prediction.predict`.
-        """
-        from bayes_lsm.reml.prediction.prediction import predict
-
-        return predict(self, new_data, level=level, scale_uncertainty=scale_uncertainty)
-
-    def blup(self, *, level: float = 0.95) -> Blups:
-        """Best linear unbiased predictions of the studies' true effects.
-
-        See `bayes_lsm.reml.prediction.prediction.blup`.
-        """
-        from bayes_lsm.reml.prediction.prediction import blup
-
-        return blup(self, level=level)
-
-    def scale_functions(
-        self,
-        rows: Array,
-        labels: Sequence[str],
-        *,
-        measure: Measure = "log_tau2",
-        method: ContrastInterval | None = None,
-        level: float = 0.95,
-        compared: bool = True,
-    ) -> ScaleFunctions:
-        """Linear functions of the scale coefficients, for `bayes_lsm.contrasts`.
-
-        See `bayes_lsm.reml.intervals.contrasts.scale_functions`.
-        """
-        from bayes_lsm.reml.intervals.contrasts import scale_functions
-
-        return scale_functions(
-            self, rows, labels, measure=measure, method=method, level=level, compared=compared
-        )
-
-    def profile(
-        self, term: str, *, points: int | Sequence[float] = 41, level: float = 0.95
-    ) -> Profile:
-        """Profile likelihood of a scale coefficient; see `profile`."""
-        from bayes_lsm.reml.intervals.profile import profile
-
-        return profile(self, term, points=points, level=level)
-
-    def confidence_intervals(
-        self,
-        *,
-        part: PartName = "scale",
-        method: IntervalMethod = "wald",
-        level: float = 0.95,
-        iterations: int = 1000,
-        seed: int | None = None,
-        progress: bool = True,
-    ) -> pd.DataFrame:
-        """Wald, profile, permutation or bootstrap intervals of coefficients.
-
-        See `bayes_lsm.reml.intervals.intervals.confidence_intervals`.
-        """
-        from bayes_lsm.reml.intervals.intervals import confidence_intervals
-
-        return confidence_intervals(
-            self,
-            part=part,
-            method=method,
-            level=level,
-            iterations=iterations,
-            seed=seed,
-            progress=progress,
-        )
-
-    def permutation_test(
-        self,
-        *,
-        part: PartName = "scale",
-        iterations: int = 1000,
-        seed: int | None = None,
-        progress: bool = True,
-    ) -> PermutationTest:
-        """Reshuffle the moderators of a part; see `permutation_test`."""
-        from bayes_lsm.reml.tests.permutation_test import permutation_test
-
-        return permutation_test(
-            self, part=part, iterations=iterations, seed=seed, progress=progress
-        )
-
-    def influence(self, *, progress: bool = True) -> Influence:
-        """What each study does to the fit, by refits without it.
-
-        See `bayes_lsm.reml.diagnostics.influence.influence`.
-        """
-        from bayes_lsm.reml.diagnostics.influence import influence
-
-        return influence(self, progress=progress)
+    @property
+    def is_flat(self) -> bool:
+        """Whether the data say nothing of some scale coefficient."""
+        return bool(self.uninformed)
 
     @property
     def label(self) -> str:
@@ -317,84 +241,57 @@ class RemlFit(Printable):
 
     @property
     def title(self) -> str:
-        """The kind of model, its number of studies, and how it was fitted."""
+        """The kind of model, its number of effects, and how it was fitted."""
         return model_title(self.design, self.label)
-
-    @property
-    def _is_identity(self) -> bool:
-        return self.design.specification.link == "identity"
-
-    @property
-    def is_flat(self) -> bool:
-        """Whether a coefficient that was estimated has no standard error."""
-        if self.divergence is not None or (self.at_bound and self._is_identity):
-            return False
-        if not np.isnan(self.vcov_scale).any():
-            return False
-        known = {**self.fixed, **self.at_bound}
-        names = self.design.scale.names
-        return any(
-            math.isnan(variance) and name not in known
-            for name, variance in zip(names, np.diag(self.vcov_scale), strict=True)
-        )
-
-    def comparison(self, *, at_stop: bool = False) -> dict[str, pd.DataFrame]:
-        """The columns of this fit in a side-by-side table: estimate and se."""
-        shown = ["estimate", "se"]
-        columns = {"": self.to_dataframe()[shown]}
-        if at_stop and self.divergence:
-            columns[" at stop"] = self.at_stop[shown]
-        return columns
 
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of any table of this fit has to know."""
-        found = []
-        if self.divergence:
-            found.append(str(self.divergence))
-        elif self.is_flat:
-            found.append(FLAT)
+        found = [str(self.divergence)] if self.divergence else []
+        if self.uninformed:
+            found.append(say(self.uninformed))
         if self.at_bound:
             held = ", ".join(list(self.at_bound)[:8]) + (" …" if len(self.at_bound) > 8 else "")
-            what = "the studies with τ² = 0" if self._is_identity else "these coefficients"
+            identity = self.design.specification.link == "identity"
+            what = "the studies with τ² = 0" if identity else "these coefficients"
             found.append(f"the maximum lies on the border, held by {what}: {held}")
+        for name, each in self.terms.items():
+            if at_border(each):
+                found.append(f"{name}: a correlation is at its border; it has no interval")
         if self.rival is not None:
             higher = self.rival_loglik - self.loglik
             found.append(
                 f"the likelihood has another maximum, higher by {higher:.4f}, with other scale "
                 "coefficients (.rival); the data do not choose between the two"
             )
+        for lone in self.design.lone_levels:
+            found.append(f"{lone.said}: its heterogeneity is weakly known")
         if not self.converged:
             found.append("the optimiser did not converge; do not use these numbers")
         return (*found, *self.design.notes)
 
-    def to_string(self, *, digits: int | None = None) -> str:
-        """All of the fit as text."""
-        digits = self._digits if digits is None else digits
-        criteria = pd.DataFrame(
-            {"logLik": [self.loglik], "AIC": [self.aic], "BIC": [self.bic], "AICc": [self.aicc]},
-            index=[""],
-        )
-        parts = [
-            self.title,
-            format_table(criteria, digits=digits),
-            text_table(self.to_dataframe(), digits=digits),
-            str(self.heterogeneity()),
-            *wrap_notes(self.notes),
-        ]
-        return "\n\n".join(parts)
+    @property
+    def aic(self) -> float:
+        """Akaike's information criterion."""
+        return -2 * self.loglik + 2 * self.n_parameters
 
+    @property
+    def bic(self) -> float:
+        """Bayesian information criterion, with n − p observations under REML."""
+        return -2 * self.loglik + math.log(self.effective_n) * self.n_parameters
 
-def omnibus(
-    names: Sequence[str], estimate: Array, covariance: Array, df: int | None
-) -> ChiSquareTest | FTest:
-    """Wald test of all but the intercept (of that, when it is alone); nan where one diverges."""
-    tested = [j for j, name in enumerate(names) if name != "intrcpt"] or [0]
-    b, V = estimate[tested], covariance[np.ix_(tested, tested)]
-    statistic = math.nan
-    if np.isfinite(b).all() and np.isfinite(V).all():
-        statistic = float(b @ np.linalg.solve(V, b))
-    if df is None:
-        return ChiSquareTest(statistic, len(tested), float(chdtrc(len(tested), statistic)))
-    ratio = statistic / len(tested)
-    return FTest(ratio, len(tested), df, float(fdtrc(len(tested), df, ratio)))
+    @property
+    def aicc(self) -> float:
+        """AIC corrected for small samples, with n − p observations under REML."""
+        n = max(self.effective_n, self.n_parameters + 2)
+        return -2 * self.loglik + 2 * self.n_parameters * n / (n - self.n_parameters - 1)
+
+    def correlations_at(self, level: float) -> pd.DataFrame:
+        """`correlations` with intervals of another level."""
+        tables = {name: correlation_table(each, level) for name, each in self.terms.items()}
+        found = {name: table for name, table in tables.items() if len(table)}
+        if not found:
+            return pd.DataFrame(columns=["estimate", "ci_lb", "ci_ub"], dtype=float)
+        if len(self.terms) == 1:
+            return next(iter(found.values())).rename_axis("pair")
+        return pd.concat(found, names=["grouping", "pair"])

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-
-import numpy as np
+from dataclasses import fields
 
 from bayes_lsm.choices import require_choice
+from bayes_lsm.design.coefficients import coefficients
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError, warn
-from bayes_lsm.likelihood.rows.formulas import Method
-from bayes_lsm.reml.estimates import FLAT, RemlFit, Test
+from bayes_lsm.reml.estimates import Estimates, Test
 from bayes_lsm.reml.method import require_method
-from bayes_lsm.reml.search.bounds import Bounds, Estimate, estimate_bounded, estimate_log
-from bayes_lsm.reml.search.identity import estimate_identity
+from bayes_lsm.reml.reml_fit import RemlFit
+from bayes_lsm.reml.search.maximum import Bounds, maximise
+from bayes_lsm.reml.uninformed import say
+from bayes_lsm.specification import Method
 
 
 def fit_reml(
@@ -26,7 +27,7 @@ def fit_reml(
     bounds: Bounds | None = None,
     start: Mapping[str, float] | None = None,
 ) -> RemlFit:
-    """Fit a location-scale model by restricted or ordinary maximum likelihood.
+    """Fit a location-scale model, whatever its scale terms, by REML or ML.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ def fit_reml(
     DivergentScaleWarning
         When a scale coefficient has no finite estimate.
     ConvergenceWarning
-        When the optimiser stopped early, or the data do not identify a scale coefficient.
+        When the optimiser stopped early, or the data do not inform a scale coefficient.
 
     Examples
     --------
@@ -75,51 +76,41 @@ def fit_reml(
     Research Synthesis Methods, 13(6), 697-715. doi:10.1002/jrsm.1562
     """
     fixed, bounds = dict(fixed or {}), dict(bounds or {})
-    require_method(method)
-    require_choice("test", test, Test)
-    _check_settings(design, fixed, bounds, start)
-    if design.specification.link == "identity":
-        found = estimate_identity(design, method, fixed=fixed, bounds=bounds, start=start)
-    elif bounds:
-        found = estimate_bounded(design, method, bounds, fixed=fixed, start=start)
-    else:
-        found = estimate_log(design, method, fixed=fixed, start=start)
-    scaling = _knapp_hartung(design, found) if test == "knha" else 1.0
-    fit = RemlFit(
-        design=design,
-        method=method,
-        alpha=found.alpha,
-        beta=found.beta,
-        vcov_scale=found.vcov_scale,
-        vcov_location=found.vcov_location * scaling,
-        tau2=found.tau2,
-        loglik=found.loglik,
-        divergence=found.divergence,
-        converged=found.converged,
-        stop=found.stop,
-        rival=found.rival,
-        rival_loglik=found.rival_loglik,
-        test=test,
-        fixed=fixed,
-        at_bound=dict(found.at_bound or {}),
-    )
+    _check_settings(design, method, test, fixed, bounds, start)
+    found = maximise(design, method, fixed=fixed, bounds=bounds, start=start)
+    facts = {each.name: getattr(found, each.name) for each in fields(found)}
+    facts |= {"test": test, "fixed": fixed}
+    if test == "knha":
+        facts["vcov_location"] = found.vcov_location * _knapp_hartung(found)
+    fit = RemlFit(**facts)
     _warn(fit)
     return fit
 
 
 def _check_settings(
     design: Design,
+    method: Method,
+    test: Test,
     fixed: Mapping[str, float],
     bounds: Bounds,
     start: Mapping[str, float] | None,
 ) -> None:
-    names = design.scale.names
+    require_method(method)
+    require_choice("test", test, Test)
+    names = [each.label for each in coefficients(design)]
     study_effects = design.specification.study_effects
     if study_effects != "normal":
         raise FitError(
             f"REML and ML need study_effects='normal', got {study_effects!r}; use fit_bayes, or "
             "normal study effects"
         )
+    for lone in design.lone_levels:
+        if lone.is_absorbed and method == "REML":
+            raise FitError(
+                f"{lone.said}, and the location part has a coefficient of its own there, so that "
+                "the data do not inform its heterogeneity; merge the level with another, leave the "
+                "term out of one of the parts, or use fit_bayes(), where the prior gives it"
+            )
     for what, given in (("fixed value", fixed), ("bound", bounds), ("start", start or {})):
         for term in given:
             if term not in names:
@@ -144,11 +135,12 @@ def _check_settings(
         raise FitError(f"start must give every scale coefficient; missing: {', '.join(missing)}")
 
 
-def _knapp_hartung(design: Design, found: Estimate) -> float:
+def _knapp_hartung(found: Estimates) -> float:
     """Weighted residual mean square, by which the location covariance is multiplied."""
+    design = found.design
     residuals = design.y - design.X @ found.beta
-    df = design.n_studies - len(found.beta)
-    return float(np.sum(residuals**2 / (design.v + found.tau2)) / df)
+    df = len(design.y) - len(found.beta)
+    return float(residuals @ found.covariance.solve(residuals)) / df
 
 
 def _warn(fit: RemlFit) -> None:
@@ -158,11 +150,8 @@ def _warn(fit: RemlFit) -> None:
             "drop the term from the scale formula.",
             DivergentScaleWarning,
         )
-    elif fit.is_flat:
-        warn(
-            f"{FLAT}; simplify the scale formula",
-            ConvergenceWarning,
-        )
+    if fit.uninformed:
+        warn(f"{say(fit.uninformed)}; simplify the scale formula", ConvergenceWarning)
     if not fit.converged:
         warn(
             "the optimiser did not converge; simplify the scale formula or use fit_bayes()",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import get_args
 
 from bayes_lsm.choices import require_choice
-from bayes_lsm.likelihood.rows.formulas import Method
 from bayes_lsm.reml.prediction.tau2_estimators import Estimator
+from bayes_lsm.specification import Method
 
 # What metafor calls a model without heterogeneity.
 _WITHOUT_HETEROGENEITY = ("FE", "EE", "CE")

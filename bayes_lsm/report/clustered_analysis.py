@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from bayes_lsm.bayes import diagnose, sensitivity
-from bayes_lsm.bayes.engines.clustered import pieces
+from bayes_lsm.bayes.resolved_priors.resolve import pieces
 from bayes_lsm.compare import Comparison, compare
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import contrasts
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bayes_lsm.design.design import Design
     from bayes_lsm.model import LocationScaleModel
     from bayes_lsm.priors import PresetName, Priors
-    from bayes_lsm.reml import ClusteredFit, PermutationTest, Profile, RemlFit
+    from bayes_lsm.reml import PermutationTest, Profile, RemlFit
 
 JOINT = "all moderators"
 Contrast = dict[str, float]
@@ -50,7 +50,7 @@ class ClusteredAnalysis:
     """
 
     model: LocationScaleModel
-    reml: ClusteredFit
+    reml: RemlFit
     bayes: BayesFit
     comparison: Comparison
     tests: pd.DataFrame | None
@@ -96,7 +96,7 @@ def analyse_clustered(
             "a report takes models that both REML and Bayes can fit, got random intercepts of "
             "ln τ²; use fit_bayes, its tables, diagnose and sensitivity"
         )
-    reml = cast("ClusteredFit", model.fit_reml())
+    reml = model.fit_reml()
     bayes = model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=progress)
     tests, test_notes, permuted = _tests(
         reml, permutations=permutations, seed=bayes.seed, progress=progress
@@ -119,7 +119,7 @@ def analyse_clustered(
 
 
 def _tests(
-    reml: ClusteredFit, *, permutations: int, seed: int, progress: bool
+    reml: RemlFit, *, permutations: int, seed: int, progress: bool
 ) -> tuple[pd.DataFrame | None, tuple[str, ...], PermutationTest | None]:
     hypotheses = dict(_hypotheses(reml.design))
     if not hypotheses:
@@ -131,7 +131,7 @@ def _tests(
 
 
 def permute(
-    reml: RemlFit | ClusteredFit, permutations: int, *, seed: int, progress: bool
+    reml: RemlFit, permutations: int, *, seed: int, progress: bool
 ) -> tuple[PermutationTest | None, list[str]]:
     """The permutation test of the scale part, if it is asked for and can be; and its notes."""
     if not permutations:
@@ -164,7 +164,7 @@ def _hypotheses(design: Design) -> Iterator[tuple[str, Contrast]]:
 
 
 def _row(
-    reml: ClusteredFit,
+    reml: RemlFit,
     rows: list[Contrast],
     permuted: PermutationTest | None,
     notes: list[str],
@@ -201,7 +201,7 @@ def _row(
     return found
 
 
-def _profiles(reml: ClusteredFit) -> tuple[dict[str, Profile], tuple[str, ...]]:
+def _profiles(reml: RemlFit) -> tuple[dict[str, Profile], tuple[str, ...]]:
     """Of scale coefficients and of correlations."""
     names = list(reml.scale_names)
     names += [f"{grouping}: {pair}" for grouping, pair in reml.correlations.index]

@@ -43,7 +43,8 @@ def clustered_lead(found: ClusteredAnalysis) -> tuple[Block, ...]:
     question = f"{words.description.strip()} " if words.description.strip() else ""
     verdicts = [
         Verdict(f"REML, {name}", "bad", f"{each}.", word="no finite estimate")
-        for name, each in found.reml.divergent.items()
+        for name, each in ((n, t.divergence) for n, t in found.reml.terms.items())
+        if each is not None
     ]
     if not found.reml.converged:
         verdicts.append(Verdict("REML", "bad", "the optimiser did not converge."))

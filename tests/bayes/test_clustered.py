@@ -10,11 +10,11 @@ from scipy.stats import kstest, multivariate_normal
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes import fit_bayes
-from bayes_lsm.bayes.engines.clustered import PartialCorrelation, resolve_terms
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import PriorError
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
-from bayes_lsm.priors import HalfNormal, Normal, Priors
+from bayes_lsm.priors import HalfNormal, Normal, PartialCorrelation, Priors
 from bayes_lsm.specification import Specification
 
 from .levels import as_dependent
@@ -132,11 +132,11 @@ def test_priors_of_single_terms_are_named_by_their_grouping():
     design = schools().design
     given = {"district: intrcpt": HalfNormal(0.5), "district/school: intrcpt": Normal()}
     words = Priors(scale=given)
-    assert resolve_terms(design, words).scale.priors == (HalfNormal(0.5), Normal())
-    both = resolve_terms(design, Priors(scale={"intrcpt": HalfNormal(0.1)})).scale.priors
+    assert resolve_priors(design, words).scale.priors == (HalfNormal(0.5), Normal())
+    both = resolve_priors(design, Priors(scale={"intrcpt": HalfNormal(0.1)})).scale.priors
     assert both == (HalfNormal(0.1), HalfNormal(0.1))
     with pytest.raises(PriorError, match="'district: intrcpt', 'district/school: intrcpt'"):
-        resolve_terms(design, Priors(scale={"year": Normal()}))
+        resolve_priors(design, Priors(scale={"year": Normal()}))
 
 
 def test_the_scale_of_a_slope_follows_its_units():

@@ -8,8 +8,9 @@ import pytest
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes.calibration.clustered_replications import Clusters, observed_effects
-from bayes_lsm.bayes.engines.clustered import resolve_terms, sample_clustered
+from bayes_lsm.bayes.engines.clustered import sample_clustered
 from bayes_lsm.bayes.resolved_priors.clustered_prior import draw_from_prior
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.term_draws import join_terms, split_terms
 from bayes_lsm.priors import HalfNormal, Normal, Priors
 
@@ -70,12 +71,12 @@ def test_right_engine_stays_inside(small):
         ("Joint", "log-likelihood"),
     ]
     assert checked.ecdf_difference().shape == (100, 8)
-    assert "Correlation: outcome | trial" in str(checked)
+    assert "\nCorrelation\n" in str(checked)
 
 
 def altered(design, change):
     """The collapsed engine, with its draws of correlations changed before they are handed over."""
-    resolved = resolve_terms(design, MODERATE)
+    resolved = resolve_priors(design, MODERATE)
 
     def engine(simulated, seed):
         drawn = sample_clustered(simulated, resolved, draws=400, seed=seed)

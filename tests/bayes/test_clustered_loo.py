@@ -13,7 +13,8 @@ from scipy.stats import multivariate_normal, norm
 import bayes_lsm as lsm
 from bayes_lsm.bayes import fit_bayes
 from bayes_lsm.bayes.cross_validation.clustered_loo import checked_clusters, densities
-from bayes_lsm.bayes.engines.clustered import resolve_terms, sample_clustered
+from bayes_lsm.bayes.engines.clustered import sample_clustered
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.term_draws import flat_coefficients
 from bayes_lsm.design.design import build_design
 from bayes_lsm.priors import Normal, Priors
@@ -137,7 +138,7 @@ def test_a_tiny_model_is_that_of_a_grid():
 def test_loo_is_that_of_refits_one_by_one(make):
     fit = make().fit_bayes(seed=1)
     found, design = fit.loo(), fit.design
-    priors = resolve_terms(design, fit.priors)
+    priors = resolve_priors(design, fit.priors)
     full = sample_clustered(design, priors, draws=20_000, seed=8).importance
     for u in (0, 3, 4):
         kept = np.ones(len(design.y), dtype=bool)

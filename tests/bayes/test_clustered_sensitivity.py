@@ -9,12 +9,11 @@ from scipy.stats import beta as beta_distribution
 from scipy.stats import halfnorm, kstest, multivariate_normal
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.engines.clustered import PartialCorrelation
 from bayes_lsm.bayes.sensitivity.clustered_sensitivity import Terms
 from bayes_lsm.bayes.sensitivity.refits import Refitter, stretched, summarise
 from bayes_lsm.design.design import build_design
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices, kappas_of
-from bayes_lsm.priors import HalfNormal, Normal, Priors
+from bayes_lsm.priors import HalfNormal, Normal, PartialCorrelation, Priors
 from bayes_lsm.specification import Specification
 
 from .levels import as_dependent

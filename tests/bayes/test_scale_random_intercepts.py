@@ -8,7 +8,7 @@ from scipy.stats import halfnorm, norm
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes import fit_bayes
-from bayes_lsm.bayes.pymc_model.clustered_graph import build_clustered_pymc_model
+from bayes_lsm.bayes.pymc_model.graph import build_pymc_model
 from bayes_lsm.errors import DataError, FitError, FormulaError, PriorError, SpecificationError
 from bayes_lsm.formulas.random_intercepts import split_random_intercepts
 from bayes_lsm.priors import HalfNormal, HalfStudentT, Normal, Priors
@@ -95,7 +95,7 @@ def test_only_nuts_takes_them():
 def test_the_density_given_the_intercepts():
     """One variance a row: a product of normal densities, and the priors' besides."""
     design = model_of(SMALL, priors=Priors("slides")).design
-    model = build_clustered_pymc_model(design)
+    model = build_pymc_model(design)
     density = model.compile_fn(model.logp(jacobian=False), mode="FAST_COMPILE")
     codes, levels = pd.factorize(SMALL["country"], sort=True)
     rng = np.random.default_rng(4)

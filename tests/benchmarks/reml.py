@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 import bayes_lsm as lsm
-from bayes_lsm.reml.search.search import Search
+from bayes_lsm.reml.search.rows_search import Search
 from bayes_lsm.reml.tests.permutation_test import permutation_test
 
 MODELS = {

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 
 from bayes_lsm.datasets import load_dataset
-from bayes_lsm.likelihood.blocks.blocks import ScaleTerm, arrange, ascend_clustered, evaluate
-from bayes_lsm.likelihood.rows import formulas
+from bayes_lsm.likelihood.blocks.blocks import BlockTerm, arrange, ascend, evaluate
+from bayes_lsm.likelihood.rows import closed_form
 
 REFERENCE = Path(__file__).parents[1] / "reference"
 THERE = json.loads((REFERENCE / "multilevel.json").read_text())
@@ -22,7 +22,7 @@ SLIDE = json.loads((REFERENCE / "slides.json").read_text())["one_stage_multileve
 def intercept(labels):
     """A term with one variance, of the groups that labels tell apart."""
     groups = pd.factorize(labels)[0]
-    return ScaleTerm(groups, np.ones((groups.max() + 1, 1)))
+    return BlockTerm(groups, np.ones((groups.max() + 1, 1)))
 
 
 def schools(X, terms):
@@ -58,7 +58,7 @@ def gums(correlation, common=False, year=False):
     X = outcome
     if year:
         X = np.column_stack([outcome, outcome * (d["year"].to_numpy()[:, None] - 1983)])
-    return d["yi"].to_numpy(), X, (ScaleTerm(trial, Z, outcome, correlation),), V
+    return d["yi"].to_numpy(), X, (BlockTerm(trial, Z, outcome, correlation),), V
 
 
 CASES = {
@@ -85,7 +85,7 @@ def test_metafor(name, method):
     y, X, terms, V = CASES[name]
     there = THERE["metafor"][name][method]
     data = arrange(y, X, terms, variance=V)
-    found = ascend_clustered(np.full(data.q, -2.0), data, method=method, tolerance=1e-14)
+    found = ascend(np.full(data.q, -2.0), data, method=method, tolerance=1e-14)
     assert found.converged
     # metafor's optimisers stop within 1e-10 of the maximum or a little below, never above.
     assert found.at.value == pytest.approx(there["logLik"], abs=1e-8)
@@ -109,7 +109,7 @@ def test_metafor_crossed_groups_with_a_variance_of_zero(method):
     there = THERE["metafor"]["schools_crossed"][method]
     data = arrange(y, X, terms, variance=V)
     assert len(data.blocks) < 11  # years tie districts together
-    found = ascend_clustered(np.full(3, -2.0), data, method=method)
+    found = ascend(np.full(3, -2.0), data, method=method)
     # There is no maximum, only a supremum at ln σ² = −∞, which metafor has as σ² = 0.
     assert found.at.value == pytest.approx(there["logLik"], abs=1e-7)
     np.testing.assert_allclose(np.exp(found.alpha), there["sigma2"], rtol=1e-3, atol=1e-6)
@@ -126,17 +126,17 @@ def scores():
 
 
 def residual(Z):
-    return ScaleTerm(np.arange(len(Z)), Z)
+    return BlockTerm(np.arange(len(Z)), Z)
 
 
 def slopes(study, arm):
-    return ScaleTerm(study, np.ones((37, 1)), slopes=arm)
+    return BlockTerm(study, np.ones((37, 1)), slopes=arm)
 
 
 def climb(data, method="REML"):
     start = np.full(data.q, 5.0)  # ln 150: residual variances
     start[0] = 2.5
-    found = ascend_clustered(start, data, method=method, tolerance=1e-14)
+    found = ascend(start, data, method=method, tolerance=1e-14)
     assert found.converged
     return found
 
@@ -183,7 +183,7 @@ def test_glmmTMB(scores, method):
     Z_both = np.tile(np.eye(2), (37, 1, 1))
     cases = {
         "by_arm": (X, slopes(study, arm)),
-        "correlated": (both, ScaleTerm(study, Z_both, both, "unstructured")),
+        "correlated": (both, BlockTerm(study, Z_both, both, "unstructured")),
     }
     assert set(cases) == set(THERE["glmmTMB"])
     for name, (X_here, term) in cases.items():
@@ -191,7 +191,7 @@ def test_glmmTMB(scores, method):
         data = arrange(y, X_here, (term, residual(Z)))
         start = np.r_[np.full(data.q - 2, 2.0), 5.0, 0.0]
         start[2 : data.q - 2] = 0.0  # Fisher's z
-        found = ascend_clustered(start, data, method=method, tolerance=1e-14)
+        found = ascend(start, data, method=method, tolerance=1e-14)
         assert found.converged
         ours = criteria(data, found, method, fixed=False)
         theirs = [there[key] for key in ("logLik", "df", "AIC", "BIC")]
@@ -256,7 +256,7 @@ def test_one_stage_with_known_arm_variances_is_the_two_stage_model(scores):
     constants = []
     for log_tau2 in (-1.0, 1.0, 2.5, 4.0):
         whole = evaluate(np.r_[log_tau2, arms], data, method="REML")
-        two = formulas.evaluate(np.array([log_tau2]), y, v, ones, ones, method="REML")
+        two = closed_form.evaluate(np.array([log_tau2]), y, v, ones, ones, method="REML")
         constants.append(whole.value - two.value)
         assert whole.score[0] == pytest.approx(two.score[0], abs=1e-8)
         assert whole.hessian[0, 0] == pytest.approx(two.hessian[0, 0], abs=1e-8)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.linalg import null_space
 from scipy.stats import multivariate_normal
 
-from bayes_lsm.likelihood.rows.formulas import (
+from bayes_lsm.likelihood.rows.closed_form import (
     estimate_location,
     evaluate,
     log_likelihood,

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
 from bayes_lsm.likelihood.rows import ascent, kernels
-from bayes_lsm.likelihood.rows.formulas import evaluate, log_likelihood
+from bayes_lsm.likelihood.rows.closed_form import evaluate, log_likelihood
 
 NO_OFFSET, NO_ZERO = np.empty(0), np.empty(0, dtype=bool)
 

@@ -8,9 +8,9 @@ import bayes_lsm as lsm
 from bayes_lsm import plots
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import FitError
-from bayes_lsm.reml.clustered_fitting import estimate_clustered
 from bayes_lsm.reml.diagnostics.clustered_residuals import standard_errors
 from bayes_lsm.reml.prediction.clustered_effects import true_effects
+from bayes_lsm.reml.search.maximum import estimate
 from bayes_lsm.specification import Specification
 
 
@@ -132,7 +132,7 @@ def test_forest_of_outcomes_of_a_bayesian_fit():
 def test_own_effects_of_one_term_are_the_blups():
     data = lsm.load_dataset("bcg")
     words = Specification("yi ~ ablat", "vi", scale={"residual": "~ ablat"})
-    several = true_effects(estimate_clustered(build_design(words, data), "REML"))
+    several = true_effects(estimate(build_design(words, data), "REML"))
     one = lsm.LocationScaleModel("yi ~ ablat", "~ ablat", variance="vi", data=data).fit_reml()
     columns = ["estimate", "se", "pi_lb", "pi_ub"]
     # Both stop within 1e-13 of the likelihood: √ of that in the coefficients.
@@ -187,7 +187,7 @@ def test_figures_for_one_term_say_so(schools, name):
     ],
 )
 def test_figures_of_results_refuse_a_fit(schools, name):
-    with pytest.raises(FitError, match=r"this figure takes .*, got a ClusteredFit; pass "):
+    with pytest.raises(FitError, match=r"this figure takes .*, got a RemlFit; pass "):
         getattr(plots, name)(schools)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from scipy.optimize import minimize
 
-from bayes_lsm.likelihood.rows.formulas import evaluate
+from bayes_lsm.likelihood.rows.closed_form import evaluate
 
 LOCATIONS = ["~ 1", "~ x", "~ g", "~ g + x", "~ 0 + g", "~ g * x", "~ u"]
 SCALES = ["~ 1", "~ x", "~ g", "~ g + x", "~ 0 + g", "~ x + u", "~ 0 + x", "~ x + I(x ** 2)"]

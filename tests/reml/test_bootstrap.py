@@ -10,7 +10,7 @@ from scipy.stats import chi2, kstest
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.errors import DivergentScaleWarning, FitError
 from bayes_lsm.reml import fit_reml, likelihood_ratio_test
-from bayes_lsm.reml.search.search import Search
+from bayes_lsm.reml.search.rows_search import Search
 from bayes_lsm.reml.tests.bootstrap_test import Refitter, bootstrap_test, log_tau2_of, simulate
 
 from .designs import example, homogeneous_group, make_design

@@ -8,8 +8,8 @@ from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.arrange import arrange_design
 from bayes_lsm.likelihood.blocks.blocks import evaluate
-from bayes_lsm.reml.clustered_fitting import estimate_clustered
 from bayes_lsm.reml.diagnostics.check import check
+from bayes_lsm.reml.search.maximum import estimate
 from bayes_lsm.specification import Specification
 
 from .nasty_nested import simulate
@@ -29,11 +29,11 @@ def test_a_good_optimum():
 def test_the_condition_is_that_of_one_term():
     data = lsm.load_dataset("bangertdrowns2004")
     words = Specification("yi ~ 1", "vi", scale={"residual": "~ I(ni / 100)"})
-    several = estimate_clustered(build_design(words, data), "REML").check()
+    several = estimate(build_design(words, data), "REML").check()
     one = lsm.LocationScaleModel("yi ~ 1", "~ I(ni / 100)", variance="vi", data=data).fit_reml()
     assert several.condition == pytest.approx(one.check().condition, rel=1e-4)
     with pytest.raises(FitError, match="starts must be at least 1"):
-        estimate_clustered(build_design(words, data), "REML").check(starts=0)
+        estimate(build_design(words, data), "REML").check(starts=0)
 
 
 def test_a_limit_is_not_interior():
@@ -45,7 +45,7 @@ def test_a_limit_is_not_interior():
 
 def test_two_maxima_are_told():
     """A set of the sweep whose likelihood has another maximum, higher by 0.03."""
-    fit = estimate_clustered(simulate(269), "ML")
+    fit = estimate(simulate(269), "ML")
     found = fit.check()
     assert fit.rival is not None
     assert not found.unique

@@ -8,7 +8,7 @@ import bayes_lsm as lsm
 from bayes_lsm import reml
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import DivergentScaleWarning, FitError
-from bayes_lsm.reml.clustered_fitting import estimate_clustered
+from bayes_lsm.reml.search.maximum import estimate
 from bayes_lsm.specification import Specification
 
 from .nested import nested_data, nested_model
@@ -47,7 +47,7 @@ def fit_limit(formula):
 def test_one_term_of_rows_has_the_ordinary_means():
     data = lsm.load_dataset("bcg")
     words = Specification("yi ~ 1", "vi", scale={"residual": "~ alloc + ablat"})
-    several = estimate_clustered(build_design(words, data), "REML")
+    several = estimate(build_design(words, data), "REML")
     one = lsm.LocationScaleModel("yi ~ 1", "~ alloc + ablat", variance="vi", data=data).fit_reml()
     for verb, variable in ((reml.tau_means, "alloc"), (reml.tau_contrasts, "alloc")):
         ours, theirs = verb(several, variable).table, verb(one, variable).table

@@ -9,8 +9,8 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.covariance import blocks, loadings
 from bayes_lsm.reml import fitted_values, hat_values, leave_one_out, weights
 from bayes_lsm.reml.clustered_covariance import covariance_of_effects
-from bayes_lsm.reml.clustered_fitting import estimate_clustered
 from bayes_lsm.reml.diagnostics import residuals, robust
+from bayes_lsm.reml.search.maximum import estimate
 
 from .nested import nested_data, nested_model
 from .peers import PEERS, crimes, gums, schools
@@ -92,9 +92,9 @@ def test_scale_coefficients_are_estimated_again():
     fit = nested_model(data, school="~ x").fit_reml()
     found = fit.influence(progress=False)
     alone = nested_model(data[data["district"] != 4], school="~ x")
-    refit = estimate_clustered(alone.design, "REML")
+    refit = estimate(alone.design, "REML")
     np.testing.assert_allclose(found.alpha[4], refit.alpha, rtol=1e-6)
-    expected = (fit.alpha - refit.alpha) / np.sqrt(np.diag(refit.vcov_alpha))
+    expected = (fit.alpha - refit.alpha) / np.sqrt(np.diag(refit.vcov_scale))
     np.testing.assert_allclose(found.dfbetas_scale[4], expected, rtol=1e-6)
     assert found.loglik[4] == pytest.approx(refit.loglik)
     table = leave_one_out(fit, progress=False).table
@@ -106,7 +106,7 @@ def test_scale_coefficients_are_estimated_again():
 
 def test_clusters_that_the_model_needs_are_told():
     data = nested_data(3, districts=4).assign(g=lambda d: (d["district"] == 2) * 1.0)
-    fit = estimate_clustered(nested_model(data, location="yi ~ g").design, "REML")
+    fit = estimate(nested_model(data, location="yi ~ g").design, "REML")
     found = fit.influence(progress=False)
     assert list(found.unfittable) == ["2"]
     assert np.isnan(found.cook[2])
@@ -144,7 +144,7 @@ def test_robust_of_clusters_that_depend_on_each_other(fits):
         weights(fits["schools_year"])
     few = nested_model(nested_data(1, districts=2), location="yi ~ x")
     with pytest.raises(FitError, match="2 clusters are too few for 2"):
-        robust(estimate_clustered(few.design, "REML"))
+        robust(estimate(few.design, "REML"))
 
 
 def test_cr2_of_independent_rows_is_the_ordinary_one():
@@ -154,7 +154,7 @@ def test_cr2_of_independent_rows_is_the_ordinary_one():
 
     data = lsm.load_dataset("bangertdrowns2004")
     words = Specification("yi ~ I(ni / 100)", "vi", scale={"residual": "~ 1"})
-    clustered = estimate_clustered(build_design(words, data), "REML")
+    clustered = estimate(build_design(words, data), "REML")
     single = lsm.LocationScaleModel("yi ~ I(ni / 100)", variance="vi", data=data).fit_reml()
     for kind in ("CR0", "CR1", "CR2"):
         ours, theirs = (robust(fit, list(data["author"]), kind=kind) for fit in (clustered, single))

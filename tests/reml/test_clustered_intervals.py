@@ -11,8 +11,8 @@ from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import DivergentScaleWarning, FitError
 from bayes_lsm.reml import fit_reml, permutation_test
 from bayes_lsm.reml.clustered_covariance import simulate_clustered
-from bayes_lsm.reml.clustered_fitting import estimate_clustered
 from bayes_lsm.reml.intervals.intervals import confidence_intervals
+from bayes_lsm.reml.search.maximum import estimate
 from bayes_lsm.specification import Specification
 
 from .nested import nested_data, nested_model
@@ -27,7 +27,7 @@ def one_term():
     data = lsm.load_dataset("bangertdrowns2004").assign(size=lambda d: d["ni"] / 100)
     words = Specification("yi ~ size", "vi", scale={"residual": "~ size"})
     single = lsm.LocationScaleModel("yi ~ size", scale="~ size", variance="vi", data=data)
-    return estimate_clustered(build_design(words, data), "REML"), single.fit_reml()
+    return estimate(build_design(words, data), "REML"), single.fit_reml()
 
 
 def test_bootstrap_is_percentiles_of_the_other_engines_refits(one_term):
@@ -95,7 +95,7 @@ def test_what_is_open_is_open():
     assert (found["ci_ub"] <= 1).all()
     assert (found["ci_lb"] < found["estimate"]).all()
     small = nested_data(3, districts=5, schools=2)
-    few = estimate_clustered(nested_model(small).design, "REML")
+    few = estimate(nested_model(small).design, "REML")
     ends = few.confidence_intervals(method="bootstrap", iterations=60, seed=1, **QUIET)
     assert (ends["ci_lb"] == -np.inf).any()
     again = few.confidence_intervals(method="bootstrap", iterations=60, seed=1, **QUIET)

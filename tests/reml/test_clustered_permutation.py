@@ -9,7 +9,7 @@ import pytest
 import bayes_lsm as lsm
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml import permutation_test
-from bayes_lsm.reml.clustered_fitting import estimate_clustered
+from bayes_lsm.reml.search.maximum import estimate
 
 from .nested import nested_data, nested_model
 from .peers import gums
@@ -27,7 +27,7 @@ def test_the_exact_test_goes_through_every_order_of_the_clusters():
     for order in itertools.permutations(range(4)):
         moved = data.assign(z=z[list(order)][data["district"]])
         refit = nested_model(moved, location="yi ~ z")
-        found = estimate_clustered(refit.design, "REML")
+        found = estimate(refit.design, "REML")
         by_hand.append(found.location.loc["z", "zval"])
     np.testing.assert_allclose(np.sort(test.null["z"]), np.sort(by_hand), atol=1e-6)
     observed = abs(fit.location.loc["z", "zval"])
@@ -74,7 +74,7 @@ def test_groups_that_cross_ask_for_clusters():
     model = lsm.LocationScaleModel(
         "yi ~ z", {"district": "~ 1", "year": "~ 1"}, variance="vi", data=data
     )
-    fit = estimate_clustered(model.design, "REML")
+    fit = estimate(model.design, "REML")
     with pytest.raises(FitError, match="the groups of 'district' lie in several groups of 'year'"):
         permutation_test(fit, part="location")
 
@@ -85,7 +85,7 @@ def test_the_size_of_the_permutation_test():
     pvals = []
     for seed in range(60):
         data = nested_data(seed + 50, districts=8, schools=2)
-        fit = estimate_clustered(nested_model(data, location="yi ~ z").design, "REML")
+        fit = estimate(nested_model(data, location="yi ~ z").design, "REML")
         test = permutation_test(fit, part="location", iterations=20, seed=seed, progress=False)
         pvals.append(test.pval)
     # p is a multiple of 1/20.

@@ -9,7 +9,7 @@ from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import DivergentScaleWarning, FitError
 from bayes_lsm.likelihood.blocks.arrange import arrange_design
 from bayes_lsm.likelihood.blocks.blocks import evaluate
-from bayes_lsm.reml.clustered_fitting import estimate_clustered
+from bayes_lsm.reml.search.maximum import estimate
 from bayes_lsm.specification import Specification
 
 from .nested import nested_data, nested_model
@@ -19,7 +19,7 @@ from .peers import gums
 def test_one_term_of_rows_is_the_ordinary_prediction():
     data = lsm.load_dataset("bangertdrowns2004")
     words = Specification("yi ~ 1", "vi", scale={"residual": "~ I(ni / 100)"})
-    clustered = estimate_clustered(build_design(words, data), "REML")
+    clustered = estimate(build_design(words, data), "REML")
     single = lsm.LocationScaleModel("yi ~ 1", scale="~ I(ni / 100)", variance="vi", data=data)
     new = pd.DataFrame({"ni": [50, 200]})
     ours = clustered.predict(new).table
@@ -40,7 +40,7 @@ def brute_force(fit, new, slopes, Z, draws=200_000):
     estimate = np.concatenate(
         [part for each in fit.terms.values() for part in (each.alpha, each.kappa)]
     )
-    gamma = rng.multivariate_normal(estimate, fit.vcov_scale, size=400)
+    gamma = rng.multivariate_normal(estimate, fit.vcov_terms, size=400)
     found = []
     for here in gamma:
         at = evaluate(here, data, method="REML")

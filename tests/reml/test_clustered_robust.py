@@ -7,8 +7,8 @@ import bayes_lsm as lsm
 from bayes_lsm.design.clusters import read_clusters
 from bayes_lsm.design.design import build_design
 from bayes_lsm.reml import fit_reml, robust
-from bayes_lsm.reml.clustered_fitting import estimate_clustered
 from bayes_lsm.reml.diagnostics.clustered_sandwich import cluster_scores
+from bayes_lsm.reml.search.maximum import estimate
 from bayes_lsm.specification import Specification
 
 from .nested import nested_data, nested_model
@@ -75,7 +75,7 @@ def test_scores_of_clusters_by_differences(method):
     # A central difference errs by h² = 1e-10, and by rounding 1e-16/h of the log-likelihood.
     np.testing.assert_allclose(found, expected, atol=1e-7)
     np.testing.assert_allclose(found.sum(axis=0), 0.0, atol=1e-5)
-    bread = fit.vcov_scale
+    bread = fit.vcov_terms
     np.testing.assert_allclose(
         robust(fit, kind="CR0").vcov_scale, bread @ expected.T @ expected @ bread, rtol=1e-5
     )
@@ -108,7 +108,7 @@ def test_rows_of_one_term_are_the_ordinary_sandwich(method):
     design = build_design(words, data)
     model = lsm.LocationScaleModel.from_specification(words, data)
     one = robust(fit_reml(model.design, method=method), data["author"], kind="CR1")
-    several = robust(estimate_clustered(design, method), data["author"].tolist(), kind="CR1")
+    several = robust(estimate(design, method), data["author"].tolist(), kind="CR1")
     # Both stop within 1e-13 of the likelihood: √ of that in the coefficients.
     np.testing.assert_allclose(several.vcov_scale, one.vcov_scale, rtol=1e-4)
     np.testing.assert_allclose(several.vcov_location, one.vcov_location, rtol=1e-4)
@@ -137,12 +137,12 @@ def test_heavy_tails_widen_the_robust_standard_errors_as_they_should():
         effect = rng.standard_t(6, size=60) / np.sqrt(1.5) * np.sqrt(0.5)
         school = rng.normal(size=len(data)) * np.sqrt(0.1)
         y = effect[district] + school + rng.normal(size=len(data)) * np.sqrt(data["vi"])
-        fit = estimate_clustered(nested_model(data.assign(yi=y)).design, "REML", turns=0)
+        fit = estimate(nested_model(data.assign(yi=y)).design, "REML", turns=0)
         if fit.divergent:
             continue
         estimates.append(fit.alpha[0])
         sandwich.append(robust(fit, kind="CR1").vcov_scale[0, 0])
-        curvature.append(fit.vcov_scale[0, 0])
+        curvature.append(fit.vcov_terms[0, 0])
     true = np.var(estimates, ddof=1)
     # The variance of 300 estimates is known to about 10%; the sandwich has a bias of about 1/G.
     assert np.mean(sandwich) == pytest.approx(true, rel=0.25)

@@ -16,9 +16,8 @@ import pytest
 
 from bayes_lsm.errors import BayesLsmWarning, ConvergenceWarning, DivergentScaleWarning, FitError
 from bayes_lsm.likelihood.blocks.arrange import arrange_design
-from bayes_lsm.likelihood.blocks.blocks import ascend_clustered
-from bayes_lsm.reml import fit_clustered
-from bayes_lsm.reml.coefficients import size_of
+from bayes_lsm.likelihood.blocks.blocks import ascend
+from bayes_lsm.reml import fit_reml
 
 from .nasty_nested import simulate
 
@@ -55,9 +54,9 @@ def random_climbs(design, method, rng):
             target = target + rng.normal() * (1.0, 4.0)[i % 2]
             step = rng.normal(size=len(R)) * np.sqrt(len(Q) / len(R)) * (0.5, 2.0, 6.0)[i % 3]
             alpha = np.linalg.solve(R, Q.T @ np.full(len(Q), target) + step)
-            parts.append(np.r_[alpha, rng.normal(size=size_of(term) - len(term.names))])
+            parts.append(np.r_[alpha, rng.normal(size=term.size - len(term.names))])
         start = np.concatenate(parts)
-        ascent = ascend_clustered(start, data, method=method, tolerance=1e-13)
+        ascent = ascend(start, data, method=method, tolerance=1e-13)
         if np.isfinite(ascent.at.value):
             found.append((ascent.at.value, least_share(design, ascent.alpha)))
     return found
@@ -70,7 +69,7 @@ def least_share(design, alpha):
     for term in design.terms:
         tau2 = np.exp(np.minimum(term.Z @ alpha[first : first + len(term.names)], 300.0))
         parts.append(term.slopes**2 * tau2[term.index])
-        first += size_of(term)
+        first += term.size
     total = design.v + sum(part.sum(axis=1) for part in parts)
     for term, part in zip(design.terms, parts, strict=True):
         share = np.zeros(term.used.shape)
@@ -95,7 +94,7 @@ def check(seed, tally):
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always", BayesLsmWarning)
         try:
-            fit = fit_clustered(design, method=method)
+            fit = fit_reml(design, method=method)
         except FitError:
             tally.refused.append(seed)
             return
@@ -114,14 +113,14 @@ def check(seed, tally):
         assert lost.any() == (each.divergence is not None), seed
     tally.fitted += 1
     tally.divergent += bool(fit.divergent)
-    tally.flat += not fit.divergent and bool(np.isnan(fit.vcov_scale).any())
+    tally.flat += not fit.divergent and bool(np.isnan(fit.vcov_terms).any())
     tally.rivals += fit.rival is not None
     tally.unconverged += [] if fit.converged else [seed]
     slack = max(TOLERANCE, 1e-10 * abs(fit.highest))
     climbs = random_climbs(design, method, np.random.default_rng(seed))
     if climbs and max(value for value, _ in climbs) > fit.highest + slack:
         tally.missed.append((seed, max(value for value, _ in climbs) - fit.highest))
-    elif not fit.divergent and fit.rival is None and not np.isnan(fit.vcov_scale).any():
+    elif not fit.divergent and fit.rival is None and not np.isnan(fit.vcov_terms).any():
         # An interior maximum that is one: no climb may be as high on its way to infinity. (A steep
         # slope has a maximum, and next to nothing at its lower end.)
         gone = [share for value, share in climbs if value > fit.loglik - 1e-9 and share < 1e-9]

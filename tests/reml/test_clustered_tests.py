@@ -14,7 +14,7 @@ from bayes_lsm.likelihood.blocks.arrange import arrange_design
 from bayes_lsm.likelihood.blocks.blocks import evaluate
 from bayes_lsm.reml import (
     bootstrap_test,
-    fit_clustered,
+    fit_reml,
     likelihood_ratio_test,
     score_test,
     wald_test,
@@ -40,7 +40,7 @@ def one_term(method="REML"):
     """The same model with one scale term, as either kind of fit."""
     data = lsm.load_dataset("bangertdrowns2004")
     words = Specification("yi ~ 1", "vi", scale={"residual": "~ I(ni / 100)"})
-    clustered = fit_clustered(build_design(words, data), method=method)
+    clustered = fit_reml(build_design(words, data), method=method)
     single = lsm.LocationScaleModel("yi ~ 1", scale="~ I(ni / 100)", variance="vi", data=data)
     return clustered, single.fit_reml(method=method)
 

@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import chi2
 
-from bayes_lsm.likelihood.rows.formulas import log_likelihood
+from bayes_lsm.likelihood.rows.closed_form import log_likelihood
 from bayes_lsm.reml import fit_reml
 from bayes_lsm.reml.intervals.contrast_profile import profile_interval
 

@@ -13,7 +13,7 @@ from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import DataError, DivergentScaleWarning, FitError
-from bayes_lsm.likelihood.rows.formulas import log_likelihood
+from bayes_lsm.likelihood.rows.closed_form import log_likelihood
 from bayes_lsm.reml import fit_reml, likelihood_ratio_test
 from bayes_lsm.reml.prediction.prediction import predict_tau
 from bayes_lsm.specification import Specification

@@ -9,7 +9,7 @@ import pytest
 from scipy.optimize import minimize
 
 import bayes_lsm as lsm
-from bayes_lsm.likelihood.rows.formulas import log_likelihood
+from bayes_lsm.likelihood.rows.closed_form import log_likelihood
 from bayes_lsm.reml import fit_reml
 
 PINNED = json.loads((Path(__file__).parents[1] / "reference/frequentist.json").read_text())

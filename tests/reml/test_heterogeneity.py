@@ -11,13 +11,10 @@ from scipy.stats import chi2
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import DivergentScaleWarning
-from bayes_lsm.likelihood.rows.formulas import typical_sampling_variance
+from bayes_lsm.likelihood.rows.closed_form import typical_sampling_variance
 from bayes_lsm.reml import fit_reml, likelihood_ratio_test
-from bayes_lsm.reml.prediction.heterogeneity import (
-    cochran_q,
-    heterogeneity,
-    standard_error_tau2,
-)
+from bayes_lsm.reml.prediction.heterogeneity import heterogeneity, standard_error_tau2
+from bayes_lsm.reml.wald import cochran_q
 from bayes_lsm.specification import Specification
 
 from .designs import example, homogeneous_group, make_design

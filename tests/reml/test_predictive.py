@@ -9,7 +9,7 @@ from scipy.stats import norm, t
 
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.design.design import build_design
-from bayes_lsm.likelihood.rows.formulas import estimate_location
+from bayes_lsm.likelihood.rows.closed_form import estimate_location
 from bayes_lsm.reml import fit_reml
 from bayes_lsm.reml.prediction import predictive
 from bayes_lsm.reml.prediction.prediction import predict, predict_tau

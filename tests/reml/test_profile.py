@@ -12,10 +12,10 @@ from scipy.stats import chi2
 
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.errors import DivergentScaleWarning, FitError
-from bayes_lsm.likelihood.rows.formulas import log_likelihood
+from bayes_lsm.likelihood.rows.closed_form import log_likelihood
 from bayes_lsm.reml import fit_reml
 from bayes_lsm.reml.intervals.profile import profile
-from bayes_lsm.reml.search.search import Search
+from bayes_lsm.reml.search.rows_search import Search
 
 from .designs import example, homogeneous_group, make_design
 

@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import chi2
 
 from bayes_lsm.errors import DivergentScaleWarning, FitError
-from bayes_lsm.likelihood.rows.formulas import evaluate, log_likelihood
+from bayes_lsm.likelihood.rows.closed_form import evaluate, log_likelihood
 from bayes_lsm.reml import fit_reml, likelihood_ratio_test
 from bayes_lsm.reml.tests.score_test import expected_information, score_test
 from bayes_lsm.reml.tests.wald_and_ratio import wald_test

@@ -35,8 +35,8 @@ from bayes_lsm.bayes.calibration.replications import (
 )
 from bayes_lsm.bayes.calibration.uniformity import rank_ecdf, simultaneous_band, uniformity_pvalue
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.pymc_model.graph import resolve_priors
 from bayes_lsm.bayes.resolved_priors.clustered_prior import draw_from_prior
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior, said_before, sample_df
 from bayes_lsm.design.design import Design
 from bayes_lsm.priors import Priors

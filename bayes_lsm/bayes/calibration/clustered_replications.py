@@ -23,11 +23,12 @@ from bayes_lsm.bayes.calibration.replications import (
 )
 from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.engines.clustered import resolve_terms, sample_clustered
+from bayes_lsm.bayes.engines.clustered import sample_clustered
 from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.engines.nuts import compile_for, read_chains, run_nuts
 from bayes_lsm.bayes.prediction.group_effects import GroupEffects
-from bayes_lsm.bayes.pymc_model.clustered_graph import build_clustered_pymc_model
+from bayes_lsm.bayes.pymc_model.graph import build_pymc_model
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.term_draws import TermDraws, flat_coefficients, join_terms, split_terms
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
@@ -97,7 +98,7 @@ def make_clustered_sampler(
     if engine == "collapsed":
         if any(term.random for term in design.terms):
             raise FitError("random intercepts of ln τ² need engine='nuts', got 'collapsed'")
-        resolved = resolve_terms(design, prior)
+        resolved = resolve_priors(design, prior)
         return lambda simulated, seed: sample_clustered(simulated, resolved, draws=draws, seed=seed)
     if engine == "nuts":
         return _compiled_nuts(design, prior, draws=draws)
@@ -106,7 +107,7 @@ def make_clustered_sampler(
 
 def _compiled_nuts(design: Design, prior: Priors, *, draws: int) -> Sampler:
     """NUTS on a model that is compiled once and given each set of effects."""
-    compiled, _ = compile_for(build_clustered_pymc_model(design, prior), design, prior, seed=0)
+    compiled, _ = compile_for(build_pymc_model(design, prior), design, prior, seed=0)
 
     def sample(simulated: Design, seed: int) -> Draws:
         posterior, stats = run_nuts(

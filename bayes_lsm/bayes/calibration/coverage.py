@@ -31,8 +31,8 @@ from bayes_lsm.bayes.calibration.replications import (
     make_sampler,
     refit,
 )
+from bayes_lsm.bayes.coordinates import coordinates
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.pymc_model.clustered_graph import pair_names, scale_names
 from bayes_lsm.bayes.student.effects import df_prior, said_before
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
@@ -226,11 +226,12 @@ def _true_clusters(design: Design, given: _Given, df: float | None, simulations:
     if df is not None:
         raise FitError(f"df is of Student-t study effects, which a {design.kind} does not have")
     location, scale, correlation = given
+    names = coordinates(design)
     return repeat_truth(
         design,
-        location=_coefficients("location coefficients", location, design.location.names),
-        scale=_coefficients("scale coefficients", scale, tuple(scale_names(design))),
-        correlation=_coefficients("correlations", correlation, tuple(pair_names(design))),
+        location=_coefficients("location coefficients", location, tuple(names["location_term"])),
+        scale=_coefficients("scale coefficients", scale, tuple(names["scale_term"])),
+        correlation=_coefficients("correlations", correlation, tuple(names.get("pair", ()))),
         size=simulations,
     )
 

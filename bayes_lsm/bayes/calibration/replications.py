@@ -20,7 +20,8 @@ from bayes_lsm.bayes.engines.compiled_models import compile_model
 from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.engines.direct import sample_directly
 from bayes_lsm.bayes.pointwise_likelihood import log_likelihood
-from bayes_lsm.bayes.pymc_model.graph import build_pymc_model, require_log_link, resolve_priors
+from bayes_lsm.bayes.pymc_model.graph import build_pymc_model
+from bayes_lsm.bayes.resolved_priors.resolve import require_log_link, resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior, sample_effects
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError

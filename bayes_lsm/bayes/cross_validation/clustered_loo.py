@@ -27,9 +27,8 @@ from bayes_lsm.bayes.cross_validation.elpd_from_densities import (
     waic_elpd,
 )
 from bayes_lsm.bayes.cross_validation.refits import Predictions, leave_out_folds
-from bayes_lsm.bayes.engines.clustered import resolve_terms
-from bayes_lsm.bayes.resolved_priors.clustered_propriety import term_effects
 from bayes_lsm.bayes.resolved_priors.propriety import require_proper_without
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.term_draws import flat_coefficients
 from bayes_lsm.design.clusters import (
     Cluster,
@@ -46,14 +45,14 @@ from bayes_lsm.likelihood.blocks.arrange import likelihood_terms, row_variances
 from bayes_lsm.progress import track
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 _FEWEST_CLUSTERS = 3
 _MANY_CLUSTERS = 100
 
 
 def loo(
-    fit: BayesFit,
+    fit: Posterior,
     *,
     cluster: Cluster | None = None,
     seed: int | None = None,
@@ -108,7 +107,7 @@ def loo(
 
 
 def kfold(
-    fit: BayesFit,
+    fit: Posterior,
     k: int = 10,
     *,
     cluster: Cluster | None = None,
@@ -153,7 +152,7 @@ def kfold(
     return kfold_elpd(fit, studies, found, k)
 
 
-def psis_loo(fit: BayesFit, *, cluster: Cluster | None = None, progress: bool = True) -> Elpd:
+def psis_loo(fit: Posterior, *, cluster: Cluster | None = None, progress: bool = True) -> Elpd:
     """Leave each cluster out in turn by Pareto-smoothed importance sampling from the draws.
 
     Parameters
@@ -191,7 +190,7 @@ def psis_loo(fit: BayesFit, *, cluster: Cluster | None = None, progress: bool = 
     return psis_elpd(fit, studies, densities(fit, studies, progress=_slow(studies, progress)))
 
 
-def waic(fit: BayesFit, *, cluster: Cluster | None = None) -> Elpd:
+def waic(fit: Posterior, *, cluster: Cluster | None = None) -> Elpd:
     """The widely applicable information criterion, on the scale of the log density.
 
     Parameters
@@ -265,14 +264,9 @@ def _one_by_one(studies: Studies) -> list[Indices]:
     return list(np.arange(len(studies.names))[:, None])
 
 
-def _require_proper(fit: BayesFit, studies: Studies, folds: list[Indices]) -> None:
-    priors = resolve_terms(fit.design, fit.priors)
-    require_proper_without(
-        lambda rows: term_effects(fit.design, priors.location, fit.priors, rows),
-        priors.scale,
-        studies,
-        folds,
-    )
+def _require_proper(fit: Posterior, studies: Studies, folds: list[Indices]) -> None:
+    resolved = resolve_priors(fit.design, fit.priors)
+    require_proper_without(fit.design, resolved, fit.priors, studies, folds)
 
 
 def _slow(studies: Studies, progress: bool) -> bool:
@@ -280,7 +274,7 @@ def _slow(studies: Studies, progress: bool) -> bool:
 
 
 def _refit(
-    fit: BayesFit,
+    fit: Posterior,
     studies: Studies,
     folds: list[Indices],
     *,
@@ -295,7 +289,7 @@ def _refit(
                 "use psis_loo(), which needs none"
             )
     _require_rank(design, studies, folds)
-    model = ClusterDeletion(design, resolve_terms(design, fit.priors))
+    model = ClusterDeletion(design, resolve_priors(design, fit.priors))
     seed = fit.seed if seed is None else seed
     with np.errstate(invalid="ignore"):  # points of the prior may be too far out for any density
         return leave_out_folds(model, studies, folds, seed=seed, progress=progress)
@@ -318,7 +312,7 @@ def _require_rank(design: Design, studies: Studies, folds: list[Indices]) -> Non
 
 
 def densities(
-    fit: BayesFit, studies: Studies, *, progress: bool = False
+    fit: Posterior, studies: Studies, *, progress: bool = False
 ) -> Iterator[tuple[int, Array, Array]]:
     """Each cluster's log density (draws,) and its rows' probabilities (draws, rows).
 

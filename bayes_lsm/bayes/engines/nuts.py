@@ -14,12 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from bayes_lsm.bayes.coordinates import DIMS
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.engines.compiled_models import compile_model
-from bayes_lsm.bayes.pymc_model.clustered_graph import build_clustered_pymc_model
-from bayes_lsm.bayes.pymc_model.graph import (
-    build_latent_pymc_model,
-    build_pymc_model,
-    resolve_priors,
-)
+from bayes_lsm.bayes.pymc_model.graph import BUILDERS
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.design.design import Design
 from bayes_lsm.priors import Priors
@@ -77,7 +73,7 @@ def sample_nuts(
     """
 
     def compiled_model() -> tuple[Any, bool]:
-        return compile_for(_build(design, priors, true_effects), design, priors, seed=seed)
+        return compile_for(BUILDERS[true_effects](design, priors), design, priors, seed=seed)
 
     posterior, stats = run_nuts(
         compiled_model,
@@ -89,13 +85,6 @@ def sample_nuts(
         progress=progress,
     )
     return read_chains(posterior, stats, df_prior(design, priors))
-
-
-def _build(design: Design, priors: Priors, true_effects: TrueEffects) -> pm.Model:
-    if not design.is_independent:
-        return build_clustered_pymc_model(design, priors)
-    latent = true_effects == "latent"
-    return (build_latent_pymc_model if latent else build_pymc_model)(design, priors)
 
 
 def read_chains(

@@ -11,9 +11,8 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from bayes_lsm.bayes.bayes_fit import BayesFit
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.engines.clustered import resolve_terms, sample_clustered
+from bayes_lsm.bayes.engines.clustered import sample_clustered
 from bayes_lsm.bayes.engines.collapsed import require_collapsible
 from bayes_lsm.bayes.evidence.averages import Averages, in_words, sample_models
 from bayes_lsm.bayes.evidence.clustered_nested import (
@@ -23,17 +22,18 @@ from bayes_lsm.bayes.evidence.clustered_nested import (
 )
 from bayes_lsm.bayes.evidence.model_prior import ModelPrior
 from bayes_lsm.bayes.evidence.submodels import SubModel, Term, find_terms
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.clustered_heterogeneity import (
     LevelHeterogeneity,
     level_heterogeneity,
 )
 from bayes_lsm.bayes.prediction.clustered_prediction import LevelPrediction, predict_levels
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.term_draws import flat_coefficients, join_terms, split_terms, terms_of
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import restrict
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.blocks.correlation_matrices import count
 from bayes_lsm.priors import Priors, ResolvedPriors
 
 _CORRELATIONS = "correlations"
@@ -83,11 +83,11 @@ class ClusteredModelAverage(Averages[Design]):
         return replace(found, heading=f"Heterogeneity of a {self.title}", remarks=self.notes)
 
     @property
-    def _fit(self) -> BayesFit:
+    def _fit(self) -> Posterior:
         """The draws of all models as those of the full one."""
         terms = terms_of(self.design, self.draws.flat_scale)
         draws = join_terms(self.draws.flat_location, terms)
-        return BayesFit(self.design, self.priors, draws, self.seed, pd.DataFrame(), ())
+        return Posterior(self.design, self.priors, draws, self.seed, pd.DataFrame(), ())
 
     def _describe(self, terms: Sequence[str]) -> str:
         return _in_words(self.design, terms)
@@ -117,7 +117,7 @@ def average_clustered(
             "bayes_factor, or leave the random intercepts out"
         )
     prior = prior or design.specification.priors
-    priors = resolve_terms(design, prior)
+    priors = resolve_priors(design, prior)
     require_normalised(priors, "averaging over models")
     require_collapsible(priors, "models can be averaged with such priors only")
     terms = {"location": find_terms(design.location), "scale": _scale_terms(design)}
@@ -169,7 +169,7 @@ def _scale_terms(design: Design) -> tuple[Term, ...]:
                 )
             )
         first += len(term.names)
-        kappas = tuple(range(first, first + count(len(term.effects), term.correlation)))
+        kappas = tuple(range(first, first + term.n_correlations))
         if kappas:
             found.append(Term(f"{term.name}: {_CORRELATIONS}", kappas, False, frozenset()))
     return tuple(found)
@@ -179,7 +179,7 @@ def _names(design: Design) -> tuple[str, ...]:
     found: list[str] = []
     for term in design.terms:
         found += [f"{term.name}: {name}" for name in term.names]
-        found += [_CORRELATIONS] * count(len(term.effects), term.correlation)
+        found += [_CORRELATIONS] * term.n_correlations
     return tuple(found)
 
 

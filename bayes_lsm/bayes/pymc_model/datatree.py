@@ -11,8 +11,7 @@ from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.pointwise_likelihood import pointwise_log_likelihood
 from bayes_lsm.bayes.prediction.group_effects import GroupEffects
 from bayes_lsm.bayes.prior_draws import draw_priors
-from bayes_lsm.bayes.pymc_model.clustered_graph import DEFAULT_SCALE_SD
-from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
+from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD, resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior, sample_effects
 from bayes_lsm.bayes.term_draws import are_random, flat_coefficients, split_terms
 from bayes_lsm.design.design import Design

@@ -21,9 +21,8 @@ from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.scale_terms import ScaleTerm
+from bayes_lsm.design.scale_terms import ScaleTerm, correlation_count
 from bayes_lsm.likelihood.blocks.arrange import error_covariance
-from bayes_lsm.likelihood.blocks.correlation_matrices import count
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -146,7 +145,7 @@ def factor_starts(terms: tuple[ScaleTerm, ...]) -> list[int]:
     starts, start = [], 2
     for term in terms:
         s = len(term.effects)
-        correlated = count(s, term.correlation) > 0
+        correlated = correlation_count(s, term.correlation) > 0
         starts.append(start if correlated else -1)
         start += s * s if correlated else 0
     return starts

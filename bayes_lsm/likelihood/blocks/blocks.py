@@ -2,7 +2,7 @@ r"""ML, REML and β-integrated criteria of several scale terms and a covariance 
 
     y ~ Normal( Xβ, Σ ),   Σ = V + Σ_l A_l diag(exp(Z_l α_l)) A_l'
 
-where a term may also have several effects a group, correlated (see `ScaleTerm`). With
+where a term may also have several effects a group, correlated (see `BlockTerm`). With
 A = X'Σ⁻¹X + Λ and r = y − Xβ̂,
 
     ℓ_ML   = −½ [ n ln 2π + ln|Σ| + r'Σ⁻¹r ]
@@ -33,24 +33,24 @@ from bayes_lsm.likelihood.blocks import ascent, derivatives, kernels
 from bayes_lsm.likelihood.blocks.kernels import Layout
 from bayes_lsm.likelihood.blocks.layout import build_layout, coefficient_starts
 from bayes_lsm.likelihood.blocks.terms import (
+    BlockRows,
+    BlockTerm,
     Correlation,
-    Rows,
-    ScaleTerm,
     collapse,
     of_single_rows,
 )
-from bayes_lsm.likelihood.rows.formulas import Method
+from bayes_lsm.likelihood.protocol import Criterion, Evaluation, NormalPrior
 
 __all__ = [
+    "Arranged",
     "Ascent",
-    "Clustered",
+    "BlockTerm",
     "Correlation",
     "Evaluation",
     "NormalPrior",
-    "ScaleTerm",
     "arrange",
     "arrange_rows",
-    "ascend_clustered",
+    "ascend",
     "draw_location",
     "evaluate",
     "locations",
@@ -63,44 +63,26 @@ Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
-class NormalPrior:
-    """β ~ N(mean, precision⁻¹): to be integrated out, instead of a method.
-
-    Attributes
-    ----------
-    mean : ndarray, shape (p,)
-    precision : ndarray, shape (p, p)
-        Positive definite.
-    """
-
-    mean: Array
-    precision: Array
-
-
-Criterion = Method | NormalPrior
-
-
-@dataclass(frozen=True, eq=False)
-class Clustered:
+class Arranged:
     """Data and model, arranged for the compiled loops; made by `arrange`.
 
     Attributes
     ----------
     layout : Layout
         Cells, sorted by block.
-    terms : tuple of ScaleTerm
+    terms : tuple of BlockTerm
     starts : ndarray of int, shape (terms + 1,)
         The coefficients of term l are ``alpha[starts[l]:starts[l + 1]]``: its q, then its κ.
     cell : ndarray of int, shape (n,)
         The row of the layout that each row of the data went into.
     n, p, q : int
-        Rows before they were collapsed, columns of X, length of α.
+        BlockRows before they were collapsed, columns of X, length of α.
     log_det_XX : float
         ln |X'X|, which nlme's REML log-likelihood leaves out.
     """
 
     layout: Layout
-    terms: tuple[ScaleTerm, ...]
+    terms: tuple[BlockTerm, ...]
     starts: Index
     cell: Index
     n: int
@@ -112,30 +94,6 @@ class Clustered:
     def blocks(self) -> Index:
         """The number of cells of each block, shape (blocks,)."""
         return np.diff(self.layout.row_start)
-
-
-@dataclass(frozen=True, eq=False)
-class Evaluation:
-    """A criterion at one α.
-
-    Attributes
-    ----------
-    value : float
-        With all constants; nan where Σ or X'Σ⁻¹X is singular.
-    score : ndarray, shape (q,)
-    hessian : ndarray, shape (q, q)
-        Exact, not expected.
-    beta : ndarray, shape (p,)
-        Generalised least squares, or the conditional mean of β.
-    covariance : ndarray, shape (p, p)
-        A⁻¹.
-    """
-
-    value: float
-    score: Array
-    hessian: Array
-    beta: Array
-    covariance: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,10 +109,10 @@ class Ascent:
 def arrange(
     y: Array,
     X: Array,
-    terms: tuple[ScaleTerm, ...],
+    terms: tuple[BlockTerm, ...],
     *,
     variance: Array | sparse.csr_array | None = None,
-) -> Clustered:
+) -> Arranged:
     """Sorts rows into cells and blocks, once for a model.
 
     Parameters
@@ -162,7 +120,7 @@ def arrange(
     y : ndarray, shape (n,)
     X : ndarray, shape (n, p)
         Of full column rank.
-    terms : tuple of ScaleTerm
+    terms : tuple of BlockTerm
     variance : ndarray, shape (n,) or (n, n), or CSR array, shape (n, n), optional
         V: sampling variances, or their matrix; 0 if left out. Its zeros are exploited, so a matrix
         in blocks need not be handed over in blocks.
@@ -172,12 +130,12 @@ def arrange(
     Two schools in each of three districts, a variance for each level:
 
     >>> district, school = np.repeat(np.arange(3), 2), np.arange(6)
-    >>> terms = ScaleTerm(district, np.ones((3, 1))), ScaleTerm(school, np.ones((6, 1)))
+    >>> terms = BlockTerm(district, np.ones((3, 1))), BlockTerm(school, np.ones((6, 1)))
     >>> y = np.array([0.1, 0.3, -0.4, -0.1, 0.8, 0.5])
     >>> data = arrange(y, np.ones((6, 1)), terms, variance=np.linspace(0.002, 0.007, 6))
     >>> data.q, data.blocks
     (2, array([2, 2, 2]))
-    >>> fit = ascend_clustered(np.full(2, -2.0), data, method="REML")
+    >>> fit = ascend(np.full(2, -2.0), data, method="REML")
     >>> np.exp(fit.alpha).round(3)
     array([0.185, 0.032])
     """
@@ -185,7 +143,7 @@ def arrange(
     starts = coefficient_starts(terms)
     triangle = np.linalg.qr(collapsed, mode="r")
     n, p = np.shape(X)
-    return Clustered(
+    return Arranged(
         layout=layout,
         terms=terms,
         starts=starts,
@@ -200,7 +158,7 @@ def arrange(
 def arrange_rows(
     y: Array,
     X: Array,
-    terms: tuple[ScaleTerm, ...],
+    terms: tuple[BlockTerm, ...],
     *,
     variance: Array | sparse.csr_array | None = None,
 ) -> tuple[Layout, Index, Array]:
@@ -211,7 +169,7 @@ def arrange_rows(
     single = [of_single_rows(term) for term in terms]
     groups = np.stack([term.groups for term in terms], axis=1) if terms else np.zeros((n, 0), int)
     multipliers = tuple(term.multipliers for term in terms)
-    rows = Rows(y, v, X, np.zeros(n), np.zeros(n), groups.astype(np.int64), multipliers)
+    rows = BlockRows(y, v, X, np.zeros(n), np.zeros(n), groups.astype(np.int64), multipliers)
     cell = np.arange(n)
     if V is None and rows.vary(single).all():
         rows, cell = collapse(rows, terms, single)
@@ -235,7 +193,7 @@ def _split(
 
 
 def _criterion(
-    data: Clustered, method: Criterion
+    data: Arranged, method: Criterion
 ) -> tuple[tuple[Layout, Array, Array, bool], float]:
     """What the compiled loops ask for, and the constant that they leave out."""
     if isinstance(method, NormalPrior):
@@ -251,14 +209,14 @@ def _criterion(
     return (data.layout, *none, True), constant
 
 
-def evaluate(alpha: Array, data: Clustered, *, method: Criterion) -> Evaluation:
+def evaluate(alpha: Array, data: Arranged, *, method: Criterion) -> Evaluation:
     """A criterion at α (q,), its score and its exact Hessian.
 
     Parameters
     ----------
     alpha : ndarray, shape (q,)
-        The terms' coefficients one after the other, see `Clustered.starts`.
-    data : Clustered
+        The terms' coefficients one after the other, see `Arranged.starts`.
+    data : Arranged
     method : {"REML", "ML"} or NormalPrior
         With a prior, β is integrated out.
     """
@@ -271,14 +229,14 @@ def evaluate(alpha: Array, data: Clustered, *, method: Criterion) -> Evaluation:
     return Evaluation(value + constant, score, hessian, beta, covariance)
 
 
-def log_likelihoods(alphas: Array, data: Clustered, *, method: Criterion) -> Array:
+def log_likelihoods(alphas: Array, data: Arranged, *, method: Criterion) -> Array:
     """The criterion alone at each row of alphas (m, q), on all processors."""
     criterion, constant = _criterion(data, method)
     values: Array = kernels.values_at(np.ascontiguousarray(alphas), *criterion)
     return values + constant
 
 
-def locations(alphas: Array, data: Clustered) -> tuple[Array, Array]:
+def locations(alphas: Array, data: Arranged) -> tuple[Array, Array]:
     """Generalised least squares at each row of alphas (m, q): β̂ (m, p), covariances (m, p, p).
 
     nan where X'Σ⁻¹X is singular.
@@ -290,7 +248,7 @@ def locations(alphas: Array, data: Clustered) -> tuple[Array, Array]:
     return betas, covariances
 
 
-def draw_location(alphas: Array, noise: Array, data: Clustered, *, prior: NormalPrior) -> Array:
+def draw_location(alphas: Array, noise: Array, data: Arranged, *, prior: NormalPrior) -> Array:
     """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
     (layout, root, y, _), _ = _criterion(data, prior)
     drawn: Array = kernels.draw_location(
@@ -299,9 +257,9 @@ def draw_location(alphas: Array, noise: Array, data: Clustered, *, prior: Normal
     return drawn
 
 
-def ascend_clustered(
+def ascend(
     start: Array,
-    data: Clustered,
+    data: Arranged,
     *,
     method: Criterion,
     tolerance: float = 1e-10,
@@ -312,7 +270,7 @@ def ascend_clustered(
     Parameters
     ----------
     start : ndarray, shape (q,)
-    data : Clustered
+    data : Arranged
     method : {"REML", "ML"} or NormalPrior
     tolerance : float, default 1e-10
         It ends where the predicted gain is below this, relative to max(1, |ℓ|).

@@ -6,26 +6,20 @@ The compiled likelihood has its own, with derivatives: see `correlations` for th
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.design.scale_terms import correlation_count
+from bayes_lsm.specification import Correlation
+
 Array = npt.NDArray[np.float64]
-Kind = Literal["none", "compound_symmetric", "unstructured"]
 
 # tanh of more is 1 to the last digit, and its exponential far from overflow.
 _LARGEST = 50.0
 
 
-def count(effects: int, kind: Kind) -> int:
-    """How many κ the correlations of s effects have."""
-    if effects < 2 or kind == "none":
-        return 0
-    return 1 if kind == "compound_symmetric" else effects * (effects - 1) // 2
-
-
-def correlation_matrices(kappa: Array, effects: int, kind: Kind) -> Array:
+def correlation_matrices(kappa: Array, effects: int, kind: Correlation) -> Array:
     """R (m, s, s) from κ (m, c).
 
     Examples
@@ -35,7 +29,7 @@ def correlation_matrices(kappa: Array, effects: int, kind: Kind) -> Array:
            [0.5, 1. ]])
     """
     kappa = np.clip(kappa, -_LARGEST, _LARGEST)
-    if not count(effects, kind):
+    if not correlation_count(effects, kind):
         return np.broadcast_to(np.eye(effects), (len(kappa), effects, effects))
     if kind == "compound_symmetric":
         x = np.exp(2.0 * kappa[:, 0])
@@ -49,7 +43,7 @@ def correlation_matrices(kappa: Array, effects: int, kind: Kind) -> Array:
     return np.asarray(L @ np.swapaxes(L, 1, 2))
 
 
-def kappa_of(rho: float, effects: int, kind: Kind) -> float:
+def kappa_of(rho: float, effects: int, kind: Correlation) -> float:
     """The κ of one correlation of s effects: of all pairs, or if unstructured of the first pair.
 
     Examples
@@ -62,7 +56,7 @@ def kappa_of(rho: float, effects: int, kind: Kind) -> float:
     return 0.5 * math.log((1.0 + (effects - 1) * rho) / (1.0 - rho))
 
 
-def kappas_of(R: Array, kind: Kind) -> Array:
+def kappas_of(R: Array, kind: Correlation) -> Array:
     """κ (m, c) from R (m, s, s): the inverse of `correlation_matrices`.
 
     Examples
@@ -72,7 +66,7 @@ def kappas_of(R: Array, kind: Kind) -> Array:
     array([[ 0.3, -0.2,  0.9]])
     """
     s = R.shape[-1]
-    if not count(s, kind):
+    if not correlation_count(s, kind):
         return np.empty((len(R), 0))
     if kind == "compound_symmetric":
         rho = R[:, 1, 0]

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
-from scipy.linalg import cho_solve
+from scipy.linalg import cho_solve, solve_triangular
 from scipy.sparse.csgraph import connected_components
 
 from bayes_lsm.design.design import Design
-from bayes_lsm.likelihood.blocks.arrange import sampling_covariance
+from bayes_lsm.likelihood.blocks.arrange import error_covariance
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -87,7 +87,7 @@ def block_diagonal(matrices: Array) -> sparse.csr_array:
 
 def blocks(design: Design, A: sparse.csr_array, D: sparse.csr_array) -> Iterator[DenseBlock]:
     """The blocks of V + A D A'."""
-    V = sampling_covariance(design)
+    V = error_covariance(design)
     V = sparse.diags_array(V) if isinstance(V, np.ndarray) else V
     sigma = sparse.csr_array(A @ D @ A.T + V)
     for rows in block_rows(design, A):
@@ -96,9 +96,86 @@ def blocks(design: Design, A: sparse.csr_array, D: sparse.csr_array) -> Iterator
 
 def block_rows(design: Design, A: sparse.csr_array) -> list[Index]:
     """The rows of each block, whatever the variances."""
-    V = sampling_covariance(design)
+    V = error_covariance(design)
     V = sparse.diags_array(V) if isinstance(V, np.ndarray) else V
     has = sparse.csr_array((np.ones(A.nnz), A.indices, A.indptr), shape=A.shape)
     _, block = connected_components(has @ has.T + abs(V), directed=False)
     order = np.argsort(block, kind="stable")
     return np.split(order, np.flatnonzero(np.diff(block[order])) + 1)
+
+
+@dataclass(frozen=True, eq=False)
+class BlockCovariance:
+    """Σ = V + A D A', taken apart into independent blocks.
+
+    Attributes
+    ----------
+    parts : tuple of DenseBlock
+    size : int
+    """
+
+    parts: tuple[DenseBlock, ...]
+    size: int
+
+    @property
+    def variances(self) -> Array:
+        """Its diagonal, shape (n,)."""
+        found = np.empty(self.size)
+        for part in self.parts:
+            found[part.rows] = np.diag(part.sigma)
+        return found
+
+    def solve(self, right: Array) -> Array:
+        """Σ⁻¹B for B of shape (n, m) or (n,)."""
+        found = np.empty(right.shape)
+        for part in self.parts:
+            found[part.rows] = part.solve(right[part.rows])
+        return found
+
+    def explained(self, left: Any) -> Array:
+        """The diagonal of B'Σ⁻¹B (m,), for a sparse or dense B of shape (n, m)."""
+        left = sparse.csr_array(left)
+        found = np.zeros(left.shape[1])
+        for part in self.parts:
+            here = left[part.rows]
+            columns = np.unique(here.indices)
+            dense = here[:, columns].toarray()
+            found[columns] += np.einsum("ij,ij->j", dense, part.solve(dense))
+        return found
+
+    def draw(self, sets: int, rng: np.random.Generator) -> Array:
+        """Errors from Normal(0, Σ), shape (sets, n)."""
+        noise = np.empty((sets, self.size))
+        for part in self.parts:
+            noise[:, part.rows] = rng.normal(size=(sets, len(part.rows))) @ part.root.T
+        return noise
+
+    def whiten(self, right: Array) -> Array:
+        """L⁻¹B with LL' = Σ, for B of shape (n, m) or (n,)."""
+        found = np.empty(right.shape)
+        for part in self.parts:
+            found[part.rows] = solve_triangular(part.root, right[part.rows], lower=True)
+        return found
+
+    def unwhiten(self, right: Array) -> Array:
+        """LB, the inverse of `whiten`."""
+        found = np.empty(right.shape)
+        for part in self.parts:
+            found[part.rows] = part.root @ right[part.rows]
+        return found
+
+    @property
+    def matrix(self) -> sparse.csr_array:
+        """Σ itself, shape (n, n)."""
+        i = np.concatenate([np.repeat(part.rows, len(part.rows)) for part in self.parts])
+        j = np.concatenate([np.tile(part.rows, len(part.rows)) for part in self.parts])
+        values = np.concatenate([part.sigma.ravel() for part in self.parts])
+        return sparse.csr_array((values, (i, j)), shape=(self.size, self.size))
+
+
+def block_covariance(
+    design: Design, tau2: Sequence[Array], correlations: Sequence[Array]
+) -> BlockCovariance:
+    """Σ where each term's effects have the variances (G, s) and correlations (s, s)."""
+    D = stack_covariances(tau2, [np.nan_to_num(each) for each in correlations])
+    return BlockCovariance(tuple(blocks(design, loadings(design), D)), len(design.y))

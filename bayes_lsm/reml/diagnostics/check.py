@@ -14,8 +14,7 @@ from bayes_lsm.reml.search.surface import Surface
 from bayes_lsm.tables import wrap_notes
 
 if TYPE_CHECKING:
-    from bayes_lsm.reml.clustered_fit import ClusteredFit
-    from bayes_lsm.reml.estimates import RemlFit
+    from bayes_lsm.reml.estimates import Estimates
 
 Array = npt.NDArray[np.float64]
 
@@ -83,12 +82,12 @@ class Check:
     __repr__ = __str__
 
 
-def check(fit: RemlFit | ClusteredFit, *, starts: int = 50, seed: int = 0) -> Check:
+def check(fit: Estimates, *, starts: int = 50, seed: int = 0) -> Check:
     """Climb from many random starts, and look at the curvature where the fit ended.
 
     Parameters
     ----------
-    fit : RemlFit or ClusteredFit
+    fit : RemlFit or Estimates
         With the log link.
     starts : int, default 50
         Random starting points, near and far from the estimate.
@@ -107,9 +106,8 @@ def check(fit: RemlFit | ClusteredFit, *, starts: int = 50, seed: int = 0) -> Ch
     unique:           yes (50 of 50 climbs end there)
     well conditioned: yes (condition 6.53, largest slope ...)
     """
-    from bayes_lsm.reml.clustered_fit import ClusteredFit
 
-    if isinstance(fit, ClusteredFit):
+    if not fit.design.is_independent:
         from bayes_lsm.reml.diagnostics.clustered_check import clustered_check
 
         return clustered_check(fit, starts=starts, seed=seed)

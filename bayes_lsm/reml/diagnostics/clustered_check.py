@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
-from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.coefficients import size_of
 from bayes_lsm.reml.diagnostics.check import LARGEST_CONDITION, SAME, Check
+from bayes_lsm.reml.estimates import Estimates
 
 Array = npt.NDArray[np.float64]
 
@@ -22,7 +20,7 @@ _TOLERANCE = 1e-13
 _FLAT = 1e-6
 
 
-def clustered_check(fit: ClusteredFit, *, starts: int, seed: int) -> Check:
+def clustered_check(fit: Estimates, *, starts: int, seed: int) -> Check:
     """What `bayes_lsm.reml.diagnostics.check.check` does for several scale terms.
 
     Climbs start around the place where an ordinary optimiser stops, near and far from it, in the
@@ -36,7 +34,7 @@ def clustered_check(fit: ClusteredFit, *, starts: int, seed: int) -> Check:
         For fewer than one start.
     """
     from bayes_lsm.likelihood.blocks.arrange import arrange_design
-    from bayes_lsm.likelihood.blocks.blocks import ascend_clustered, evaluate
+    from bayes_lsm.likelihood.blocks.blocks import ascend, evaluate
 
     if starts < 1:
         raise FitError(f"starts must be at least 1, got {starts}")
@@ -44,15 +42,13 @@ def clustered_check(fit: ClusteredFit, *, starts: int, seed: int) -> Check:
     random = np.random.default_rng(seed)
     radii = np.resize([0.5, 2.0, 5.0], starts)[:, None]
     begun = fit.stop + radii * random.normal(size=(starts, len(back))) @ back.T
-    ends = [
-        ascend_clustered(start, data, method=fit.method, tolerance=_TOLERANCE) for start in begun
-    ]
+    ends = [ascend(start, data, method=fit.method, tolerance=_TOLERANCE) for start in begun]
     gains = np.array([end.at.value for end in ends]) - fit.loglik
     # Climbs along a tail end below its limit, by no more than rounding.
     reached = int((np.abs(gains) < SAME).sum())
     peaks = np.array([_is_peak(back.T @ end.at.hessian @ back) for end in ends])
     maxima = np.unique(np.round(gains[(gains > -SAME) | (peaks & np.isfinite(gains))], 6))[::-1]
-    interior = not fit.divergent and not fit.has_border
+    interior = fit.divergence is None and not fit.has_border
     gradient = condition = math.nan
     if interior:
         here = evaluate(fit.stop, data, method=fit.method)
@@ -77,53 +73,12 @@ def _is_peak(hessian: Array) -> bool:
 
 def _back(design: Design) -> Array:
     """From coordinates in which a step of 1 changes ln τ² by about 1, or a κ, to coefficients."""
-    q = sum(map(size_of, design.terms))
+    q = sum(term.size for term in design.terms)
     back, first = np.eye(q), 0
     for term in design.terms:
         rows = term.Z[term.used]
         R = np.linalg.qr(rows, mode="r") / math.sqrt(len(rows))
         here = slice(first, first + len(R))
         back[here, here] = np.linalg.solve(R, np.eye(len(R)))
-        first += size_of(term)
+        first += term.size
     return back
-
-
-def fit_at_stop(fit: ClusteredFit) -> ClusteredFit:
-    """The fit that an ordinary optimiser makes of where it stops, standard errors and all."""
-    from bayes_lsm.likelihood.blocks.arrange import arrange_design
-    from bayes_lsm.likelihood.blocks.blocks import evaluate
-    from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
-
-    here = evaluate(fit.stop, arrange_design(fit.design), method=fit.method)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        covariance = np.linalg.pinv(-here.hessian, 1e-20)
-    terms, first = {}, 0
-    for name, each in fit.terms.items():
-        term, q = each.term, len(each.term.names)
-        last = first + size_of(term)
-        alpha, kappa = fit.stop[first : first + q], fit.stop[first + q : last]
-        s = len(term.effects)
-        terms[name] = replace(
-            each,
-            alpha=alpha,
-            vcov=covariance[first : first + q, first : first + q],
-            tau2=np.exp(np.minimum(term.Z @ alpha, 300.0)),
-            kappa=kappa,
-            vcov_kappa=covariance[first + q : last, first + q : last],
-            correlation=correlation_matrices(kappa[None], s, term.correlation)[0],
-            divergence=None,
-            limit_alpha=alpha,
-            limit_vcov=covariance[first : first + q, first : first + q],
-        )
-        first = last
-    return replace(
-        fit,
-        beta=here.beta,
-        vcov_location=here.covariance,
-        terms=terms,
-        vcov_scale=covariance,
-        limit_vcov=covariance,
-        loglik=here.value,
-        rival=None,
-        rival_loglik=math.nan,
-    )

@@ -12,7 +12,7 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import DataError
 from bayes_lsm.likelihood.blocks.covariance import loadings, stack_covariances
-from bayes_lsm.reml.clustered_fit import ClusteredFit
+from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.term_estimate import TermEstimate
 
 Array = npt.NDArray[np.float64]
@@ -54,7 +54,7 @@ def tau2_at(each: TermEstimate, Z: Array) -> Array:
 
 
 def sigma_blocks(
-    fit: ClusteredFit, design: Design, parts: Sequence[npt.NDArray[np.intp]]
+    fit: Estimates, design: Design, parts: Sequence[npt.NDArray[np.intp]]
 ) -> list[Array]:
     """Σ of sets of rows of a design, with the variances that a fit of other rows gives them."""
     from bayes_lsm.likelihood.blocks.arrange import sampling_covariance

@@ -27,9 +27,9 @@ from scipy.special import chdtr
 from bayes_lsm.design.clusters import Cluster, Clusters, read_clusters
 from bayes_lsm.errors import BayesLsmError
 from bayes_lsm.likelihood.blocks.covariance import block_rows, loadings
-from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.clustered_fitting import estimate_clustered
 from bayes_lsm.reml.diagnostics.clustered_deletion import keep_rows, sigma_blocks
+from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.search.maximum import estimate
 from bayes_lsm.results import ResultTable, model_title
 from bayes_lsm.tables import Printable
 
@@ -49,7 +49,7 @@ class ClusterInfluence(Printable):
 
     Attributes
     ----------
-    fit : ClusteredFit
+    fit : RemlFit
         Of all rows.
     clusters : Clusters
     beta, se_beta : ndarray, shape (G, p)
@@ -70,7 +70,7 @@ class ClusterInfluence(Printable):
         Clusters without which a variance is zero, or the optimiser did not converge.
     """
 
-    fit: ClusteredFit
+    fit: Estimates
     clusters: Clusters
     beta: Array
     se_beta: Array
@@ -195,13 +195,13 @@ class ClusterInfluence(Printable):
 
 
 def cluster_influence(
-    fit: ClusteredFit, cluster: Cluster | None = None, *, progress: bool = True
+    fit: Estimates, cluster: Cluster | None = None, *, progress: bool = True
 ) -> ClusterInfluence:
     """Refit without each cluster.
 
     Parameters
     ----------
-    fit : ClusteredFit
+    fit : RemlFit
     cluster : str or sequence of length n, optional
         What is left out as a whole: the groups of a scale term, or the cluster of each row. By
         default the outermost groups.
@@ -235,18 +235,18 @@ def cluster_influence(
         rows = np.flatnonzero(clusters.code == c)
         try:
             rest = keep_rows(design, clusters.code != c)
-            refit = estimate_clustered(rest, fit.method)
+            refit = estimate(rest, fit.method)
         except (BayesLsmError, np.linalg.LinAlgError) as error:
             unfittable[clusters.names[c]] = str(error).split(";")[0]
             continue
         beta[c], alpha[c], loglik[c] = refit.beta, refit.alpha, refit.loglik
         se_beta[c] = np.sqrt(np.diag(refit.vcov_location))
-        se_alpha[c] = np.sqrt(np.diag(refit.vcov_alpha))
+        se_alpha[c] = np.sqrt(np.diag(refit.vcov_scale))
         logs = [np.linalg.slogdet(each.vcov_location)[1] for each in (refit, fit)]
         ratio[c] = np.exp(logs[0] - logs[1])
         spread[c] = _spread(refit, fit, parts)
         residual[rows], residual_se[rows], chi2[c] = _deleted(refit, fit, rows)
-        diverging += [clusters.names[c]] if refit.divergent else []
+        diverging += [clusters.names[c]] if refit.divergence else []
         unconverged += [] if refit.converged else [clusters.names[c]]
     shift = fit.beta - beta
     with np.errstate(invalid="ignore"):
@@ -274,7 +274,7 @@ def cluster_influence(
     )
 
 
-def _spread(refit: ClusteredFit, fit: ClusteredFit, parts: list[Index]) -> Array:
+def _spread(refit: Estimates, fit: Estimates, parts: list[Index]) -> Array:
     """Standard errors of β of all rows, with the variances of the refit (p,)."""
     design = fit.design
     precision = np.zeros((len(fit.beta), len(fit.beta)))
@@ -283,7 +283,7 @@ def _spread(refit: ClusteredFit, fit: ClusteredFit, parts: list[Index]) -> Array
     return np.sqrt(np.diag(np.linalg.inv(precision)))
 
 
-def _deleted(refit: ClusteredFit, fit: ClusteredFit, rows: Index) -> tuple[Array, Array, float]:
+def _deleted(refit: Estimates, fit: Estimates, rows: Index) -> tuple[Array, Array, float]:
     """Deleted residuals of some rows, their standard errors and χ²."""
     design = fit.design
     (sigma,) = sigma_blocks(refit, design, [rows])

@@ -20,13 +20,13 @@ import pandas as pd
 
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.clusters import Cluster, read_clusters, shared
+from bayes_lsm.design.coefficients import coefficients
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.covariance import blocks, loadings
 from bayes_lsm.reml.clustered_covariance import covariance_of_effects
-from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.coefficients import coefficients
 from bayes_lsm.reml.diagnostics.clustered_sandwich import orthonormal_location, scale_sandwich
 from bayes_lsm.reml.diagnostics.robust import ClusterRobust, Kind, t_table
+from bayes_lsm.reml.estimates import Estimates
 
 Array = npt.NDArray[np.float64]
 
@@ -35,7 +35,7 @@ _ZERO = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
-class ClusteredRobustFit(ClusterRobust[ClusteredFit]):
+class ClusteredRobustFit(ClusterRobust[Estimates]):
     """A fit of several scale terms with cluster-robust covariances; see `ClusterRobust`.
 
     `vcov_scale` is that of the scale coefficients of all terms.
@@ -59,7 +59,7 @@ class ClusteredRobustFit(ClusterRobust[ClusteredFit]):
         return pd.concat({"location": self.location, **parts}, names=["part", "term"])
 
 
-def standard_errors(fit: ClusteredFit) -> tuple[Array, Array]:
+def standard_errors(fit: Estimates) -> tuple[Array, Array]:
     """√Σ_ii of each row, and √(Σ − XMX')_ii of its residual (n,)."""
     design = fit.design
     total = np.empty(len(design.y))
@@ -69,7 +69,7 @@ def standard_errors(fit: ClusteredFit) -> tuple[Array, Array]:
     return np.sqrt(total), np.sqrt(np.maximum(total - mean, 0.0))
 
 
-def clustered_hat_values(fit: ClusteredFit) -> Array:
+def clustered_hat_values(fit: Estimates) -> Array:
     """The diagonal of XMX'W (n,)."""
     design = fit.design
     found = np.empty(len(design.y))
@@ -80,7 +80,7 @@ def clustered_hat_values(fit: ClusteredFit) -> Array:
 
 
 def clustered_robust(
-    fit: ClusteredFit, cluster: Cluster | None, *, kind: Kind, small_sample: bool
+    fit: Estimates, cluster: Cluster | None, *, kind: Kind, small_sample: bool
 ) -> ClusteredRobustFit:
     """Cluster-robust covariances of β and α.
 
@@ -124,7 +124,7 @@ _Piece = tuple[Array, Array, Array, Array]  # A W X M, X, Σ and e of a cluster
 
 
 def _pieces(
-    fit: ClusteredFit,
+    fit: Estimates,
     orthonormal: Array,
     M: Array,
     back: Array,

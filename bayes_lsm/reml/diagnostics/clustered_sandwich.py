@@ -19,16 +19,16 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.design.clusters import Clusters
+from bayes_lsm.design.coefficients import scale_places
 from bayes_lsm.likelihood.blocks.covariance import blocks, loadings
 from bayes_lsm.reml.clustered_covariance import covariance_of_effects
-from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.coefficients import scale_places, size_of
+from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.tests.clustered_score import derivatives
 
 Array = npt.NDArray[np.float64]
 
 
-def orthonormal_location(fit: ClusteredFit) -> tuple[Array, Array, Array]:
+def orthonormal_location(fit: Estimates) -> tuple[Array, Array, Array]:
     """X in orthonormal columns (n, p), M = (X'Σ⁻¹X)⁻¹ of those, and what takes it to the design's.
 
     In extreme units sums over the columns of X itself lose their digits.
@@ -41,7 +41,7 @@ def orthonormal_location(fit: ClusteredFit) -> tuple[Array, Array, Array]:
     return Q, np.linalg.inv(information), np.linalg.inv(R)
 
 
-def cluster_scores(fit: ClusteredFit, clusters: Clusters) -> Array:
+def cluster_scores(fit: Estimates, clusters: Clusters) -> Array:
     """Each cluster's part of the score of all coefficients and κ, term by term (G, m).
 
     Where a variance is 0 at the maximum its coefficients have no score.
@@ -69,18 +69,18 @@ def cluster_scores(fit: ClusteredFit, clusters: Clusters) -> Array:
     return np.asarray(own - pulled @ M @ b.T)
 
 
-def scale_sandwich(fit: ClusteredFit, clusters: Clusters) -> Array:
+def scale_sandwich(fit: Estimates, clusters: Clusters) -> Array:
     """CR0 of the scale coefficients (q, q); nan where the fit has no covariance.
 
     So it is for all of them where a limit has taken correlated effects from a term: the
     correlations of the others are then coefficients of another model.
     """
-    q = sum(map(size_of, fit.design.terms))
+    q = sum(term.size for term in fit.design.terms)
     covariance = np.full((q, q), np.nan)
-    if all(len(each.kappa) == size_of(each.term) - len(each.alpha) for each in fit.terms.values()):
+    if all(len(each.kappa) == each.term.size - len(each.alpha) for each in fit.terms.values()):
         given = np.flatnonzero(np.isfinite(np.diag(fit.limit_vcov)))
         pulled = cluster_scores(fit, clusters)[:, given] @ fit.limit_vcov[np.ix_(given, given)]
         covariance[np.ix_(given, given)] = pulled.T @ pulled
-        covariance[np.isnan(fit.vcov_scale)] = np.nan
+        covariance[np.isnan(fit.vcov_terms)] = np.nan
     places = scale_places(fit.design)
     return covariance[np.ix_(places, places)]

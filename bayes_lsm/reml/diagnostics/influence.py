@@ -20,7 +20,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import overload
 
 import numpy as np
 import numpy.typing as npt
@@ -30,10 +29,9 @@ from scipy.special import chdtr, ndtr, ndtri, stdtr, stdtrit
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
-from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.diagnostics.clustered_influence import ClusterInfluence, ClusterLeaveOneOut
 from bayes_lsm.reml.diagnostics.residuals import Refits, fitted_values, hat_values, weights
-from bayes_lsm.reml.estimates import RemlFit
+from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.tables import format_cells, format_table, wrap_notes
 
 Array = npt.NDArray[np.float64]
@@ -77,7 +75,7 @@ class LeaveOneOut:
         Which refits searched for the highest point, rather than climbed from the full estimate.
     """
 
-    fit: RemlFit
+    fit: Estimates
     beta: Array
     se_beta: Array
     alpha: Array
@@ -188,7 +186,7 @@ class Influence:
     dfbetas_scale: Array
 
     @property
-    def fit(self) -> RemlFit:
+    def fit(self) -> Estimates:
         """The fit of all studies."""
         return self.leave_one_out.fit
 
@@ -281,13 +279,13 @@ class Influence:
 
 
 def leave_one_out(
-    fit: RemlFit | ClusteredFit, *, cluster: Cluster | None = None, progress: bool = True
+    fit: Estimates, *, cluster: Cluster | None = None, progress: bool = True
 ) -> LeaveOneOut | ClusterLeaveOneOut:
     """Estimates with each study left out in turn, by exact refits.
 
     Parameters
     ----------
-    fit : RemlFit or ClusteredFit
+    fit : RemlFit or Estimates
         Its method, test and fixed coefficients are those of the refits. (Bounds on α are not known
         to a fit, and are not kept.)
     cluster : str or sequence of length n, optional
@@ -312,8 +310,10 @@ def leave_one_out(
     2        -0.654  0.181
     3        -0.686  0.186
     """
-    if isinstance(fit, ClusteredFit):
-        return fit.influence(cluster, progress=progress).leave_one_out
+    if not fit.design.is_independent:
+        from bayes_lsm.reml.diagnostics.clustered_influence import cluster_influence
+
+        return cluster_influence(fit, cluster, progress=progress).leave_one_out
     _refuse(cluster)
     return _leave_one_out(Refits(fit, progress=progress))
 
@@ -346,22 +346,14 @@ def _leave_one_out(found: Refits) -> LeaveOneOut:
     )
 
 
-@overload
 def influence(
-    fit: RemlFit, *, cluster: Cluster | None = None, progress: bool = True
-) -> Influence: ...
-@overload
-def influence(
-    fit: ClusteredFit, *, cluster: Cluster | None = None, progress: bool = True
-) -> ClusterInfluence: ...
-def influence(
-    fit: RemlFit | ClusteredFit, *, cluster: Cluster | None = None, progress: bool = True
+    fit: Estimates, *, cluster: Cluster | None = None, progress: bool = True
 ) -> Influence | ClusterInfluence:
     """What each study does to a fit, by exact refits without it.
 
     Parameters
     ----------
-    fit : RemlFit or ClusteredFit
+    fit : RemlFit or Estimates
     cluster : str or sequence of length n, optional
         As for `leave_one_out`.
     progress : bool, default True
@@ -389,8 +381,10 @@ def influence(
     Viechtbauer, W., & Cheung, M. W.-L. (2010). Outlier and influence diagnostics for meta-analysis.
     Research Synthesis Methods, 1(2), 112-125. doi:10.1002/jrsm.11
     """
-    if isinstance(fit, ClusteredFit):
-        return fit.influence(cluster, progress=progress)
+    if not fit.design.is_independent:
+        from bayes_lsm.reml.diagnostics.clustered_influence import cluster_influence
+
+        return cluster_influence(fit, cluster, progress=progress)
     _refuse(cluster)
     found = Refits(fit, progress=progress)
     design, deleted = fit.design, _leave_one_out(found)

@@ -22,13 +22,13 @@ from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.design.columns import check_columns
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import BayesLsmError, BayesLsmWarning, FitError
-from bayes_lsm.likelihood.rows.formulas import estimate_location, typical_sampling_variance
+from bayes_lsm.likelihood.rows.closed_form import estimate_location, typical_sampling_variance
 from bayes_lsm.links import tau2_from_log
-from bayes_lsm.reml.clustered_fit import ClusteredFit, require_one_term
-from bayes_lsm.reml.estimates import RemlFit
+from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.fitting import fit_reml
-from bayes_lsm.reml.prediction.heterogeneity import cochran_q
+from bayes_lsm.reml.search.rows_estimates import one_term
 from bayes_lsm.reml.search.surface import Surface
+from bayes_lsm.reml.wald import cochran_q
 from bayes_lsm.tables import format_cells, format_table
 
 Array = npt.NDArray[np.float64]
@@ -92,13 +92,13 @@ class Residuals:
 
 
 def residuals(
-    fit: RemlFit | ClusteredFit, kind: ResidualKind = "raw", *, cluster: Cluster | None = None
+    fit: Estimates, kind: ResidualKind = "raw", *, cluster: Cluster | None = None
 ) -> Residuals:
     """Residuals of a fit.
 
     Parameters
     ----------
-    fit : RemlFit or ClusteredFit
+    fit : RemlFit or Estimates
     kind : {"raw", "pearson", "standardized", "studentized_deleted"}, default "raw"
         ``"raw"``: e_i = y_i − x_i'β̂. ``"pearson"``: e_i / √(v_i + τ_i²). ``"standardized"``
         (internally): e_i / √((v_i + τ_i²)(1 − h_i)), metafor's ``rstandard``.
@@ -138,7 +138,7 @@ def residuals(
     """
     require_choice("kind", kind, ResidualKind)
     labels = fit.design.labels
-    if isinstance(fit, ClusteredFit):
+    if not fit.design.is_independent:
         return _clustered_residuals(fit, kind, cluster)
     if cluster is not None:
         raise FitError("cluster is for fits of several scale terms; leave it out")
@@ -155,14 +155,12 @@ def residuals(
     return Residuals(kind, labels, raw, np.sqrt(variance))
 
 
-def _raw(fit: RemlFit | ClusteredFit) -> Array:
+def _raw(fit: Estimates) -> Array:
     raw = fit.design.y - fitted_values(fit)
     return np.where(np.abs(raw) < _ROUNDING * np.abs(fit.design.y).max(), 0.0, raw)
 
 
-def _clustered_residuals(
-    fit: ClusteredFit, kind: ResidualKind, cluster: Cluster | None
-) -> Residuals:
+def _clustered_residuals(fit: Estimates, kind: ResidualKind, cluster: Cluster | None) -> Residuals:
     from bayes_lsm.reml.diagnostics.clustered_influence import cluster_influence
     from bayes_lsm.reml.diagnostics.clustered_residuals import standard_errors
 
@@ -178,7 +176,7 @@ def _clustered_residuals(
     return Residuals(kind, labels, raw, np.where(own > _ALL_ITS_OWN * total, own, np.nan))
 
 
-def fitted_values(fit: RemlFit | ClusteredFit) -> Array:
+def fitted_values(fit: Estimates) -> Array:
     """What the location part predicts of each study, x_i'β̂ (k,).
 
     Examples
@@ -192,7 +190,7 @@ def fitted_values(fit: RemlFit | ClusteredFit) -> Array:
     return np.asarray(fit.design.X @ fit.beta)
 
 
-def hat_values(fit: RemlFit | ClusteredFit) -> Array:
+def hat_values(fit: Estimates) -> Array:
     """The share of each study's own effect in its fitted value (k,), the diagonal of H.
 
     They lie between 0 and 1 and add up to p.
@@ -205,7 +203,7 @@ def hat_values(fit: RemlFit | ClusteredFit) -> Array:
     >>> round(float(hat_values(fit).sum()), 9)
     2.0
     """
-    if isinstance(fit, ClusteredFit):
+    if not fit.design.is_independent:
         from bayes_lsm.reml.diagnostics.clustered_residuals import clustered_hat_values
 
         return clustered_hat_values(fit)
@@ -213,7 +211,7 @@ def hat_values(fit: RemlFit | ClusteredFit) -> Array:
     return np.asarray(np.sum(basis**2, axis=1))
 
 
-def weights(fit: RemlFit) -> Array:
+def weights(fit: Estimates) -> Array:
     """The weight of each study, 1/(v_i + τ_i²), in per cent of their sum (k,).
 
     Examples
@@ -224,7 +222,8 @@ def weights(fit: RemlFit) -> Array:
     >>> weights(fit)[:3].round(2)
     array([5.06, 6.36, 4.44])
     """
-    require_one_term(fit, "weights", "see hat_values")
+    if not fit.design.is_independent:
+        raise FitError("weights are of independent effects; see hat_values")
     inverse = 1.0 / (fit.design.v + fit.tau2)
     return np.asarray(100.0 * inverse / inverse.sum())
 
@@ -260,7 +259,7 @@ class Refits:
     searched : ndarray of bool, shape (k,)
     """
 
-    def __init__(self, fit: RemlFit, *, progress: bool) -> None:
+    def __init__(self, fit: Estimates, *, progress: bool) -> None:
         self.fit = fit
         k, p = fit.design.X.shape
         q = fit.design.Z.shape[1]
@@ -296,7 +295,7 @@ class Refits:
                 return
         self._keep(i, found)
 
-    def _keep(self, i: int, found: RemlFit) -> None:
+    def _keep(self, i: int, found: Estimates) -> None:
         design, rest = self.fit.design, found.design
         self.beta[i], self.vcov[i] = found.beta, found.vcov_location
         self.alpha[i], self.loglik[i] = found.alpha, found.loglik
@@ -307,7 +306,7 @@ class Refits:
         self.own_tau2[i] = own = _tau2_of(found, design.Z[i])
         typical = typical_sampling_variance(rest.v, rest.X)
         self.I2[i], self.H2[i] = 100 * tau2 / (tau2 + typical), tau2 / typical + 1
-        self.Q[i], _, self.Q_pval[i] = cochran_q(rest.y, rest.v, rest.X)
+        self.Q[i], _, self.Q_pval[i] = cochran_q(rest)
         squares = (rest.y - rest.X @ found.beta) ** 2 / (rest.v + found.tau2)
         knha = found.test == "knha"
         self.scaling[i] = squares.sum() / (len(rest.y) - len(found.beta)) if knha else 1.0
@@ -338,32 +337,34 @@ def _without(design: Design, i: int) -> Design:
     return design.keep(np.arange(design.n_studies) != i)
 
 
-def _search(fit: RemlFit, design: Design) -> RemlFit:
+def _search(fit: Estimates, design: Design) -> Estimates:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", BayesLsmWarning)
         return fit_reml(design, method=fit.method, test=fit.test, fixed=fit.fixed)
 
 
-def _can_climb(fit: RemlFit) -> bool:
+def _can_climb(fit: Estimates) -> bool:
     plain = fit.test == "z" and not fit.fixed and fit.design.specification.link == "log"
     interior = fit.divergence is None and fit.rival is None
     return plain and interior and fit.design.n_studies > _MANY_STUDIES
 
 
-def _climb(fit: RemlFit, design: Design) -> RemlFit | None:
+def _climb(fit: Estimates, design: Design) -> Estimates | None:
     """The refit by a climb from the estimate of all studies; None where a search is called for."""
     surface = Surface(design.y, design.v, design.X, design.Z, fit.method)
     (point,) = surface.climb([fit.alpha])
     if not point.converged or (point.tau2 < _VANISHED * design.v).any():
         return None
+    alpha, vcov = point.alpha, point.covariance
+    term = one_term(design, alpha, vcov, point.tau2, None, alpha, vcov, point.blind)
     return replace(
         fit,
         design=design,
-        alpha=point.alpha,
         beta=point.beta,
-        vcov_scale=point.covariance,
         vcov_location=point.vcov_location,
-        tau2=point.tau2,
+        terms={term.term.name: term},
+        vcov_terms=point.covariance,
+        limit_vcov=point.covariance,
         loglik=point.value,
     )
 
@@ -386,7 +387,7 @@ def _unfittable(design: Design) -> Iterator[tuple[int, str]]:
             yield int(i), str(error).split(";")[0]
 
 
-def _tau2_of(fit: RemlFit, z: Array) -> float:
+def _tau2_of(fit: Estimates, z: Array) -> float:
     """τ² of a study with the scale moderators z (q,) that was not among those fitted.
 
     At a limit it is 0 where every direction of the divergence sends it there, inf where every one

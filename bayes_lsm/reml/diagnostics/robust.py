@@ -38,10 +38,10 @@ from bayes_lsm.choices import require_choice
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.rows.formulas import Method, estimate_location, evaluate
-from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.estimates import RemlFit
+from bayes_lsm.likelihood.rows.closed_form import estimate_location, evaluate
+from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.results import model_title, stack_parts
+from bayes_lsm.specification import Method
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
@@ -68,12 +68,12 @@ class RobustTest:
 
 
 @dataclass(frozen=True, eq=False)
-class ClusterRobust[Fit: RemlFit | ClusteredFit](Printable):
+class ClusterRobust[Fit: Estimates](Printable):
     """What robust fits of one and of several scale terms share; the estimates are the fit's.
 
     Attributes
     ----------
-    fit : RemlFit or ClusteredFit
+    fit : RemlFit or Estimates
     kind : {"CR0", "CR1", "CR2"}
     n_clusters : int
         G.
@@ -117,7 +117,7 @@ class ClusterRobust[Fit: RemlFit | ClusteredFit](Printable):
 
 
 @dataclass(frozen=True, eq=False)
-class RobustFit(ClusterRobust[RemlFit]):
+class RobustFit(ClusterRobust[Estimates]):
     """A fit with cluster-robust covariances; see `ClusterRobust` for its numbers."""
 
     @property
@@ -153,7 +153,7 @@ class RobustFit(ClusterRobust[RemlFit]):
 
 
 def robust(
-    fit: RemlFit | ClusteredFit,
+    fit: Estimates,
     cluster: Cluster | None = None,
     *,
     kind: Kind = "CR1",
@@ -163,7 +163,7 @@ def robust(
 
     Parameters
     ----------
-    fit : RemlFit or ClusteredFit
+    fit : RemlFit or Estimates
         With the log link.
     cluster : sequence of length k
         The cluster of each row that was fitted: numbers or text, none missing. With several scale
@@ -203,7 +203,7 @@ def robust(
     estimation and hypothesis testing in fixed effects models. Journal of Business & Economic
     Statistics, 36(4), 672-683. doi:10.1080/07350015.2016.1247004
     """
-    if isinstance(fit, ClusteredFit):
+    if not fit.design.is_independent:
         from bayes_lsm.reml.diagnostics.clustered_residuals import clustered_robust
 
         return clustered_robust(fit, cluster, kind=kind, small_sample=small_sample)
@@ -261,7 +261,7 @@ def _sums(values: Array, groups: npt.NDArray[np.intp], G: int) -> Array:
     return sums
 
 
-def _cr0(fit: RemlFit, groups: npt.NDArray[np.intp], G: int) -> Array:
+def _cr0(fit: Estimates, groups: npt.NDArray[np.intp], G: int) -> Array:
     whitened = _whiten(fit)
     scores = _sums(whitened.residuals[:, None] * whitened.basis, groups, G) @ whitened.back.T
     return np.asarray(scores.T @ scores)
@@ -278,7 +278,7 @@ class _Whitened(NamedTuple):
     back: Array
 
 
-def _whiten(fit: RemlFit) -> _Whitened:
+def _whiten(fit: Estimates) -> _Whitened:
     design = fit.design
     variance = design.v + fit.tau2
     location = estimate_location(design.y, variance, design.X)
@@ -288,7 +288,7 @@ def _whiten(fit: RemlFit) -> _Whitened:
     return _Whitened(Q, location.residuals / root, np.linalg.solve(R, np.eye(len(R))))
 
 
-def _cr2(fit: RemlFit, groups: npt.NDArray[np.intp], G: int) -> tuple[Array, Array]:
+def _cr2(fit: Estimates, groups: npt.NDArray[np.intp], G: int) -> tuple[Array, Array]:
     """The bias-reduced covariance, and Satterthwaite degrees of freedom of each coefficient.
 
     With a_c = A_c W_c X_c M t for a coefficient t, the variance estimate is Σ_c (a_c'e_c)², a
@@ -349,7 +349,7 @@ def score_contributions(
     return np.asarray(own + passed_on)
 
 
-def _scale_sandwich(fit: RemlFit, groups: npt.NDArray[np.intp], G: int) -> Array:
+def _scale_sandwich(fit: Estimates, groups: npt.NDArray[np.intp], G: int) -> Array:
     """(−H)⁻¹ Σ s s' (−H)⁻¹ on the user's coefficients.
 
     It is computed for coefficients γ of an orthonormal basis of Z in the studies with τ² > 0, and

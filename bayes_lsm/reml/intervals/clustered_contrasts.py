@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from bayes_lsm.choices import require_choice
 from bayes_lsm.contrasts import ContrastInterval, Measure, ScaleFunctions
-from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.coefficients import scale_places
+from bayes_lsm.design.coefficients import scale_places
+from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.intervals.contrasts import wald_functions
 from bayes_lsm.reml.prediction.linear_scale import Reference, check_level
 
@@ -18,7 +18,7 @@ Array = npt.NDArray[np.float64]
 
 
 def clustered_functions(
-    fit: ClusteredFit,
+    fit: Estimates,
     rows: Array,
     labels: Sequence[str],
     *,
@@ -48,7 +48,7 @@ def clustered_functions(
     )
 
 
-def scale_values(fit: ClusteredFit, rows: Array) -> tuple[Array, Array]:
+def scale_values(fit: Estimates, rows: Array) -> tuple[Array, Array]:
     """l'α for each row l (m, q) and its standard error, also where coefficients diverge."""
     coordinates, added, first = np.zeros_like(rows), np.zeros(len(rows)), 0
     for each in fit.terms.values():

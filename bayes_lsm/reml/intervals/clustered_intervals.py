@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.choices import require_choice
+from bayes_lsm.choices import require_choice, require_level
 from bayes_lsm.design.clusters import Cluster
+from bayes_lsm.design.coefficients import Coefficient, Pair, coefficients, pairs
 from bayes_lsm.errors import FitError
-from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.coefficients import Coefficient, Pair, coefficients, pairs
-from bayes_lsm.reml.intervals.profile import check_level, profile
+from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.intervals.profile import profile
 from bayes_lsm.reml.tests.bootstrap_test import check_iterations, checked_seed
 from bayes_lsm.results import wald_table
 
@@ -26,7 +26,7 @@ _FEW_POINTS = 9
 
 
 def clustered_intervals(
-    fit: ClusteredFit,
+    fit: Estimates,
     *,
     part: ClusteredPart = "scale",
     method: ClusteredInterval = "wald",
@@ -45,7 +45,7 @@ def clustered_intervals(
 
     Parameters
     ----------
-    fit : ClusteredFit
+    fit : RemlFit
     part : {"scale", "location", "correlation"}
     method : {"wald", "profile", "permutation", "bootstrap"}
         Profiles are of the scale part and of correlations, permutations of the location and the
@@ -83,7 +83,7 @@ def clustered_intervals(
     >>> clustered_intervals(fit, method="bootstrap", iterations=20, seed=1).shape
     (2, 3)
     """
-    check_level(level)
+    require_level(level)
     require_choice("part", part, ClusteredPart)
     require_choice("method", method, ClusteredInterval)
     if cluster is not None and method != "permutation":
@@ -109,16 +109,16 @@ def clustered_intervals(
     return wald.assign(ci_lb=ends[0], ci_ub=ends[1])
 
 
-def _wald(fit: ClusteredFit, part: ClusteredPart, level: float) -> pd.DataFrame:
+def _wald(fit: Estimates, part: ClusteredPart, level: float) -> pd.DataFrame:
     if part == "location":
         names, df = fit.design.location.names, fit.df_location
-        found = wald_table(names, fit.beta, fit.vcov_location, level=level, df=df)
+        found = wald_table(names, fit.beta, fit.known_vcov_location, level=level, df=df)
     else:
         found = fit.scale_at(level) if part == "scale" else fit.correlations_at(level)
     return found[["estimate", "ci_lb", "ci_ub"]]
 
 
-def _profile(fit: ClusteredFit, part: ClusteredPart, level: float) -> pd.DataFrame:
+def _profile(fit: Estimates, part: ClusteredPart, level: float) -> pd.DataFrame:
     if part == "location":
         raise FitError(
             "profile intervals are of the scale part and of correlations; for the location part "

@@ -17,13 +17,13 @@ from scipy.linalg import block_diag
 from scipy.special import ndtri
 
 from bayes_lsm.design.clusters import Cluster
+from bayes_lsm.design.coefficients import coefficients, pairs, scale_places
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.clustered_covariance import simulate_clustered
-from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.clustered_fitting import estimate_clustered
-from bayes_lsm.reml.coefficients import coefficients, pairs, scale_places, size_of
+from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.intervals.intervals import end_of_acceptance
+from bayes_lsm.reml.search.maximum import estimate
 from bayes_lsm.reml.tests.bootstrap_test import batches
 from bayes_lsm.reml.tests.clustered_permutation import exchangeable
 from bayes_lsm.reml.tests.orders import RandomOrders
@@ -43,7 +43,7 @@ _TOLERANCE = 1e-13
 
 
 def bootstrap_ends(
-    fit: ClusteredFit, part: str, level: float, iterations: int, seed: int, progress: bool
+    fit: Estimates, part: str, level: float, iterations: int, seed: int, progress: bool
 ) -> tuple[Array, Array]:
     """Percentiles of the estimates of a part from simulated effects: lower and upper ends.
 
@@ -70,29 +70,29 @@ def bootstrap_ends(
     return lower, upper
 
 
-def _estimates(design: Design, fit: ClusteredFit, read: Callable[[ClusteredFit], Array]) -> Array:
+def _estimates(design: Design, fit: Estimates, read: Callable[[Estimates], Array]) -> Array:
     try:
-        refit = estimate_clustered(design, fit.method, turns=0, near=[fit.stop])
+        refit = estimate(design, fit.method, turns=0, near=[fit.stop])
     except FitError:  # no starting value has a likelihood
         return np.full(len(read(fit)), np.nan)
     return read(refit) if refit.converged else np.full(len(read(fit)), np.nan)
 
 
-def _location(fit: ClusteredFit) -> Array:
+def _location(fit: Estimates) -> Array:
     return fit.beta
 
 
-def _scale(fit: ClusteredFit) -> Array:
+def _scale(fit: Estimates) -> Array:
     return fit.alpha
 
 
-def _correlations(fit: ClusteredFit) -> Array:
+def _correlations(fit: Estimates) -> Array:
     matrices = [each.correlation for each in fit.terms.values()]
     return np.array([matrices[pair.t][pair.a, pair.b] for pair in pairs(fit.design)])
 
 
 def permutation_ends(
-    fit: ClusteredFit,
+    fit: Estimates,
     part: PartName,
     cluster: Cluster | None,
     level: float,
@@ -121,7 +121,7 @@ class _Inverter:
 
     def __init__(
         self,
-        fit: ClusteredFit,
+        fit: Estimates,
         part: PartName,
         cluster: Cluster | None,
         iterations: int,
@@ -132,7 +132,7 @@ class _Inverter:
         self._orders = RandomOrders(len(rows), seed)(iterations - 1)
         scale = part == "scale"
         self._estimate = fit.alpha if scale else fit.beta
-        self._se = np.sqrt(np.diag(fit.vcov_alpha if scale else fit.vcov_location))
+        self._se = np.sqrt(np.diag(fit.vcov_terms if scale else fit.vcov_location))
         self._places = scale_places(fit.design) if scale else np.arange(len(fit.beta))
         self._back = _back(fit.design)
 
@@ -152,12 +152,12 @@ class _Inverter:
     def _refit(self, j: int, c: float) -> PermutedFits:
         """One climb for every permutation, with the coefficient shifted by c."""
         from bayes_lsm.likelihood.blocks.arrange import arrange_design
-        from bayes_lsm.likelihood.blocks.blocks import ascend_clustered
+        from bayes_lsm.likelihood.blocks.blocks import ascend
 
         shifted, start = self._shifted(j, c)
         _, reorder = exchangeable(shifted, self._part, self._cluster)
         climbs = [
-            ascend_clustered(
+            ascend(
                 start,
                 arrange_design(reorder(order)),
                 method=self._fit.method,
@@ -199,7 +199,7 @@ class _Inverter:
         return replace(design, terms=tuple(terms)), start
 
 
-def _common(fit: ClusteredFit) -> Iterator[Array]:
+def _common(fit: Estimates) -> Iterator[Array]:
     """α and κ of each term with the same τ² in all groups: the mean of the fit's."""
     design = fit.design
     row = [
@@ -212,7 +212,7 @@ def _common(fit: ClusteredFit) -> Iterator[Array]:
         slope = float(np.mean(np.sum(term.slopes**2, axis=1)))
         level = math.log(max(size, _FLOOR * total) / slope)
         alpha = _coefficients_of(term.Z, term.used, np.full(term.Z.shape[:2], level))
-        yield np.r_[alpha, np.zeros(size_of(term) - len(term.names))]
+        yield np.r_[alpha, np.zeros(term.size - len(term.names))]
 
 
 def _coefficients_of(Z: Array, used: npt.NDArray[np.bool_], log_tau2: Array) -> Array:
@@ -226,5 +226,5 @@ def _back(design: Design) -> Array:
     for term in design.terms:
         Z = term.Z[term.used]
         R = np.linalg.qr(Z, mode="r") / math.sqrt(len(Z))
-        parts += [np.linalg.inv(R), np.eye(size_of(term) - len(term.names))]
+        parts += [np.linalg.inv(R), np.eye(term.size - len(term.names))]
     return np.asarray(block_diag(*[part for part in parts if len(part)]))

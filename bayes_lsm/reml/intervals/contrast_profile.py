@@ -10,11 +10,11 @@ import numpy.typing as npt
 from scipy.special import chdtri
 
 from bayes_lsm.reml.prediction.linear_scale import scale_at
-from bayes_lsm.reml.search.search import Search
+from bayes_lsm.reml.search.rows_search import Search
 from bayes_lsm.reml.search.surface import Point, Surface
 
 if TYPE_CHECKING:
-    from bayes_lsm.reml.estimates import RemlFit
+    from bayes_lsm.reml.estimates import Estimates
 
 Array = npt.NDArray[np.float64]
 
@@ -27,7 +27,7 @@ _SAME = 1e-6
 
 
 def profile_interval(
-    fit: RemlFit, row: Array, *, level: float = 0.95
+    fit: Estimates, row: Array, *, level: float = 0.95
 ) -> tuple[float, float, float]:
     r"""The profile-likelihood interval of γ = l'α, and the likelihood-ratio statistic of γ = 0.
 
@@ -63,7 +63,7 @@ class _Profile:
     where searches have ended before, and then confirmed by a search there.
     """
 
-    def __init__(self, fit: RemlFit, row: Array) -> None:
+    def __init__(self, fit: Estimates, row: Array) -> None:
         design = fit.design
         held = np.array([name in fit.fixed for name in design.scale.names])
         self.constant = float(row[held] @ fit.alpha[held])

@@ -21,13 +21,13 @@ from bayes_lsm.reml.intervals.contrast_profile import profile_interval
 from bayes_lsm.reml.prediction.linear_scale import Reference, check_level, scale_at
 
 if TYPE_CHECKING:
-    from bayes_lsm.reml.estimates import RemlFit
+    from bayes_lsm.reml.estimates import Estimates
 
 Array = npt.NDArray[np.float64]
 
 
 def scale_functions(
-    fit: RemlFit,
+    fit: Estimates,
     rows: Array,
     labels: Sequence[str],
     *,
@@ -59,6 +59,12 @@ def scale_functions(
         For a method that is not one of REML's, a level outside (0, 1), or a profile of a fit that a
         bound holds.
     """
+    if not fit.design.is_independent:
+        from bayes_lsm.reml.intervals.clustered_contrasts import clustered_functions
+
+        return clustered_functions(
+            fit, rows, labels, measure=measure, method=method, level=level, compared=compared
+        )
     check_level(level)
     require_choice("measure", measure, Measure)
     method = "delta" if method is None else method

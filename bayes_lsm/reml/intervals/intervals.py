@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
-from bayes_lsm.choices import require_choice
+from bayes_lsm.choices import require_choice, require_level
+from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.errors import FitError
-from bayes_lsm.reml.clustered_fit import require_one_term
-from bayes_lsm.reml.estimates import RemlFit
-from bayes_lsm.reml.intervals.profile import check_level, profile
+from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.intervals.profile import profile
 from bayes_lsm.reml.search.divergence import Cone
 from bayes_lsm.reml.search.surface import Surface
 from bayes_lsm.reml.tests.batch import climb_highest
@@ -52,13 +52,14 @@ _HALVINGS = 12
 
 
 def confidence_intervals(
-    fit: RemlFit,
+    fit: Estimates,
     *,
     part: PartName = "scale",
     method: IntervalMethod = "wald",
     level: float = 0.95,
     iterations: int = 1000,
     seed: int | None = None,
+    cluster: Cluster | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
     r"""Confidence intervals of the coefficients of one part.
@@ -122,10 +123,22 @@ def confidence_intervals(
     Garthwaite, P. H. (1996). Confidence intervals from randomization tests. Biometrics, 52(4),
     1387-1393. doi:10.2307/2532852
     """
-    require_one_term(fit, "confidence_intervals(fit)", "use fit.confidence_intervals()")
+    if not fit.design.is_independent:
+        from bayes_lsm.reml.intervals.clustered_intervals import clustered_intervals
+
+        return clustered_intervals(
+            fit,
+            part=part,
+            method=method,
+            level=level,
+            iterations=iterations,
+            seed=seed,
+            cluster=cluster,
+            progress=progress,
+        )
     require_choice("part", part, PartName)
     require_choice("method", method, IntervalMethod)
-    check_level(level)
+    require_level(level)
     if method == "wald":
         return _wald(fit, part, level)
     require_free_log_link(fit, f"a {method} interval")
@@ -138,7 +151,7 @@ def confidence_intervals(
     return _permutation(fit, part, level, iterations, rng, progress)
 
 
-def _table(fit: RemlFit, part: PartName, lower: Array, upper: Array) -> pd.DataFrame:
+def _table(fit: Estimates, part: PartName, lower: Array, upper: Array) -> pd.DataFrame:
     names = getattr(fit.design, part).names
     estimate = fit.beta if part == "location" else fit.alpha
     return pd.DataFrame(
@@ -146,17 +159,17 @@ def _table(fit: RemlFit, part: PartName, lower: Array, upper: Array) -> pd.DataF
     )
 
 
-def _wald(fit: RemlFit, part: PartName, level: float) -> pd.DataFrame:
+def _wald(fit: Estimates, part: PartName, level: float) -> pd.DataFrame:
     names = getattr(fit.design, part).names
     estimate, covariance = (
-        (fit.beta, fit.vcov_location) if part == "location" else (fit.alpha, fit.vcov_scale)
+        (fit.beta, fit.known_vcov_location) if part == "location" else (fit.alpha, fit.vcov_scale)
     )
     df = None if fit.test == "z" else fit.design.n_studies - len(names)
     table = wald_table(names, estimate, covariance, level=level, df=df)
     return table[["estimate", "ci_lb", "ci_ub"]]
 
 
-def _profile(fit: RemlFit, part: PartName, level: float) -> pd.DataFrame:
+def _profile(fit: Estimates, part: PartName, level: float) -> pd.DataFrame:
     if part == "location":
         raise FitError(
             "profile intervals are of scale coefficients; for the location part use method='wald', "
@@ -168,7 +181,7 @@ def _profile(fit: RemlFit, part: PartName, level: float) -> pd.DataFrame:
 
 
 def _bootstrap(
-    fit: RemlFit,
+    fit: Estimates,
     part: PartName,
     level: float,
     iterations: int,
@@ -224,7 +237,7 @@ class _Signs:
 
 
 def _permutation(
-    fit: RemlFit,
+    fit: Estimates,
     part: PartName,
     level: float,
     iterations: int,
@@ -278,7 +291,7 @@ def end_of_acceptance(
 class _Inverter:
     """p-values of α_j = c (or β_j = c) by the same permutations at every c."""
 
-    def __init__(self, fit: RemlFit, part: PartName, orders: Orders) -> None:
+    def __init__(self, fit: Estimates, part: PartName, orders: Orders) -> None:
         Shuffler(fit, part)  # refuses a part without moderators
         self._part, self._orders = part, orders
         design = fit.design

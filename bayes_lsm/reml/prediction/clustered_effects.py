@@ -10,21 +10,20 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
-from scipy.special import chdtrc, ndtri, stdtrit
+from scipy.special import ndtri, stdtrit
 
 from bayes_lsm.choices import require_choice
-from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.arrange import sampling_covariance
 from bayes_lsm.likelihood.blocks.covariance import blocks, loadings
-from bayes_lsm.likelihood.blocks.sampling_weights import typical_variance, weigh
+from bayes_lsm.likelihood.blocks.sampling_weights import typical_variance
 from bayes_lsm.reml.clustered_covariance import covariance_of_effects
-from bayes_lsm.reml.clustered_fit import ClusteredFit
 from bayes_lsm.reml.diagnostics.clustered_deletion import tau2_at
+from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.prediction.clustered_predictive import clustered_predictive
-from bayes_lsm.reml.prediction.heterogeneity import ChiSquareTest
 from bayes_lsm.reml.prediction.prediction import VAGUE, ScaleUncertainty
 from bayes_lsm.reml.term_estimate import TermEstimate
+from bayes_lsm.reml.uninformed import depends, mean_of_known
 from bayes_lsm.results import ResultTable, model_title
 
 Array = npt.NDArray[np.float64]
@@ -53,12 +52,13 @@ class LevelPrediction(ResultTable):
     """Predictions for new groups: see `predict_levels`."""
 
 
-def level_heterogeneity(fit: ClusteredFit) -> LevelHeterogeneity:
+def level_heterogeneity(fit: Estimates) -> LevelHeterogeneity:
     """τ² of each scale term, and its share I² of the total variance.
 
     The variance of an effect is Σ_l τ_l² + ṽ with ṽ = (n − p) / tr(P), P with weights V⁻¹, the
     typical sampling variance (as for one term); I² of a term is its share in per cent. Where τ²
-    differs between groups or is multiplied by a slope, its mean over the rows is taken. Individual
+    differs between groups or is multiplied by a slope, its mean over the rows is taken, less those
+    of which the data say nothing. Individual
     data have ṽ = 0, and the shares are intraclass correlations.
 
     Returns
@@ -72,7 +72,7 @@ def level_heterogeneity(fit: ClusteredFit) -> LevelHeterogeneity:
     meta-analysis. Evolutionary Ecology, 26, 1253-1274. doi:10.1007/s10682-012-9555-5
     """
     design = fit.design
-    tau2 = np.array([_row_variance(each).mean() for each in fit.terms.values()])
+    tau2 = np.array([mean_of_known(_row_variance(each)) for each in fit.terms.values()])
     typical = typical_variance(design)
     total = float(tau2.sum())
     values = np.r_[tau2, total]
@@ -85,7 +85,7 @@ def level_heterogeneity(fit: ClusteredFit) -> LevelHeterogeneity:
     )
 
 
-def level_effects(fit: ClusteredFit, *, level: float = 0.95) -> LevelEffects:
+def level_effects(fit: Estimates, *, level: float = 0.95) -> LevelEffects:
     """Best linear unbiased predictions of the effects of all groups.
 
     With u ~ N(0, D) and P = Σ⁻¹ − Σ⁻¹X(X'Σ⁻¹X)⁻¹X'Σ⁻¹, û = D A'P y, and the errors û − u have the
@@ -93,7 +93,7 @@ def level_effects(fit: ClusteredFit, *, level: float = 0.95) -> LevelEffects:
 
     Parameters
     ----------
-    fit : ClusteredFit
+    fit : RemlFit
     level : float, default 0.95
         Of the intervals.
 
@@ -101,7 +101,7 @@ def level_effects(fit: ClusteredFit, *, level: float = 0.95) -> LevelEffects:
     -------
     LevelEffects
         Columns estimate, se, pi_lb, pi_ub, indexed by grouping, group and effect; of the effects
-        themselves, deviations from x'β.
+        themselves, deviations from x'β; nan where the data say nothing of their variance.
 
     References
     ----------
@@ -130,6 +130,8 @@ def level_effects(fit: ClusteredFit, *, level: float = 0.95) -> LevelEffects:
         pull = shared.T @ weighted[:, count + 1 :]
         known = np.einsum("ij,jk,ik->i", pull, fit.vcov_location, pull)
         variance[columns] = D.diagonal()[columns] - explained + known
+    known_effects = np.concatenate([each.is_known.ravel() for each in fit.terms.values()])
+    estimate[~known_effects] = variance[~known_effects] = np.nan
     se = np.sqrt(np.maximum(variance, 0.0))
     quantile = float(ndtri(0.5 + level / 2))
     table = pd.DataFrame(
@@ -146,7 +148,7 @@ def level_effects(fit: ClusteredFit, *, level: float = 0.95) -> LevelEffects:
     )
 
 
-def true_effects(fit: ClusteredFit, *, level: float = 0.95) -> pd.DataFrame:
+def true_effects(fit: Estimates, *, level: float = 0.95) -> pd.DataFrame:
     """Best linear unbiased predictions of each row's own true effect, y less its sampling error.
 
     With P as in `level_effects`, θ̂ = y − V P y, and the errors θ̂ − θ have the covariance
@@ -181,7 +183,7 @@ def _matrix(V: Any) -> Any:
 
 
 def predict_levels(
-    fit: ClusteredFit,
+    fit: Estimates,
     new_data: pd.DataFrame,
     *,
     terms: Sequence[str] | None = None,
@@ -196,7 +198,7 @@ def predict_levels(
 
     Parameters
     ----------
-    fit : ClusteredFit
+    fit : RemlFit
     new_data : DataFrame
         One row for each prediction, with every column that the formulas use.
     terms : sequence of str, optional
@@ -232,6 +234,7 @@ def predict_levels(
     total = np.sum(list(variances.values()), axis=0) if variances else np.zeros(len(new.X))
     estimate = new.X @ fit.beta
     se = np.sqrt(np.einsum("ij,jk,ik->i", new.X, fit.vcov_location, new.X))
+    se[depends(new.X, fit.blind_location)] = np.nan
     tail = 0.5 + level / 2
     df = len(design.y) - len(fit.beta)
     quantile = float(ndtri(tail) if fit.test == "z" else stdtrit(df, tail))
@@ -259,7 +262,7 @@ def predict_levels(
 
 
 def _vague(
-    fit: ClusteredFit, chosen: Sequence[str], scale_uncertainty: ScaleUncertainty
+    fit: Estimates, chosen: Sequence[str], scale_uncertainty: ScaleUncertainty
 ) -> Iterator[str]:
     """What has to be said where the normal approximation of ln τ² is poor."""
     if scale_uncertainty == "plug-in":
@@ -275,7 +278,7 @@ def _vague(
             )
 
 
-def _chosen(fit: ClusteredFit, terms: Sequence[str] | None) -> list[str]:
+def _chosen(fit: Estimates, terms: Sequence[str] | None) -> list[str]:
     if terms is None:
         individual = not (fit.design.v > 0).any()
         return [name for name in fit.terms if not (individual and name == "residual")]
@@ -292,7 +295,8 @@ def _check_level(level: float) -> None:
 
 def _row_variance(each: TermEstimate) -> Array:
     """a_i' D R D a_i, the term's variance of each row, shape (n,)."""
-    loadings = each.term.slopes * np.sqrt(each.tau2[each.term.index])
+    slopes = each.term.slopes
+    loadings = slopes * np.where(slopes == 0, 0.0, np.sqrt(each.known_tau2[each.term.index]))
     return np.asarray(np.einsum("ij,jk,ik->i", loadings, np.nan_to_num(each.correlation), loadings))
 
 
@@ -301,21 +305,3 @@ def _new_variance(each: TermEstimate, slopes: Array, Z: Array) -> Array:
     tau2 = tau2_at(each, Z)
     loadings = slopes * np.where(slopes == 0, 0.0, np.sqrt(tau2))
     return np.asarray(np.einsum("ij,jk,ik->i", loadings, np.nan_to_num(each.correlation), loadings))
-
-
-def cochran_q_of_blocks(design: Design) -> ChiSquareTest:
-    """Weighted residual sum of squares with weights V⁻¹: the test of (residual) heterogeneity.
-
-    Raises
-    ------
-    FitError
-        For individual data, which have no sampling variances.
-    """
-    if not (design.v > 0).all():
-        raise FitError("Cochran's Q needs sampling variances; individual data have none")
-    weighted, _ = weigh(design, np.column_stack([design.X, design.y]))
-    WX, Wy = weighted[:, :-1], weighted[:, -1]
-    beta = np.linalg.solve(design.X.T @ WX, WX.T @ design.y)
-    statistic = float((design.y - design.X @ beta) @ (Wy - WX @ beta))
-    df = len(design.y) - design.X.shape[1]
-    return ChiSquareTest(statistic, df, float(chdtrc(df, statistic)))

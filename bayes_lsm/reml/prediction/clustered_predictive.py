@@ -18,11 +18,11 @@ from scipy.special import ndtri
 
 from bayes_lsm.design.new_data import NewData
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
-from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.coefficients import has_correlations, size_of
+from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.prediction.linear_scale import Reference
 from bayes_lsm.reml.prediction.predictive import Mixture
 from bayes_lsm.reml.term_estimate import TermEstimate
+from bayes_lsm.reml.uninformed import depends
 
 Array = npt.NDArray[np.float64]
 
@@ -33,30 +33,32 @@ _MOST_WORK = 40_000_000
 
 
 def clustered_predictive(
-    fit: ClusteredFit, new: NewData, chosen: Sequence[str], level: float
+    fit: Estimates, new: NewData, chosen: Sequence[str], level: float
 ) -> tuple[Array, Array]:
     """The central `level` of the effects of new groups, one a row of the new data."""
     draws = _draws(fit)
     betas, covariances = _locations(fit, draws)
     centre = new.X @ betas.T
     variance = np.einsum("ij,kjl,il->ik", new.X, covariances, new.X)
-    starts = np.cumsum([0, *(size_of(each.term) for each in fit.terms.values())])
+    starts = np.cumsum([0, *(each.term.size for each in fit.terms.values())])
     for t, (name, each) in enumerate(fit.terms.items()):
         if name in chosen:
             own = draws[:, starts[t] : starts[t + 1]]
             variance += _variances(each, own, new.terms[t].slopes, new.terms[t].Z)
-    mixture = Mixture(
-        centre, np.sqrt(variance), np.full(len(draws), 1.0 / len(draws)), Reference(fit.df_location)
-    )
     middle = new.X @ fit.beta
     se = np.sqrt(np.einsum("ij,jk,ik->i", new.X, fit.vcov_location, new.X))
-    return (
-        mixture.quantile(0.5 - level / 2, middle, se),
-        mixture.quantile(0.5 + level / 2, middle, se),
-    )
+    bounds = np.full((2, len(middle)), np.nan)
+    known = ~np.isnan(variance).any(axis=1) & ~depends(new.X, fit.blind_location)
+    if known.any():
+        weights = np.full(len(draws), 1.0 / len(draws))
+        reference = Reference(fit.df_location)
+        mixture = Mixture(centre[known], np.sqrt(variance[known]), weights, reference)
+        for end, tail in enumerate((0.5 - level / 2, 0.5 + level / 2)):
+            bounds[end, known] = mixture.quantile(tail, middle[known], se[known])
+    return bounds[0], bounds[1]
 
 
-def _draws(fit: ClusteredFit) -> Array:
+def _draws(fit: Estimates) -> Array:
     """Points of γ (K, m), at a limit of what gives ln τ²; without covariance at its estimate."""
     from scipy.stats import qmc
 
@@ -79,10 +81,10 @@ def _draws(fit: ClusteredFit) -> Array:
 
 def _lost(each: TermEstimate) -> int:
     """How many κ a limit took."""
-    return size_of(each.term) - len(each.alpha) - len(each.kappa)
+    return each.term.size - len(each.alpha) - len(each.kappa)
 
 
-def _locations(fit: ClusteredFit, draws: Array) -> tuple[Array, Array]:
+def _locations(fit: Estimates, draws: Array) -> tuple[Array, Array]:
     """β̂ (K, p) and its covariance (K, p, p) at each point."""
     from bayes_lsm.likelihood.blocks import blocks
     from bayes_lsm.likelihood.blocks.arrange import sampling_covariance
@@ -91,7 +93,7 @@ def _locations(fit: ClusteredFit, draws: Array) -> tuple[Array, Array]:
     fixed = fit.beta[None], fit.vcov_location[None]
     if len(draws) * len(design.y) > _MOST_WORK or any(map(_lost, fit.terms.values())):
         return fixed
-    terms: list[blocks.ScaleTerm] = []
+    terms: list[blocks.BlockTerm] = []
     columns: list[int] = []
     first = 0
     for each in fit.terms.values():
@@ -99,16 +101,16 @@ def _locations(fit: ClusteredFit, draws: Array) -> tuple[Array, Array]:
         finite = ~np.isnan(each.limit_alpha)
         gone = each.tau2 == 0
         terms.append(
-            blocks.ScaleTerm(
+            blocks.BlockTerm(
                 term.index,
                 term.Z[:, :, finite],
                 np.where(gone[term.index], 0.0, term.slopes),
-                term.correlation if has_correlations(term) else "none",
+                term.correlation if term.n_correlations else "none",
             )
         )
         columns += [first + int(j) for j in np.flatnonzero(finite)]
         columns += [first + len(finite) + j for j in range(len(each.kappa))]
-        first += size_of(term)
+        first += term.size
     data = blocks.arrange(design.y, design.X, tuple(terms), variance=sampling_covariance(design))
     betas, covariances = blocks.locations(draws[:, columns], data)
     bad = ~np.isfinite(betas).all(axis=1)
@@ -120,7 +122,7 @@ def _variances(each: TermEstimate, draws: Array, slopes: Array, Z: Array) -> Arr
     """a'Da of each new row at each point (rows, K)."""
     q, s = len(each.alpha), slopes.shape[1]
     R = np.nan_to_num(each.correlation)[None]
-    if has_correlations(each.term) and not _lost(each):
+    if each.term.n_correlations and not _lost(each):
         R = correlation_matrices(draws[:, q:], s, each.term.correlation)
     rows, added = each.read(Z.reshape(-1, q))
     log_tau2 = (rows @ draws[:, :q].T + added[:, None]).reshape(len(slopes), s, -1)

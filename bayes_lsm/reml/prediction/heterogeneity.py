@@ -7,34 +7,22 @@ I² and H² compare τ² with the typical sampling variance ṽ = (k − p) / tr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import chdtrc
 
-from bayes_lsm.likelihood.rows.formulas import estimate_location, typical_sampling_variance
+from bayes_lsm.likelihood.rows.closed_form import estimate_location, typical_sampling_variance
+from bayes_lsm.reml.uninformed import mean_of_known
+from bayes_lsm.reml.wald import ChiSquareTest, cochran_q
 from bayes_lsm.tables import format_table
 
 if TYPE_CHECKING:
-    from bayes_lsm.reml.estimates import RemlFit
+    from bayes_lsm.reml.estimates import Estimates
 
 Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class ChiSquareTest:
-    """A test statistic that is χ² under its null hypothesis; it unpacks as a tuple."""
-
-    statistic: float
-    df: int
-    pval: float
-
-    def __iter__(self) -> Iterator[float]:
-        return iter((self.statistic, self.df, self.pval))
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,7 +125,7 @@ class Heterogeneity:
         return f"<pre>{html.escape(str(self))}</pre>"
 
 
-def heterogeneity(fit: RemlFit) -> Heterogeneity:
+def heterogeneity(fit: Estimates) -> Any:
     """τ², I², H², R² and Cochran's Q of a fit.
 
     With scale moderators the numbers are of each study (`Heterogeneity.by_study`) and of the
@@ -167,20 +155,22 @@ def heterogeneity(fit: RemlFit) -> Heterogeneity:
     row 0  0.076  0.276  68.344  3.159
     row 1  0.076  0.275  68.170  3.142
     """
-    from bayes_lsm.reml.clustered_fit import require_one_term
+    if not fit.design.is_independent:
+        from bayes_lsm.reml.prediction.clustered_effects import level_heterogeneity
 
-    require_one_term(fit, "heterogeneity(fit)", "use fit.heterogeneity()")
+        return level_heterogeneity(fit)
     design = fit.design
     constant = design.scale.names == ("intrcpt",)
     identity = design.specification.link == "identity"
-    average = float(np.mean(fit.tau2))
+    tau2 = fit.known_tau2
+    average = mean_of_known(tau2)
     typical = typical_sampling_variance(design.v, design.X)
     by_study = pd.DataFrame(
         {
-            "tau2": fit.tau2,
-            "tau": np.sqrt(fit.tau2),
-            "I2": 100 * fit.tau2 / (fit.tau2 + typical),
-            "H2": fit.tau2 / typical + 1,
+            "tau2": tau2,
+            "tau": np.sqrt(tau2),
+            "I2": 100 * tau2 / (tau2 + typical),
+            "H2": tau2 / typical + 1,
         },
         index=pd.Index(design.labels, name="study"),
     )
@@ -193,25 +183,26 @@ def heterogeneity(fit: RemlFit) -> Heterogeneity:
         H2=average / typical + 1,
         R2=_r2(fit, average),
         typical_variance=typical,
-        Q=fit.qe,
+        Q=cochran_q(design),
         constant=constant,
         R2_scale=math.nan if constant else _r2_scale(fit),
         by_study=by_study,
     )
 
 
-def _standard_error_average(fit: RemlFit) -> float:
+def _standard_error_average(fit: Estimates) -> float:
     """Delta method: the gradient of the mean τ² in α is Σ τ_i² z_i / k (identity: Σ z_i / k)."""
     from bayes_lsm.reml.prediction.linear_scale import scale_at
 
     if not np.isfinite(fit.alpha).all():
         return math.nan
     identity = fit.design.specification.link == "identity"
-    slope = np.ones_like(fit.tau2) if identity else fit.tau2
-    return float(scale_at(fit, (slope @ fit.design.Z / len(slope))[None]).se[0])
+    known = fit.is_known
+    slope = (np.ones_like(fit.tau2) if identity else fit.tau2)[known]
+    return float(scale_at(fit, (slope @ fit.design.Z[known] / len(slope))[None]).se[0])
 
 
-def _r2(fit: RemlFit, average: float) -> float:
+def _r2(fit: Estimates, average: float) -> float:
     design = fit.design
     if design.X.shape[1] == 1 or "intrcpt" not in design.location.names:
         return math.nan
@@ -219,7 +210,7 @@ def _r2(fit: RemlFit, average: float) -> float:
     return 100 * max(0.0, 1 - average / total) if total > 0 else 0.0
 
 
-def _r2_scale(fit: RemlFit) -> float:
+def _r2_scale(fit: Estimates) -> float:
     design = fit.design
     ones = np.ones(design.n_studies)
     level = np.linalg.lstsq(design.Z, ones, rcond=None)[0]
@@ -229,21 +220,13 @@ def _r2_scale(fit: RemlFit) -> float:
     return -100 * math.expm1(-ratio / (len(ones) - len(fit.beta) * (fit.method == "REML")))
 
 
-def _constant_fit(fit: RemlFit, X: Array) -> tuple[float, float]:
+def _constant_fit(fit: Estimates, X: Array) -> tuple[float, float]:
     """τ² and the log-likelihood of the model with constant τ² and the location matrix X (n, p)."""
-    from bayes_lsm.reml.search.search import Search
+    from bayes_lsm.reml.search.rows_search import Search
 
     design = fit.design
     best = Search(design.y, design.v, X, np.ones((design.n_studies, 1)), fit.method).best
     return float(best.tau2[0]), best.value
-
-
-def cochran_q(y: Array, v: Array, X: Array) -> ChiSquareTest:
-    """Weighted residual sum of squares with weights 1/v: the test of (residual) heterogeneity."""
-    residuals = estimate_location(y, v, X).residuals
-    df = len(y) - X.shape[1]
-    statistic = float(np.sum(residuals**2 / v))
-    return ChiSquareTest(statistic, df, float(chdtrc(df, statistic)))
 
 
 def standard_error_tau2(v: Array, X: Array, tau2: float, *, method: Literal["REML", "ML"]) -> float:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm.choices import require_choice
+from bayes_lsm.errors import FitError
 from bayes_lsm.links import tau2_from_log
-from bayes_lsm.reml.clustered_fit import require_one_term
 from bayes_lsm.reml.prediction.linear_scale import (
     Reference,
     ScaleValue,
@@ -21,10 +21,11 @@ from bayes_lsm.reml.prediction.linear_scale import (
     scale_at,
 )
 from bayes_lsm.reml.prediction.predictive import predictive_interval
+from bayes_lsm.reml.uninformed import depends
 from bayes_lsm.results import ResultTable, model_title
 
 if TYPE_CHECKING:
-    from bayes_lsm.reml.estimates import RemlFit
+    from bayes_lsm.reml.estimates import Estimates
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -59,12 +60,13 @@ class Blups(ResultTable):
 
 
 def predict(
-    fit: RemlFit,
+    fit: Estimates,
     new_data: pd.DataFrame | None = None,
     *,
+    terms: Sequence[str] | None = None,
     level: float = 0.95,
     scale_uncertainty: ScaleUncertainty = "propagated",
-) -> Prediction:
+) -> Any:
     r"""The mean effect, and a prediction interval for the true effect of a new study.
 
     By default the uncertainty of α is in the prediction interval (``"propagated"``): it holds the
@@ -121,11 +123,22 @@ def predict(
     Viechtbauer, W., & López-López, J. A. (2022). Location-scale models for meta-analysis.
     Research Synthesis Methods, 13(6), 697-715. doi:10.1002/jrsm.1562
     """
-    require_one_term(fit, "predict(fit)", "use fit.predict(new_data)")
+    if not fit.design.is_independent:
+        from bayes_lsm.reml.prediction.clustered_effects import predict_levels
+
+        if new_data is None:
+            raise FitError(
+                "with several scale terms new_data must say where to predict, one row for each "
+                "prediction; the effects of the groups in the data are blup()"
+            )
+        return predict_levels(
+            fit, new_data, terms=terms, level=level, scale_uncertainty=scale_uncertainty
+        )
     _check(level, scale_uncertainty)
     X, Z, labels = _points(fit, new_data)
     quantile = Reference.of_location(fit).quantile(0.5 + level / 2)
     estimate, se = X @ fit.beta, np.sqrt(np.einsum("ij,jk,ik->i", X, fit.vcov_location, X))
+    se[depends(X, fit.blind_location)] = np.nan
     scale = scale_at(fit, Z)
     tau2 = _tau2(fit, scale.estimate)
     if scale_uncertainty == "plug-in":
@@ -159,7 +172,7 @@ _WHAT = {"propagated": "propagated", "plug-in": "ignored"}
 
 
 def predict_tau(
-    fit: RemlFit, new_data: pd.DataFrame | None = None, *, level: float = 0.95
+    fit: Estimates, new_data: pd.DataFrame | None = None, *, level: float = 0.95
 ) -> Prediction:
     """τ² and τ at some values of the scale moderators.
 
@@ -197,7 +210,11 @@ def predict_tau(
     row 0     -2.56  1.96  0.28
     row 1     -2.57  1.03  0.28
     """
-    require_one_term(fit, "predict_tau(fit)", "see fit.predict(new_data) and fit.components")
+    if not fit.design.is_independent:
+        raise FitError(
+            "predict_tau is for fits with one scale term and independent effects; see "
+            "fit.predict(new_data) and fit.components"
+        )
     _check(level)
     _, Z, labels = _points(fit, new_data)
     scale = scale_at(fit, Z)
@@ -227,7 +244,7 @@ def predict_tau(
     return Prediction(f"{what} and τ of a {model_title(fit.design, how)}", table, notes, level)
 
 
-def blup(fit: RemlFit, *, level: float = 0.95) -> Blups:
+def blup(fit: Estimates, *, level: float = 0.95) -> Any:
     """Each study's own true effect θ_i = x_i'β + u_i, by best linear unbiased prediction.
 
     With λ_i = τ_i²/(τ_i² + v_i), θ̂_i = λ_i y_i + (1 − λ_i) x_i'β̂ has the prediction variance
@@ -246,7 +263,7 @@ def blup(fit: RemlFit, *, level: float = 0.95) -> Blups:
     Blups
         One row a study: estimate, se, pi_lb, pi_ub (of θ_i, in units of y), u, u_se, u_pi_lb,
         u_pi_ub, and weight (λ_i). A study with τ² = 0 has the mean effect of its moderators, and
-        u = 0 exactly.
+        u = 0 exactly; u and λ are nan in one of whose τ² the data say nothing.
 
     Raises
     ------
@@ -267,17 +284,22 @@ def blup(fit: RemlFit, *, level: float = 0.95) -> Blups:
     Robinson, G. K. (1991). That BLUP is a good thing: the estimation of random effects.
     Statistical Science, 6(1), 15-32. doi:10.1214/ss/1177011926
     """
-    require_one_term(fit, "blup(fit)", "use fit.blup()")
+    if not fit.design.is_independent:
+        from bayes_lsm.reml.prediction.clustered_effects import level_effects
+
+        return level_effects(fit, level=level)
     _check(level)
     design, weight = fit.design, fit.tau2 / (fit.tau2 + fit.design.v)
     mean = design.X @ fit.beta
     var_mean = np.einsum("ij,jk,ik->i", design.X, fit.vcov_location, design.X)
     u = weight * (design.y - mean)
+    theta = mean + u
     se = np.sqrt(weight * design.v + (1 - weight) ** 2 * var_mean)
     u_se = np.sqrt(weight * design.v + weight**2 * var_mean)
+    u[~fit.is_known] = u_se[~fit.is_known] = weight[~fit.is_known] = np.nan
     quantile = Reference.of_location(fit).quantile(0.5 + level / 2)
     columns = {}
-    for name, value, error in (("", mean + u, se), ("u", u, u_se)):
+    for name, value, error in (("", theta, se), ("u", u, u_se)):
         prefix = f"{name}_" if name else ""
         columns[name or "estimate"] = value
         columns[f"{prefix}se"] = error
@@ -288,14 +310,14 @@ def blup(fit: RemlFit, *, level: float = 0.95) -> Blups:
     return Blups(f"True effects in a {model_title(design, how)}", table, fit.notes, level)
 
 
-def _tau2(fit: RemlFit, value: Array) -> Array:
+def _tau2(fit: Estimates, value: Array) -> Array:
     """τ² at values of the scale predictor."""
     if is_identity(fit):
         return np.maximum(value, 0.0)
     return np.where(np.isposinf(value), np.inf, tau2_from_log(value))
 
 
-def _tau_interval(fit: RemlFit, scale: ScaleValue, level: float) -> tuple[Array, Array]:
+def _tau_interval(fit: Estimates, scale: ScaleValue, level: float) -> tuple[Array, Array]:
     half = Reference.of_scale(fit).quantile(0.5 + level / 2) * scale.se
     return (
         np.sqrt(_tau2(fit, scale.estimate - half)),
@@ -303,7 +325,7 @@ def _tau_interval(fit: RemlFit, scale: ScaleValue, level: float) -> tuple[Array,
     )
 
 
-def _points(fit: RemlFit, new_data: pd.DataFrame | None) -> tuple[Array, Array, tuple[str, ...]]:
+def _points(fit: Estimates, new_data: pd.DataFrame | None) -> tuple[Array, Array, tuple[str, ...]]:
     if new_data is None:
         return fit.design.X, fit.design.Z, fit.design.labels
     new = fit.design.for_new_data(new_data)
@@ -316,7 +338,7 @@ def _check(level: float, scale_uncertainty: str = "propagated") -> None:
 
 
 def _scale_notes(
-    fit: RemlFit, scale: ScaleValue, labels: Sequence[str], propagated: bool
+    fit: Estimates, scale: ScaleValue, labels: Sequence[str], propagated: bool
 ) -> Iterable[str]:
     """What has to be said of the rows whose τ² is unusual."""
     gone, found = np.isneginf(scale.estimate), np.isfinite(scale.estimate)
@@ -337,7 +359,11 @@ def _scale_notes(
             ),
         ),
         (
-            np.isnan(scale.estimate),
+            scale.blind,
+            lambda rows: f"the data say nothing of τ² in {rows}",
+        ),
+        (
+            np.isnan(scale.estimate) & ~scale.blind,
             lambda rows: (
                 f"τ² is not defined in {rows}: scale coefficients that run to infinity pull it "
                 "both ways"

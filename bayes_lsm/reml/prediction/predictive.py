@@ -24,7 +24,7 @@ from bayes_lsm.links import tau2_from_log
 from bayes_lsm.reml.prediction.linear_scale import Reference, ScaleValue, is_identity
 
 if TYPE_CHECKING:
-    from bayes_lsm.reml.estimates import RemlFit
+    from bayes_lsm.reml.estimates import Estimates
 
 Array = npt.NDArray[np.float64]
 
@@ -42,7 +42,7 @@ _SMALLEST_WEIGHT = 1e-10
 
 
 def predictive_interval(
-    fit: RemlFit, X: Array, se: Array, scale: ScaleValue, level: float
+    fit: Estimates, X: Array, se: Array, scale: ScaleValue, level: float
 ) -> tuple[Array, Array]:
     """The central `level` of the effects of new studies, with their moderators in rows X (m, p).
 
@@ -75,7 +75,7 @@ def predictive_interval(
     return bounds[0], bounds[1]
 
 
-def _nodes(fit: RemlFit, largest: float) -> tuple[Array, Array]:
+def _nodes(fit: Estimates, largest: float) -> tuple[Array, Array]:
     vague = _STEP_LOG_TAU2 / max(1.0, largest)
     step = _STEP_IDENTITY if is_identity(fit) else min(_STEP, vague)
     count = min(2 * math.ceil(_RANGE / step) + 1, _MOST_NODES)
@@ -84,14 +84,14 @@ def _nodes(fit: RemlFit, largest: float) -> tuple[Array, Array]:
     return nodes, weights / weights.sum()
 
 
-def _tau2(fit: RemlFit, eta: Array) -> Array:
+def _tau2(fit: Estimates, eta: Array) -> Array:
     return np.maximum(eta, 0.0) if is_identity(fit) else tau2_from_log(eta)
 
 
 class _Path:
     """β̂ and its covariance as α moves along the line on which it follows one row's η."""
 
-    def __init__(self, fit: RemlFit, scale: ScaleValue) -> None:
+    def __init__(self, fit: Estimates, scale: ScaleValue) -> None:
         design = fit.design
         self._fit, self._scale = fit, scale
         self._zero = fit.tau2 == 0 if fit.divergence else np.zeros(len(fit.tau2), dtype=bool)

@@ -26,14 +26,11 @@ from scipy.special import chdtri
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.rows.formulas import estimate_location, typical_sampling_variance
-from bayes_lsm.reml.estimates import RemlFit
-from bayes_lsm.reml.prediction.heterogeneity import (
-    Heterogeneity,
-    cochran_q,
-    standard_error_tau2,
-)
-from bayes_lsm.reml.search.search import Search
+from bayes_lsm.likelihood.rows.closed_form import estimate_location, typical_sampling_variance
+from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.prediction.heterogeneity import Heterogeneity, standard_error_tau2
+from bayes_lsm.reml.search.rows_search import Search
+from bayes_lsm.reml.wald import cochran_q
 from bayes_lsm.results import model_title, wald_table
 from bayes_lsm.tables import Printable, format_cells, format_table, text_table, wrap_notes
 
@@ -90,7 +87,7 @@ class Tau2Estimate(Printable):
             H2=self.tau2 / typical + 1,
             R2=self.R2,
             typical_variance=typical,
-            Q=cochran_q(design.y, design.v, design.X),
+            Q=cochran_q(design),
             constant=True,
         )
 
@@ -348,7 +345,7 @@ class QProfileInterval:
 
 
 def q_profile_interval(
-    fit: RemlFit | Tau2Estimate | Design, *, level: float = 0.95
+    fit: Estimates | Tau2Estimate | Design, *, level: float = 0.95
 ) -> QProfileInterval:
     """Confidence interval for one τ² from the exact distribution of the generalised Q.
 
@@ -394,7 +391,7 @@ def q_profile_interval(
     design = fit if isinstance(fit, Design) else fit.design
     _require_one_tau2(design, "q_profile_interval")
     y, v, X = design.y, design.v, design.X
-    if isinstance(fit, RemlFit):
+    if isinstance(fit, Estimates):
         estimate, estimator = float(fit.tau2[0]), str(fit.method)
     else:
         found = estimate_tau2(fit, "PM") if isinstance(fit, Design) else fit

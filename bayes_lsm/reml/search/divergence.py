@@ -12,6 +12,7 @@ on a face of the cone of the rows of Z.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,8 @@ class Divergence:
         Whether those are all there are: no heterogeneity at all.
     one, many : str
         What such a unit is called.
+    said : str
+        All of it in words, where several scale terms diverge, each in its own way.
     """
 
     terms: dict[str, float]
@@ -49,8 +52,11 @@ class Divergence:
     everywhere: bool
     one: str = "study"
     many: str = "studies"
+    said: str = ""
 
     def __str__(self) -> str:
+        if self.said:
+            return self.said
         known = [
             f"{term} to {'+' if sign > 0 else '-'}inf"
             for term, sign in self.terms.items()
@@ -71,6 +77,21 @@ class Divergence:
             return f"all {count} {self.many}"
         shown = ", ".join(self.studies[:8]) + (" …" if count > 8 else "")
         return f"the {self.one} {shown}" if count == 1 else f"{count} {self.many}: {shown}"
+
+
+def together(found: Mapping[str, Divergence], names: Sequence[str]) -> Divergence:
+    """What diverges in several scale terms, as one; `names` are those of all coefficients."""
+    terms = {f"{name}: {term}": s for name, each in found.items() for term, s in each.terms.items()}
+    direction = dict.fromkeys(names, 0.0)
+    for name, each in found.items():
+        direction |= {f"{name}: {term}": d for term, d in each.direction.items()}
+    return Divergence(
+        terms=terms,
+        direction=direction,
+        studies=tuple(study for each in found.values() for study in each.studies),
+        everywhere=all(each.everywhere for each in found.values()),
+        said="; ".join(f"{name}: {each}" for name, each in found.items()),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,6 +181,27 @@ def _null_space(rows: Array, q: int) -> Array:
     _, sizes, directions = np.linalg.svd(np.linalg.qr(rows, mode="r"), full_matrices=True)
     # Rows are of the order of 1; a block that is all rounding leaves every direction free.
     return np.asarray(directions[int((sizes > _ZERO * max(1.0, sizes[0])).sum()) :].T)
+
+
+def split_space(rows: Array, q: int) -> tuple[Array, Array]:
+    """Orthonormal bases of the row space of `rows` (n, q), and of what is orthogonal to it."""
+    if not len(rows):
+        return np.zeros((q, 0)), np.eye(q)
+    _, sizes, directions = np.linalg.svd(np.linalg.qr(rows, mode="r"), full_matrices=True)
+    rank = int((sizes > _ZERO * sizes[0]).sum())
+    return directions[:rank].T, directions[rank:].T
+
+
+def where_to(away: Array, gone: Array) -> Array:
+    """Where l'c goes as c grows along any c with ``gone @ c < 0``: −inf, inf, or either (nan).
+
+    One answer for each row l of `away`, (m, q); `gone` is (n, q).
+    """
+    units = np.unique((gone / np.linalg.norm(gone, axis=1)[:, None]).round(12), axis=0)
+    rows = (away / np.linalg.norm(away, axis=1)[:, None]).round(12)
+    rows, which = np.unique(rows, axis=0, return_inverse=True)
+    found = np.array([_shared_sign(row, units) for row in rows])
+    return found[which.reshape(-1)]
 
 
 def _can_go(rows: Array) -> Mask:

@@ -17,11 +17,14 @@ import numpy.typing as npt
 
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.rows.formulas import Method, estimate_location
-from bayes_lsm.reml.search.bounds import Bounds, Estimate
+from bayes_lsm.likelihood.rows.closed_form import estimate_location
+from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.search.rows_estimates import one_term
 from bayes_lsm.reml.search.surface import Point, Surface
+from bayes_lsm.specification import Method
 
 Array = npt.NDArray[np.float64]
+Bounds = Mapping[str, tuple[float, float]]
 
 # τ² below this share of the largest is on the border.
 _BORDER = 1e-7
@@ -35,7 +38,7 @@ def estimate_identity(
     fixed: Mapping[str, float],
     bounds: Bounds,
     start: Mapping[str, float] | None = None,
-) -> Estimate:
+) -> Estimates:
     """The maximum under the identity link.
 
     Raises
@@ -58,24 +61,31 @@ def estimate_identity(
     alpha = full.copy()
     alpha[free] = best.alpha
     q = len(names)
-    covariance = np.full((q, q), np.nan)
+    covariance, limit_vcov = np.full((2, q, q), np.nan)
     if not active.any():
         covariance[np.ix_(free, free)] = best.covariance
+        limit_vcov[np.ix_(free, free)] = best.covariance_across
     tau2 = np.maximum(best.tau2, 0.0)
     zero = tau2 < _BORDER * max(tau2.max(), float(np.median(design.v)) * 1e-3)
     tau2[zero] = 0.0
     held = {design.labels[i]: 0.0 for i in np.flatnonzero(zero)}
-    return Estimate(
-        alpha=alpha,
-        vcov_scale=covariance,
+    blind = np.zeros((q, 0))
+    if not active.any():
+        blind = np.zeros((q, best.blind.shape[1]))
+        blind[free] = best.blind
+    term = one_term(design, alpha, covariance, tau2, None, alpha, limit_vcov, blind)
+    return Estimates(
+        design=design,
+        method=method,
         beta=best.beta,
         vcov_location=best.vcov_location,
-        tau2=tau2,
+        terms={term.term.name: term},
+        vcov_terms=covariance,
+        limit_vcov=limit_vcov,
         loglik=best.value,
-        divergence=None,
         converged=best.converged,
         stop=alpha,
-        at_bound=held if active.any() else None,
+        at_bound=held if active.any() else {},
     )
 
 

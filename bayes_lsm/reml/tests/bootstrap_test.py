@@ -16,8 +16,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.rows.formulas import Method, estimate_location
-from bayes_lsm.reml.estimates import RemlFit
+from bayes_lsm.likelihood.rows.closed_form import estimate_location
+from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.search.surface import Surface
 from bayes_lsm.reml.tests.batch import climb_highest
 from bayes_lsm.reml.tests.wald_and_ratio import (
@@ -27,6 +27,7 @@ from bayes_lsm.reml.tests.wald_and_ratio import (
     likelihood_ratio_test,
     require_free_log_link,
 )
+from bayes_lsm.specification import Method
 from bayes_lsm.tables import Printable
 
 Array = npt.NDArray[np.float64]
@@ -192,7 +193,7 @@ def bootstrap_test(
 
     Parameters
     ----------
-    full, reduced : RemlFit or ClusteredFit
+    full, reduced : RemlFit or Estimates
         Of the same effects, by the same method; under REML with the same location part.
     iterations : int, default 1000
     seed : int, optional
@@ -228,13 +229,13 @@ def bootstrap_test(
     """
     check_nested(full, reduced)
     for fit in (full, reduced):
-        if isinstance(fit, RemlFit):
+        if fit.design.is_independent:
             require_free_log_link(fit, "a bootstrap test")
     check_iterations(iterations)
     seed = checked_seed(seed)
     observed = likelihood_ratio_test(full, reduced)
     rng = np.random.default_rng(seed)
-    if isinstance(full, RemlFit) and isinstance(reduced, RemlFit):
+    if full.design.is_independent and reduced.design.is_independent:
         null = _null(full, reduced, iterations, rng, progress)
     else:
         from bayes_lsm.reml.tests.clustered_bootstrap import clustered_null
@@ -255,7 +256,7 @@ def bootstrap_test(
 
 
 def _null(
-    full: RemlFit, reduced: RemlFit, iterations: int, rng: np.random.Generator, progress: bool
+    full: Estimates, reduced: Estimates, iterations: int, rng: np.random.Generator, progress: bool
 ) -> Array:
     """Statistics of sets of effects from the reduced fit; inf where a refit failed."""
     refitters = [
@@ -273,14 +274,14 @@ def _null(
     return null
 
 
-def simulate(fit: RemlFit, sets: int, rng: np.random.Generator) -> Array:
+def simulate(fit: Estimates, sets: int, rng: np.random.Generator) -> Array:
     """Sets of effects from a fit, shape (sets, n): Normal(Xβ̂, v + τ̂²)."""
     design = fit.design
     noise = rng.normal(size=(sets, design.n_studies))
     return np.asarray(design.X @ fit.beta + noise * np.sqrt(design.v + fit.tau2))
 
 
-def log_tau2_of(fit: RemlFit) -> Array:
+def log_tau2_of(fit: Estimates) -> Array:
     """ln τ² of each study (n,); where τ² is 0, that of next to nothing."""
     return np.log(np.maximum(fit.tau2, 1e-12 * fit.design.v))
 

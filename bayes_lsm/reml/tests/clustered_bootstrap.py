@@ -13,12 +13,11 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.reml.clustered_covariance import simulate_clustered
-from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.estimates import RemlFit
+from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.tests.bootstrap_test import batches, simulate
 
 Array = npt.NDArray[np.float64]
-AnyFit = RemlFit | ClusteredFit
+AnyFit = Estimates
 
 # Of the work that `batches` puts into one of its batches: some tenths of a second.
 _WORK = 50_000
@@ -37,18 +36,18 @@ def clustered_null(
 
 
 def _simulate(fit: AnyFit, sets: int, rng: np.random.Generator) -> Array:
-    draw = simulate_clustered if isinstance(fit, ClusteredFit) else simulate
-    return draw(fit, sets, rng)  # type: ignore[arg-type]
+    draw = simulate_clustered if not fit.design.is_independent else simulate
+    return draw(fit, sets, rng)
 
 
 def _highest(fit: AnyFit, y: Array) -> float:
     """The log-likelihood of a refit to other effects; nan where it did not converge."""
-    from bayes_lsm.reml.search.clustered_search import ClusteredSearch
-    from bayes_lsm.reml.search.search import Search
+    from bayes_lsm.reml.search.blocks_search import BlocksSearch
+    from bayes_lsm.reml.search.rows_search import Search
 
-    if isinstance(fit, ClusteredFit):
+    if not fit.design.is_independent:
         moved = replace(fit.design, y=y)
-        spot = ClusteredSearch(moved, fit.method, turns=0, near=[fit.stop]).highest
+        spot = BlocksSearch(moved, fit.method, turns=0, near=[fit.stop]).highest
         return spot.value if spot.ascent.converged else math.nan
     design = fit.design
     search = Search(y, design.v, design.X, design.Z, fit.method)

@@ -21,8 +21,8 @@ from bayes_lsm.design.clusters import Cluster, Clusters, read_clusters, shared
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
-from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.clustered_fitting import estimate_clustered
+from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.search import maximum
 from bayes_lsm.reml.tests.bootstrap_test import batches, checked_seed
 from bayes_lsm.reml.tests.orders import ExactOrders, RandomOrders, is_exhaustive
 from bayes_lsm.reml.tests.permutation_test import PermutationTest, share_at_least
@@ -36,7 +36,7 @@ _WORK = 50_000
 
 
 def permute_clusters(
-    fit: ClusteredFit,
+    fit: Estimates,
     part: PartName,
     cluster: Cluster | None,
     iterations: int,
@@ -67,7 +67,7 @@ def permute_clusters(
     total = count if exhaustive else iterations - 1
     for batch in batches(total, _WORK, "Refitting permutations", progress=progress):
         for order in orders(batch.stop - batch.start):
-            refit = estimate_clustered(reorder(order), fit.method, turns=0, near=[fit.stop])
+            refit = maximum.estimate(reorder(order), fit.method, turns=0, near=[fit.stop])
             z, joint, diverges = _statistics(refit, part, tested, fill=0.0)
             z_null.append(z)
             joint_null.append(joint)
@@ -120,12 +120,12 @@ def exchangeable(
     return _moderators(design, part, clusters)
 
 
-def _part(fit: ClusteredFit, part: PartName) -> tuple[Array, Array]:
-    return (fit.beta, fit.vcov_location) if part == "location" else (fit.alpha, fit.vcov_alpha)
+def _part(fit: Estimates, part: PartName) -> tuple[Array, Array]:
+    return (fit.beta, fit.vcov_location) if part == "location" else (fit.alpha, fit.vcov_terms)
 
 
 def _statistics(
-    fit: ClusteredFit, part: PartName, tested: list[int], *, fill: float
+    fit: Estimates, part: PartName, tested: list[int], *, fill: float
 ) -> tuple[Array, float, bool]:
     """z of each coefficient, χ² of the tested ones, and whether one diverges.
 

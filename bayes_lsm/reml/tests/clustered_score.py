@@ -19,6 +19,7 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.special import chdtrc
 
+from bayes_lsm.design.coefficients import scale_places
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
@@ -29,10 +30,9 @@ from bayes_lsm.likelihood.blocks.covariance import (
     loadings,
     stack_covariances,
 )
-from bayes_lsm.likelihood.rows.formulas import Method
-from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.coefficients import has_correlations, scale_places, size_of
+from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.tests.wald_and_ratio import term_columns
+from bayes_lsm.specification import Method
 
 Array = npt.NDArray[np.float64]
 
@@ -41,7 +41,7 @@ _STEP = 1e-5
 
 
 def score_at_null(
-    fit: ClusteredFit, terms: str | Sequence[str] | None
+    fit: Estimates, terms: str | Sequence[str] | None
 ) -> tuple[tuple[str, ...], float, int, float, Array, Array, Array]:
     """The fields of a `ScoreTest`, in their order.
 
@@ -75,11 +75,11 @@ def score_at_null(
     return labels, statistic, len(tested), pval, score, efficient, at_null
 
 
-def _null(fit: ClusteredFit, tested: list[int]) -> Array:
+def _null(fit: Estimates, tested: list[int]) -> Array:
     """Coefficients and κ of the fit in which the tested ones are 0."""
-    from bayes_lsm.reml.search.clustered_search import ClusteredSearch
+    from bayes_lsm.reml.search.blocks_search import BlocksSearch
 
-    found = ClusteredSearch(without(fit.design, tested), fit.method).highest
+    found = BlocksSearch(without(fit.design, tested), fit.method).highest
     if not found.is_inside:
         raise FitError(
             f"there is no score test of {', '.join(fit.scale_names[j] for j in tested)}: without "
@@ -137,7 +137,7 @@ def expected_information(alpha: Array, design: Design, *, method: Method) -> Arr
 
 def _parts(alpha: Array, design: Design) -> list[tuple[Array, Array]]:
     """τ² (G, s) and κ of each term."""
-    starts = np.cumsum([0, *map(size_of, design.terms)])
+    starts = np.cumsum([0, *(term.size for term in design.terms)])
     found = []
     for term, start, end in zip(design.terms, starts, starts[1:], strict=False):
         here, q = alpha[start:end], len(term.names)
@@ -176,7 +176,7 @@ def derivatives(
 def _term_derivatives(tau2: Array, kappa: Array, term: ScaleTerm) -> tuple[Array, list[Array]]:
     """R (s, s), and ∂D_g/∂α_j (G, s, s) of each coefficient and κ."""
     s = len(term.effects)
-    kind = term.correlation if has_correlations(term) else "none"
+    kind = term.correlation if term.n_correlations else "none"
     R = np.array(correlation_matrices(kappa[None], s, kind)[0])
     tau = np.sqrt(tau2)
     outer = tau[:, :, None] * tau[:, None, :]

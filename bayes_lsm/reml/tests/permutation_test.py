@@ -19,10 +19,9 @@ import pandas as pd
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.rows.formulas import estimate_location
+from bayes_lsm.likelihood.rows.closed_form import estimate_location
 from bayes_lsm.links import tau2_from_log
-from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.estimates import RemlFit
+from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.search.surface import Surface
 from bayes_lsm.reml.tests.batch import climb_highest
 from bayes_lsm.reml.tests.bootstrap_test import TIED, batches, check_iterations, checked_seed
@@ -140,7 +139,7 @@ class PermutationTest(Printable):
 
 
 def permutation_test(
-    fit: RemlFit | ClusteredFit,
+    fit: Estimates,
     *,
     part: PartName = "scale",
     iterations: int = 1000,
@@ -174,7 +173,7 @@ def permutation_test(
 
     Parameters
     ----------
-    fit : RemlFit or ClusteredFit
+    fit : RemlFit or Estimates
     part : {"scale", "location"}, default "scale"
     iterations : int, default 1000
         Number of permutations, the data as they are among them.
@@ -222,7 +221,7 @@ def permutation_test(
     check_iterations(iterations)
     if exact not in (True, False, "auto"):
         raise FitError(f"exact must be 'auto', True or False, got {exact!r}")
-    if isinstance(fit, ClusteredFit):
+    if not fit.design.is_independent:
         from bayes_lsm.reml.tests.clustered_permutation import permute_clusters
 
         if starts != "one":
@@ -289,7 +288,7 @@ def share_at_least(null: Array, value: float) -> float:
     return float(np.mean(null >= value - TIED * max(1.0, abs(value))))
 
 
-def _observed(fit: RemlFit, part: PartName) -> tuple[pd.DataFrame, tuple[float, int]]:
+def _observed(fit: Estimates, part: PartName) -> tuple[pd.DataFrame, tuple[float, int]]:
     """The fit's table (estimate, se, zval) and its joint χ² with degrees of freedom."""
     names = getattr(fit.design, part).names
     estimate, covariance = (
@@ -410,7 +409,7 @@ def _solve(V: Array, b: Array) -> Array:
 class Shuffler:
     """Refits of a fit's effects with the moderators of one part reordered."""
 
-    def __init__(self, fit: RemlFit, part: PartName, *, starts: Starts = "one") -> None:
+    def __init__(self, fit: Estimates, part: PartName, *, starts: Starts = "one") -> None:
         design = fit.design
         names, moderators = getattr(design, part).names, getattr(design, part).matrix
         if np.ptp(moderators, axis=0).max() == 0:
@@ -433,7 +432,7 @@ class Shuffler:
         best = climb_highest(self._starts, self._problem, orders=orders, part=self._part)
         return PermutedFits.of(best, self.back)
 
-    def leads_to(self, fit: RemlFit, alpha: Array) -> bool:
+    def leads_to(self, fit: Estimates, alpha: Array) -> bool:
         """Whether a refit of the data as they are is the fit."""
         tau2 = tau2_from_log(alpha @ self._problem.Z)
         # A limit is reached to within what is negligible beside v.

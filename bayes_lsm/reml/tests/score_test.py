@@ -10,10 +10,9 @@ import numpy.typing as npt
 from scipy.special import chdtrc
 
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.rows.formulas import Method, evaluate
-from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.estimates import RemlFit
-from bayes_lsm.reml.search.search import Search
+from bayes_lsm.likelihood.rows.closed_form import evaluate, expected_information
+from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.search.rows_search import Search
 from bayes_lsm.reml.tests.wald_and_ratio import format_pval, require_free_log_link, term_columns
 
 Array = npt.NDArray[np.float64]
@@ -56,7 +55,7 @@ class ScoreTest:
     __repr__ = __str__
 
 
-def score_test(fit: RemlFit | ClusteredFit, terms: str | Sequence[str] | None = None) -> ScoreTest:
+def score_test(fit: Estimates, terms: str | Sequence[str] | None = None) -> ScoreTest:
     r"""Test scale coefficients by the slope of the likelihood at the fit without them.
 
     The statistic is U'I⁻¹U with the (REML or ML) score U and the *expected* information
@@ -67,7 +66,7 @@ def score_test(fit: RemlFit | ClusteredFit, terms: str | Sequence[str] | None = 
 
     Parameters
     ----------
-    fit : RemlFit or ClusteredFit
+    fit : RemlFit or Estimates
         Of the full model, by either method; only its design and method are used.
     terms : str or sequence of str, optional
         Scale terms that are 0 under the null hypothesis; default: all scale moderators.
@@ -96,7 +95,7 @@ def score_test(fit: RemlFit | ClusteredFit, terms: str | Sequence[str] | None = 
     Mathematical Proceedings of the Cambridge Philosophical Society, 44(1), 50-57.
     doi:10.1017/S0305004100023987
     """
-    if isinstance(fit, ClusteredFit):
+    if not fit.design.is_independent:
         from bayes_lsm.reml.tests.clustered_score import score_at_null
 
         return ScoreTest(*score_at_null(fit, terms))
@@ -137,22 +136,3 @@ def score_test(fit: RemlFit | ClusteredFit, terms: str | Sequence[str] | None = 
         information=to_terms.T @ efficient @ to_terms,
         alpha=alpha,
     )
-
-
-def expected_information(alpha: Array, v: Array, X: Array, Z: Array, *, method: Method) -> Array:
-    """½ tr(P V_j P V_k) at α, shape (q, q); ½ tr(W V_j W V_k) for ML.
-
-    Viechtbauer & López-López (2022), doi:10.1002/jrsm.1562, equations for Fisher scoring; V_j is
-    diag(τ_i² z_ij), and P and W are those of `bayes_lsm.likelihood.rows.formulas`.
-    """
-    location = evaluate(alpha, np.zeros_like(v), v, X, Z, method=method).location
-    with np.errstate(over="ignore"):
-        d = np.exp(Z @ alpha)
-    wd = d / (v + d)
-    if method == "ML":
-        return np.asarray(0.5 * Z.T @ (wd[:, None] ** 2 * Z))
-    Q = location.basis
-    h = np.sum(Q**2, axis=1)
-    M = ((Z.T * wd)[:, None, :] * Q.T) @ Q
-    diagonal = Z.T @ ((wd**2 * (1.0 - 2.0 * h))[:, None] * Z)
-    return np.asarray(0.5 * (diagonal + np.einsum("jab,kba->jk", M, M)))

@@ -16,17 +16,16 @@ from scipy.special import chdtrc, fdtrc
 
 from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.rows.formulas import Method
-from bayes_lsm.reml.clustered_fit import ClusteredFit
-from bayes_lsm.reml.estimates import RemlFit
+from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.tests.nesting import is_nested, same_location, same_sampling_errors
 from bayes_lsm.results import wald_table
+from bayes_lsm.specification import Method
 from bayes_lsm.tables import Printable
 
 Array = npt.NDArray[np.float64]
 PartName = Literal["location", "scale"]
 Contrast = Mapping[str, float]
-AnyFit = RemlFit | ClusteredFit
+AnyFit = Estimates
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +87,7 @@ def wald_test(
 
     Parameters
     ----------
-    fit : RemlFit or ClusteredFit
+    fit : RemlFit or Estimates
         Its `test` decides between z and χ² on the one hand, t and F on the other. With several
         scale terms scale coefficients are called ``"school: size"``, or ``"size"`` where no other
         term has one of that name, and are tested by z and χ² (the location by t and F if so asked).
@@ -97,7 +96,7 @@ def wald_test(
         The combinations; an array has one weight for each term of the part.
     terms : str or sequence of str, optional
         Test these coefficients, in place of `contrast`. With neither given, all moderators of the
-        part are tested, as `RemlFit.qs` and `RemlFit.qm` do.
+        part are tested, as `Estimates.qs` and `Estimates.qm` do.
     value : float or array, shape (m,), default 0
         What the combinations are under the null hypothesis, in the units of the coefficients.
 
@@ -150,13 +149,13 @@ def _part_of(fit: AnyFit, part: str) -> tuple[Sequence[str], Array, Array, int |
     """Names, estimates, their covariance, and the degrees of freedom of t and F."""
     require_choice("part", part, PartName)
     location = part == "location"
-    if isinstance(fit, ClusteredFit):
+    if not fit.design.is_independent:
         if location:
-            return fit.design.location.names, fit.beta, fit.vcov_location, fit.df_location
-        return fit.scale_names, fit.alpha, fit.vcov_alpha, None
+            return fit.design.location.names, fit.beta, fit.known_vcov_location, fit.df_location
+        return fit.scale_names, fit.alpha, fit.vcov_scale, None
     names = fit.design.location.names if location else fit.design.scale.names
     estimate, covariance = (
-        (fit.beta, fit.vcov_location) if location else (fit.alpha, fit.vcov_scale)
+        (fit.beta, fit.known_vcov_location) if location else (fit.alpha, fit.vcov_scale)
     )
     return (
         names,
@@ -181,7 +180,7 @@ def term_columns(
     return [list(names).index(term) for term in wanted]
 
 
-def require_free_log_link(fit: RemlFit, what: str) -> None:
+def require_free_log_link(fit: Estimates, what: str) -> None:
     """Refuse fits whose scale part is not an unconstrained model of ln τ²."""
     if fit.design.specification.link != "log":
         raise FitError(f"{what} needs a fit with link='log', got link='identity'")
@@ -286,8 +285,6 @@ def _require_estimated(
 
 
 def _divergence(fit: AnyFit) -> str:
-    if isinstance(fit, ClusteredFit):
-        return "; ".join(f"{name}: {each}" for name, each in fit.divergent.items())
     return str(fit.divergence or "")
 
 
@@ -339,7 +336,7 @@ def likelihood_ratio_test(full: AnyFit, reduced: AnyFit) -> LikelihoodRatioTest:
 
     Parameters
     ----------
-    full, reduced : RemlFit or ClusteredFit
+    full, reduced : RemlFit or Estimates
         Of the same effects, by the same method; under REML with the same location part.
 
     Raises
@@ -380,7 +377,7 @@ def _doubts(full: AnyFit, reduced: AnyFit) -> Iterator[str]:
             "scale coefficients run to infinity, where the statistic need not be χ²; use "
             "bootstrap_test"
         )
-    elif isinstance(full, ClusteredFit) and len(full.terms) > _scale_terms(reduced):
+    elif not full.design.is_independent and len(full.terms) > _scale_terms(reduced):
         yield (
             "the reduced model has fewer scale terms, so that a variance is at its border 0 there: "
             "χ² makes the p-value too large; use bootstrap_test"
@@ -396,7 +393,7 @@ def _doubts(full: AnyFit, reduced: AnyFit) -> Iterator[str]:
 
 
 def _scale_terms(fit: AnyFit) -> int:
-    return len(fit.terms) if isinstance(fit, ClusteredFit) else 1
+    return len(fit.terms) if not fit.design.is_independent else 1
 
 
 def check_nested(full: AnyFit, reduced: AnyFit) -> None:

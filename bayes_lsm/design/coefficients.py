@@ -1,7 +1,8 @@
-"""The scale coefficients and correlations of several scale terms by name.
+"""The scale coefficients and correlations of a design by name.
 
-A coefficient is called ``"school: size"``, a correlation ``"outcome | trial: AL, PD"``, by the
-grouping of its scale term; where no other term has one of that name, ``"size"`` is enough.
+With several scale terms a coefficient is called ``"school: size"``, a correlation
+``"outcome | trial: AL, PD"``, by the grouping of its term; where no other term has one of that
+name, ``"size"`` is enough. With one term that is its whole name.
 """
 
 from __future__ import annotations
@@ -13,24 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.blocks.correlation_matrices import count
 
 
 @dataclass(frozen=True)
 class Coefficient:
-    """A scale coefficient: number `j` of term number `t`."""
+    """A scale coefficient: number `j` of term number `t`, and its whole name."""
 
     t: int
     j: int
     grouping: str
     name: str
-
-    @property
-    def label(self) -> str:
-        """Its whole name."""
-        return f"{self.grouping}: {self.name}"
+    label: str
 
 
 @dataclass(frozen=True)
@@ -42,17 +37,18 @@ class Pair:
     b: int
     grouping: str
     name: str
+    label: str
 
     @property
-    def label(self) -> str:
-        """Its whole name."""
-        return f"{self.grouping}: {self.name}"
+    def is_first(self) -> bool:
+        """Whether it is that of the first two effects."""
+        return (self.a, self.b) == (0, 1)
 
 
 def coefficients(design: Design) -> list[Coefficient]:
     """All scale coefficients, term by term."""
     return [
-        Coefficient(t, j, term.name, name)
+        Coefficient(t, j, term.name, name, _label(design, t, name))
         for t, term in enumerate(design.terms)
         for j, name in enumerate(term.names)
     ]
@@ -61,27 +57,22 @@ def coefficients(design: Design) -> list[Coefficient]:
 def pairs(design: Design) -> list[Pair]:
     """All pairs of correlated effects, term by term."""
     return [
-        Pair(t, a, b, term.name, f"{term.effects[a]}, {term.effects[b]}")
+        Pair(t, a, b, term.name, name, _label(design, t, name))
         for t, term in enumerate(design.terms)
-        if has_correlations(term)
+        if term.n_correlations
         for b in range(len(term.effects))
         for a in range(b)
+        for name in (f"{term.effects[a]}, {term.effects[b]}",)
     ]
 
 
-def has_correlations(term: ScaleTerm) -> bool:
-    """Whether its groups have several effects that are correlated."""
-    return count(len(term.effects), term.correlation) > 0
-
-
-def size_of(term: ScaleTerm) -> int:
-    """How many coefficients and correlations a term has."""
-    return len(term.names) + count(len(term.effects), term.correlation)
+def _label(design: Design, t: int, name: str) -> str:
+    return name if len(design.terms) == 1 else f"{design.terms[t].name}: {name}"
 
 
 def scale_places(design: Design) -> npt.NDArray[np.intp]:
     """Where the scale coefficients stand among all of a model's, κ of the terms included."""
-    starts = np.cumsum([0, *map(size_of, design.terms)])
+    starts = np.cumsum([0, *(term.size for term in design.terms)])
     return np.concatenate(
         [
             start + np.arange(len(term.names))

@@ -1,0 +1,100 @@
+"""The likelihood of grouped, correlated or densely dependent effects, behind the common seam."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from bayes_lsm.design.design import Design
+from bayes_lsm.errors import FitError
+from bayes_lsm.likelihood.blocks import blocks
+from bayes_lsm.likelihood.blocks.arrange import arrange_design
+from bayes_lsm.likelihood.blocks.covariance import BlockCovariance, block_covariance
+from bayes_lsm.likelihood.blocks.information import expected_information
+from bayes_lsm.likelihood.blocks.scores import scores
+from bayes_lsm.likelihood.protocol import Climbs, Criterion, Evaluation, NormalPrior
+from bayes_lsm.specification import Method
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
+
+# Predicted gain, relative to the log-likelihood, below which nothing is left to climb.
+_TOLERANCE = 1e-13
+
+
+@dataclass(frozen=True, eq=False)
+class Blocks:
+    """The normal likelihood of a design in blocks; see `Likelihood`."""
+
+    design: Design
+
+    @cached_property
+    def data(self) -> blocks.Arranged:
+        """The design, arranged for the compiled loops."""
+        found: blocks.Arranged = arrange_design(self.design)
+        return found
+
+    def evaluate(self, alpha: Array, criterion: Criterion) -> Evaluation:
+        """A criterion at α (q,), its score and its Hessian."""
+        return blocks.evaluate(alpha, self.data, method=criterion)
+
+    def values(self, alphas: Array, criterion: Criterion) -> Array:
+        """A criterion at each row of alphas (m, q), shape (m,)."""
+        return blocks.log_likelihoods(alphas, self.data, method=criterion)
+
+    def information(self, alpha: Array, method: Method) -> Array:
+        """Expected information ½ tr(P V_j P V_k) at α, shape (q, q); of Σ⁻¹ for ML."""
+        return expected_information(alpha, self.design, method=method)
+
+    def locations(self, alphas: Array) -> tuple[Array, Array]:
+        """Generalised least squares at each row of alphas (m, q): β̂ (m, p), covariances (m, p, p).
+
+        nan where X'Σ⁻¹X is singular.
+        """
+        return blocks.locations(alphas, self.data)
+
+    def draw_location(self, alphas: Array, noise: Array, prior: NormalPrior) -> Array:
+        """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
+        return blocks.draw_location(alphas, noise, self.data, prior=prior)
+
+    def covariance(self, tau2: list[Array], correlations: list[Array]) -> BlockCovariance:
+        """Σ where each term's effects have the variances (G, s) and correlations (s, s)."""
+        return block_covariance(self.design, tau2, correlations)
+
+    def sampling_covariance(self) -> BlockCovariance:
+        """V alone.
+
+        Raises
+        ------
+        FitError
+            For individual data, which have no sampling variances.
+        """
+        if not (self.design.v > 0).all():
+            raise FitError("individual data have no sampling variances")
+        nothing = [np.zeros(term.Z.shape[:2]) for term in self.design.terms]
+        return block_covariance(
+            self.design, nothing, [np.eye(len(term.effects)) for term in self.design.terms]
+        )
+
+    def climb(self, starts: Array, method: Method, *, held: Mask | None = None) -> Climbs:
+        """Climb from each of some α (m, q) to a maximum; see `Likelihood.climb`."""
+        found = [
+            blocks.ascend(start, self.data, method=method, tolerance=_TOLERANCE, held=held)
+            for start in starts
+        ]
+        return Climbs(
+            alpha=np.array([each.alpha for each in found]),
+            value=np.nan_to_num([each.at.value for each in found], nan=-np.inf),
+            hessian=np.array([each.at.hessian for each in found]),
+            beta=np.array([each.at.beta for each in found]),
+            covariance=np.array([each.at.covariance for each in found]),
+            converged=np.array([each.converged for each in found]),
+        )
+
+    def scores(self, alpha: Array, method: Method, cluster: Index) -> Array:
+        """What each of G clusters adds to the score at α, shape (G, q); REML's or ML's."""
+        return scores(alpha, self.design, cluster, method=method)

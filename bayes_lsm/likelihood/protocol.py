@@ -1,0 +1,173 @@
+"""The seam between kinds of model: what a verb may ask of a likelihood, whatever its effects.
+
+α is one vector: the coefficients of ln τ² of the first scale term, the κ of its correlations, those
+of the next term, and so on; `bayes_lsm.design.coefficients` has their names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from bayes_lsm.design.design import Design
+from bayes_lsm.specification import Method
+
+Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class NormalPrior:
+    """β ~ N(mean, precision⁻¹): to be integrated out, instead of a method.
+
+    Attributes
+    ----------
+    mean : ndarray, shape (p,)
+    precision : ndarray, shape (p, p)
+        Positive definite.
+    """
+
+    mean: Array
+    precision: Array
+
+
+Criterion = Method | NormalPrior
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A criterion at one α.
+
+    Attributes
+    ----------
+    value : float
+        With all constants, those of metafor; nan where Σ or X'Σ⁻¹X is singular.
+    score : ndarray, shape (q,)
+    hessian : ndarray, shape (q, q)
+        Exact, not expected.
+    beta : ndarray, shape (p,)
+        Generalised least squares, or the conditional mean of β.
+    covariance : ndarray, shape (p, p)
+        (X'Σ⁻¹X)⁻¹, or that of β given α.
+    """
+
+    value: float
+    score: Array
+    hessian: Array
+    beta: Array
+    covariance: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Climbs:
+    """Where m climbs ended, and what the criterion is there.
+
+    Attributes
+    ----------
+    alpha : ndarray, shape (m, q)
+    value : ndarray, shape (m,)
+        −inf where there is none.
+    hessian : ndarray, shape (m, q, q)
+        0, and −1 on the diagonal, where coefficients were held.
+    beta, covariance : ndarray, shapes (m, p) and (m, p, p)
+    converged : ndarray of bool, shape (m,)
+    """
+
+    alpha: Array
+    value: Array
+    hessian: Array
+    beta: Array
+    covariance: Array
+    converged: Mask
+
+
+class Covariance(Protocol):
+    """Σ = V + A D A' at given variances of the effects."""
+
+    @property
+    def variances(self) -> Array:
+        """Its diagonal, shape (n,)."""
+
+    def solve(self, right: Array) -> Array:
+        """Σ⁻¹B for B of shape (n, m) or (n,)."""
+
+    def explained(self, left: Array) -> Array:
+        """The diagonal of B'Σ⁻¹B (m,), for a sparse or dense B of shape (n, m)."""
+
+    def draw(self, sets: int, rng: np.random.Generator) -> Array:
+        """Errors from Normal(0, Σ), shape (sets, n)."""
+
+    def whiten(self, right: Array) -> Array:
+        """L⁻¹B with LL' = Σ, for B of shape (n, m) or (n,)."""
+
+    def unwhiten(self, right: Array) -> Array:
+        """LB, the inverse of `whiten`."""
+
+    @property
+    def matrix(self) -> sparse.csr_array:
+        """Σ itself, shape (n, n)."""
+
+
+class Likelihood(Protocol):
+    """The normal likelihood of one design, with β profiled or integrated out."""
+
+    @property
+    def design(self) -> Design:
+        """The model in numbers."""
+
+    def evaluate(self, alpha: Array, criterion: Criterion) -> Evaluation:
+        """A criterion at α (q,), its score and its Hessian."""
+
+    def values(self, alphas: Array, criterion: Criterion) -> Array:
+        """A criterion at each row of alphas (m, q), shape (m,)."""
+
+    def information(self, alpha: Array, method: Method) -> Array:
+        """Expected information ½ tr(P V_j P V_k) at α, shape (q, q); ½ tr(Σ⁻¹V_jΣ⁻¹V_k) for ML."""
+
+    def locations(self, alphas: Array) -> tuple[Array, Array]:
+        """Generalised least squares at each row of alphas (m, q): β̂ (m, p), covariances (m, p, p).
+
+        nan where X'Σ⁻¹X is singular.
+        """
+
+    def draw_location(self, alphas: Array, noise: Array, prior: NormalPrior) -> Array:
+        """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
+
+    def covariance(self, tau2: list[Array], correlations: list[Array]) -> Covariance:
+        """Σ where each term's effects have the variances (G, s) and correlations (s, s)."""
+
+    def sampling_covariance(self) -> Covariance:
+        """V alone.
+
+        Raises
+        ------
+        FitError
+            For individual data, which have no sampling variances.
+        """
+
+    def climb(self, starts: Array, method: Method, *, held: Mask | None = None) -> Climbs:
+        """Climb from each of some α (m, q) to a maximum.
+
+        Parameters
+        ----------
+        starts : ndarray, shape (m, q)
+        method : {"REML", "ML"}
+        held : ndarray of bool, shape (q,), optional
+            Coefficients that stay where they start, which is then the same place for all.
+        """
+
+    def scores(self, alpha: Array, method: Method, cluster: Index) -> Array:
+        """What each of G clusters adds to the score at α, shape (G, q); REML's or ML's.
+
+        Parameters
+        ----------
+        alpha : ndarray, shape (q,)
+        method : {"REML", "ML"}
+        cluster : ndarray of int, shape (n,)
+            0, 1, …, G − 1; independent of each other under the model.
+        """
