@@ -7,7 +7,7 @@ link, and `fitting` makes a `RemlFit` of it. All else takes a `RemlFit`: `tests`
 `prediction` and `contrasts` on what they mean; `residuals`, `influence`, `robust` and `check` on
 whether to believe it. `tau2_estimators` has the classical estimators of one τ². What is named
 `clustered_…` is the same for several scale terms: `clustered_search` and `clustered_fitting` make a
-`RemlFit`. A new method is a new module here.
+`RemlFit`; `uninformed` says what the data do not. A new method is a new module here.
 """
 
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps

@@ -14,20 +14,17 @@ import pandas as pd
 
 from bayes_lsm.design.coefficients import coefficients, scale_places
 from bayes_lsm.design.design import Design
+from bayes_lsm.likelihood.blocks.covariance import loadings
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.likelihood.protocol import Covariance
 from bayes_lsm.reml.search.divergence import Divergence, together
 from bayes_lsm.reml.term_estimate import TermEstimate, at_border, correlation_table
+from bayes_lsm.reml.uninformed import location_directions, say, without_unknown
 from bayes_lsm.results import model_title, wald_table
 from bayes_lsm.specification import Method
 
 Array = npt.NDArray[np.float64]
 Test = Literal["z", "t", "knha"]
-
-NOT_INFORMED = (
-    "the data do not identify every scale coefficient: the likelihood is flat along "
-    "{names}, so that no standard errors are given there"
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +136,7 @@ class Estimates:
     def location(self) -> pd.DataFrame:
         """Location coefficients: estimate, se, zval, pval, ci_lb, ci_ub; one row a term."""
         names = self.design.location.names
-        return wald_table(names, self.beta, self.vcov_location, df=self.df_location)
+        return wald_table(names, self.beta, self.known_vcov_location, df=self.df_location)
 
     @property
     def scale(self) -> pd.DataFrame:
@@ -152,7 +149,7 @@ class Estimates:
     def scale_at(self, level: float) -> pd.DataFrame:
         """`scale` with intervals of another level."""
         tables = {
-            name: wald_table(each.term.names, each.alpha, each.vcov, level=level, df=self.df_scale)
+            name: wald_table(each.term.names, each.shown, each.vcov, level=level, df=self.df_scale)
             for name, each in self.terms.items()
         }
         if len(tables) == 1:
@@ -174,15 +171,39 @@ class Estimates:
 
     @property
     def uninformed(self) -> tuple[str, ...]:
-        """The scale coefficients with a finite estimate, or none, of which the data say nothing."""
-        if self.design.specification.link == "identity" and self.at_bound:
+        """The scale coefficients of which the data say nothing, such as ``"school: size"``."""
+        silent = np.concatenate([each.is_blind for each in self.terms.values()])
+        if not silent.any():
             return ()
-        known = {**self.fixed, **self.at_bound}
-        silent = [
-            np.isnan(np.diag(each.vcov)) & (each.divergence is None) for each in self.terms.values()
-        ]
-        named = zip(self.scale_names, np.concatenate(silent), strict=True)
-        return tuple(name for name, lost in named if lost and name not in known)
+        return tuple(name for name, is_it in zip(self.scale_names, silent, strict=True) if is_it)
+
+    @cached_property
+    def blind_location(self) -> Array:
+        """Directions b (p, m) of β: V_β has τ² bb' with a τ² of which the data say nothing."""
+        if not self.is_flat:
+            return np.zeros((len(self.beta), 0))
+        known = np.concatenate([each.is_known.ravel() for each in self.terms.values()])
+        columns = loadings(self.design)[:, np.flatnonzero(~known)].toarray()
+        return location_directions(self.design.X, np.unique(columns, axis=1))
+
+    @property
+    def known_vcov_location(self) -> Array:
+        """`vcov_location`, but nan where it depends on a variance of which the data say nothing."""
+        return without_unknown(self.vcov_location, self.blind_location)
+
+    @property
+    def is_known(self) -> npt.NDArray[np.bool_]:
+        """Whether the data say anything of `tau2` of each row, shape (n,)."""
+        found = np.ones(len(self.design.y), dtype=bool)
+        for each in self.terms.values() if self.is_flat else ():
+            unknown = ~each.is_known[each.term.index] & (each.term.slopes != 0)
+            found &= ~unknown.any(axis=1)
+        return found
+
+    @property
+    def known_tau2(self) -> Array:
+        """`tau2`, but nan where the data say nothing of it."""
+        return np.where(self.is_known, self.tau2, np.nan)
 
     @property
     def has_border(self) -> bool:
@@ -228,7 +249,7 @@ class Estimates:
         """What a reader of any table of this fit has to know."""
         found = [str(self.divergence)] if self.divergence else []
         if self.uninformed:
-            found.append(NOT_INFORMED.format(names=", ".join(self.uninformed)))
+            found.append(say(self.uninformed))
         if self.at_bound:
             held = ", ".join(list(self.at_bound)[:8]) + (" …" if len(self.at_bound) > 8 else "")
             identity = self.design.specification.link == "identity"

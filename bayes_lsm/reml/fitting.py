@@ -10,10 +10,11 @@ from bayes_lsm.choices import require_choice
 from bayes_lsm.design.coefficients import coefficients
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError, warn
-from bayes_lsm.reml.estimates import NOT_INFORMED, Estimates, Test
+from bayes_lsm.reml.estimates import Estimates, Test
 from bayes_lsm.reml.method import require_method
 from bayes_lsm.reml.reml_fit import RemlFit
 from bayes_lsm.reml.search.maximum import Bounds, maximise
+from bayes_lsm.reml.uninformed import say
 from bayes_lsm.specification import Method
 
 
@@ -59,7 +60,7 @@ def fit_reml(
     DivergentScaleWarning
         When a scale coefficient has no finite estimate.
     ConvergenceWarning
-        When the optimiser stopped early, or the data do not identify a scale coefficient.
+        When the optimiser stopped early, or the data do not inform a scale coefficient.
 
     Examples
     --------
@@ -150,10 +151,7 @@ def _warn(fit: RemlFit) -> None:
             DivergentScaleWarning,
         )
     if fit.uninformed:
-        warn(
-            f"{NOT_INFORMED.format(names=', '.join(fit.uninformed))}; simplify the scale formula",
-            ConvergenceWarning,
-        )
+        warn(f"{say(fit.uninformed)}; simplify the scale formula", ConvergenceWarning)
     if not fit.converged:
         warn(
             "the optimiser did not converge; simplify the scale formula or use fit_bayes()",

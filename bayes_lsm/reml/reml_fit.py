@@ -14,6 +14,7 @@ import pandas as pd
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.term_estimate import correlation_table
+from bayes_lsm.reml.uninformed import mean_of_known
 from bayes_lsm.reml.wald import ChiSquareTest, FTest, cochran_q, omnibus
 from bayes_lsm.results import wald_table
 from bayes_lsm.tables import Printable, format_table, text_table, wrap_notes
@@ -52,14 +53,18 @@ class RemlFit(Estimates, Printable):
 
     @property
     def components(self) -> pd.DataFrame:
-        """τ² and τ of each scale term, and its number of groups; means where τ² differs."""
+        """τ² and τ of each scale term, and its number of groups; means where τ² differs.
+
+        Groups of which the data say nothing are in no mean.
+        """
         rows = []
         for name, each in self.terms.items():
             used = each.term.used
             for k, effect in enumerate(each.term.effects):
-                values = each.tau2[used[:, k], k]
+                values = each.known_tau2[used[:, k], k]
                 label = name if len(each.term.effects) == 1 else f"{name}: {effect}"
-                rows.append((label, values.mean(), math.sqrt(values.mean()), len(values)))
+                mean = mean_of_known(values)
+                rows.append((label, mean, math.sqrt(mean), len(values)))
         table = pd.DataFrame(rows, columns=["component", "tau2", "tau", "groups"])
         return table.set_index("component")
 
@@ -68,7 +73,7 @@ class RemlFit(Estimates, Printable):
         name_of, parts = self.design.part_name, {"location": self.location}
         for each in self.terms.values():
             parts[name_of("scale", each.term)] = wald_table(
-                each.term.names, each.alpha, each.vcov, df=self.df_scale
+                each.term.names, each.shown, each.vcov, df=self.df_scale
             )
         if (self.df_location is None) != (self.df_scale is None):
             shared = ["estimate", "se", "pval", "ci_lb", "ci_ub"]
@@ -103,7 +108,7 @@ class RemlFit(Estimates, Printable):
     def qm(self) -> ChiSquareTest | FTest:
         """Wald test of all location moderators (of the intercept, when there are none)."""
         names = self.design.location.names
-        return omnibus(names, self.beta, self.vcov_location, self.df_location)
+        return omnibus(names, self.beta, self.known_vcov_location, self.df_location)
 
     @property
     def qs(self) -> ChiSquareTest | FTest:

@@ -12,15 +12,17 @@ from scipy.special import ndtri
 
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
-from bayes_lsm.reml.prediction.linear_scale import split_space, where_to
-from bayes_lsm.reml.search.divergence import Divergence
+from bayes_lsm.reml.search.divergence import Divergence, split_space, where_to
 
 Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
 # ρ nearer to its border than this is at it.
 _BORDER = 1e-6
 # Relative size below which a number is the rounding of 0.
 _ZERO = 1e-9
+# Relative to its summands, the product of a row and a direction below which it is rounding.
+_UNSEEN = 1e-8
 # Step of a central difference in κ: its error is the square.
 _STEP = 1e-5
 
@@ -47,7 +49,10 @@ class TermEstimate:
         Where it diverges: coefficients that give ln τ² of all effects with variance; nan for those
         that are not needed for that. Otherwise α.
     limit_vcov : ndarray, shape (q, q)
-        Their covariance; nan where the data carry no information.
+        Their covariance, across `blind`; nan for those that are not needed.
+    blind : ndarray, shape (q, b)
+        Directions of `limit_alpha` in which the likelihood is flat (of all terms together: here the
+        share of this one).
     """
 
     term: ScaleTerm
@@ -60,6 +65,31 @@ class TermEstimate:
     divergence: Divergence | None
     limit_alpha: Array
     limit_vcov: Array
+    blind: Array
+
+    @property
+    def shown(self) -> Array:
+        """α as it is printed: nan also where the data say nothing of it."""
+        return np.where(self.is_blind, np.nan, self.alpha)
+
+    @property
+    def is_blind(self) -> Mask:
+        """Which coefficients have a finite estimate of which the data say nothing, shape (q,)."""
+        return np.asarray(self.blind.any(axis=1) & np.isfinite(self.alpha))
+
+    @property
+    def is_known(self) -> Mask:
+        """Whether the data say anything of τ² of each effect, shape (G, s)."""
+        Z = self.term.Z
+        if not self.blind.any():
+            return np.ones(Z.shape[:2], dtype=bool)
+        _, added = self.read(Z.reshape(-1, Z.shape[2]))
+        return ~np.isnan(added).reshape(Z.shape[:2])
+
+    @property
+    def known_tau2(self) -> Array:
+        """`tau2`, but nan where the data say nothing of it."""
+        return np.where(self.is_known, self.tau2, np.nan)
 
     @property
     def row_variances(self) -> Array:
@@ -77,22 +107,34 @@ class TermEstimate:
         """Rows (m, q) of Z as what multiplies `limit_alpha`, and what is added to it (m,).
 
         Where a limit took variances that is −inf for a row whose ln τ² goes there too, inf for one
-        that goes the other way, nan for one that the limit leaves open; else it is 0.
+        that goes the other way, nan for one that the limit leaves open; else it is 0, or nan where
+        the data say nothing of it.
         """
         added = np.zeros(len(rows))
         if self.divergence is None:
+            added[self.is_blind_at(rows)] = np.nan
             return rows, added
         used, alive = self.term.used, self.tau2 > 0
-        R = np.linalg.qr(self.term.Z[used], mode="r") / math.sqrt(used.sum())
+        # What is fixed stays where it is, whatever the others do.
+        free = [j for j, name in enumerate(self.term.names) if name in self.divergence.direction]
+        Z = self.term.Z[:, :, free]
+        R = np.linalg.qr(Z[used], mode="r") / math.sqrt(used.sum())
         back = np.linalg.solve(R, np.eye(len(R)))
-        _, lost = split_space(self.term.Z[used & alive] @ back, len(R))
-        u = rows @ back
+        _, lost = split_space(Z[used & alive] @ back, len(R))
+        u = rows[:, free] @ back
         away = u @ lost
         size = np.maximum(1.0, np.linalg.norm(u, axis=1))
         outside = np.linalg.norm(away, axis=1) > _ZERO * size
-        added[outside] = where_to(away[outside], self.term.Z[used & ~alive] @ back @ lost)
+        added[outside] = where_to(away[outside], Z[used & ~alive] @ back @ lost)
         kept = ~np.isnan(self.limit_alpha) & ~outside[:, None]
-        return np.where(kept, rows, 0.0), added
+        rows = np.where(kept, rows, 0.0)
+        added[~outside & self.is_blind_at(rows)] = np.nan
+        return rows, added
+
+    def is_blind_at(self, rows: Array) -> Mask:
+        """Whether the data say nothing of l'α, for rows l (m, q) of finite coefficients."""
+        sizes = np.abs(rows) @ np.abs(self.blind)
+        return np.asarray((np.abs(rows @ self.blind) > _UNSEEN * sizes).any(axis=1))
 
 
 def correlation_table(each: TermEstimate, level: float) -> pd.DataFrame:

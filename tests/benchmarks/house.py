@@ -115,8 +115,8 @@ X = np.column_stack([np.ones(k), x])
 MODEL = 'model = lsm.LocationScaleModel("yi ~ x", scale="~ x", variance="vi", data=data)\n'
 
 BATCH = """
-from bayes_lsm.likelihood.ascent import climb_sets
-from bayes_lsm.reml.surface import Surface
+from bayes_lsm.likelihood.rows.ascent import climb_sets
+from bayes_lsm.reml.search.surface import Surface
 problem = Surface(y, v, X, X, "REML").problem
 Y = rng.normal(size=(20_000, k)) * np.sqrt(v + np.exp(-0.5 + 0.6 * x))
 starts = -0.5 * np.mean(problem.Z, axis=1)[None]
@@ -132,7 +132,7 @@ call = lambda: bootstrap_test(full, smaller, iterations=2000, seed=1, progress=F
 """
 
 SEARCH = """
-from bayes_lsm.reml.search import Search
+from bayes_lsm.reml.search.search import Search
 call = lambda: Search(y, v, X, X, "REML")
 """
 

@@ -313,7 +313,7 @@ def test_what_is_printed(fit):
 
 
 def test_refusals(fit):
-    with pytest.raises(FitError, match="CR0, CR1, CR2, got 'CR3'"):
+    with pytest.raises(FitError, match="kind must be 'CR0', 'CR1' or 'CR2', got 'CR3'"):
         robust(fit, CLUSTERS, kind="CR3")
     with pytest.raises(FitError, match="one value for each of 24 rows, got 23"):
         robust(fit, CLUSTERS[1:])

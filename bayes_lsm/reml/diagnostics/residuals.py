@@ -356,7 +356,7 @@ def _climb(fit: Estimates, design: Design) -> Estimates | None:
     if not point.converged or (point.tau2 < _VANISHED * design.v).any():
         return None
     alpha, vcov = point.alpha, point.covariance
-    term = one_term(design, alpha, vcov, point.tau2, None, alpha, vcov)
+    term = one_term(design, alpha, vcov, point.tau2, None, alpha, vcov, point.blind)
     return replace(
         fit,
         design=design,

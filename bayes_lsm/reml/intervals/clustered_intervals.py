@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.choices import require_choice
+from bayes_lsm.choices import require_choice, require_level
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.design.coefficients import Coefficient, Pair, coefficients, pairs
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.intervals.profile import check_level, profile
+from bayes_lsm.reml.intervals.profile import profile
 from bayes_lsm.reml.tests.bootstrap_test import check_iterations, checked_seed
 from bayes_lsm.results import wald_table
 
@@ -83,7 +83,7 @@ def clustered_intervals(
     >>> clustered_intervals(fit, method="bootstrap", iterations=20, seed=1).shape
     (2, 3)
     """
-    check_level(level)
+    require_level(level)
     require_choice("part", part, ClusteredPart)
     require_choice("method", method, ClusteredInterval)
     if cluster is not None and method != "permutation":
@@ -112,7 +112,7 @@ def clustered_intervals(
 def _wald(fit: Estimates, part: ClusteredPart, level: float) -> pd.DataFrame:
     if part == "location":
         names, df = fit.design.location.names, fit.df_location
-        found = wald_table(names, fit.beta, fit.vcov_location, level=level, df=df)
+        found = wald_table(names, fit.beta, fit.known_vcov_location, level=level, df=df)
     else:
         found = fit.scale_at(level) if part == "scale" else fit.correlations_at(level)
     return found[["estimate", "ci_lb", "ci_ub"]]

@@ -23,6 +23,7 @@ from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.prediction.clustered_predictive import clustered_predictive
 from bayes_lsm.reml.prediction.prediction import VAGUE, ScaleUncertainty
 from bayes_lsm.reml.term_estimate import TermEstimate
+from bayes_lsm.reml.uninformed import depends, mean_of_known
 from bayes_lsm.results import ResultTable, model_title
 
 Array = npt.NDArray[np.float64]
@@ -56,7 +57,8 @@ def level_heterogeneity(fit: Estimates) -> LevelHeterogeneity:
 
     The variance of an effect is Σ_l τ_l² + ṽ with ṽ = (n − p) / tr(P), P with weights V⁻¹, the
     typical sampling variance (as for one term); I² of a term is its share in per cent. Where τ²
-    differs between groups or is multiplied by a slope, its mean over the rows is taken. Individual
+    differs between groups or is multiplied by a slope, its mean over the rows is taken, less those
+    of which the data say nothing. Individual
     data have ṽ = 0, and the shares are intraclass correlations.
 
     Returns
@@ -70,7 +72,7 @@ def level_heterogeneity(fit: Estimates) -> LevelHeterogeneity:
     meta-analysis. Evolutionary Ecology, 26, 1253-1274. doi:10.1007/s10682-012-9555-5
     """
     design = fit.design
-    tau2 = np.array([_row_variance(each).mean() for each in fit.terms.values()])
+    tau2 = np.array([mean_of_known(_row_variance(each)) for each in fit.terms.values()])
     typical = typical_variance(design)
     total = float(tau2.sum())
     values = np.r_[tau2, total]
@@ -99,7 +101,7 @@ def level_effects(fit: Estimates, *, level: float = 0.95) -> LevelEffects:
     -------
     LevelEffects
         Columns estimate, se, pi_lb, pi_ub, indexed by grouping, group and effect; of the effects
-        themselves, deviations from x'β.
+        themselves, deviations from x'β; nan where the data say nothing of their variance.
 
     References
     ----------
@@ -128,6 +130,8 @@ def level_effects(fit: Estimates, *, level: float = 0.95) -> LevelEffects:
         pull = shared.T @ weighted[:, count + 1 :]
         known = np.einsum("ij,jk,ik->i", pull, fit.vcov_location, pull)
         variance[columns] = D.diagonal()[columns] - explained + known
+    known_effects = np.concatenate([each.is_known.ravel() for each in fit.terms.values()])
+    estimate[~known_effects] = variance[~known_effects] = np.nan
     se = np.sqrt(np.maximum(variance, 0.0))
     quantile = float(ndtri(0.5 + level / 2))
     table = pd.DataFrame(
@@ -230,6 +234,7 @@ def predict_levels(
     total = np.sum(list(variances.values()), axis=0) if variances else np.zeros(len(new.X))
     estimate = new.X @ fit.beta
     se = np.sqrt(np.einsum("ij,jk,ik->i", new.X, fit.vcov_location, new.X))
+    se[depends(new.X, fit.blind_location)] = np.nan
     tail = 0.5 + level / 2
     df = len(design.y) - len(fit.beta)
     quantile = float(ndtri(tail) if fit.test == "z" else stdtrit(df, tail))
@@ -290,7 +295,8 @@ def _check_level(level: float) -> None:
 
 def _row_variance(each: TermEstimate) -> Array:
     """a_i' D R D a_i, the term's variance of each row, shape (n,)."""
-    loadings = each.term.slopes * np.sqrt(each.tau2[each.term.index])
+    slopes = each.term.slopes
+    loadings = slopes * np.where(slopes == 0, 0.0, np.sqrt(each.known_tau2[each.term.index]))
     return np.asarray(np.einsum("ij,jk,ik->i", loadings, np.nan_to_num(each.correlation), loadings))
 
 

@@ -22,6 +22,7 @@ from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.prediction.linear_scale import Reference
 from bayes_lsm.reml.prediction.predictive import Mixture
 from bayes_lsm.reml.term_estimate import TermEstimate
+from bayes_lsm.reml.uninformed import depends
 
 Array = npt.NDArray[np.float64]
 
@@ -44,15 +45,17 @@ def clustered_predictive(
         if name in chosen:
             own = draws[:, starts[t] : starts[t + 1]]
             variance += _variances(each, own, new.terms[t].slopes, new.terms[t].Z)
-    mixture = Mixture(
-        centre, np.sqrt(variance), np.full(len(draws), 1.0 / len(draws)), Reference(fit.df_location)
-    )
     middle = new.X @ fit.beta
     se = np.sqrt(np.einsum("ij,jk,ik->i", new.X, fit.vcov_location, new.X))
-    return (
-        mixture.quantile(0.5 - level / 2, middle, se),
-        mixture.quantile(0.5 + level / 2, middle, se),
-    )
+    bounds = np.full((2, len(middle)), np.nan)
+    known = ~np.isnan(variance).any(axis=1) & ~depends(new.X, fit.blind_location)
+    if known.any():
+        weights = np.full(len(draws), 1.0 / len(draws))
+        reference = Reference(fit.df_location)
+        mixture = Mixture(centre[known], np.sqrt(variance[known]), weights, reference)
+        for end, tail in enumerate((0.5 - level / 2, 0.5 + level / 2)):
+            bounds[end, known] = mixture.quantile(tail, middle[known], se[known])
+    return bounds[0], bounds[1]
 
 
 def _draws(fit: Estimates) -> Array:
@@ -90,7 +93,7 @@ def _locations(fit: Estimates, draws: Array) -> tuple[Array, Array]:
     fixed = fit.beta[None], fit.vcov_location[None]
     if len(draws) * len(design.y) > _MOST_WORK or any(map(_lost, fit.terms.values())):
         return fixed
-    terms: list[blocks.ScaleTerm] = []
+    terms: list[blocks.BlockTerm] = []
     columns: list[int] = []
     first = 0
     for each in fit.terms.values():
@@ -98,7 +101,7 @@ def _locations(fit: Estimates, draws: Array) -> tuple[Array, Array]:
         finite = ~np.isnan(each.limit_alpha)
         gone = each.tau2 == 0
         terms.append(
-            blocks.ScaleTerm(
+            blocks.BlockTerm(
                 term.index,
                 term.Z[:, :, finite],
                 np.where(gone[term.index], 0.0, term.slopes),

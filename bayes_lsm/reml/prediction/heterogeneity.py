@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm.likelihood.rows.closed_form import estimate_location, typical_sampling_variance
+from bayes_lsm.reml.uninformed import mean_of_known
 from bayes_lsm.reml.wald import ChiSquareTest, cochran_q
 from bayes_lsm.tables import format_table
 
@@ -161,14 +162,15 @@ def heterogeneity(fit: Estimates) -> Any:
     design = fit.design
     constant = design.scale.names == ("intrcpt",)
     identity = design.specification.link == "identity"
-    average = float(np.mean(fit.tau2))
+    tau2 = fit.known_tau2
+    average = mean_of_known(tau2)
     typical = typical_sampling_variance(design.v, design.X)
     by_study = pd.DataFrame(
         {
-            "tau2": fit.tau2,
-            "tau": np.sqrt(fit.tau2),
-            "I2": 100 * fit.tau2 / (fit.tau2 + typical),
-            "H2": fit.tau2 / typical + 1,
+            "tau2": tau2,
+            "tau": np.sqrt(tau2),
+            "I2": 100 * tau2 / (tau2 + typical),
+            "H2": tau2 / typical + 1,
         },
         index=pd.Index(design.labels, name="study"),
     )
@@ -195,8 +197,9 @@ def _standard_error_average(fit: Estimates) -> float:
     if not np.isfinite(fit.alpha).all():
         return math.nan
     identity = fit.design.specification.link == "identity"
-    slope = np.ones_like(fit.tau2) if identity else fit.tau2
-    return float(scale_at(fit, (slope @ fit.design.Z / len(slope))[None]).se[0])
+    known = fit.is_known
+    slope = (np.ones_like(fit.tau2) if identity else fit.tau2)[known]
+    return float(scale_at(fit, (slope @ fit.design.Z[known] / len(slope))[None]).se[0])
 
 
 def _r2(fit: Estimates, average: float) -> float:

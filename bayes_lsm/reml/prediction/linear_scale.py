@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,11 +15,11 @@ from scipy.special import gammaln, ndtr, ndtri, stdtr, stdtrit
 
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.rows.closed_form import evaluate
-
-if TYPE_CHECKING:
-    from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.search.divergence import split_space, where_to
 
 Array = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
 
 # Relative size below which a number is the rounding of 0.
 _ZERO = 1e-9
@@ -35,7 +34,7 @@ class ScaleValue:
     Attributes
     ----------
     estimate : ndarray, shape (m,)
-        ±inf where it diverges; nan where a divergence pulls it both ways.
+        ±inf where it diverges; nan where a divergence pulls it both ways, or it is `blind`.
     se : ndarray, shape (m,)
         nan where there is none.
     coordinates : ndarray, shape (m, r)
@@ -44,6 +43,8 @@ class ScaleValue:
         Of α in those coordinates.
     loadings : ndarray, shape (n, r)
         Each study's z in those coordinates.
+    blind : ndarray of bool, shape (m,)
+        Those of which the data say nothing; their estimates are nan.
     """
 
     estimate: Array
@@ -51,6 +52,7 @@ class ScaleValue:
     coordinates: Array
     covariance: Array
     loadings: Array
+    blind: Mask
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def scale_at(fit: Estimates, rows: Array) -> ScaleValue:
     known.
     """
     rows = np.asarray(rows, dtype=float)
-    if not np.isfinite(fit.alpha).all():
+    if not np.isfinite(fit.alpha).all() or (fit.is_flat and not is_identity(fit)):
         return _scale_at_limit(fit, rows)
     names = fit.design.scale.names
     V = fit.vcov_scale.copy()
@@ -107,7 +109,9 @@ def scale_at(fit: Estimates, rows: Array) -> ScaleValue:
     variance = np.einsum("ij,jk,ik->i", rows, V, rows)
     variance[(rows[:, unknown] != 0).any(axis=1)] = np.nan
     se = np.sqrt(np.maximum(variance, 0.0))
-    return ScaleValue(rows @ fit.alpha, se, rows, V, fit.design.Z)
+    blind = (rows[:, [name in fit.uninformed for name in names]] != 0).any(axis=1)
+    estimate = np.where(blind, np.nan, rows @ fit.alpha)
+    return ScaleValue(estimate, se, rows, V, fit.design.Z, blind)
 
 
 def _scale_at_limit(fit: Estimates, rows: Array) -> ScaleValue:
@@ -131,27 +135,20 @@ def _scale_at_limit(fit: Estimates, rows: Array) -> ScaleValue:
         zero=zero,
     ).hessian[:-1, :-1]
     estimate = rows[:, held] @ fit.alpha[held] + u @ (kept @ a)
-    covariance, blind = _inverse(-hessian)
+    covariance, flat = _inverse(-hessian)
     coordinates = u @ kept
-    se = np.sqrt(np.einsum("ij,jk,ik->i", coordinates, covariance, coordinates))
+    variance = np.einsum("ij,jk,ik->i", coordinates, covariance, coordinates)
+    se = np.sqrt(np.maximum(variance, 0.0))  # rounding, where nothing is known
     size = np.linalg.norm(coordinates, axis=1)
-    se[np.linalg.norm(coordinates @ blind, axis=1) > 1e-6 * size] = np.nan
+    blind = np.linalg.norm(coordinates @ flat, axis=1) > 1e-6 * size
+    estimate[blind] = se[blind] = np.nan
     bound = np.array([name in fit.at_bound for name in design.scale.names])
     se[(rows[:, bound] != 0).any(axis=1)] = np.nan
     away = u @ lost
     outside = np.linalg.norm(away, axis=1) > _ZERO * np.maximum(1.0, np.linalg.norm(u, axis=1))
     estimate[outside] = where_to(away[outside], U[zero] @ lost)
     se[outside] = np.nan
-    return ScaleValue(estimate, se, coordinates, covariance, U @ kept)
-
-
-def split_space(rows: Array, q: int) -> tuple[Array, Array]:
-    """Orthonormal bases of the row space of `rows` (n, q), and of what is orthogonal to it."""
-    if not len(rows):
-        return np.zeros((q, 0)), np.eye(q)
-    _, sizes, directions = np.linalg.svd(np.linalg.qr(rows, mode="r"), full_matrices=True)
-    rank = int((sizes > _ZERO * sizes[0]).sum())
-    return directions[:rank].T, directions[rank:].T
+    return ScaleValue(estimate, se, coordinates, covariance, U @ kept, blind & ~outside)
 
 
 def _inverse(information: Array) -> tuple[Array, Array]:
@@ -160,26 +157,6 @@ def _inverse(information: Array) -> tuple[Array, Array]:
     informed = values > _NO_INFORMATION
     known = vectors[:, informed]
     return known / values[informed] @ known.T, vectors[:, ~informed]
-
-
-def where_to(away: Array, gone: Array) -> Array:
-    """Where l'c goes as c grows along any c with ``gone @ c < 0``: −inf, inf, or either (nan).
-
-    By Farkas' lemma l'c < 0 for all those c just when l is a combination of the rows of `gone`
-    with no negative weight.
-    """
-    from scipy.optimize import nnls
-
-    units = np.unique((gone / np.linalg.norm(gone, axis=1)[:, None]).round(12), axis=0)
-    rows = (away / np.linalg.norm(away, axis=1)[:, None]).round(12)
-    rows, which = np.unique(rows, axis=0, return_inverse=True)
-    found = np.full(len(rows), np.nan)
-    for i, row in enumerate(rows):
-        for sign in (-1.0, 1.0):
-            _, rest = nnls(units.T, -sign * row, maxiter=100 * len(units) + 1000)
-            if rest < _ZERO:
-                found[i] = sign * math.inf
-    return found[which.reshape(-1)]
 
 
 def is_identity(fit: Estimates) -> bool:

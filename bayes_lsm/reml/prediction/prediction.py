@@ -21,6 +21,7 @@ from bayes_lsm.reml.prediction.linear_scale import (
     scale_at,
 )
 from bayes_lsm.reml.prediction.predictive import predictive_interval
+from bayes_lsm.reml.uninformed import depends
 from bayes_lsm.results import ResultTable, model_title
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ def predict(
     X, Z, labels = _points(fit, new_data)
     quantile = Reference.of_location(fit).quantile(0.5 + level / 2)
     estimate, se = X @ fit.beta, np.sqrt(np.einsum("ij,jk,ik->i", X, fit.vcov_location, X))
+    se[depends(X, fit.blind_location)] = np.nan
     scale = scale_at(fit, Z)
     tau2 = _tau2(fit, scale.estimate)
     if scale_uncertainty == "plug-in":
@@ -261,7 +263,7 @@ def blup(fit: Estimates, *, level: float = 0.95) -> Any:
     Blups
         One row a study: estimate, se, pi_lb, pi_ub (of θ_i, in units of y), u, u_se, u_pi_lb,
         u_pi_ub, and weight (λ_i). A study with τ² = 0 has the mean effect of its moderators, and
-        u = 0 exactly.
+        u = 0 exactly; u and λ are nan in one of whose τ² the data say nothing.
 
     Raises
     ------
@@ -291,11 +293,13 @@ def blup(fit: Estimates, *, level: float = 0.95) -> Any:
     mean = design.X @ fit.beta
     var_mean = np.einsum("ij,jk,ik->i", design.X, fit.vcov_location, design.X)
     u = weight * (design.y - mean)
+    theta = mean + u
     se = np.sqrt(weight * design.v + (1 - weight) ** 2 * var_mean)
     u_se = np.sqrt(weight * design.v + weight**2 * var_mean)
+    u[~fit.is_known] = u_se[~fit.is_known] = weight[~fit.is_known] = np.nan
     quantile = Reference.of_location(fit).quantile(0.5 + level / 2)
     columns = {}
-    for name, value, error in (("", mean + u, se), ("u", u, u_se)):
+    for name, value, error in (("", theta, se), ("u", u, u_se)):
         prefix = f"{name}_" if name else ""
         columns[name or "estimate"] = value
         columns[f"{prefix}se"] = error
@@ -355,7 +359,11 @@ def _scale_notes(
             ),
         ),
         (
-            np.isnan(scale.estimate),
+            scale.blind,
+            lambda rows: f"the data say nothing of τ² in {rows}",
+        ),
+        (
+            np.isnan(scale.estimate) & ~scale.blind,
             lambda rows: (
                 f"τ² is not defined in {rows}: scale coefficients that run to infinity pull it "
                 "both ways"

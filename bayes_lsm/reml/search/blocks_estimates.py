@@ -10,23 +10,27 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.design.coefficients import coefficients, scale_places
+from bayes_lsm.design.coefficients import coefficients, pairs, scale_places
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
+from bayes_lsm.likelihood.blocks.arrange import arrange_design
+from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices, kappa_of
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.search.divergence import Cone, Divergence
 from bayes_lsm.reml.term_estimate import TermEstimate
 from bayes_lsm.specification import Method
 
 if TYPE_CHECKING:
-    from bayes_lsm.reml.search.blocks_search import BlocksSearch, Spot
+    from bayes_lsm.reml.search.blocks_search import BlocksSearch
+    from bayes_lsm.reml.search.spots import Spot
 
 Array = npt.NDArray[np.float64]
 
 # Information on a combination of ln τ² (SE 10,000) below which there is none.
 _NO_INFORMATION = 1e-8
+# A coefficient's share of a direction, below which that is rounding.
+_ROUNDING = 1e-6
 
 
 def estimate_blocks(
@@ -38,7 +42,7 @@ def estimate_blocks(
     turns: int = 3,
     near: Sequence[Array] = (),
 ) -> Estimates:
-    """The maximum of effects in blocks, with some coefficients of ln τ² fixed.
+    """The maximum of effects in blocks, with some coefficients and correlations fixed.
 
     What a fixed coefficient adds to ln τ² goes into the slopes, as its root. `turns` and `near` are
     those of the search.
@@ -50,15 +54,59 @@ def estimate_blocks(
     """
     from bayes_lsm.reml.search.blocks_search import BlocksSearch  # loads numba
 
-    names = [each.label for each in coefficients(design)]
-    held = {names.index(name): value for name, value in (fixed or {}).items()}
+    held, rhos = _split(design, fixed or {})
     if start is not None:
         near = (*near, _start(design, {**start, **(fixed or {})}))
     places = _places(design, held)
     near = tuple(each[places] if len(each) > len(places) else each for each in near)
     free = design.hold(held) if held else design
-    found = _estimates(free, method, BlocksSearch(free, method, turns=turns, near=near))
+    search = BlocksSearch(free, method, held=rhos, turns=turns, near=near)
+    found = _estimates(free, method, search)
     return _put_back(design, found, held, places) if held else found
+
+
+def climb_blocks(
+    design: Design,
+    method: Method,
+    starts: Sequence[Array],
+    *,
+    fixed: Mapping[str, float] | None = None,
+) -> tuple[float, Array]:
+    """The highest point that climbs from some α and κ reach, with some of them fixed."""
+    from bayes_lsm.likelihood.blocks.blocks import ascend  # loads numba
+    from bayes_lsm.reml.search.blocks_search import TOLERANCE
+
+    held, rhos = _split(design, fixed or {})
+    places = _places(design, held)
+    data = arrange_design(design.hold(held))
+    kappas = {
+        int(data.starts[t]) + data.terms[t].table.shape[2]: kappa_of(
+            rho, len(design.terms[t].effects), design.terms[t].correlation
+        )
+        for t, rho in rhos.items()
+    }
+    stays = np.isin(np.arange(data.q), list(kappas))
+    best, highest = np.full(data.q, np.nan), -np.inf
+    for start in starts:
+        here = start[places]
+        here[list(kappas)] = list(kappas.values())
+        found = ascend(here, data, method=method, tolerance=TOLERANCE, held=stays)
+        if found.at.value > highest:
+            best, highest = found.alpha, found.at.value
+    full = np.zeros(sum(term.size for term in design.terms))
+    full[scale_places(design)[list(held)]] = list(held.values())
+    full[places] = best
+    return highest, full
+
+
+def _split(design: Design, fixed: Mapping[str, float]) -> tuple[dict[int, float], dict[int, float]]:
+    """Fixed coefficients by their number, and correlations by that of their term."""
+    number = {each.label: j for j, each in enumerate(coefficients(design))}
+    term = {each.label: each.t for each in pairs(design) if each.is_first}
+    return (
+        {number[name]: value for name, value in fixed.items() if name in number},
+        {term[name]: value for name, value in fixed.items() if name not in number},
+    )
 
 
 def _start(design: Design, values: Mapping[str, float]) -> Array:
@@ -110,8 +158,17 @@ def _with_fixed(term: ScaleTerm, each: TermEstimate, fixed: Mapping[int, float])
     vcov = np.full((len(values), len(values)), np.nan)
     limit_vcov = vcov.copy()
     vcov[np.ix_(kept, kept)], limit_vcov[np.ix_(kept, kept)] = each.vcov, each.limit_vcov
+    blind = np.zeros((len(values), each.blind.shape[1]))
+    blind[kept] = each.blind
     return replace(
-        each, term=term, alpha=alpha, vcov=vcov, limit_alpha=limit, limit_vcov=limit_vcov
+        each,
+        term=term,
+        alpha=alpha,
+        vcov=vcov,
+        tau2=each.tau2 * term.tau2_of(fixed),
+        limit_alpha=limit,
+        limit_vcov=limit_vcov,
+        blind=blind,
     )
 
 
@@ -122,17 +179,17 @@ def _estimates(design: Design, method: Method, search: BlocksSearch) -> Estimate
             "the likelihood cannot be computed at any starting value; check that no group of rows "
             "has equal effects and no variance"
         )
-    covariance = _covariance(best.ascent.at.hessian)
-    found = [_estimate(term, t, best, covariance) for t, term in enumerate(design.terms)]
+    inverse, blind = _inverse(design, best)
+    found = [_estimate(term, t, best, inverse, blind) for t, term in enumerate(design.terms)]
     terms = {each.term.name: each for each in found}
-    limit_vcov = _together(found, best, covariance)
+    limit_vcov = _together(found, best, inverse)
     return Estimates(
         design=design,
         method=method,
         beta=best.ascent.at.beta,
         vcov_location=best.ascent.at.covariance,
         terms=terms,
-        vcov_terms=_without_infinite(found, limit_vcov),
+        vcov_terms=_without_unknown(found, limit_vcov),
         limit_vcov=limit_vcov,
         loglik=best.value,
         converged=best.ascent.converged,
@@ -142,35 +199,55 @@ def _estimates(design: Design, method: Method, search: BlocksSearch) -> Estimate
     )
 
 
-def _covariance(hessian: Array) -> Array:
-    """The inverse of −H; nan for coefficients without information."""
-    values, vectors = np.linalg.eigh(-hessian)
+def _inverse(design: Design, spot: Spot) -> tuple[Array, Array]:
+    """The inverse of −H where there is information, and a basis (m, b) of where there is none.
+
+    What there is of it must not hang on the units and the origin of a moderator, so it is looked
+    for in coordinates in which the columns of each term are orthonormal.
+    """
+    back = np.eye(spot.data.q)
+    for term, left, first in zip(design.terms, spot.remaining, spot.data.starts, strict=False):
+        rows = term.Z[term.used & ~left.zero][:, list(left.kept)]
+        if len(rows):
+            here = slice(first, first + rows.shape[1])
+            R = np.linalg.qr(rows, mode="r") / math.sqrt(len(rows))
+            back[here, here] = np.linalg.solve(R, np.eye(len(R)))
+    values, vectors = np.linalg.eigh(-back.T @ spot.ascent.at.hessian @ back)
     informed = values > _NO_INFORMATION
-    inverse = (vectors[:, informed] / values[informed]) @ vectors[:, informed].T
-    lost = np.any(np.abs(vectors[:, ~informed]) > 1e-6, axis=1)
-    inverse[lost, :] = inverse[:, lost] = np.nan
-    return np.asarray(inverse)
+    axes, blind = back @ vectors[:, informed], back @ vectors[:, ~informed]
+    sizes = np.linalg.norm(back, axis=1, keepdims=True)
+    blind = np.where(np.abs(blind) > _ROUNDING * sizes, blind, 0.0)
+    return np.asarray((axes / values[informed]) @ axes.T), np.asarray(blind)
 
 
-def _estimate(term: ScaleTerm, t: int, best: Spot, covariance: Array) -> TermEstimate:
+def _without(covariance: Array, lost: npt.NDArray[np.bool_]) -> Array:
+    covariance = covariance.copy()
+    covariance[lost, :] = covariance[:, lost] = np.nan
+    return covariance
+
+
+def _estimate(term: ScaleTerm, t: int, best: Spot, inverse: Array, blind: Array) -> TermEstimate:
     """One term's share of the maximum; ±inf or nan for what a limit took."""
     left = best.remaining[t]
     alpha, kappa = best.coefficients[t]
     first = int(best.data.starts[t])
     here = np.arange(first, first + len(alpha))
     there = np.arange(first + len(alpha), first + len(alpha) + len(kappa))
+    unknown = blind.any(axis=1)
     q = len(term.names)
-    full, vcov = np.full(q, np.nan), np.full((q, q), np.nan)
+    full, limit_vcov = np.full(q, np.nan), np.full((q, q), np.nan)
     kept = list(left.kept)
     full[kept] = alpha
-    vcov[np.ix_(kept, kept)] = covariance[np.ix_(here, here)]
-    limit_alpha, limit_vcov, divergence = full.copy(), vcov.copy(), None
+    limit_vcov[np.ix_(kept, kept)] = inverse[np.ix_(here, here)]
+    own = np.zeros((q, blind.shape[1]))
+    own[kept] = blind[here]
+    vcov = _without(limit_vcov, own.any(axis=1))
+    limit_alpha, divergence = full.copy(), None
     if left.zero.any():
         signs, direction = Cone(term.Z[term.used]).signs(left.zero[term.used])
         for j, sign in signs.items():
             full[j] = sign
-        infinite = ~np.isfinite(full)
-        vcov[infinite, :] = vcov[:, infinite] = np.nan
+        vcov = _without(vcov, ~np.isfinite(full))
         one, many = _units(term)
         divergence = Divergence(
             terms={term.names[j]: sign for j, sign in signs.items()},
@@ -186,11 +263,12 @@ def _estimate(term: ScaleTerm, t: int, best: Spot, covariance: Array) -> TermEst
         vcov=vcov,
         tau2=best.tau2[t],
         kappa=kappa,
-        vcov_kappa=covariance[np.ix_(there, there)],
+        vcov_kappa=_without(inverse[np.ix_(there, there)], unknown[there]),
         correlation=_correlation_matrix(term, left.effects, kappa),
         divergence=divergence,
         limit_alpha=limit_alpha,
         limit_vcov=limit_vcov,
+        blind=own,
     )
 
 
@@ -210,7 +288,7 @@ def _gone(term: ScaleTerm, zero: npt.NDArray[np.bool_]) -> Iterator[str]:
         yield f"{term.groups[g]} ({term.effects[k]})" if several else term.groups[g]
 
 
-def _together(found: list[TermEstimate], best: Spot, covariance: Array) -> Array:
+def _together(found: list[TermEstimate], best: Spot, inverse: Array) -> Array:
     """The covariance of `limit_alpha` and κ of all terms, in the order of the terms."""
     places: list[int] = []
     for t, (each, left) in enumerate(zip(found, best.remaining, strict=True)):
@@ -223,27 +301,26 @@ def _together(found: list[TermEstimate], best: Spot, covariance: Array) -> Array
         else:  # those of fewer effects are others
             places += [-1] * correlations
     kept = np.array(places)
-    full = covariance[np.ix_(kept, kept)] if len(covariance) else np.full((len(kept),) * 2, np.nan)
-    full[kept < 0, :] = full[:, kept < 0] = np.nan
-    return full
+    full = inverse[np.ix_(kept, kept)] if len(inverse) else np.full((len(kept),) * 2, np.nan)
+    return _without(full, kept < 0)
 
 
-def _without_infinite(found: list[TermEstimate], limit_vcov: Array) -> Array:
-    """The same, but nan for coefficients that are infinite or that a limit leaves open."""
-    infinite = [
-        ~np.isfinite(np.r_[each.alpha, np.zeros(each.term.size - len(each.alpha))])
-        for each in found
-    ]
-    lost, full = np.concatenate(infinite), limit_vcov.copy()
-    full[lost, :] = full[:, lost] = np.nan
-    return full
+def _without_unknown(found: list[TermEstimate], limit_vcov: Array) -> Array:
+    """The same, but nan for coefficients that are infinite, left open, or not informed."""
+    lost = []
+    for each in found:
+        correlations = np.zeros(each.term.n_correlations, dtype=bool)
+        if len(each.kappa) == len(correlations):
+            correlations = np.isnan(np.diag(each.vcov_kappa))
+        lost.append(np.r_[np.isnan(np.diag(each.vcov)), correlations])
+    return _without(limit_vcov, np.concatenate(lost))
 
 
 def _coefficients(design: Design, spot: Spot) -> Array:
     """α at a maximum; −inf, inf or nan for what a limit took."""
-    nothing = np.zeros((spot.data.q, spot.data.q))
+    nothing = np.zeros((spot.data.q, spot.data.q)), np.zeros((spot.data.q, 0))
     return np.concatenate(
-        [_estimate(term, t, spot, nothing).alpha for t, term in enumerate(design.terms)]
+        [_estimate(term, t, spot, *nothing).alpha for t, term in enumerate(design.terms)]
     )
 
 

@@ -8,7 +8,7 @@ same data: groups without variance leave their term, and so do the coefficients 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -19,19 +19,22 @@ from bayes_lsm.design.scale_terms import correlation_count
 from bayes_lsm.likelihood.blocks import blocks
 from bayes_lsm.likelihood.blocks.arrange import sampling_covariance
 from bayes_lsm.likelihood.blocks.correlation_matrices import kappa_of
-from bayes_lsm.links import LARGEST_EXPONENT
-from bayes_lsm.reml.search.divergence import Cone
+from bayes_lsm.reml.search.divergence import Cone, split_space
+from bayes_lsm.reml.search.spots import Remaining, Spot, shares
 from bayes_lsm.specification import Method
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-_TOLERANCE = 1e-13
+TOLERANCE = 1e-13
 _EQUAL = 1e-9
 # Log-likelihoods that differ by less (a likelihood ratio of 1.05) do not choose between two maxima.
 _UNDECIDED = 0.05
 # Share of a row's total variance of an effect that has lost its variance, when a climb has ended.
 _VANISHED = 1e-6
+# The share that is given back to an effect without variance, to see whether it loses it again, and
+# below which it has.
+_RETURNED, _PRESENT = 1e-2, 1e-3
 # Share of a row's total variance below which an effect may be one without variance.
 _SMALL_SHARES = (1e-1, 1e-2, 1e-4, 1e-6, 1e-8)
 # Random starts, and how far from their centre they lie, in ln τ².
@@ -46,74 +49,6 @@ _TURNS, _RETURNS = 3, 4
 _MANY = 12
 # A limit of a limit of …; each loses an effect.
 _ROUNDS = 12
-
-
-@dataclass(frozen=True, eq=False)
-class Remaining:
-    """What is left of one scale term at a limit.
-
-    Attributes
-    ----------
-    zero : ndarray of bool, shape (G, s)
-        Effects without variance.
-    kept : tuple of int
-        Coefficients that are left.
-    """
-
-    zero: Mask
-    kept: tuple[int, ...]
-
-    @property
-    def effects(self) -> tuple[int, ...]:
-        """Which of the s effects of a group have variance in some group; the first, if none has."""
-        return tuple(int(k) for k in np.flatnonzero(~self.zero.all(axis=0))) or (0,)
-
-    @property
-    def key(self) -> bytes:
-        """The same for the same limit."""
-        return self.zero.tobytes()
-
-
-@dataclass(frozen=True, eq=False)
-class Spot:
-    """Where a climb ended: α of what remains, term by term, and the criterion there."""
-
-    remaining: tuple[Remaining, ...]
-    data: blocks.Arranged
-    ascent: blocks.Ascent
-
-    @property
-    def value(self) -> float:
-        """The log-likelihood; −inf where it could not be computed."""
-        value = self.ascent.at.value
-        return value if np.isfinite(value) else -np.inf
-
-    @cached_property
-    def coefficients(self) -> list[tuple[Array, Array]]:
-        """α and κ of each term."""
-        found, starts = [], self.data.starts
-        for t, term in enumerate(self.data.terms):
-            both = self.ascent.alpha[starts[t] : starts[t + 1]]
-            found.append((both[: term.table.shape[2]], both[term.table.shape[2] :]))
-        return found
-
-    @cached_property
-    def tau2(self) -> list[Array]:
-        """τ² of each term's effects, shape (G, s)."""
-        found = []
-        for term, left, (alpha, _) in zip(
-            self.data.terms, self.remaining, self.coefficients, strict=True
-        ):
-            values = np.zeros(left.zero.shape)
-            eta = np.minimum(term.table @ alpha, LARGEST_EXPONENT)
-            values[:, list(left.effects)] = np.exp(eta)
-            found.append(np.where(left.zero, 0.0, values))
-        return found
-
-    @property
-    def is_inside(self) -> bool:
-        """Whether every effect has a variance."""
-        return not any(left.zero.any() for left in self.remaining)
 
 
 class BlocksSearch:
@@ -139,11 +74,6 @@ class BlocksSearch:
     highest : Spot
     summits : tuple of ndarray, shape (m,)
         The highest point, the best, and the highest inside, as starts inside.
-    best : Spot
-        The highest point, or the one that ordinary starts lead to where the data do not choose
-        between the two.
-    rival : Spot or None
-        Then the highest.
     inside : Spot
         The highest point at which every effect has a variance: where an ordinary optimiser stops.
     """
@@ -183,10 +113,19 @@ class BlocksSearch:
             self._without(self.inside, t)
         self._explore(whole, data)
         self.highest = self._highest(self._spots.values())
-        self.best, self.rival = self.highest, None
-        ordinary = self._highest([home, *self._limits_of(home)])
-        if _slack(self.highest.value) < self.highest.value - ordinary.value < _UNDECIDED:
-            self.best, self.rival = ordinary, self.highest
+        self._ordinary = self._highest([home, *self._limits_of(home)])
+        higher = self.highest.value - self._ordinary.value
+        self._is_undecided = _slack(self.highest.value) < higher < _UNDECIDED
+
+    @cached_property
+    def best(self) -> Spot:
+        """The highest point, or that which ordinary starts lead to if the data do not choose."""
+        return self._settled(self._ordinary if self._is_undecided else self.highest)
+
+    @cached_property
+    def rival(self) -> Spot | None:
+        """Then the highest."""
+        return self._settled(self.highest) if self._is_undecided else None
 
     @property
     def summits(self) -> tuple[Array, ...]:
@@ -230,7 +169,7 @@ class BlocksSearch:
             effects = list(left.effects)
             slopes = np.where(left.zero[term.index], 0.0, term.slopes)[:, effects]
             terms.append(
-                blocks.ScaleTerm(
+                blocks.BlockTerm(
                     term.index,
                     term.Z[:, effects][:, :, list(left.kept)],
                     slopes,
@@ -240,19 +179,36 @@ class BlocksSearch:
         return blocks.arrange(design.y, design.X, tuple(terms), variance=self._V)
 
     def _climb(self, remaining: tuple[Remaining, ...], data: blocks.Arranged, start: Array) -> Spot:
-        held = np.zeros(data.q, dtype=bool)
+        kappa = {}
         for t, rho in self._held.items():
             term, effects = data.terms[t], remaining[t].effects
             if term.correlation != "none" and (
                 term.correlation == "compound_symmetric" or effects[:2] == (0, 1)
             ):
                 place = int(data.starts[t]) + term.table.shape[2]
-                held[place], start = True, start.copy()
-                start[place] = kappa_of(rho, len(effects), term.correlation)
-        ascent = blocks.ascend(start, data, method=self._method, tolerance=_TOLERANCE, held=held)
-        spot = Spot(remaining, data, ascent)
+                kappa[place] = kappa_of(rho, len(effects), term.correlation)
+        spot = self._ascend(remaining, data, start, kappa)
         beyond = self._beyond(spot)
-        return self._at_border(spot, beyond, held) if beyond else spot
+        if not beyond:
+            return spot
+        return self._ascend(remaining, data, spot.ascent.alpha, {**kappa, **beyond})
+
+    def _ascend(
+        self,
+        remaining: tuple[Remaining, ...],
+        data: blocks.Arranged,
+        start: Array,
+        kappa: Mapping[int, float],
+    ) -> Spot:
+        """Climb with these κ held, by their places, which are given no information."""
+        held = np.isin(np.arange(data.q), list(kappa))
+        start = start.copy()
+        start[list(kappa)] = list(kappa.values())
+        ascent = blocks.ascend(start, data, method=self._method, tolerance=TOLERANCE, held=held)
+        if kappa:
+            hessian = np.where(np.diag(held), 0.0, ascent.at.hessian)
+            ascent = replace(ascent, at=replace(ascent.at, hessian=hessian))
+        return Spot(remaining, data, ascent)
 
     def _beyond(self, spot: Spot) -> dict[int, float]:
         """κ at the least that the model allows, by its place, where fewer effects would allow less.
@@ -269,21 +225,6 @@ class BlocksSearch:
                 if spot.ascent.alpha[place] < least:
                     found[place] = least
         return found
-
-    def _at_border(self, spot: Spot, kappa: Mapping[int, float], held: Mask) -> Spot:
-        """Climb with these κ held, which are given no information."""
-        start, held = spot.ascent.alpha.copy(), held.copy()
-        for place, least in kappa.items():
-            start[place], held[place] = least, True
-        ascent = blocks.ascend(
-            start, spot.data, method=self._method, tolerance=_TOLERANCE, held=held
-        )
-        hessian = ascent.at.hessian.copy()
-        for place in kappa:
-            hessian[place, place] = 0.0
-        return Spot(
-            spot.remaining, spot.data, replace(ascent, at=replace(ascent.at, hessian=hessian))
-        )
 
     def _starts(self, data: blocks.Arranged) -> Iterator[Array]:
         """Starting values: the residual variance shared out among the terms in several ways."""
@@ -312,7 +253,7 @@ class BlocksSearch:
     def _steep(self) -> Iterator[Array]:
         """Steps that make ln τ² of one term steeper along one of its coefficients, both ways."""
         sizes = [
-            len(R) + correlation_count(term.Z.shape[1], term.correlation)
+            len(R) + term.n_correlations
             for term, (_, R) in zip(self._design.terms, self._bases, strict=True)
         ]
         first = 0
@@ -342,9 +283,7 @@ class BlocksSearch:
                 mean = np.bincount(term.index, residuals**2, groups) / counts / overall
                 target = target + np.log(np.maximum(mean, 0.01))[:, None]
             alpha = np.linalg.solve(R, Q.T @ target.reshape(-1))
-            parts.append(
-                np.r_[alpha, np.zeros(correlation_count(term.Z.shape[1], term.correlation))]
-            )
+            parts.append(np.r_[alpha, np.zeros(term.n_correlations)])
         return np.concatenate(parts)
 
     def _jump(self, t: int, radius: float, random: np.random.Generator) -> Array:
@@ -352,7 +291,7 @@ class BlocksSearch:
         term = self._design.terms[t]
         Q, R = self._bases[t]
         step = radius * random.normal(size=len(R)) * np.sqrt(len(Q) / max(1, len(R)))
-        correlations = correlation_count(term.Z.shape[1], term.correlation)
+        correlations = term.n_correlations
         return np.concatenate([np.linalg.solve(R, step), 0.3 * random.normal(size=correlations)])
 
     def _follow(self, spots: Sequence[Spot]) -> None:
@@ -376,11 +315,11 @@ class BlocksSearch:
                         yield from self._try(remaining, spot)
 
     def _limits_near(self, spot: Spot) -> Iterator[Spot]:
-        shares = self._shares(spot)
+        found = shares(self._design, spot)
         for threshold in _SMALL_SHARES:
             remaining = list(spot.remaining)
             changed = False
-            for t, share in enumerate(shares):
+            for t, share in enumerate(found):
                 free = (share >= threshold) & ~spot.remaining[t].zero
                 limit = self._limit(t, free, spot.remaining[t])
                 if limit is not None:
@@ -433,30 +372,83 @@ class BlocksSearch:
             parts.append(np.r_[alpha, kappa])
         return np.concatenate(parts or [np.zeros(0)])
 
-    def _shares(self, spot: Spot) -> list[Array]:
-        """τ² of each effect as a share of the total variance of its rows, shape (G, s)."""
-        design = self._design
-        parts = [
-            (term.slopes**2 * tau2[term.index])
-            for term, tau2 in zip(design.terms, spot.tau2, strict=True)
-        ]
-        total = design.v + sum(part.sum(axis=1) for part in parts)
-        found = []
-        for term, part in zip(design.terms, parts, strict=True):
-            share = np.zeros(term.Z.shape[:2])
-            for k in range(share.shape[1]):
-                np.maximum.at(share[:, k], term.index, part[:, k] / total)
-            found.append(share)
-        return found
-
     def _limits_of(self, spot: Spot) -> Iterator[Spot]:
         """The limits that a point inside is on its way to."""
-        vanished = [share < _VANISHED for share in self._shares(spot)]
+        vanished = [share < _VANISHED for share in shares(self._design, spot)]
         for limit in list(self._spots.values()):
             if not limit.is_inside and all(
                 gone[left.zero].all() for gone, left in zip(vanished, limit.remaining, strict=True)
             ):
                 yield limit
+
+    def _settled(self, spot: Spot) -> Spot:
+        """The limit that a point is at all but rounding; and of a limit, what the data ask for."""
+        vanished = [share < _VANISHED for share in shares(self._design, spot)]
+        limits = list(spot.remaining)
+        for t, (gone, left) in enumerate(zip(vanished, spot.remaining, strict=True)):
+            if (gone & self._design.terms[t].used & ~left.zero).any():
+                limits[t] = self._limit(t, ~(gone | left.zero), left) or left
+        remaining = tuple(limits)
+        if remaining != spot.remaining and _has_variance(self._design, remaining):
+            start = self._restart(remaining, spot)
+            found = self._climb(remaining, self._arrange(remaining), start)
+            spot = found if found.value >= spot.value - _slack(spot.value) else spot
+        return self._informed(spot)
+
+    def _informed(self, spot: Spot) -> Spot:
+        """The same, with the variances that only seem to be gone put back.
+
+        Where the likelihood does not depend on a variance, it has the same value without it. So all
+        that a limit took is given back, a little of it, and climbed from: what the data send to 0
+        returns there, and what stays away from it at no loss they say nothing of.
+        """
+        if spot.is_inside or not np.isfinite(spot.value):
+            return spot
+        whole = self.inside.remaining
+        back = self._climb(whole, self._arrange(whole), self._return(spot))
+        gone = [
+            left.zero & (share < _PRESENT)
+            for left, share in zip(spot.remaining, shares(self._design, back), strict=True)
+        ]
+        same = all(
+            np.array_equal(zero, left.zero) for zero, left in zip(gone, spot.remaining, strict=True)
+        )
+        if same or back.value < spot.value - _slack(spot.value):
+            return spot
+        pairs = zip(whole, gone, strict=True)
+        limits = [self._limit(t, ~zero, all_) or all_ for t, (all_, zero) in enumerate(pairs)]
+        if any((zero & ~left.zero).any() for zero, left in zip(gone, limits, strict=True)):
+            return spot  # what is not known goes along with what is gone
+        remaining = tuple(limits)
+        if not any(left.zero.any() for left in remaining):
+            return back
+        found = self._climb(remaining, self._arrange(remaining), self._restart(remaining, back))
+        return found if found.value >= spot.value - _slack(spot.value) else spot
+
+    def _return(self, spot: Spot) -> Array:
+        """A start inside next to a limit: what it took has a small share of the variance."""
+        design, parts = self._design, []
+        total = design.v + sum(
+            (term.slopes**2 * tau2[term.index]).sum(axis=1)
+            for term, tau2 in zip(design.terms, spot.tau2, strict=True)
+        )
+        for term, left, tau2, both in zip(
+            design.terms, spot.remaining, spot.tau2, spot.coefficients, strict=True
+        ):
+            weight = np.full(left.zero.shape, 1e-300)
+            for k in range(weight.shape[1]):
+                np.maximum.at(weight[:, k], term.index, term.slopes[:, k] ** 2 / total)
+            kept, lost = term.used & ~left.zero, term.used & left.zero
+            alpha = both[0]
+            if lost.any():
+                stay, move = split_space(term.Z[kept], len(term.names))
+                alpha = stay @ np.linalg.lstsq(term.Z[kept] @ stay, np.log(tau2[kept]))[0]
+                rest = np.log(_RETURNED / weight[lost]) - term.Z[lost] @ alpha
+                alpha = alpha + move @ np.linalg.lstsq(term.Z[lost] @ move, rest)[0]
+            same = len(both[1]) == term.n_correlations
+            kappa = both[1] if same else np.zeros(term.n_correlations)
+            parts.append(np.r_[alpha, kappa])
+        return np.concatenate(parts)
 
     def _highest(self, spots: Iterable[Spot]) -> Spot:
         """The highest point; of equal ones, that with most effects without variance."""

@@ -13,11 +13,13 @@ moderators with Cauchy tails) about one in a thousand still has a higher, very s
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from itertools import combinations
 
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.reml.search.divergence import split_space
 from bayes_lsm.reml.search.geometry import MANY_STUDIES, Face, random_steps, steep_slopes
 from bayes_lsm.reml.search.surface import Point, Surface
 from bayes_lsm.specification import Method
@@ -36,6 +38,9 @@ _ORDINARY = 5
 _SMALL_RATIOS = (1e-1, 1e-2, 1e-4, 1e-6, 1e-8, 1e-10)
 # τ²/v of a study whose τ² has gone to zero, when a climb has ended on a flat tail.
 _VANISHED = 1e-6
+# τ²/v that is given back to a study without heterogeneity, to see whether it loses it again, and
+# below which it has.
+_RETURNED, _PRESENT = 1e-2, 1e-3
 # Where climbs back from a limit start: the largest τ²/v of the studies that have none at the limit.
 _RETURNS = (1e-1, 1e-4)
 # A limit lower than the best point by more than this is not worth returning from.
@@ -64,9 +69,6 @@ class Search:
 
     Attributes
     ----------
-    best : Point
-    rival : Point or None
-        A higher point elsewhere, by less than the data can tell.
     stop : ndarray, shape (q,)
         Where an ordinary optimiser, started inside, stops.
     """
@@ -105,12 +107,21 @@ class Search:
         points = self._inside.points(self._reached)
         home = max((points[i] for i in leads_to[:_ORDINARY]), key=_value)
         highest = self._explore(points)
-        best = self._at_limit(highest, self._limits, anywhere=True)
-        near = self._at_limit(home, self._limits_of(home))
+        self._highest = self._at_limit(highest, self._limits, anywhere=True)
+        self._near = self._at_limit(home, self._limits_of(home))
         self.stop = home.ordinary_alpha
-        self.best, self.rival = best, None
-        if _slack(best) < best.value - near.value < _UNDECIDED:
-            self.best, self.rival = near, best
+        higher = self._highest.value - self._near.value
+        self._is_undecided = _slack(self._highest) < higher < _UNDECIDED
+
+    @cached_property
+    def best(self) -> Point:
+        """The highest point, or that which ordinary starts lead to if the data do not choose."""
+        return self._informed(self._near if self._is_undecided else self._highest)
+
+    @cached_property
+    def rival(self) -> Point | None:
+        """Then the highest."""
+        return self._informed(self._highest) if self._is_undecided else None
 
     def _explore(self, points: list[Point]) -> Point:
         """Alternate between limits and points inside, until nothing higher is found."""
@@ -229,6 +240,34 @@ class Search:
         highest = max((value for value, _, _ in found), default=inside.value)
         equal = [(zeros, point) for value, zeros, point in found if value >= highest - slack]
         return max(equal, key=lambda pair: pair[0])[1] if equal else inside
+
+    def _informed(self, point: Point) -> Point:
+        """The same, with the τ² that only seem to be gone put back.
+
+        Where the likelihood does not depend on a study's τ², it has the same value without it. So
+        what a limit took is given back, a little of it, and climbed from: what the data send to 0
+        returns there, and what stays away from it at no loss they say nothing of.
+        """
+        if point.limit is None:
+            return point
+        zero, geometry = point.limit.zero, self._geometry
+        columns, lost = geometry.coordinates.columns, geometry.coordinates.columns[:, zero]
+        tau2 = np.where(zero, _RETURNED * self._v, np.maximum(point.tau2, np.finfo(float).tiny))
+        log_tau2 = np.log(tau2) - self._offset
+        start = geometry.face_of(point.limit).inside(log_tau2[~zero])
+        _, move = split_space(columns[:, ~zero].T, len(start))
+        start = start + move @ np.linalg.lstsq(lost.T @ move, log_tau2[zero] - start @ lost)[0]
+        (back,) = self._inside.climb_rotated(start[None])
+        gone = zero & (back.tau2 < _PRESENT * self._v)
+        if (gone == zero).all() or back.value < point.value - _slack(point):
+            return point
+        if not gone.any():
+            return back
+        face = geometry.face(~gone)
+        if face is None or (face.limit.zero != gone).any():
+            return point  # what is not known goes along with what is gone
+        found = self._climb_from(back, face)
+        return found if found.value >= point.value - _slack(point) else point
 
 
 def _slack(point: Point) -> float:

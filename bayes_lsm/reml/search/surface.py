@@ -87,17 +87,29 @@ class Point:
     @property
     def covariance(self) -> Array:
         """Of `alpha`: the inverse of −H; nan for coefficients without information."""
-        back = self.surface.back
+        covariance, lost = self.covariance_across, self.blind.any(axis=1)
+        covariance[lost, :] = covariance[:, lost] = np.nan
+        return covariance
+
+    @property
+    def covariance_across(self) -> Array:
+        """Of `alpha` across the directions without information, which it leaves out."""
+        directions, values, informed = self._axes
+        known = directions[:, informed]
+        return np.asarray(known / values[informed] @ known.T)
+
+    @property
+    def blind(self) -> Array:
+        """Directions of `alpha` (q, b) in which the likelihood is flat."""
+        directions, _, informed = self._axes
+        flat = directions[:, ~informed]
+        size = np.linalg.norm(directions, axis=1, keepdims=True)
+        return np.where(np.abs(flat) > 1e-6 * size, flat, 0.0)
+
+    @cached_property
+    def _axes(self) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
         values, vectors = np.linalg.eigh(-self.hessian)
-        informed = values > _NO_INFORMATION
-        directions = back @ vectors
-        if informed.all():
-            return np.asarray(directions / values @ directions.T)
-        covariance = directions[:, informed] / values[informed] @ directions[:, informed].T
-        size = np.linalg.norm(directions, axis=1)
-        blind = np.linalg.norm(directions[:, ~informed], axis=1) > 1e-6 * size
-        covariance[blind, :] = covariance[:, blind] = np.nan
-        return np.asarray(covariance)
+        return self.surface.back @ vectors, values, values > _NO_INFORMATION
 
 
 class Surface:

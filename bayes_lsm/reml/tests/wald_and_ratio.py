@@ -151,11 +151,11 @@ def _part_of(fit: AnyFit, part: str) -> tuple[Sequence[str], Array, Array, int |
     location = part == "location"
     if not fit.design.is_independent:
         if location:
-            return fit.design.location.names, fit.beta, fit.vcov_location, fit.df_location
+            return fit.design.location.names, fit.beta, fit.known_vcov_location, fit.df_location
         return fit.scale_names, fit.alpha, fit.vcov_scale, None
     names = fit.design.location.names if location else fit.design.scale.names
     estimate, covariance = (
-        (fit.beta, fit.vcov_location) if location else (fit.alpha, fit.vcov_scale)
+        (fit.beta, fit.known_vcov_location) if location else (fit.alpha, fit.vcov_scale)
     )
     return (
         names,
