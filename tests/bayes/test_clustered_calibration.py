@@ -8,7 +8,7 @@ import pytest
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes.calibration.clustered_replications import Clusters, observed_effects
-from bayes_lsm.bayes.engines.clustered import sample_clustered
+from bayes_lsm.bayes.engines.collapsed import sample_collapsed
 from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.term_draws import join_terms, split_terms
@@ -79,7 +79,7 @@ def altered(design, change):
     resolved = resolve_priors(design, MODERATE)
 
     def engine(simulated, seed):
-        drawn = sample_clustered(simulated, resolved, draws=400, seed=seed)
+        drawn = sample_collapsed(simulated, resolved, draws=400, seed=seed)
         terms = {
             name: replace(each, **change(each))
             for name, each in split_terms(simulated, drawn).items()
