@@ -24,7 +24,6 @@ the functions that need them.
 from bayes_lsm.bayes.bayes_fit import BayesFit
 from bayes_lsm.bayes.calibration.calibration import Calibration, calibrate
 from bayes_lsm.bayes.calibration.coverage import Coverage, coverage
-from bayes_lsm.bayes.clustered_prior_predictive import LevelPriorPredictive
 from bayes_lsm.bayes.cross_validation.elpd import Elpd, ElpdComparison, compare_elpd
 from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck, posterior_predictive_check
 from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis, diagnose
@@ -54,7 +53,6 @@ __all__ = [
     "Elpd",
     "ElpdComparison",
     "Heterogeneity",
-    "LevelPriorPredictive",
     "ModelAverage",
     "ModelPrior",
     "Prediction",
