@@ -18,11 +18,12 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
+from bayes_lsm.design.coefficients import term_columns
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.requirements import require_free_log_link
 from bayes_lsm.reml.search.rows_search import Search
 from bayes_lsm.reml.search.surface import Surface
-from bayes_lsm.reml.tests.wald_and_ratio import require_free_log_link, term_columns
 from bayes_lsm.tables import format_table
 
 Array = npt.NDArray[np.float64]
