@@ -12,13 +12,13 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
-from bayes_lsm.choices import require_choice
+from bayes_lsm.choices import require_choice, require_level
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.design.coefficients import term_columns
 from bayes_lsm.design.exchangeable import PartName
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.intervals.profile import check_level, profile
+from bayes_lsm.reml.intervals.profile import profile
 from bayes_lsm.reml.requirements import require_free_log_link
 from bayes_lsm.reml.resampling import (
     batches,
@@ -133,7 +133,7 @@ def confidence_intervals(
         )
     require_choice("part", part, PartName)
     require_choice("method", method, IntervalMethod)
-    check_level(level)
+    require_level(level)
     if method == "wald":
         return _wald(fit, part, level)
     require_free_log_link(fit, f"a {method} interval")
