@@ -37,7 +37,7 @@ _FLOOR = 0.05
 _TOLERANCE = 1e-13
 # ln τ² of what has no variance.
 _NOTHING = -700.0
-# Variance, relative to the largest, of a direction that has none.
+# Variance of a combination of coefficients, each of variance 1, that stands for none.
 _BLIND = 1e-12
 
 
@@ -223,17 +223,20 @@ def _finite(found: Estimates, back: Array) -> tuple[Array, Array]:
     known = np.isfinite(np.diag(V))
     if known.all():
         forth = np.linalg.inv(back)
-        return alpha, _information(forth @ V @ forth.T, found)
+        return alpha, _information(forth @ V @ forth.T)
     moved = block_diag(*[_kept_of_all(each) for each in terms])[known] @ back
-    information = _information(V[np.ix_(known, known)], found)
+    information = _information(V[np.ix_(known, known)])
     return np.nan_to_num(alpha), np.asarray(moved.T @ information @ moved)
 
 
-def _information(covariance: Array, found: Estimates) -> Array:
-    """Its inverse; 0 along directions of which the data say nothing."""
-    if any(each.blind.any() for each in found.terms.values()):
-        return np.linalg.pinv(covariance, _BLIND, hermitian=True)
-    return np.linalg.inv(covariance)
+def _information(covariance: Array) -> Array:
+    """Its inverse; 0 along directions of which the data say nothing, which have no variance."""
+    size = np.sqrt(np.diag(covariance))
+    size[size == 0] = 1.0
+    values, vectors = np.linalg.eigh(covariance / np.outer(size, size))
+    told = values > _BLIND
+    vectors = vectors[:, told] / size[:, None]
+    return np.asarray(vectors / values[told] @ vectors.T)
 
 
 def _all(each: TermEstimate, alpha: Array, kappa: Array) -> Array:
