@@ -18,6 +18,8 @@ from bayes_lsm.design.coefficients import coefficients, pairs, scale_places
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.exchangeable import Exchangeable
 from bayes_lsm.errors import FitError
+from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
+from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.search import maximum
 from bayes_lsm.reml.search.refits import Refits, Shift, Starts, free_places, held
@@ -121,11 +123,12 @@ class BlocksRefitter:
         matrices = [each.correlation for each in found.terms.values()]
         with np.errstate(divide="ignore"):
             log_tau2 = np.log(found.tau2)
+        scale = found.knapp_hartung if self._fit.test == "knha" else 1.0
         return _Refit(
             value=found.highest,
             converged=found.converged and math.isfinite(found.highest),
             beta=found.beta,
-            vcov_location=found.vcov_location,
+            vcov_location=found.vcov_location * scale,
             rotated=self._forth @ alpha,
             information=information,
             log_tau2=np.maximum(log_tau2, _NOTHING),
@@ -154,12 +157,14 @@ class BlocksRefitter:
         from bayes_lsm.likelihood.blocks.blocks import ascend
 
         end = ascend(start, arrange_design(design), method=self._fit.method, tolerance=_TOLERANCE)
+        knha = self._fit.test == "knha" and end.converged
+        scale = _mean_square(design, end.alpha, end.at.beta) if knha else 1.0
         return replace(
             self._nothing(),
             value=end.at.value,
             converged=bool(end.converged and np.isfinite(end.at.value)),
             beta=end.at.beta,
-            vcov_location=end.at.covariance,
+            vcov_location=end.at.covariance * scale,
             rotated=self._forth @ end.alpha,
             information=-self._back.T @ end.at.hessian @ self._back,
         )
@@ -194,6 +199,21 @@ class BlocksRefitter:
             level = math.log(max(size, _FLOOR * total) / slope)
             alpha = _coefficients_of(term.Z, term.used, np.full(term.Z.shape[:2], level))
             yield np.r_[alpha, np.zeros(term.size - len(term.names))]
+
+
+def _mean_square(design: Design, alpha: Array, beta: Array) -> float:
+    """Knapp and Hartung's weighted residual mean square at some α and κ."""
+    tau2, correlations, first = [], [], 0
+    for term in design.terms:
+        q, s = len(term.names), len(term.effects)
+        tau2.append(np.exp(term.Z @ alpha[first : first + q]))
+        kind = term.correlation if term.n_correlations else "none"
+        kappa = alpha[None, first + q : first + term.size]
+        correlations.append(correlation_matrices(kappa, s, kind)[0])
+        first += term.size
+    residuals = design.y - design.X @ beta
+    covariance = likelihood_of(design).covariance(tau2, correlations)
+    return float(residuals @ covariance.solve(residuals)) / (len(residuals) - len(beta))
 
 
 def _coefficients_of(Z: Array, used: npt.NDArray[np.bool_], log_tau2: Array) -> Array:

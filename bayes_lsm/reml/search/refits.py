@@ -40,6 +40,7 @@ class Refits:
         The log-likelihood; −inf where it cannot be computed.
     converged : ndarray of bool, shape (m,)
     beta, vcov_location : ndarray, shapes (m, p) and (m, p, p)
+        As the fit's test has it: by Knapp and Hartung, if that is what was asked for.
     rotated : ndarray, shape (m, s)
         The free scale coefficients and κ, in coordinates in which each term's columns are
         orthogonal with mean square 1; finite, also where they diverge.

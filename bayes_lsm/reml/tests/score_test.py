@@ -130,7 +130,9 @@ def score_test(fit: Estimates, terms: str | Sequence[str] | None = None) -> Scor
     information = likelihood.information(R @ alpha, fit.method)
     slope = likelihood.evaluate(R @ alpha, fit.method).score
     # The others have no slope at the null's maximum, but for where its search ended.
-    cross = np.linalg.solve(information[np.ix_(others, others)], information[np.ix_(others, places)])
+    cross = np.linalg.solve(
+        information[np.ix_(others, others)], information[np.ix_(others, places)]
+    )
     score = slope[places] - cross.T @ slope[others]
     efficient = information[np.ix_(places, places)] - information[np.ix_(places, others)] @ cross
     statistic = float(score @ np.linalg.solve(efficient, score))
