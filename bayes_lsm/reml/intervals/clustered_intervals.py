@@ -14,7 +14,7 @@ from bayes_lsm.design.coefficients import Coefficient, Pair, coefficients, pairs
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.intervals.profile import profile
-from bayes_lsm.reml.tests.bootstrap_test import check_iterations, checked_seed
+from bayes_lsm.reml.resampling import check_iterations, checked_seed
 from bayes_lsm.results import wald_table
 
 Array = npt.NDArray[np.float64]

@@ -17,18 +17,17 @@ from scipy.linalg import block_diag
 from scipy.special import ndtri
 
 from bayes_lsm.design.clusters import Cluster
-from bayes_lsm.design.coefficients import coefficients, pairs, scale_places
+from bayes_lsm.design.coefficients import coefficients, pairs, scale_places, term_columns
 from bayes_lsm.design.design import Design
+from bayes_lsm.design.exchangeable import PartName
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.clustered_covariance import simulate_clustered
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.intervals.intervals import end_of_acceptance
+from bayes_lsm.reml.resampling import batches, share_at_least
 from bayes_lsm.reml.search.maximum import estimate
-from bayes_lsm.reml.tests.bootstrap_test import batches
-from bayes_lsm.reml.tests.clustered_permutation import exchangeable
-from bayes_lsm.reml.tests.orders import RandomOrders
-from bayes_lsm.reml.tests.permutation_test import PermutedFits, is_diverging, share_at_least
-from bayes_lsm.reml.tests.wald_and_ratio import PartName, term_columns
+from bayes_lsm.reml.tests.batch import PermutedFits, exchangeable, is_diverging
+from bayes_lsm.reml.tests.permutations import RandomOrders
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]

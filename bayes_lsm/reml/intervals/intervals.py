@@ -14,29 +14,24 @@ from scipy.special import ndtri
 
 from bayes_lsm.choices import require_choice, require_level
 from bayes_lsm.design.clusters import Cluster
+from bayes_lsm.design.coefficients import term_columns
+from bayes_lsm.design.exchangeable import PartName
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.intervals.profile import profile
-from bayes_lsm.reml.search.divergence import Cone
-from bayes_lsm.reml.search.surface import Surface
-from bayes_lsm.reml.tests.batch import climb_highest
-from bayes_lsm.reml.tests.bootstrap_test import (
-    Refits,
-    Refitter,
+from bayes_lsm.reml.requirements import require_free_log_link
+from bayes_lsm.reml.resampling import (
     batches,
     check_iterations,
     checked_seed,
     log_tau2_of,
+    share_at_least,
     simulate,
 )
-from bayes_lsm.reml.tests.permutation_test import (
-    PermutedFits,
-    Shuffler,
-    common_start,
-    is_diverging,
-    share_at_least,
-)
-from bayes_lsm.reml.tests.wald_and_ratio import PartName, require_free_log_link, term_columns
+from bayes_lsm.reml.search.divergence import Cone
+from bayes_lsm.reml.search.rows_refits import climb_highest, common_start
+from bayes_lsm.reml.search.surface import Surface
+from bayes_lsm.reml.tests.batch import PermutedFits, Refits, Refitter, Shuffler, is_diverging
 from bayes_lsm.results import wald_table
 
 Array = npt.NDArray[np.float64]
