@@ -39,6 +39,16 @@ class Clusters:
         return len(self.names)
 
     @property
+    def unit(self) -> str:
+        """What each of them is called: a row with an effect of its own is a study."""
+        return "study" if self.what == "residual" else self.what
+
+    @property
+    def sizes(self) -> Index:
+        """How many rows each has (G,)."""
+        return np.bincount(self.code, minlength=len(self))
+
+    @property
     def first(self) -> Index:
         """The first row of each."""
         return np.unique(self.code, return_index=True)[1]
@@ -144,3 +154,17 @@ def independent_clusters(design: Design) -> Clusters:
         for row, many in zip(first, size, strict=True)
     ]
     return Clusters(connected, tuple(names), "cluster")
+
+
+def sum_by_cluster(values: npt.NDArray[np.float64], code: Index) -> npt.NDArray[np.float64]:
+    """Sums of the rows of `values` (n, m) over the clusters 0, 1, …, G − 1 of each row, (G, m).
+
+    Examples
+    --------
+    >>> sum_by_cluster(np.array([[1.0], [2.0], [4.0]]), np.array([0, 1, 0]))
+    array([[5.],
+           [2.]])
+    """
+    sums = np.zeros((int(code.max()) + 1, values.shape[1]))
+    np.add.at(sums, code, values)
+    return sums

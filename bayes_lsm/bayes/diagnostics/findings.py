@@ -43,7 +43,7 @@ LARGEST_ENGINE_DIFFERENCE = 4.0
 _FAMILY = 0.05
 _RANKS = 99
 _NAMED = 5
-_PARTS = ("location[", "scale[", "study_effects[", "scale (", "scale_sd (", "correlation (")
+_PARTS = ("location", "scale", "study_effects", "scale_sd", "correlation")
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,8 @@ def influence_findings(
 
 def coefficient_columns(studies: pd.DataFrame) -> list[str]:
     """Which columns of the studies of a `Diagnosis` say how far a coefficient moves."""
-    return [name for name in map(str, studies) if name.startswith(_PARTS)]
+    starts = tuple(f"{part}{end}" for part in _PARTS for end in ("[", " ("))
+    return [name for name in map(str, studies) if name.startswith(starts)]
 
 
 def agreement_findings(engines: pd.DataFrame) -> list[Finding]:

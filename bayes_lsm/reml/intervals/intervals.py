@@ -15,7 +15,8 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.intervals.profile import profile
 from bayes_lsm.reml.intervals.resampling import bootstrap_ends, permutation_ends
-from bayes_lsm.reml.tests.bootstrap_test import check_iterations, checked_seed
+from bayes_lsm.reml.requirements import require_log_link, require_no_bounds
+from bayes_lsm.reml.resampling import check_iterations, checked_seed
 from bayes_lsm.results import wald_table
 
 Array = npt.NDArray[np.float64]
@@ -114,7 +115,8 @@ def confidence_intervals(
     wald = _wald(fit, part, level)
     if method == "wald":
         return wald
-    _require_free(fit, method)
+    require_log_link(fit, f"a {method} interval")
+    require_no_bounds(fit, f"a {method} interval")
     if method == "profile":
         ends = _profile_ends(fit, part, level)
         return wald.assign(ci_lb=ends[0], ci_ub=ends[1])
@@ -139,16 +141,6 @@ def _wald(fit: Estimates, part: IntervalPart, level: float) -> pd.DataFrame:
     else:
         found = fit.scale_at(level) if part == "scale" else fit.correlations_at(level)
     return found[["estimate", "ci_lb", "ci_ub"]]
-
-
-def _require_free(fit: Estimates, method: IntervalMethod) -> None:
-    if fit.design.specification.link != "log":
-        raise FitError(f"a {method} interval needs a fit with link='log', got link='identity'")
-    if fit.at_bound:
-        raise FitError(
-            f"there is no {method} interval of a fit that a bound holds "
-            f"({', '.join(fit.at_bound)}); refit without bounds"
-        )
 
 
 def _profile_ends(fit: Estimates, part: IntervalPart, level: float) -> Array:

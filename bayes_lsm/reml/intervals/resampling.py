@@ -14,18 +14,15 @@ import numpy.typing as npt
 from scipy.special import ndtri
 
 from bayes_lsm.design.clusters import Cluster
+from bayes_lsm.design.coefficients import term_columns
 from bayes_lsm.design.exchangeable import PartName, exchangeable
 from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.resampling import batches, log_tau2_of, share_at_least, simulate
 from bayes_lsm.reml.search.refits import held, refitter_of
-from bayes_lsm.reml.tests.bootstrap_test import batches
-from bayes_lsm.reml.tests.orders import RandomOrders
-from bayes_lsm.reml.tests.permutation_test import share_at_least
-from bayes_lsm.reml.tests.wald_and_ratio import term_columns
+from bayes_lsm.reml.tests.permutations import RandomOrders
 
 Array = npt.NDArray[np.float64]
 
-# τ²/v of what has no τ², where refits start.
-_LEAST = 1e-12
 # Doublings of the distance from the estimate before a permutation interval is called infinite, and
 # halvings to find its end: 2^-12 of the last doubling is far below the Monte Carlo error.
 _DOUBLINGS = 5
@@ -40,13 +37,10 @@ def bootstrap_ends(
     An estimate that a limit leaves open may be anything, and so may that of a refit that failed,
     and that of a coefficient of which the data say nothing. nan for coefficients that are fixed.
     """
-    rng, refitter, design = np.random.default_rng(seed), refitter_of(fit), fit.design
-    with np.errstate(divide="ignore"):
-        near = [np.log(np.maximum(fit.tau2, _LEAST * design.v))]
-    found, work = [], refitter.work
+    rng, refitter = np.random.default_rng(seed), refitter_of(fit)
+    near, found, work = [log_tau2_of(fit)], [], refitter.work
     for batch in batches(iterations, work, "Refitting simulated effects", progress=progress):
-        noise = fit.covariance.draw(batch.stop - batch.start, rng)
-        refits = refitter.effects(design.X @ fit.beta + noise, near)
+        refits = refitter.effects(simulate(fit, batch.stop - batch.start, rng), near)
         of_part = {"location": "beta", "scale": "alpha", "correlation": "correlations"}[part]
         estimates = getattr(refits, of_part).copy()
         estimates[refits.failed] = np.nan

@@ -274,32 +274,3 @@ def _distinct(rows: Array) -> Array:
         across = units @ np.array([-centre[1], centre[0]]) / (units @ centre)
         return np.asarray(units[[int(np.argmin(across)), int(np.argmax(across))]])
     return np.unique(units, axis=0)
-
-
-def split_space(rows: Array, q: int) -> tuple[Array, Array]:
-    """Orthonormal bases of the row space of `rows` (n, q), and of what is orthogonal to it."""
-    if not len(rows):
-        return np.zeros((q, 0)), np.eye(q)
-    _, sizes, directions = np.linalg.svd(np.linalg.qr(rows, mode="r"), full_matrices=True)
-    rank = int((sizes > _ZERO * sizes[0]).sum())
-    return directions[:rank].T, directions[rank:].T
-
-
-def where_to(away: Array, gone: Array) -> Array:
-    """Where l'c goes as c grows along any c with ``gone @ c < 0``: −inf, inf, or either (nan).
-
-    By Farkas' lemma l'c < 0 for all those c just when l is a combination of the rows of `gone`
-    with no negative weight.
-    """
-    from scipy.optimize import nnls
-
-    units = np.unique((gone / np.linalg.norm(gone, axis=1)[:, None]).round(12), axis=0)
-    rows = (away / np.linalg.norm(away, axis=1)[:, None]).round(12)
-    rows, which = np.unique(rows, axis=0, return_inverse=True)
-    found = np.full(len(rows), np.nan)
-    for i, row in enumerate(rows):
-        for sign in (-1.0, 1.0):
-            _, rest = nnls(units.T, -sign * row, maxiter=100 * len(units) + 1000)
-            if rest < _ZERO:
-                found[i] = sign * math.inf
-    return found[which.reshape(-1)]
