@@ -21,9 +21,10 @@ PINNED = read()
 TOLERANCE = 1e-7
 # Two solvers come to the maximum by other steps, and may stop on either side of it.
 BETWEEN_SOLVERS = 1e-5
-# Closer than estimates: designs are known to the 12 digits that are pinned, and at a maximum the
-# log-likelihood has an error of the second order in that of the estimates.
-CLOSER = {"design": 1e-11, "loglik": 1e-10}
+# Designs are known to the 12 digits that are pinned, and at a maximum the log-likelihood has an
+# error of the second order in that of the estimates. The score statistic was pinned with what was
+# left of the other coefficients' slope where the search for the null ended, 5e-8.
+OF_VERB = {"design": 1e-11, "loglik": 1e-10, "score_test": 1e-6}
 # Each refit ends as near to its own maximum, and what is pinned is a small difference of two.
 BETWEEN_SOLVERS_IN = {"influence": 1e-4}
 
@@ -116,7 +117,7 @@ def test_gives_what_it_gave(model, verb):
     if verb in OTHER_STREAMS or f"{model}/{verb}" in OTHER_STREAMS:
         assert_within_monte_carlo_error(found, pinned, numbers_of(model, verb, "errors"))
     else:
-        assert_same(found, pinned, CLOSER.get(verb, TOLERANCE))
+        assert_same(found, pinned, OF_VERB.get(verb, TOLERANCE))
 
 
 @pytest.mark.parametrize(("model", "verb"), both_solvers())

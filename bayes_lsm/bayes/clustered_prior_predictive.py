@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.bayes.bayes_fit import BayesFit
 from bayes_lsm.bayes.draws import Array, row_blocks
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.clustered_effects import chosen_terms
 from bayes_lsm.bayes.prior_predictive import (
     PROBABILITIES,
@@ -48,7 +48,7 @@ class LevelPriorPredictive(PriorQuantiles):
 
     design: Design
     priors: Priors
-    drawn: BayesFit
+    drawn: Posterior
     seed: int
 
     @cached_property

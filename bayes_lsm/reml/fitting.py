@@ -10,7 +10,7 @@ from bayes_lsm.choices import require_choice
 from bayes_lsm.design.coefficients import coefficients
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError, warn
-from bayes_lsm.reml.estimates import Estimates, Test
+from bayes_lsm.reml.estimates import Test
 from bayes_lsm.reml.method import require_method
 from bayes_lsm.reml.reml_fit import RemlFit
 from bayes_lsm.reml.search.maximum import Bounds, maximise
@@ -81,7 +81,7 @@ def fit_reml(
     facts = {each.name: getattr(found, each.name) for each in fields(found)}
     facts |= {"test": test, "fixed": fixed}
     if test == "knha":
-        facts["vcov_location"] = found.vcov_location * _knapp_hartung(found)
+        facts["vcov_location"] = found.vcov_location * found.knapp_hartung
     fit = RemlFit(**facts)
     _warn(fit)
     return fit
@@ -133,14 +133,6 @@ def _check_settings(
     missing = [name for name in names if start is not None and name not in {**start, **fixed}]
     if missing:
         raise FitError(f"start must give every scale coefficient; missing: {', '.join(missing)}")
-
-
-def _knapp_hartung(found: Estimates) -> float:
-    """Weighted residual mean square, by which the location covariance is multiplied."""
-    design = found.design
-    residuals = design.y - design.X @ found.beta
-    df = len(design.y) - len(found.beta)
-    return float(residuals @ found.covariance.solve(residuals)) / df
 
 
 def _warn(fit: RemlFit) -> None:

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from bayes_lsm.bayes.bayes_fit import BayesFit
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.engines.clustered import sample_clustered
 from bayes_lsm.bayes.engines.collapsed import require_collapsible
@@ -23,6 +22,7 @@ from bayes_lsm.bayes.evidence.clustered_nested import (
 )
 from bayes_lsm.bayes.evidence.model_prior import ModelPrior
 from bayes_lsm.bayes.evidence.submodels import SubModel, Term, find_terms
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.clustered_heterogeneity import LevelHeterogeneity
 from bayes_lsm.bayes.prediction.clustered_prediction import LevelPrediction
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
@@ -80,11 +80,11 @@ class ClusteredModelAverage(Averages[Design]):
         return replace(found, heading=f"Heterogeneity of a {self.title}", remarks=self.notes)
 
     @property
-    def _fit(self) -> BayesFit:
+    def _fit(self) -> Posterior:
         """The draws of all models as those of the full one."""
         terms = terms_of(self.design, self.draws.flat_scale)
         draws = join_terms(self.draws.flat_location, terms)
-        return BayesFit(self.design, self.priors, draws, self.seed, pd.DataFrame(), ())
+        return Posterior(self.design, self.priors, draws, self.seed, pd.DataFrame(), ())
 
     def _describe(self, terms: Sequence[str]) -> str:
         return _in_words(self.design, terms)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from bayes_lsm.bayes.bayes_fit import BayesFit
 from bayes_lsm.bayes.engines.diagnostics import convergence
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.prior_predictive import require_proper
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
@@ -15,7 +15,7 @@ from bayes_lsm.priors import Priors
 
 def draw_from_prior(
     design: Design, prior: Priors, *, size: int, seed: int, rng: np.random.Generator
-) -> BayesFit:
+) -> Posterior:
     """Independent draws of everything unknown from the priors, held as a fit holds its own.
 
     Raises
@@ -26,4 +26,4 @@ def draw_from_prior(
     resolved = resolve_priors(design, prior)
     require_proper(resolved)
     draws = draw_priors(design, prior, resolved, size, rng)
-    return BayesFit(design, prior, draws, seed, convergence(design, draws), ())
+    return Posterior(design, prior, draws, seed, convergence(design, draws), ())
