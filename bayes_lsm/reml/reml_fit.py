@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from bayes_lsm.reml.diagnostics.check import Check
     from bayes_lsm.reml.diagnostics.residuals import ResidualKind, Residuals
     from bayes_lsm.reml.diagnostics.robust import Kind as RobustKind
-    from bayes_lsm.reml.intervals.intervals import IntervalMethod
+    from bayes_lsm.reml.intervals.intervals import IntervalMethod, IntervalPart
     from bayes_lsm.reml.intervals.profile import Profile
     from bayes_lsm.reml.prediction.prediction import ScaleUncertainty
     from bayes_lsm.reml.search.refits import Starts
@@ -377,7 +377,7 @@ class RemlFit(Estimates, Printable):
     def confidence_intervals(
         self,
         *,
-        part: Any = "scale",
+        part: IntervalPart = "scale",
         method: IntervalMethod = "wald",
         level: float = 0.95,
         iterations: int = 1000,
