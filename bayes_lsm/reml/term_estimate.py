@@ -54,6 +54,8 @@ class TermEstimate:
     blind : ndarray, shape (q, b)
         Directions of `limit_alpha` in which the likelihood is flat (of all terms together: here the
         share of this one).
+    held : tuple of int
+        Coefficients that were given rather than estimated.
     """
 
     term: ScaleTerm
@@ -67,6 +69,7 @@ class TermEstimate:
     limit_alpha: Array
     limit_vcov: Array
     blind: Array
+    held: tuple[int, ...] = ()
 
     @property
     def shown(self) -> Array:
@@ -112,24 +115,29 @@ class TermEstimate:
         the data say nothing of it.
         """
         added = np.zeros(len(rows))
-        if self.divergence is None:
-            added[self._is_blind(rows)] = np.nan
-            return rows, added
+        if self.divergence is not None:
+            rows, added = self._at_limit(rows)
+        added[self.unseen(rows)] = np.nan
+        return rows, added
+
+    def _at_limit(self, rows: Array) -> tuple[Array, Array]:
+        added = np.zeros(len(rows))
         used, alive = self.term.used, self.tau2 > 0
-        R = np.linalg.qr(self.term.Z[used], mode="r") / math.sqrt(used.sum())
+        free = np.setdiff1d(np.arange(len(self.alpha)), self.held)
+        Z = self.term.Z[:, :, free]
+        R = np.linalg.qr(Z[used], mode="r") / math.sqrt(used.sum())
         back = np.linalg.solve(R, np.eye(len(R)))
-        _, lost = split_space(self.term.Z[used & alive] @ back, len(R))
-        u = rows @ back
+        _, lost = split_space(Z[used & alive] @ back, len(R))
+        u = rows[:, free] @ back
         away = u @ lost
         size = np.maximum(1.0, np.linalg.norm(u, axis=1))
         outside = np.linalg.norm(away, axis=1) > _ZERO * size
-        added[outside] = where_to(away[outside], self.term.Z[used & ~alive] @ back @ lost)
+        added[outside] = where_to(away[outside], Z[used & ~alive] @ back @ lost)
         kept = ~np.isnan(self.limit_alpha) & ~outside[:, None]
-        rows = np.where(kept, rows, 0.0)
-        added[~outside & self._is_blind(rows)] = np.nan
-        return rows, added
+        return np.where(kept, rows, 0.0), added
 
-    def _is_blind(self, rows: Array) -> Mask:
+    def unseen(self, rows: Array) -> Mask:
+        """Of which linear functions of `limit_alpha`, rows (m, q), the data say nothing."""
         sizes = np.abs(rows) @ np.abs(self.blind)
         return np.asarray((np.abs(rows @ self.blind) > _UNSEEN * sizes).any(axis=1))
 

@@ -15,6 +15,7 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
+from bayes_lsm.links import tau2_from_log
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.search.divergence import Cone, Divergence
 from bayes_lsm.reml.term_estimate import TermEstimate
@@ -115,14 +116,17 @@ def _with_fixed(term: ScaleTerm, each: TermEstimate, fixed: Mapping[int, float])
     vcov[np.ix_(kept, kept)], limit_vcov[np.ix_(kept, kept)] = each.vcov, each.limit_vcov
     blind = np.zeros((len(values), each.blind.shape[1]))
     blind[kept] = each.blind
+    given = term.Z[:, :, list(fixed)] @ values[list(fixed)]
     return replace(
         each,
         term=term,
         alpha=alpha,
         vcov=vcov,
+        tau2=each.tau2 * tau2_from_log(given),
         limit_alpha=limit,
         limit_vcov=limit_vcov,
         blind=blind,
+        held=tuple(fixed),
     )
 
 

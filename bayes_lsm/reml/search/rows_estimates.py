@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -58,29 +58,40 @@ def _estimates(
     """Put the free coefficients back among the fixed ones; ±inf or nan for what a limit took."""
     q = len(full)
     alpha, stopped = full.copy(), full.copy()
-    covariance = np.full((q, q), math.nan)
     kept = free if point.limit is None else [free[j] for j in point.limit.kept]
     alpha[kept] = point.alpha
     stopped[free] = stop
-    if len(kept) == q:
-        covariance = point.covariance
-    else:
-        covariance[np.ix_(kept, kept)] = point.covariance
+    inverse = limit_vcov = point.inverse
+    if len(kept) < q:
+        limit_vcov = np.full((q, q), math.nan)
+        limit_vcov[np.ix_(kept, kept)] = inverse
     flat = point.blind
     blind = np.zeros((q, flat.shape[1]))
     blind[kept] = flat
-    divergence, limit_alpha, limit_vcov = None, alpha, covariance
+    lost = blind.any(axis=1)
+    divergence, limit_alpha = None, alpha
     if point.limit is not None:
-        limit_alpha, limit_vcov = alpha.copy(), covariance.copy()
+        limit_alpha = alpha.copy()
         face = geometry_of(design.Z[:, free]).face_of(point.limit)
         signs, direction = face.signs
         for j, sign in signs.items():
             alpha[free[j]] = sign
-        infinite = ~np.isfinite(alpha)
-        covariance[infinite, :] = covariance[:, infinite] = np.nan
+        lost |= ~np.isfinite(alpha)
         divergence = _describe(design, point.limit, free, signs, direction)
+    covariance = limit_vcov
+    if lost.any():
+        covariance = limit_vcov.copy()
+        covariance[lost, :] = covariance[:, lost] = np.nan
     found = one_term(
-        design, alpha, covariance, point.tau2, divergence, limit_alpha, limit_vcov, blind
+        design,
+        alpha,
+        covariance,
+        point.tau2,
+        divergence,
+        limit_alpha,
+        limit_vcov,
+        blind,
+        free=free,
     )
     return Estimates(
         design=design,
@@ -105,6 +116,8 @@ def one_term(
     limit_alpha: Array,
     limit_vcov: Array,
     blind: Array,
+    *,
+    free: Sequence[int],
 ) -> TermEstimate:
     """What was estimated of the only scale term, τ² (n,) being that of each row."""
     return TermEstimate(
@@ -119,6 +132,7 @@ def one_term(
         limit_alpha=limit_alpha,
         limit_vcov=limit_vcov,
         blind=blind,
+        held=tuple(j for j in range(len(alpha)) if j not in free),
     )
 
 

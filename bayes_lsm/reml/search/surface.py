@@ -87,13 +87,19 @@ class Point:
     @property
     def covariance(self) -> Array:
         """Of `alpha`: the inverse of −H; nan for coefficients without information."""
-        directions, values, informed = self._axes
-        if informed.all():
-            return np.asarray(directions / values @ directions.T)
-        covariance = directions[:, informed] / values[informed] @ directions[:, informed].T
+        if self._axes[2].all():
+            return self.inverse
+        covariance = self.inverse
         lost = self.blind.any(axis=1)
         covariance[lost, :] = covariance[:, lost] = np.nan
         return np.asarray(covariance)
+
+    @property
+    def inverse(self) -> Array:
+        """The same across `blind`."""
+        directions, values, informed = self._axes
+        known = directions[:, informed]
+        return np.asarray(known / values[informed] @ known.T)
 
     @property
     def blind(self) -> Array:
