@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 
-from bayes_lsm.bayes import BayesFit, ClusteredBayesFit, sensitivity
+from bayes_lsm.bayes import BayesFit, sensitivity
 from bayes_lsm.compare import compare
 from bayes_lsm.datasets import describe_dataset, list_datasets
 from bayes_lsm.errors import BayesLsmError, BayesLsmWarning, FitError
@@ -285,7 +285,7 @@ def _deliver(
     *,
     digits: int | None,
     quiet: bool,
-    draws: BayesFit | ClusteredBayesFit | None = None,
+    draws: BayesFit | None = None,
 ) -> None:
     """Print the result, or write it to the files."""
     if not outputs:

@@ -16,6 +16,8 @@ from bayes_lsm.tables import Printable
 _SYMBOLS = {
     "location": "beta",
     "scale": "alpha",
+    "scale_sd": "omega",
+    "scale_effect": "u",
     "correlation": "rho",
     "study_effects": "nu",
 }

@@ -113,7 +113,7 @@ def tau_means(
 
     Parameters
     ----------
-    fit : RemlFit, RemlFit, BayesFit or ClusteredBayesFit
+    fit : RemlFit or BayesFit
         With the log link.
     variable : str
         A column that the scale formula uses.
@@ -188,7 +188,7 @@ def tau_contrasts(
 
     Parameters
     ----------
-    fit : RemlFit, RemlFit, BayesFit or ClusteredBayesFit
+    fit : RemlFit or BayesFit
         With the log link.
     variable : str
         A column that the scale formula uses.
@@ -268,7 +268,7 @@ def tau_steps(
 
     Parameters
     ----------
-    fit : RemlFit, RemlFit, BayesFit or ClusteredBayesFit
+    fit : RemlFit or BayesFit
         With the log link.
     terms : str or sequence of str, optional
         Scale terms as the fit names them, such as ``"I(weeks - 40)"``; by default all but the

@@ -10,24 +10,19 @@ import pandas as pd
 
 from bayes_lsm.bayes import (
     BayesFit,
-    ClusteredBayesFit,
     ClusteredModelAverage,
     LevelPriorPredictive,
     ModelAverage,
     ModelPrior,
     PriorPredictive,
     average_models,
-    build_clustered_pymc_model,
-    build_latent_pymc_model,
-    build_pymc_model,
     fit_bayes,
-    fit_clustered_bayes,
     prior_predictive,
 )
-from bayes_lsm.choices import require_choice
+from bayes_lsm.bayes.pymc_model.graph import BUILDERS, check_true_effects
 from bayes_lsm.datasets import list_datasets, load_dataset
 from bayes_lsm.design.design import Design, build_design
-from bayes_lsm.errors import DataError, FitError, SpecificationError
+from bayes_lsm.errors import DataError, SpecificationError
 from bayes_lsm.priors import PresetName, Priors, preset
 from bayes_lsm.reml import Bounds, RemlFit, Test, fit_reml
 from bayes_lsm.specification import (
@@ -217,32 +212,17 @@ class LocationScaleModel:
         target_accept: float = 0.95,
         true_effects: TrueEffects = "integrated",
         progress: bool = True,
-    ) -> BayesFit | ClusteredBayesFit:
+    ) -> BayesFit:
         """Draw from the posterior.
 
         See `bayes_lsm.bayes.fit_bayes`. What is not given is taken from the specification: priors,
-        engine, number of draws (4000 in all chains together) and seed. With several scale terms, or
-        random intercepts of ln τ², see `bayes_lsm.bayes.fit_clustered_bayes`.
+        engine, number of draws (4000 in all chains together) and seed.
         """
         words = self.specification
-        engine = words.engine if engine is None else engine
-        if not self.design.is_independent:
-            self._require_integrated(true_effects)
-            return fit_clustered_bayes(
-                self.design,
-                prior=self._priors(prior),
-                engine=engine,
-                draws=words.draws if draws is None else draws,
-                seed=words.seed if seed is None else seed,
-                chains=chains,
-                tune=tune,
-                target_accept=target_accept,
-                progress=progress,
-            )
         return fit_bayes(
             self.design,
             prior=self._priors(prior),
-            engine=engine,
+            engine=words.engine if engine is None else engine,
             draws=words.draws if draws is None else draws,
             seed=words.seed if seed is None else seed,
             chains=chains,
@@ -301,23 +281,10 @@ class LocationScaleModel:
         """The model as a plain `pymc.Model`, to sample or to extend.
 
         See `bayes_lsm.bayes.build_pymc_model` for the names of its variables, and
-        `build_latent_pymc_model` for those with ``true_effects="latent"``; with several scale
-        terms, or random intercepts of ln τ², see `build_clustered_pymc_model`.
+        `build_latent_pymc_model` for those with ``true_effects="latent"``.
         """
-        if not self.design.is_independent:
-            self._require_integrated(true_effects)
-            return build_clustered_pymc_model(self.design, self._priors(prior))
-        require_choice("true_effects", true_effects, TrueEffects)
-        builders = {"integrated": build_pymc_model, "latent": build_latent_pymc_model}
-        return builders[true_effects](self.design, self._priors(prior))
-
-    def _require_integrated(self, true_effects: str) -> None:
-        require_choice("true_effects", true_effects, TrueEffects)
-        if true_effects != "integrated":
-            raise FitError(
-                "with several scale terms, or random intercepts of ln τ², true effects are "
-                f"integrated out, got true_effects={true_effects!r}; leave it out"
-            )
+        check_true_effects(self.design, true_effects)
+        return BUILDERS[true_effects](self.design, self._priors(prior))
 
     def _priors(self, given: Priors | PresetName | None) -> Priors:
         """The specification's, or those given; a preset by name is of the same measure."""

@@ -139,7 +139,6 @@ def needed(door, function, kind, argument):
         "LocationScaleModel": lambda: model(kind),
         "RemlFit": lambda: fit_of("reml", kind),
         "BayesFit": lambda: fit_of("bayes", kind),
-        "ClusteredBayesFit": lambda: fit_of("bayes", kind),
         "Sensitivity": found_sensitivity,
     }
     given = {

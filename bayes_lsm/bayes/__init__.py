@@ -23,10 +23,9 @@ differs, as have `clustered_prior` and `clustered_prior_predictive` before there
 answer; `student_deletion` leaves rows out, and `scores` says how far out an effect is.
 """
 
+from bayes_lsm.bayes.bayes_fit import BayesFit
 from bayes_lsm.bayes.calibration.calibration import Calibration, calibrate
 from bayes_lsm.bayes.calibration.coverage import Coverage, coverage
-from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
-from bayes_lsm.bayes.clustered_fitting import fit_clustered_bayes
 from bayes_lsm.bayes.clustered_prior_predictive import LevelPriorPredictive
 from bayes_lsm.bayes.cross_validation.elpd import Elpd, ElpdComparison, compare_elpd
 from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck, posterior_predictive_check
@@ -36,13 +35,12 @@ from bayes_lsm.bayes.evidence.clustered_averaging import ClusteredModelAverage
 from bayes_lsm.bayes.evidence.evidence import BayesFactor, bayes_factor
 from bayes_lsm.bayes.evidence.model_prior import ModelPrior
 from bayes_lsm.bayes.evidence.savage_dickey import SavageDickey, savage_dickey
-from bayes_lsm.bayes.posterior import BayesFit, fit_bayes
+from bayes_lsm.bayes.fitting import fit_bayes
 from bayes_lsm.bayes.prediction.effects import Blups, blup, true_effects
 from bayes_lsm.bayes.prediction.heterogeneity import Heterogeneity, heterogeneity
 from bayes_lsm.bayes.prediction.prediction import Prediction, new_effects, predict, predict_tau
 from bayes_lsm.bayes.prediction.probability import Probability, probability
 from bayes_lsm.bayes.prior_predictive import PriorPredictive, prior_predictive
-from bayes_lsm.bayes.pymc_model.clustered_graph import build_clustered_pymc_model
 from bayes_lsm.bayes.pymc_model.graph import build_latent_pymc_model, build_pymc_model
 from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity, sensitivity
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
@@ -52,7 +50,6 @@ __all__ = [
     "BayesFit",
     "Blups",
     "Calibration",
-    "ClusteredBayesFit",
     "ClusteredModelAverage",
     "Coverage",
     "Diagnosis",
@@ -71,7 +68,6 @@ __all__ = [
     "average_models",
     "bayes_factor",
     "blup",
-    "build_clustered_pymc_model",
     "build_latent_pymc_model",
     "build_pymc_model",
     "calibrate",
@@ -79,7 +75,6 @@ __all__ = [
     "coverage",
     "diagnose",
     "fit_bayes",
-    "fit_clustered_bayes",
     "heterogeneity",
     "new_effects",
     "posterior_predictive_check",

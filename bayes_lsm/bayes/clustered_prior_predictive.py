@@ -10,10 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.bayes.clustered_draws import TermDraws
-from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 from bayes_lsm.bayes.draws import Array, row_blocks
-from bayes_lsm.bayes.engines.clustered import pieces
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.clustered_effects import chosen_terms
 from bayes_lsm.bayes.prior_predictive import (
     PROBABILITIES,
@@ -22,8 +20,9 @@ from bayes_lsm.bayes.prior_predictive import (
     per_what,
     quantile_names,
 )
-from bayes_lsm.bayes.pymc_model.clustered_graph import DEFAULT_SCALE_SD
 from bayes_lsm.bayes.resolved_priors.clustered_prior import draw_from_prior
+from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD, pieces
+from bayes_lsm.bayes.term_draws import TermDraws
 from bayes_lsm.design.design import Design
 from bayes_lsm.priors import Priors, contrasts
 
@@ -39,7 +38,7 @@ class LevelPriorPredictive(PriorQuantiles):
     ----------
     design : Design
     priors : Priors
-    drawn : ClusteredBayesFit
+    drawn : BayesFit
         Draws from the priors, held as a fit holds those of the posterior: its `predict`,
         `heterogeneity` and the like say what the priors imply (the notes below their tables are
         those of a posterior).
@@ -49,7 +48,7 @@ class LevelPriorPredictive(PriorQuantiles):
 
     design: Design
     priors: Priors
-    drawn: ClusteredBayesFit
+    drawn: Posterior
     seed: int
 
     @cached_property
@@ -80,7 +79,7 @@ class LevelPriorPredictive(PriorQuantiles):
         return pd.DataFrame(quantiles, index, quantile_names())
 
     def _effects(self, rng: np.random.Generator) -> dict[tuple[str, str], Array]:
-        design, beta = self.design, self.drawn.beta
+        design, beta = self.design, self.drawn.draws.flat_location
         row = rng.integers(len(design.y), size=len(beta))
         variance = {name: _variance(each, row) for name, each in self.drawn.terms.items()}
         kept = chosen_terms(self.drawn, None)
@@ -107,7 +106,7 @@ class LevelPriorPredictive(PriorQuantiles):
         priors = self.priors
         if priors.scale_sd is None and any(term.random for term in self.design.terms):
             priors = priors.model_copy(update={"scale_sd": DEFAULT_SCALE_SD})
-        made = f"{len(self.drawn.beta)} draws from the priors, seed {self.seed}"
+        made = f"{self.drawn.draws.size} draws from the priors, seed {self.seed}"
         return (f"{made}; priors: {priors.describe()}", *self.design.notes)
 
 

@@ -1,9 +1,9 @@
-"""Posterior draws of the coefficients, whichever engine made them."""
+"""Posterior draws of all that is unknown in a model, whichever engine made them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -46,13 +46,15 @@ class Importance:
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """Draws of the coefficients, on the user's scale.
+    """Draws on the user's scale, named as the variables of the PyMC model.
+
+    What a model does not have is None.
 
     Attributes
     ----------
     location : ndarray, shape (chains, draws, p)
     scale : ndarray, shape (chains, draws, q)
-        Coefficients of ln τ².
+        Coefficients of ln τ², those of one scale term after those of another.
     stats : mapping of str to ndarray, shape (chains, draws)
         What the sampler says of each draw (``diverging``, ``energy``, …).
     importance : Importance or None
@@ -61,6 +63,13 @@ class Draws:
         Degrees of freedom ν of Student-t study effects; of shape (1, 1) where ν is fixed.
     true_effect : ndarray, shape (chains, draws, k), or None
         True effects of the studies, of a model with latent study effects.
+    correlation : ndarray, shape (chains, draws, pairs), or None
+        Of the effects of a group, for the scale terms that have correlations: of each pair, below
+        the diagonal, row by row.
+    scale_sd : ndarray, shape (chains, draws, random intercepts), or None
+        SDs of the random intercepts of ln τ².
+    scale_effect : ndarray, shape (chains, draws, levels), or None
+        The random intercepts of ln τ², for all levels of one column after those of another.
     """
 
     location: Array
@@ -69,6 +78,19 @@ class Draws:
     importance: Importance | None = None
     df: Array | None = None
     true_effect: Array | None = None
+    correlation: Array | None = None
+    scale_sd: Array | None = None
+    scale_effect: Array | None = None
+
+    @property
+    def chains(self) -> int:
+        """Number of chains."""
+        return len(self.location)
+
+    @property
+    def size(self) -> int:
+        """Number of draws in all chains together."""
+        return self.location.shape[0] * self.location.shape[1]
 
     @property
     def flat_location(self) -> Array:
@@ -86,12 +108,49 @@ class Draws:
         df = np.inf if self.df is None else self.df
         return np.broadcast_to(df, self.location.shape[:2]).reshape(-1)
 
+    def take(self, chosen: npt.NDArray[np.intp]) -> Draws:
+        """Some of the draws, counted through all chains, in the given order, as one chain."""
+        return self._map(lambda values: values.reshape(self.size, *values.shape[2:])[chosen][None])
+
+    def in_chains(self, chains: int) -> Draws:
+        """The same independent draws as so many chains, if they are a multiple of that."""
+        if self.size % chains:
+            return self
+        return self._map(lambda values: values.reshape(chains, -1, *values.shape[2:]))
+
+    def _map(self, change: Callable[[Array], Array]) -> Draws:
+        """Every variable changed, but for a fixed ν; without what the sampler says of draws."""
+        arrays = {each.name: getattr(self, each.name) for each in fields(self)}
+        changed = {
+            name: change(values)
+            for name, values in arrays.items()
+            if isinstance(values, np.ndarray) and values.shape[:2] == self.location.shape[:2]
+        }
+        return replace(self, stats={}, **changed)
+
     def parts(self, design: Design) -> dict[str, tuple[tuple[str, ...], Array]]:
         """What was estimated: of each part of the model the terms, and draws (chains, draws, n)."""
-        found = {
-            "location": (design.location.names, self.location),
-            "scale": (design.scale.names, self.scale),
+        found = {"location": (design.location.names, self.location)}
+        rest = {
+            name: getattr(self, name)
+            for name in ("scale", "correlation", "scale_sd", "scale_effect")
         }
+
+        def add(part: str, variable: str, names: tuple[str, ...]) -> None:
+            if names:
+                values, rest[variable] = np.split(rest[variable], [len(names)], axis=2)
+                found[part] = (names, values)
+
+        for term in design.terms:
+            add(design.part_name("scale", term), "scale", term.names)
+        for term in design.terms:
+            columns = tuple(each.column for each in term.random)
+            add(design.part_name("scale_sd", term), "scale_sd", columns)
+            of = "" if len(design.terms) == 1 else f"{term.name}: "
+            for each in term.random:
+                add(f"scale_effect ({of}{each.column})", "scale_effect", each.levels)
+        for term in design.terms:
+            add(design.part_name("correlation", term), "correlation", term.pairs)
         if self.df is not None and self.df.size > 1:
             found["study_effects"] = (("df",), self.df[..., None])
         return found

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.pymc_model.graph import require_log_link, resolve_priors
+from bayes_lsm.bayes.resolved_priors.resolve import require_log_link, resolve_priors
 from bayes_lsm.bayes.student.effects import describe, df_prior, sample_df
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError, PriorError

@@ -39,6 +39,16 @@ class Clusters:
         return len(self.names)
 
     @property
+    def unit(self) -> str:
+        """What each of them is called: a row with an effect of its own is a study."""
+        return "study" if self.what == "residual" else self.what
+
+    @property
+    def sizes(self) -> Index:
+        """How many rows each has (G,)."""
+        return np.bincount(self.code, minlength=len(self))
+
+    @property
     def first(self) -> Index:
         """The first row of each."""
         return np.unique(self.code, return_index=True)[1]
@@ -128,3 +138,33 @@ def connected_rows(design: Design) -> Index:
     graph = sparse.coo_array((np.ones(len(i)), (i, j)), shape=(offset, offset))
     label = connected_components(graph, directed=False)[1][:n]
     return np.asarray(pd.factorize(label)[0], dtype=np.intp)
+
+
+def independent_clusters(design: Design) -> Clusters:
+    """The outermost groups; where they are dependent, the sets of rows that are independent."""
+    outer = min(design.terms, key=lambda each: len(each.groups))
+    connected = connected_rows(design)
+    sets = np.unique(np.stack([outer.index, connected]), axis=1).shape[1]
+    if sets == int(connected.max()) + 1:  # each set lies in one group
+        return Clusters(outer.index, outer.groups, outer.name)
+    first = np.unique(connected, return_index=True)[1]
+    size = np.bincount(connected)
+    names = [
+        design.labels[row] if many == 1 else f"{design.labels[row]} and {many - 1} with it"
+        for row, many in zip(first, size, strict=True)
+    ]
+    return Clusters(connected, tuple(names), "cluster")
+
+
+def sum_by_cluster(values: npt.NDArray[np.float64], code: Index) -> npt.NDArray[np.float64]:
+    """Sums of the rows of `values` (n, m) over the clusters 0, 1, …, G − 1 of each row, (G, m).
+
+    Examples
+    --------
+    >>> sum_by_cluster(np.array([[1.0], [2.0], [4.0]]), np.array([0, 1, 0]))
+    array([[5.],
+           [2.]])
+    """
+    sums = np.zeros((int(code.max()) + 1, values.shape[1]))
+    np.add.at(sums, code, values)
+    return sums

@@ -39,6 +39,11 @@ class Pair:
     name: str
     label: str
 
+    @property
+    def is_first(self) -> bool:
+        """Whether it is that of the first two effects."""
+        return (self.a, self.b) == (0, 1)
+
 
 def coefficients(design: Design) -> list[Coefficient]:
     """All scale coefficients, term by term."""

@@ -28,6 +28,7 @@ from bayes_lsm.formulas.random_intercepts import (
     split_random_intercepts,
 )
 from bayes_lsm.formulas.term_names import Kind
+from bayes_lsm.links import LARGEST_EXPONENT
 from bayes_lsm.specification import Correlation
 
 Array = npt.NDArray[np.float64]
@@ -91,6 +92,14 @@ class ScaleTerm:
         return correlation_count(len(self.effects), self.correlation)
 
     @property
+    def pairs(self) -> tuple[str, ...]:
+        """The pairs of a group's effects that have a correlation, row by row: ``"AL, PD"``."""
+        if not self.n_correlations:
+            return ()
+        s = len(self.effects)
+        return tuple(f"{self.effects[j]}, {self.effects[i]}" for i in range(s) for j in range(i))
+
+    @property
     def size(self) -> int:
         """How many coefficients it has: those of ln τ², then the κ."""
         return len(self.names) + self.n_correlations
@@ -131,16 +140,25 @@ class ScaleTerm:
 
     def hold(self, values: Mapping[int, float]) -> ScaleTerm:
         """The term in which some coefficients of ln τ² have given values; see `Design.hold`."""
-        log_tau2 = self.Z[:, :, list(values)] @ np.array(list(values.values()))
-        with np.errstate(over="ignore"):
-            slopes = self.slopes * np.exp(0.5 * log_tau2)[self.index]
-        return replace(self.without(list(values)), slopes=slopes)
+        root = np.sqrt(self.tau2_of(values))
+        return replace(self.without(list(values)), slopes=self.slopes * root[self.index])
+
+    def tau2_of(self, values: Mapping[int, float]) -> Array:
+        """The factor (G, s) of τ² that some coefficients of ln τ² give, kept from overflow."""
+        log_tau2 = self.Z[:, :, list(values)] @ np.array(list(values.values()), dtype=float)
+        return np.exp(np.clip(log_tau2, -LARGEST_EXPONENT, LARGEST_EXPONENT))
 
     def without(self, columns: Sequence[int]) -> ScaleTerm:
         """The term without some coefficients of ln τ²."""
         kept = [j for j in range(len(self.names)) if j not in columns]
         names = tuple(self.names[j] for j in kept)
         return replace(self, names=names, Z=np.ascontiguousarray(self.Z[:, :, kept]))
+
+    def sort_effects(self, order: Sequence[int]) -> ScaleTerm:
+        """The term with the effects of a group in another order."""
+        order = list(order)
+        effects = tuple(self.effects[k] for k in order)
+        return replace(self, effects=effects, slopes=self.slopes[:, order], Z=self.Z[:, order])
 
 
 def correlation_count(effects: int, kind: Correlation) -> int:

@@ -22,7 +22,11 @@ Indices = npt.NDArray[np.intp]
 
 
 class Numbers(Protocol):
-    """The arrays of a `Design`, or of a part of one."""
+    """The arrays of a `Design` of independent effects, or of a part of one."""
+
+    @property
+    def is_independent(self) -> bool:
+        """Whether the effects are independent, each with a τ² of its own."""
 
     @property
     def y(self) -> Array:
@@ -43,12 +47,17 @@ class Numbers(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Subset:
-    """Some rows or some columns of a design."""
+    """Some rows or some columns of a design of independent effects."""
 
     y: Array
     v: Array
     X: Array
     Z: Array
+
+    @property
+    def is_independent(self) -> bool:
+        """They are."""
+        return True
 
 
 def take_rows(numbers: Numbers, rows: Indices) -> Subset:

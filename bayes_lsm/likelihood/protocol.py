@@ -12,11 +12,13 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+from scipy import sparse
 
 from bayes_lsm.design.design import Design
 from bayes_lsm.specification import Method
 
 Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
 
 
@@ -80,6 +82,29 @@ class Locations:
     squares: Array
 
 
+@dataclass(frozen=True, eq=False)
+class Climbs:
+    """Where m climbs ended, and what the criterion is there.
+
+    Attributes
+    ----------
+    alpha : ndarray, shape (m, q)
+    value : ndarray, shape (m,)
+        −inf where there is none.
+    hessian : ndarray, shape (m, q, q)
+        0, and −1 on the diagonal, where coefficients were held.
+    beta, covariance : ndarray, shapes (m, p) and (m, p, p)
+    converged : ndarray of bool, shape (m,)
+    """
+
+    alpha: Array
+    value: Array
+    hessian: Array
+    beta: Array
+    covariance: Array
+    converged: Mask
+
+
 class Covariance(Protocol):
     """Σ = V + A D A' at given variances of the effects."""
 
@@ -98,6 +123,13 @@ class Covariance(Protocol):
 
     def whiten(self, right: Array) -> Array:
         """L⁻¹B with LL' = Σ, for B of shape (n, m) or (n,)."""
+
+    def unwhiten(self, right: Array) -> Array:
+        """LB, the inverse of `whiten`."""
+
+    @property
+    def matrix(self) -> sparse.csr_array:
+        """Σ itself, shape (n, n)."""
 
 
 class Likelihood(Protocol):
@@ -141,4 +173,26 @@ class Likelihood(Protocol):
         ------
         FitError
             For individual data, which have no sampling variances.
+        """
+
+    def climb(self, starts: Array, method: Method, *, held: Mask | None = None) -> Climbs:
+        """Climb from each of some α (m, q) to a maximum.
+
+        Parameters
+        ----------
+        starts : ndarray, shape (m, q)
+        method : {"REML", "ML"}
+        held : ndarray of bool, shape (q,), optional
+            Coefficients that stay where they start, which is then the same place for all.
+        """
+
+    def scores(self, alpha: Array, method: Method, cluster: Index) -> Array:
+        """What each of G clusters adds to the score at α, shape (G, q); REML's or ML's.
+
+        Parameters
+        ----------
+        alpha : ndarray, shape (q,)
+        method : {"REML", "ML"}
+        cluster : ndarray of int, shape (n,)
+            0, 1, …, G − 1; independent of each other under the model.
         """

@@ -18,8 +18,7 @@ from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
-    from bayes_lsm.bayes.posterior import BayesFit
+    from bayes_lsm.bayes.bayes_fit import BayesFit
     from bayes_lsm.priors import PriorBlock
 
 Array = npt.NDArray[np.float64]
@@ -31,7 +30,7 @@ _PRIOR_DRAWS = 20_000
 
 
 def prior_posterior(
-    fit: BayesFit | ClusteredBayesFit,
+    fit: BayesFit,
     terms: Sequence[str] | None = None,
     *,
     part: str = "scale",
@@ -45,7 +44,7 @@ def prior_posterior(
 
     Parameters
     ----------
-    fit : BayesFit or ClusteredBayesFit
+    fit : BayesFit
     terms : sequence of str, optional
         By default all of the part.
     part : str, default "scale"
@@ -105,14 +104,14 @@ class _Belief:
     prior: Curve | None
 
 
-def _beliefs(fit: BayesFit | ClusteredBayesFit, part: str) -> list[_Belief]:
+def _beliefs(fit: BayesFit, part: str) -> list[_Belief]:
     if fit.design.is_independent:
         return _of_one_term(fit, part)
     return _of_several_terms(fit, part)
 
 
 def _of_one_term(fit: BayesFit, part: str) -> list[_Belief]:
-    from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+    from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 
     parts = fit.parts()
     require_choice("part", part, parts)
@@ -141,7 +140,7 @@ def _curve_of_df(fit: BayesFit) -> Curve | None:
     return curve
 
 
-def _of_several_terms(fit: ClusteredBayesFit, part: str) -> list[_Belief]:
+def _of_several_terms(fit: BayesFit, part: str) -> list[_Belief]:
     """Of parts with that name, ``"scale"`` being all scale terms; priors as they are drawn."""
     from bayes_lsm.bayes.sensitivity.clustered_sensitivity import Terms
     from bayes_lsm.bayes.sensitivity.refits import Refitter, is_part

@@ -48,8 +48,6 @@ from bayes_lsm.plots.reading import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
-    from bayes_lsm.reml.reml_fit import RemlFit
 
 Array = npt.NDArray[np.float64]
 Order = Literal["given", "effect", "precision"]
@@ -77,7 +75,7 @@ class Row:
 
 
 def forest(
-    fit: AnyFit | RemlFit | ClusteredBayesFit,
+    fit: AnyFit,
     *,
     ax: Axes | None = None,
     by: str | Sequence[object] | None = None,
@@ -102,7 +100,7 @@ def forest(
 
     Parameters
     ----------
-    fit : RemlFit or BayesFit, or RemlFit or ClusteredBayesFit
+    fit : RemlFit or BayesFit
     ax : Axes, optional
         By default those of a new figure that is as high as the studies need.
     by : str or sequence, optional
@@ -182,7 +180,7 @@ def forest(
     return ax
 
 
-def _own_effects(fit: AnyFit | RemlFit | ClusteredBayesFit, level: float) -> Array:
+def _own_effects(fit: AnyFit, level: float) -> Array:
     """Each study's own true effect, and the ends of its interval (n, 3)."""
     if not fit.design.is_independent:
         from bayes_lsm.plots.levels import own_effects

@@ -19,10 +19,10 @@ from bayes_lsm.reml.prediction.clustered_effects import true_effects
 from bayes_lsm.reml.reml_fit import RemlFit
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+    from bayes_lsm.bayes.bayes_fit import BayesFit
 
 Array = npt.NDArray[np.float64]
-type LevelFit = "RemlFit | ClusteredBayesFit"
+type LevelFit = "RemlFit | BayesFit"
 
 
 def forest_rows(
@@ -85,8 +85,9 @@ def fitted_means(fit: LevelFit, level: float) -> Array:
     Of a Bayesian fit the posterior median, and an equal-tailed interval.
     """
     X = fit.design.X
-    if fit.design.is_independent:
-        return np.quantile(fit.beta @ X.T, [0.5, (1 - level) / 2, (1 + level) / 2], axis=0).T
+    if not isinstance(fit, RemlFit):
+        location = fit.draws.flat_location
+        return np.quantile(location @ X.T, [0.5, (1 - level) / 2, (1 + level) / 2], axis=0).T
     mean = X @ fit.beta
     half = float(ndtri(0.5 + level / 2)) * np.sqrt(
         np.einsum("ij,jk,ik->i", X, fit.vcov_location, X)

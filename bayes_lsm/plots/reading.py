@@ -14,7 +14,7 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.results import Fit
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import BayesFit
+    from bayes_lsm.bayes.bayes_fit import BayesFit
     from bayes_lsm.reml.reml_fit import RemlFit
 
 Array = npt.NDArray[np.float64]

@@ -7,17 +7,19 @@ effects and of every moderator. What one knows of the spread of true effects bec
 
 A prior need not be stated on a coefficient itself. What it is stated on is always one linear
 function of the coefficients (the mean of an average study, a slope per standard deviation of its
-moderator), or τ or τ² of it, so `resolve` turns `Priors` and the design's arrays into a
+moderator), or τ or τ² of it, so `blocks` binds `Priors` and the design's arrays into a
 `PriorBlock` per part: ``contrasts @ coefficients = theta`` with an independent prior on each
 ``theta[j]``; only under a shrinkage prior slopes share one.
 
 `family` says what a distribution is, `families` and `variances` have them, `shrinkage` the joint
-priors of many scale slopes, `stretching` makes any prior wider; `rules` says what the presets are
-and `informed` has the published figures among it, `statement` the `Priors`, `presets` their names,
-`blocks` what the engines use, `elicitation` priors in words.
+priors of many scale slopes, `correlations` those of correlated effects, `stretching` makes any
+prior wider; `rules` says what the presets are and `informed` has the published figures among it,
+`statement` the `Priors`, `presets` their names, `blocks` what the engines use, `elicitation` priors
+in words.
 """
 
-from bayes_lsm.priors.blocks import PriorBlock, ResolvedPriors, resolve
+from bayes_lsm.priors.blocks import PriorBlock, ResolvedPriors
+from bayes_lsm.priors.correlations import PartialCorrelation
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.priors.elicitation import around, at_most, from_fold, from_spread, spread_to_tau
 from bayes_lsm.priors.families import (
@@ -61,6 +63,7 @@ __all__ = [
     "Logistic",
     "Measure",
     "Normal",
+    "PartialCorrelation",
     "PresetName",
     "Prior",
     "PriorBlock",
@@ -77,7 +80,6 @@ __all__ = [
     "from_spread",
     "independent_normal",
     "preset",
-    "resolve",
     "spread_to_tau",
     "stretch",
 ]

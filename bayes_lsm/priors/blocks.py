@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -103,32 +103,65 @@ class ResolvedPriors:
         return self.location.is_proper and self.scale.is_proper
 
 
-def resolve(
-    priors: Priors,
-    *,
-    y: Array,
-    v: Array,
-    X: Array,
-    Z: Array,
-    location_names: Iterable[str],
-    scale_names: Iterable[str],
-) -> ResolvedPriors:
-    """Bind priors to data: work out each coefficient's prior and what it is stated on.
+def bind_location(
+    priors: Priors, *, y: Array, v: Array, X: Array, names: Iterable[str]
+) -> PriorBlock:
+    """Bind priors to data: each location coefficient's prior, and what it is stated on.
 
     Raises
     ------
     PriorError
-        When a prior names a term that the model does not have, or a slope gets a prior of τ.
+        When a prior names a term that the model does not have.
     """
-    location_rule, scale_rule = rules(
-        priors.preset, measure=priors.measure, uisd=priors.unit_information_sd, y=y, v=v
+    rule, _ = _rules(priors, y, v)
+    known = tuple(names)
+    for term in priors.location:
+        if term != EVERY_OTHER_TERM and term not in known:
+            raise unknown_term("location", term, known)
+    return _Binding("location", X, known, rule).block(priors.location)
+
+
+def bind_scale(
+    priors: Priors,
+    given: Mapping[str, Prior],
+    *,
+    y: Array,
+    v: Array,
+    Z: Array,
+    names: Iterable[str],
+) -> PriorBlock:
+    """Bind priors to data: the prior of each coefficient of ln τ², and what it is stated on.
+
+    Parameters
+    ----------
+    priors : Priors
+    given : mapping of str to prior
+        Those of single coefficients, by their names here; in the place of ``priors.scale``.
+    y, v : ndarray, shape (n,)
+        Effects, in units of what τ² is the variance of.
+    Z : ndarray, shape (units, q)
+    names : iterable of str, length q
+
+    Raises
+    ------
+    PriorError
+        When a slope gets a prior of τ.
+    """
+    _, rule = _rules(priors, y, v)
+    binding = _Binding("scale", Z, tuple(names), rule)
+    return binding.block(given, tau=priors.tau, shrinkage=priors.scale_shrinkage)
+
+
+def unknown_term(part: str, term: str, known: Sequence[str]) -> PriorError:
+    """What is said of a prior of a term that the model does not have."""
+    return PriorError(
+        f"a {part} prior is given for {term!r}, but the {part} terms are "
+        f"{', '.join(map(repr, known))}{_did_you_mean(term, known)}"
     )
-    location = _Binding("location", X, tuple(location_names), location_rule)
-    scale = _Binding("scale", Z, tuple(scale_names), scale_rule)
-    return ResolvedPriors(
-        location.block(priors.location),
-        scale.block(priors.scale, tau=priors.tau, shrinkage=priors.scale_shrinkage),
-    )
+
+
+def _rules(priors: Priors, y: Array, v: Array) -> tuple[Rule, Rule]:
+    return rules(priors.preset, measure=priors.measure, uisd=priors.unit_information_sd, y=y, v=v)
 
 
 @dataclass(frozen=True)
@@ -142,18 +175,12 @@ class _Binding:
 
     def block(
         self,
-        given: dict[str, Prior],
+        given: Mapping[str, Prior],
         *,
         tau: Prior | None = None,
         shrinkage: Shrinkage | None = None,
     ) -> PriorBlock:
         """Each coefficient's prior, by the order of precedence that `Priors` documents."""
-        for term in given:
-            if term != EVERY_OTHER_TERM and term not in self.names:
-                raise PriorError(
-                    f"a {self.part} prior is given for {term!r}, but the {self.part} terms are "
-                    f"{', '.join(map(repr, self.names))}{_did_you_mean(term, self.names)}"
-                )
         standardised, levels = contrasts(self.columns, "standardised")
         of_rule, _ = contrasts(self.columns, self.rule.coordinates)
         rows: list[Array] = []

@@ -12,8 +12,7 @@ from scipy.special import ndtri
 
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
-from bayes_lsm.reml.prediction.linear_scale import split_space, where_to
-from bayes_lsm.reml.search.divergence import Divergence
+from bayes_lsm.reml.search.divergence import Divergence, split_space, where_to
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -54,8 +53,6 @@ class TermEstimate:
     blind : ndarray, shape (q, b)
         Directions of `limit_alpha` in which the likelihood is flat (of all terms together: here the
         share of this one).
-    held : tuple of int
-        Coefficients that were given rather than estimated.
     """
 
     term: ScaleTerm
@@ -69,7 +66,6 @@ class TermEstimate:
     limit_alpha: Array
     limit_vcov: Array
     blind: Array
-    held: tuple[int, ...] = ()
 
     @property
     def shown(self) -> Array:
@@ -115,15 +111,12 @@ class TermEstimate:
         the data say nothing of it.
         """
         added = np.zeros(len(rows))
-        if self.divergence is not None:
-            rows, added = self._at_limit(rows)
-        added[self.unseen(rows)] = np.nan
-        return rows, added
-
-    def _at_limit(self, rows: Array) -> tuple[Array, Array]:
-        added = np.zeros(len(rows))
+        if self.divergence is None:
+            added[self.is_blind_at(rows)] = np.nan
+            return rows, added
         used, alive = self.term.used, self.tau2 > 0
-        free = np.setdiff1d(np.arange(len(self.alpha)), self.held)
+        # What is fixed stays where it is, whatever the others do.
+        free = [j for j, name in enumerate(self.term.names) if name in self.divergence.direction]
         Z = self.term.Z[:, :, free]
         R = np.linalg.qr(Z[used], mode="r") / math.sqrt(used.sum())
         back = np.linalg.solve(R, np.eye(len(R)))
@@ -134,10 +127,12 @@ class TermEstimate:
         outside = np.linalg.norm(away, axis=1) > _ZERO * size
         added[outside] = where_to(away[outside], Z[used & ~alive] @ back @ lost)
         kept = ~np.isnan(self.limit_alpha) & ~outside[:, None]
-        return np.where(kept, rows, 0.0), added
+        rows = np.where(kept, rows, 0.0)
+        added[~outside & self.is_blind_at(rows)] = np.nan
+        return rows, added
 
-    def unseen(self, rows: Array) -> Mask:
-        """Of which linear functions of `limit_alpha`, rows (m, q), the data say nothing."""
+    def is_blind_at(self, rows: Array) -> Mask:
+        """Whether the data say nothing of l'α, for rows l (m, q) of finite coefficients."""
         sizes = np.abs(rows) @ np.abs(self.blind)
         return np.asarray((np.abs(rows @ self.blind) > _UNSEEN * sizes).any(axis=1))
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pandas as pd
 
 from bayes_lsm.bayes import diagnose, sensitivity
-from bayes_lsm.bayes.engines.clustered import pieces
+from bayes_lsm.bayes.resolved_priors.resolve import pieces
 from bayes_lsm.compare import Comparison, compare
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import contrasts
@@ -18,7 +18,7 @@ from bayes_lsm.reml import permutation_test, score_test, wald_test
 from bayes_lsm.report.points import points_of
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes import ClusteredBayesFit
+    from bayes_lsm.bayes import BayesFit
     from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
     from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity
     from bayes_lsm.design.design import Design
@@ -51,7 +51,7 @@ class ClusteredAnalysis:
 
     model: LocationScaleModel
     reml: RemlFit
-    bayes: ClusteredBayesFit
+    bayes: BayesFit
     comparison: Comparison
     tests: pd.DataFrame | None
     test_notes: tuple[str, ...]
@@ -98,7 +98,7 @@ def analyse_clustered(
         )
     reml = model.fit_reml()
     bayes = cast(
-        "ClusteredBayesFit",
+        "BayesFit",
         model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=progress),
     )
     tests, test_notes, permuted = _tests(

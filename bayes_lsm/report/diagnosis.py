@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
-from bayes_lsm.bayes.posterior import BayesFit
 from bayes_lsm.report.drawing import figure_of
 from bayes_lsm.report.making import made_with
 from bayes_lsm.report.page import Page, Picture, Section, Table, Text, Verdict, Verdicts
@@ -89,7 +87,7 @@ def _predictive(found: Diagnosis) -> Section:
     if found.has_student_effects:
         z = "the normal score of y in its distribution, a t plus a normal sampling error"
     drawn = "Effects of the same studies were drawn from the posterior. Q is Cochran's"
-    if isinstance(found.fit, ClusteredBayesFit):
+    if not found.fit.design.is_independent:
         z = "y − x'β by the root of its covariance, independent from row to row"
         drawn = (
             "Effects of new groups, of the same sizes and moderators, were drawn from the "
@@ -135,7 +133,7 @@ def _studies(found: Diagnosis, studies: pd.DataFrame) -> Section:
     from bayes_lsm.plots import shifts
 
     one, several = ("study", "studies")
-    if isinstance(found.fit, ClusteredBayesFit):
+    if not found.fit.design.is_independent:
         one, several = str(studies.index.name), "clusters"
     return Section(
         f"Single {several}",
@@ -158,7 +156,7 @@ def _studies(found: Diagnosis, studies: pd.DataFrame) -> Section:
 
 
 def _weights(found: Diagnosis) -> tuple[Block, ...]:
-    if not isinstance(found.fit, BayesFit) or not found.has_student_effects:
+    if not found.has_student_effects:
         return ()
     return (Table("weights", found.fit.study_weights(), said=found.fit.notes),)
 

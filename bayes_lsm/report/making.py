@@ -6,7 +6,6 @@ import platform
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 from bayes_lsm.report.page import Text
 
 if TYPE_CHECKING:
@@ -23,13 +22,12 @@ def versions(*, sampled: bool = False) -> str:
     return ", ".join([first, f"Python {platform.python_version()}", *others])
 
 
-def was_sampled(fit: BayesFit | ClusteredBayesFit) -> bool:
+def was_sampled(fit: BayesFit) -> bool:
     """Whether the draws are of NUTS."""
-    importance = fit.importance if isinstance(fit, ClusteredBayesFit) else fit.draws.importance
-    return importance is None
+    return fit.draws.importance is None
 
 
-def made_with(fit: BayesFit | ClusteredBayesFit) -> tuple[Text, ...]:
+def made_with(fit: BayesFit) -> tuple[Text, ...]:
     """The foot of a page about a Bayesian fit."""
     sampled = was_sampled(fit)
     engine = "nuts" if sampled else "collapsed"

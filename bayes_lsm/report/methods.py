@@ -103,7 +103,7 @@ def _tested(found: Analysis | ClusteredAnalysis) -> str:
 
 def _draws(found: Analysis | ClusteredAnalysis) -> int:
     if isinstance(found, ClusteredAnalysis):
-        return len(found.bayes.beta)
+        return found.bayes.draws.size
     return len(found.bayes.draws.flat_scale)
 
 

@@ -9,7 +9,7 @@ import bayes_lsm as lsm
 from bayes_lsm.bayes.evidence.averaging import ModelAverage
 from bayes_lsm.bayes.evidence.evidence import Evidence
 from bayes_lsm.bayes.evidence.submodels import find_subsets, find_terms
-from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.design.subsets import restrict
 from bayes_lsm.priors import Normal, Priors
 

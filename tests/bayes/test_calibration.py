@@ -14,7 +14,7 @@ from bayes_lsm.bayes.calibration.uniformity import rank_ecdf, simultaneous_band,
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.collapsed import sample_collapsed
 from bayes_lsm.bayes.engines.student_collapsed import sample_student
-from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.priors import DegreesOfFreedom, Normal, Priors
 
 # What a meta-analyst might believe: τ within a factor of about e² of 1, slopes that double it.

@@ -8,9 +8,10 @@ import pytest
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes.calibration.clustered_replications import Clusters, observed_effects
-from bayes_lsm.bayes.clustered_fitting import fit_collapsed
-from bayes_lsm.bayes.engines.clustered import resolve_terms
+from bayes_lsm.bayes.engines.clustered import sample_clustered
 from bayes_lsm.bayes.resolved_priors.clustered_prior import draw_from_prior
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
+from bayes_lsm.bayes.term_draws import join_terms, split_terms
 from bayes_lsm.priors import HalfNormal, Normal, Priors
 
 from .levels import model_of
@@ -64,9 +65,9 @@ def test_right_engine_stays_inside(small):
     assert checked.quantities.to_list() == [
         ("location", "outcomea"),
         ("location", "outcomeb"),
-        ("scale (outcome | trial)", "outcomea"),
-        ("scale (outcome | trial)", "outcomeb"),
-        ("correlation (outcome | trial)", "a, b"),
+        ("scale", "outcomea"),
+        ("scale", "outcomeb"),
+        ("correlation", "a, b"),
         ("Joint", "log-likelihood"),
     ]
     assert checked.ecdf_difference().shape == (100, 8)
@@ -75,12 +76,15 @@ def test_right_engine_stays_inside(small):
 
 def altered(design, change):
     """The collapsed engine, with its draws of correlations changed before they are handed over."""
-    resolved = resolve_terms(design, MODERATE)
+    resolved = resolve_priors(design, MODERATE)
 
     def engine(simulated, seed):
-        fit = fit_collapsed(simulated, MODERATE, resolved, draws=400, seed=seed)
-        terms = {name: replace(each, **change(each)) for name, each in fit.terms.items()}
-        return replace(fit, terms=terms)
+        drawn = sample_clustered(simulated, resolved, draws=400, seed=seed)
+        terms = {
+            name: replace(each, **change(each))
+            for name, each in split_terms(simulated, drawn).items()
+        }
+        return join_terms(drawn.flat_location, terms, drawn.importance)
 
     return engine
 
@@ -97,8 +101,8 @@ def too_narrow(each):
 @pytest.mark.parametrize(
     ("change", "part"),
     [
-        (of_other_sign, "correlation (outcome | trial)"),
-        (too_narrow, "scale (outcome | trial)"),
+        (of_other_sign, "correlation"),
+        (too_narrow, "scale"),
     ],
 )
 def test_wrong_engine_falls_out(small, change, part):
@@ -114,16 +118,8 @@ def test_new_effects_have_the_covariance_of_the_model():
     design = model_of("konstantopoulos2011").design
     one = draw_from_prior(design, MODERATE, size=1, seed=1, rng=np.random.default_rng(5))
     size = 20_000
-    terms = {
-        name: replace(
-            each,
-            alpha=np.repeat(each.alpha, size, axis=0),
-            correlation=np.repeat(each.correlation, size, axis=0),
-        )
-        for name, each in one.terms.items()
-    }
-    many = replace(one, beta=np.repeat(one.beta, size, axis=0), terms=terms)
-    y = observed_effects(many, np.random.default_rng(6))[:, :12]
+    many = one.draws.take(np.zeros(size, dtype=int))
+    y = observed_effects(design, many, np.random.default_rng(6))[:, :12]
     covariance = np.diag(design.v)
     for each in one.terms.values():
         tau2 = np.exp(each.term.table @ each.alpha[0])
@@ -132,7 +128,9 @@ def test_new_effects_have_the_covariance_of_the_model():
     covariance = covariance[:12, :12]
     sd = np.sqrt(np.diag(covariance))
     # Five standard errors for some hundred numbers.
-    assert (np.abs(y.mean(axis=0) - design.X[:12] @ one.beta[0]) < 5 * sd / np.sqrt(size)).all()
+    assert (
+        np.abs(y.mean(axis=0) - design.X[:12] @ one.draws.flat_location[0]) < 5 * sd / np.sqrt(size)
+    ).all()
     error = np.abs(np.cov(y.T) - covariance)
     assert (error < 5 * np.sqrt(2 / size) * np.outer(sd, sd)).all()
 

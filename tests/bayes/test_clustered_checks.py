@@ -1,14 +1,11 @@
 """Replications of several scale terms: dense algebra, one term's own checks, and a known misfit."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import skew
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.clustered_draws import RandomInterceptDraws, take_draws
 from bayes_lsm.bayes.diagnostics.checks import Clusters
 from bayes_lsm.bayes.prediction.group_effects import GroupEffects
 from bayes_lsm.design.design import build_design
@@ -16,7 +13,14 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.formulas.random_intercepts import RandomIntercept
 from bayes_lsm.specification import Specification
 
-from .levels import at_reml, bayes_of, reml_of, with_draws
+from .levels import (
+    as_dependent,
+    at_reml,
+    bayes_of,
+    reml_of,
+    with_draws,
+    with_random_intercepts,
+)
 from .test_clustered_effects import DESIGNS, chosen_draws, dense_model
 
 
@@ -29,7 +33,7 @@ def test_replicates_have_the_covariance_of_dense_algebra(name):
     fit = chosen_draws(DESIGNS[name]())
     n = len(fit.design.y)
     for draw in (0, 5):
-        effects = GroupEffects(take_draws(fit, np.full(n, draw)))
+        effects = GroupEffects(fit.design, fit.draws.take(np.full(n, draw)))
         A, D, V = dense_model(fit, draw)
         C = effects.unfold(np.eye(n)).T
         np.testing.assert_allclose(C @ C.T, V + A @ D @ A.T, atol=1e-10)
@@ -39,12 +43,15 @@ def test_replicates_have_the_covariance_of_dense_algebra(name):
 def test_random_intercepts_of_the_scale_keep_their_levels():
     design = DESIGNS["crossed"]()
     term = design.terms[0]
-    fit = with_draws(design, np.zeros((3, 2)), [np.zeros((3, len(t.names))) for t in design.terms])
     of = RandomIntercept("half", ("a", "b"), (np.arange(len(term.groups)) % 2)[:, None])
-    drawn = RandomInterceptDraws(of, np.ones(3), np.array([[0.5, -2.0]] * 3))
-    fit.terms[term.name] = replace(fit.terms[term.name], random=(drawn,))
+    fit = with_draws(
+        with_random_intercepts(design, term.name, of),
+        np.zeros((3, 2)),
+        [np.zeros((3, len(t.names))) for t in design.terms],
+        random=[(np.ones(3), np.array([[0.5, -2.0]] * 3))],
+    )
     A, D, V = dense_model(fit, 1)
-    effects = GroupEffects(take_draws(fit, np.full(30, 1)))
+    effects = GroupEffects(fit.design, fit.draws.take(np.full(30, 1)))
     C = effects.unfold(np.eye(30)).T
     np.testing.assert_allclose(C @ C.T, V + A @ D @ A.T, atol=1e-10)
 
@@ -54,7 +61,9 @@ def test_one_term_of_single_studies_is_checked_as_by_its_own_checks():
     spec = Specification("yi ~ weeks", "vi", scale={"study": "~ weeks"}, study="study")
     model = lsm.LocationScaleModel("yi ~ weeks", "~ weeks", variance="vi", study="study", data=data)
     fit = model.fit_bayes(engine="collapsed", seed=1)
-    alike = with_draws(build_design(spec, data), fit.draws.flat_location, [fit.draws.flat_scale])
+    alike = with_draws(
+        as_dependent(build_design(spec, data)), fit.draws.flat_location, [fit.draws.flat_scale]
+    )
     one, several = (f.posterior_predictive_check(draws=2000, seed=4) for f in (fit, alike))
     assert list(one.observed) == list(several.observed)
     for name, values in one.observed.items():
@@ -71,7 +80,7 @@ def test_quantities_of_schools_in_districts():
     # metafor's rma.mv has QE(df = 55) = 578.8640 for the same effects without moderators.
     X = fit.design.X
     assert found["Q"][0] == pytest.approx(578.8640, abs=1e-4)
-    residual = pd.Series(fit.design.y - X @ fit.beta[3])
+    residual = pd.Series(fit.design.y - X @ fit.draws.flat_location[3])
     by_district = residual.groupby(data["district"].to_numpy()).mean()
     assert found["SD of means (district)"][3] == pytest.approx(by_district.std())
     A, D, V = dense_model(fit, 3)
@@ -81,7 +90,9 @@ def test_quantities_of_schools_in_districts():
     assert np.sum(seen.z[3] ** 2) == pytest.approx(np.sum(z**2))
     assert found["largest |z|"][3] == np.abs(seen.z[3]).max()
     assert found["skewness of z"][3] == pytest.approx(skew(seen.z[3]))
-    np.testing.assert_allclose(drawn.y - drawn.residual, fit.beta[:5] @ X.T, atol=1e-12)
+    np.testing.assert_allclose(
+        drawn.y - drawn.residual, fit.draws.flat_location[:5] @ X.T, atol=1e-12
+    )
 
 
 def test_quantities_of_outcomes_with_correlated_errors():
@@ -92,7 +103,7 @@ def test_quantities_of_outcomes_with_correlated_errors():
     W, X, y = np.linalg.inv(V), fit.design.X, fit.design.y
     e = y - X @ np.linalg.solve(X.T @ W @ X, X.T @ W @ y)
     assert found["Q"][2] == pytest.approx(e @ W @ e)
-    residual = y - X @ fit.beta[2]
+    residual = y - X @ fit.draws.flat_location[2]
     slopes = fit.design.terms[0].slopes
     apart = [residual[slopes[:, k] == 1] for k in range(2)]
     for k, effect in enumerate(fit.design.terms[0].effects):
@@ -105,8 +116,10 @@ def test_quantities_of_outcomes_with_correlated_errors():
 def test_a_level_without_its_heterogeneity_is_found():
     fit = at_reml(reml_of("konstantopoulos2011"))
     draws = [np.tile(each.alpha[:1], (200, 1)) for each in fit.terms.values()]
-    right = with_draws(fit.design, np.tile(fit.beta.mean(axis=0), (200, 1)), draws)
-    wrong = with_draws(fit.design, right.beta, [np.full_like(draws[0], -12.0), draws[1]])
+    right = with_draws(fit.design, np.tile(fit.draws.flat_location.mean(axis=0), (200, 1)), draws)
+    wrong = with_draws(
+        fit.design, right.draws.flat_location, [np.full_like(draws[0], -12.0), draws[1]]
+    )
     p = [tables(each, draws=200).loc["SD of means (district)", "ppp"] for each in (right, wrong)]
     assert 0.1 < p[0] < 0.9
     assert p[1] < 0.01

@@ -7,16 +7,17 @@ import pytest
 from scipy.stats import multivariate_normal, norm
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes import fit_clustered_bayes
-from bayes_lsm.bayes.clustered_draws import RandomInterceptDraws, take_draws
+from bayes_lsm.bayes import fit_bayes
 from bayes_lsm.bayes.diagnostics.findings import coefficient_columns
+from bayes_lsm.bayes.fitting import as_fit
+from bayes_lsm.bayes.posterior_sampling import checked
 from bayes_lsm.bayes.prediction.group_effects import GroupEffects
 from bayes_lsm.design.design import build_design
 from bayes_lsm.plots import loo_pit, replicated, shifts
 from bayes_lsm.priors import Normal, Priors
 from bayes_lsm.specification import Specification
 
-from .levels import model_of, with_draws
+from .levels import as_dependent, model_of, with_draws
 from .test_clustered_effects import DESIGNS, chosen_draws, dense_model
 from .test_clustered_loo import PINNED, conditional, dense, schools
 from .test_scale_random_intercepts import SMALL
@@ -28,10 +29,10 @@ FIXED = Priors(location={"*": Normal(0, 1)}, scale={"*": Normal(-3, 1.5)})
 @pytest.mark.parametrize("name", DESIGNS)
 def test_scores_one_after_another_are_those_of_a_cholesky_factor(name):
     fit = chosen_draws(DESIGNS[name]())
-    z, log_density = GroupEffects(fit).scores_in_order()
+    z, log_density = GroupEffects(fit.design, fit.draws).scores_in_order()
     for draw in range(6):
         A, D, V = dense_model(fit, draw)
-        sigma, r = V + A @ D @ A.T, fit.design.y - fit.design.X @ fit.beta[draw]
+        sigma, r = V + A @ D @ A.T, fit.design.y - fit.design.X @ fit.draws.flat_location[draw]
         exact = np.linalg.solve(np.linalg.cholesky(sigma), r)
         np.testing.assert_allclose(z[draw], exact, rtol=1e-7, atol=1e-8)
         total = multivariate_normal(np.zeros(len(r)), sigma).logpdf(r)
@@ -100,7 +101,7 @@ def test_one_term_of_single_studies_is_diagnosed_as_by_its_own():
     named = data.assign(unit=[f"u{i:02d}" for i in range(len(data))])
     spec = Specification("yi ~ ablat", "vi", scale={"unit": "~ 1"})
     one = model.fit_bayes(engine="collapsed", draws=8000, seed=4).diagnose(progress=False)
-    fit = fit_clustered_bayes(build_design(spec, named), draws=8000, seed=5)
+    fit = fit_bayes(as_dependent(build_design(spec, named)), draws=8000, seed=5)
     several = fit.diagnose(progress=False)
     # Of refits: their error is below 0.01 each.
     np.testing.assert_allclose(several.loo.pointwise, one.loo.pointwise, atol=0.03)
@@ -118,13 +119,11 @@ def test_random_intercepts_are_left_out_by_weights():
     design = mixed_model(SMALL).design
     term, rng = design.terms[0], np.random.default_rng(1)
     fit = with_draws(
-        design, rng.normal(0.3, 0.1, (400, 1)), [rng.normal([-1.0, 0.5], 0.2, (400, 2))]
+        design,
+        rng.normal(0.3, 0.1, (400, 1)),
+        [rng.normal([-1.0, 0.5], 0.2, (400, 2))],
+        random=[(rng.uniform(0.5, 1, 400), rng.normal(size=(400, len(term.random[0].levels))))],
     )
-    of = term.random[0]
-    drawn = RandomInterceptDraws(
-        of, rng.uniform(0.5, 1, 400), rng.normal(size=(400, len(of.levels)))
-    )
-    fit.terms[term.name] = replace(fit.terms[term.name], random=(drawn,))
     found = fit.diagnose(progress=False)
     assert found.loo.criterion == "psis_loo"
     assert "by importance sampling: the scale term" in found.remarks[1]
@@ -166,8 +165,8 @@ def test_engines_agree():
     found = fit.diagnose(engines=True, progress=False)
     assert found.engines.index.equals(fit.summary().index)
     assert found.engines["in_mcse"].abs().max() < 4
-    chains = take_draws(fit, np.arange(4000))
-    again = replace(chains, importance=None, chains=4, seed=3).diagnose(
+    chains = replace(fit.draws, importance=None)
+    again = as_fit(checked(fit.design, fit.priors, chains, 3)).diagnose(
         engines=True, progress=False
     )
     assert again.engines["in_mcse"].abs().max() < 4

@@ -1,14 +1,11 @@
 """The effects of groups given the draws: REML's BLUPs, dense algebra, and simulation."""
 
-from dataclasses import replace
-
 import numpy as np
 import pandas as pd
 import pytest
 from scipy import sparse
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.clustered_draws import RandomInterceptDraws
 from bayes_lsm.bayes.prediction.clustered_effects import row_effects
 from bayes_lsm.bayes.prediction.group_effects import GroupEffects
 from bayes_lsm.errors import FitError
@@ -16,7 +13,15 @@ from bayes_lsm.formulas.random_intercepts import RandomIntercept
 from bayes_lsm.likelihood.blocks.arrange import error_covariance
 from bayes_lsm.reml.prediction import clustered_effects as reml_effects
 
-from .levels import MODELS, at_reml, bayes_of, reml_of, with_draws
+from .levels import (
+    MODELS,
+    alphas_and_matrices,
+    at_reml,
+    bayes_of,
+    reml_of,
+    with_draws,
+    with_random_intercepts,
+)
 
 
 def individuals():
@@ -94,13 +99,13 @@ def dense_posterior(fit, draw):
     """Mean and covariance of all effects given one draw: D A'Σ⁻¹r, D − D A'Σ⁻¹A D."""
     A, D, V = dense_model(fit, draw)
     gain = np.linalg.solve(V + A @ D @ A.T, A @ D).T
-    return gain @ (fit.design.y - fit.design.X @ fit.beta[draw]), D - gain @ A @ D
+    return gain @ (fit.design.y - fit.design.X @ fit.draws.flat_location[draw]), D - gain @ A @ D
 
 
 @pytest.mark.parametrize("name", DESIGNS)
 def test_combinations_are_those_of_dense_algebra(name):
     fit = chosen_draws(DESIGNS[name]())
-    effects = GroupEffects(fit)
+    effects = GroupEffects(fit.design, fit.draws)
     rng = np.random.default_rng(4)
     size = effects.starts[-1]
     few = sparse.random_array((40, size), density=3 / size, rng=rng).toarray()
@@ -139,7 +144,7 @@ def test_other_models_with_the_variances_of_reml(model):
 def test_intervals_are_those_of_the_mixture():
     fit = bayes_of("konstantopoulos2011")
     found = fit.blup(level=0.9).table.loc["district"]
-    posteriors = [dense_posterior(fit, draw) for draw in range(len(fit.beta))]
+    posteriors = [dense_posterior(fit, draw) for draw in range(len(fit.draws.flat_location))]
     rng = np.random.default_rng(5)
     for group in range(3):
         mean = np.array([u[group] for u, _ in posteriors])
@@ -161,7 +166,7 @@ def test_draws_of_the_rows_are_joint(name):
     one = chosen_draws(DESIGNS[name](), size=1)
     matrices = [np.repeat(each.correlation, size, axis=0) for each in one.terms.values()]
     alphas = [np.repeat(each.alpha, size, axis=0) for each in one.terms.values()]
-    fit = with_draws(one.design, np.repeat(one.beta, size, axis=0), alphas, matrices)
+    fit = with_draws(one.design, np.repeat(one.draws.flat_location, size, axis=0), alphas, matrices)
     u, covariance = dense_posterior(one, 0)
     A = dense_model(one, 0)[0]
     for terms in (list(one.terms), list(one.terms)[:1]):
@@ -173,7 +178,7 @@ def test_draws_of_the_rows_are_joint(name):
         )
         loads = (A * kept)[:12]
         drawn = fit.true_effects(terms=terms, seed=6)[0][:, :12]
-        mean = one.design.X[:12] @ one.beta[0] + loads @ u
+        mean = one.design.X[:12] @ one.draws.flat_location[0] + loads @ u
         expected = loads @ covariance @ loads.T
         sd = np.sqrt(np.maximum(np.diag(expected), 0))
         # Five standard errors, of a mean and of a covariance, for some 100 numbers.
@@ -196,21 +201,25 @@ def test_individuals_have_no_residual_in_their_true_effects():
 
 
 def test_random_intercepts_of_the_variances_are_in_it():
-    fit = chosen_draws(crossed_model().design)
-    rng = np.random.default_rng(7)
-    name = "lab"
-    each = fit.terms[name]
+    plain = chosen_draws(crossed_model().design)
+    name, rng = "lab", np.random.default_rng(7)
     of = RandomIntercept("half", ("a", "b"), np.array([[0], [1], [0], [1], [1]]))
-    random = RandomInterceptDraws(of, np.ones(6), rng.normal(size=(6, 2)))
-    fit = replace(fit, terms={**fit.terms, name: replace(each, random=(random,))})
-    size = GroupEffects(fit).starts[-1]
-    mean, variance = GroupEffects(fit).combine(sparse.eye_array(size).tocsr())
+    effect = rng.normal(size=(6, 2))
+    fit = with_draws(
+        with_random_intercepts(plain.design, name, of),
+        plain.draws.flat_location,
+        *alphas_and_matrices(plain),
+        random=[(np.ones(6), effect)],
+    )
+    each, effects = fit.terms[name], GroupEffects(fit.design, fit.draws)
+    size = effects.starts[-1]
+    mean, variance = effects.combine(sparse.eye_array(size).tocsr())
     for draw in range(6):
         u, covariance = dense_posterior(fit, draw)
         np.testing.assert_allclose(mean[:, draw], u, rtol=1e-8, atol=1e-9)
         np.testing.assert_allclose(variance[:, draw], np.diag(covariance), rtol=1e-8, atol=1e-9)
     plain = fit.heterogeneity().tau2[name]
-    eta = each.alpha[:, 0, None] + random.effect[:, of.index[each.term.index, 0]]
+    eta = each.alpha[:, 0, None] + effect[:, of.index[each.term.index, 0]]
     np.testing.assert_allclose(plain, np.exp(eta).mean(axis=1))
 
 

@@ -8,14 +8,16 @@ from scipy.special import logsumexp
 from scipy.stats import halfnorm, norm, t
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes import bayes_factor, fit_clustered_bayes
+from bayes_lsm.bayes import bayes_factor, fit_bayes
 from bayes_lsm.bayes.evidence.clustered_evidence import bridged_evidence, evidence
+from bayes_lsm.bayes.fitting import as_fit
+from bayes_lsm.bayes.posterior_sampling import checked
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import HalfNormal, Normal, Priors, StudentT
 from bayes_lsm.specification import Specification
 
-from .levels import with_draws
+from .levels import as_dependent
 from .test_scale_random_intercepts import SMALL, model_of
 
 
@@ -32,7 +34,7 @@ def schools(location, **options):
 
 def as_chains(fit):
     """As NUTS would give them: draws without a marginal likelihood."""
-    return replace(fit, importance=None)
+    return as_fit(checked(fit.design, fit.priors, replace(fit.draws, importance=None), fit.seed))
 
 
 @pytest.mark.parametrize("name", ["konstantopoulos2011", "berkey1998", "assink2016"])
@@ -58,11 +60,8 @@ def test_a_large_error_of_a_bridge_asks_for_more_draws():
     )
 
     def bridged(step):
-        terms = fit.terms.values()
-        alphas, matrices = [t.alpha[::step] for t in terms], [t.correlation[::step] for t in terms]
-        return bridged_evidence(
-            as_chains(with_draws(fit.design, fit.beta[::step], alphas, matrices))
-        )
+        chosen = fit.draws.take(np.arange(0, 8000, step))
+        return bridged_evidence(as_chains(replace(fit, draws=chosen)))
 
     few, many = bridged(80), bridged(1)
     assert few.se > 0.1
@@ -85,7 +84,7 @@ def test_a_bridge_that_has_not_settled_is_said(monkeypatch):
 def test_one_term_of_rows_has_the_evidence_of_the_ordinary_engine():
     data = lsm.load_dataset("bcg")
     words = Specification("yi ~ ablat", "vi", scale={"residual": "~ ablat"})
-    terms = fit_clustered_bayes(build_design(words, data), seed=1)
+    terms = fit_bayes(as_dependent(build_design(words, data)), seed=1)
     one = lsm.LocationScaleModel("yi ~ ablat", "~ ablat", variance="vi", data=data).fit_bayes(
         seed=2
     )

@@ -11,13 +11,16 @@ from scipy.special import logsumexp
 from scipy.stats import multivariate_normal, norm
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes import fit_clustered_bayes
-from bayes_lsm.bayes.clustered_draws import RandomInterceptDraws, TermDraws, flat_coefficients
+from bayes_lsm.bayes import fit_bayes
 from bayes_lsm.bayes.cross_validation.clustered_loo import checked_clusters, densities
-from bayes_lsm.bayes.engines.clustered import resolve_terms, sample_clustered
+from bayes_lsm.bayes.engines.clustered import sample_clustered
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
+from bayes_lsm.bayes.term_draws import flat_coefficients
 from bayes_lsm.design.design import build_design
 from bayes_lsm.priors import Normal, Priors
 from bayes_lsm.specification import Specification
+
+from .levels import as_dependent, with_draws
 
 # The variances are all but known: given them, everything is normal and in closed form.
 PINNED = Priors(
@@ -135,12 +138,12 @@ def test_a_tiny_model_is_that_of_a_grid():
 def test_loo_is_that_of_refits_one_by_one(make):
     fit = make().fit_bayes(seed=1)
     found, design = fit.loo(), fit.design
-    priors = resolve_terms(design, fit.priors)
-    _, _, full = sample_clustered(design, priors, draws=20_000, seed=8)
+    priors = resolve_priors(design, fit.priors)
+    full = sample_clustered(design, priors, draws=20_000, seed=8).importance
     for u in (0, 3, 4):
         kept = np.ones(len(design.y), dtype=bool)
         kept[found.studies.rows[u]] = False
-        _, _, left = sample_clustered(design.keep(kept), priors, draws=20_000, seed=9)
+        left = sample_clustered(design.keep(kept), priors, draws=20_000, seed=9).importance
         exact = full.log_evidence - left.log_evidence
         error = [found.columns["mcse"][u], full.log_evidence_se, left.log_evidence_se]
         assert found.pointwise[u] == pytest.approx(exact, abs=4 * np.linalg.norm(error))
@@ -171,7 +174,7 @@ def test_uneven_folds_are_refitted(fit, monkeypatch):
 def test_one_term_written_with_its_rows_is_the_ordinary_model(scale):
     data = lsm.load_dataset("bcg")
     words = Specification("yi ~ ablat", "vi", scale={"residual": scale})
-    clustered = fit_clustered_bayes(build_design(words, data), draws=20_000, seed=1)
+    clustered = fit_bayes(as_dependent(build_design(words, data)), draws=20_000, seed=1)
     ordinary = lsm.LocationScaleModel(
         "yi ~ ablat", scale=scale, variance="vi", data=data
     ).fit_bayes(draws=20_000, seed=2)
@@ -209,20 +212,13 @@ def test_psis_is_near_the_exact_loo(fit):
 def test_densities_are_those_of_dense_matrices(fit, cluster):
     design = fit.design
     studies = checked_clusters(design, cluster)
-    few = replace(
-        fit,
-        beta=fit.beta[:5],
-        terms={
-            name: replace(each, alpha=each.alpha[:5], correlation=each.correlation[:5])
-            for name, each in fit.terms.items()
-        },
-    )
-    alphas = flat_coefficients(few)
+    few = replace(fit, draws=fit.draws.take(np.arange(5)))
+    alphas = flat_coefficients(few.terms)
     for u, density, below in densities(few, studies):
         rows = studies.rows[u]
         for k in range(5):
             covariance = dense(design, np.exp(alphas[k]), 0.0)
-            centre, spread = conditional(few.beta[k, 0], covariance, design.y, rows)
+            centre, spread = conditional(few.draws.flat_location[k, 0], covariance, design.y, rows)
             exact = multivariate_normal(centre, spread).logpdf(design.y[rows])
             assert density[k] == pytest.approx(exact, abs=1e-9)
             cdf = norm.cdf(design.y[rows], centre, np.sqrt(np.diag(spread)))
@@ -234,21 +230,15 @@ def test_random_intercepts_are_conditioned_on():
     data["country"] = np.resize(["a", "b", "c"], len(data))
     words = Specification("yi ~ 1", "vi", scale={"study": "~ weeks + (1 | country)"})
     design = build_design(words, data)
-    (term,) = design.terms
     rng = np.random.default_rng(1)
     alpha, effect = rng.normal(0, 0.02, (4, 2)), rng.normal(size=(4, 3))
-    drawn = RandomInterceptDraws(term.random[0], np.ones(4), effect)
-    like = schools().fit_bayes(draws=2000, seed=1)
-    fit = replace(
-        like,
-        design=design,
-        beta=rng.normal(5, 1, (4, 1)),
-        terms={"study": TermDraws(term, alpha, np.ones((4, 1, 1)), (drawn,))},
-        importance=None,
-    )
+    beta = rng.normal(5, 1, (4, 1))
+    fit = with_draws(design, beta, [alpha], random=[(np.ones(4), effect)])
     level = pd.factorize(data["country"])[0]
     eta = alpha @ np.column_stack([np.ones(len(data)), data["weeks"]]).T + effect[:, level]
-    exact = norm.logpdf(data["yi"], fit.beta, np.sqrt(data["vi"].to_numpy() + np.exp(eta)))
+    exact = norm.logpdf(
+        data["yi"], fit.draws.flat_location, np.sqrt(data["vi"].to_numpy() + np.exp(eta))
+    )
     for u, density, _ in densities(fit, checked_clusters(design, None)):
         np.testing.assert_allclose(density, exact[:, u], atol=1e-9)
     with pytest.raises(lsm.FitError, match=r"random intercepts.*psis_loo"):

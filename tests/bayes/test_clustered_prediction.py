@@ -18,7 +18,7 @@ def normals(fit, known):
     """Mean and SD (rows, draws) of the effects at NEW, by REML's τ² and dense posteriors."""
     reml, found = reml_of("konstantopoulos2011"), []
     places = [fit.terms["district"].term.groups.index(name) for name in ("11", "27")]
-    for draw in range(len(fit.beta)):
+    for draw in range(len(fit.draws.flat_location)):
         table = reml_at(reml, fit, draw).predict(NEW, scale_uncertainty="plug-in").table
         mean, variance = table["estimate"].to_numpy(), table["tau2"].to_numpy()
         if known:
@@ -55,8 +55,10 @@ def test_with_all_groups_known_it_is_the_rows_own_effect():
     fit = at_reml(reml_of("konstantopoulos2011"))
     found = fit.predict(known=list(fit.terms)).table
     A = dense_model(fit, 0)[0]
-    draws = [dense_posterior(fit, draw) for draw in range(len(fit.beta))]
-    mean = np.array([fit.design.X @ fit.beta[j] + A @ u for j, (u, _) in enumerate(draws)])
+    draws = [dense_posterior(fit, draw) for draw in range(len(fit.draws.flat_location))]
+    mean = np.array(
+        [fit.design.X @ fit.draws.flat_location[j] + A @ u for j, (u, _) in enumerate(draws)]
+    )
     sd = np.sqrt([np.einsum("ij,jk,ik->i", A, C, A) for _, C in draws])
     below = ndtr((found["pi_ub"].to_numpy() - mean) / sd).mean(axis=0)
     np.testing.assert_allclose(below, 0.975, atol=1e-7)

@@ -7,13 +7,13 @@ import pytest
 from scipy.stats import multivariate_normal, norm
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes import bayes_factor, fit_clustered_bayes
+from bayes_lsm.bayes import bayes_factor, fit_bayes
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Normal, Priors
 from bayes_lsm.specification import Specification
 
-from .levels import model_of
+from .levels import as_dependent, model_of
 from .test_scale_random_intercepts import SMALL
 from .test_scale_random_intercepts import model_of as mixed_model
 
@@ -110,7 +110,7 @@ def test_one_term_of_single_studies_is_as_by_its_own_ratio():
     data = data.assign(unit=[f"u{i}" for i in range(len(data))])
     spec = Specification("yi ~ ablat", "vi", scale={"unit": "~ ablat"})
     one = model.fit_bayes(engine="collapsed", seed=4)
-    several = fit_clustered_bayes(build_design(spec, data), seed=5)
+    several = fit_bayes(as_dependent(build_design(spec, data)), seed=5)
     for part in ("location", "scale"):
         a, b = one.savage_dickey("ablat", part=part), several.savage_dickey("ablat", part=part)
         assert a.log_prior == pytest.approx(b.log_prior, rel=1e-9)

@@ -9,13 +9,14 @@ from scipy.stats import beta as beta_distribution
 from scipy.stats import halfnorm, kstest, multivariate_normal
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.engines.clustered import PartialCorrelation
 from bayes_lsm.bayes.sensitivity.clustered_sensitivity import Terms
 from bayes_lsm.bayes.sensitivity.refits import Refitter, stretched, summarise
 from bayes_lsm.design.design import build_design
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices, kappas_of
-from bayes_lsm.priors import HalfNormal, Normal, Priors
+from bayes_lsm.priors import HalfNormal, Normal, PartialCorrelation, Priors
 from bayes_lsm.specification import Specification
+
+from .levels import as_dependent
 
 FEW = {"factors": (0.5, 2), "presets": (), "progress": False}
 
@@ -30,21 +31,15 @@ def both():
     data = lsm.load_dataset("preterm_iq")
     one = lsm.LocationScaleModel("yi ~ weeks", "~ weeks", variance="vi", data=data)
     words = Specification("yi ~ weeks", "vi", scale={"study": "~ weeks"})
-    design = build_design(words, data)
+    design = as_dependent(build_design(words, data))
     options = {"draws": 8000, "seed": 1}
-    return one.fit_bayes(**options), lsm.bayes.fit_clustered_bayes(design, **options)
+    return one.fit_bayes(**options), lsm.bayes.fit_bayes(design, **options)
 
 
 def test_a_clustered_spelling_of_one_term_gives_the_same_numbers(both):
     one, several = (fit.sensitivity(draws=20_000, **FEW) for fit in both)
-    names = {"location": "location", "scale": "scale (study)"}
-    table = several.table.set_axis(
-        pd.MultiIndex.from_tuples(
-            [("scale" if p != "location" else p, t) for p, t in several.table.index],
-            names=["part", "term"],
-        )
-    )
-    assert [names[part] for part, _ in one.table.index] == [part for part, _ in several.table.index]
+    table = several.table
+    assert list(one.table.index) == list(table.index)
     assert (table["verdict"] == one.table["verdict"]).all()
     # 20,000 draws, worth half as many independent ones: the ends of an interval have an error of
     # 0.03 SD, its length one of 1%, and a rate over a factor of 4 one of 0.01.
@@ -158,7 +153,7 @@ def test_a_correlation_without_data_is_the_priors():
         "yi ~ 0 + outcome", {"outcome | trial": "~ 0 + outcome"}, variance="vi", data=data
     )
     found = model.fit_bayes(seed=1, prior=Priors(lkj=2.0)).sensitivity(**FEW)
-    row = found.table.loc[("correlation (outcome | trial)", "a, b")]
+    row = found.table.loc[("correlation", "a, b")]
     # Nothing is learned; lengths of intervals of 8000 draws have an error of 2%, squares of 4%.
     assert row["share"] == pytest.approx(1.0, abs=0.06)
     assert row["contraction"] == pytest.approx(0.0, abs=0.1)
@@ -246,7 +241,7 @@ def test_random_intercepts_are_judged_from_draws():
     assert found.reweighted
     assert "not refitted but reweighted, 4000 draws of NUTS" in " ".join(str(found).split())
     assert "only NUTS can refit" in found.skipped["slides"]
-    name = ("scale_sd (study)", "country")
+    name = ("scale_sd", "country")
     row = found.table.loc[name]
     assert row["median"] == pytest.approx(fit.summary().loc[name, "median"], rel=0.01)
     narrow, wide = (

@@ -12,7 +12,7 @@ import bayes_lsm as lsm
 from bayes_lsm.bayes.engines.collapsed import _derivatives, _Target, normal_prior, sample_collapsed
 from bayes_lsm.bayes.engines.pareto import fit_pareto, smooth_weights
 from bayes_lsm.bayes.engines.proposal import Fixed, Mixture, fit_mixture
-from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.likelihood.rows.integrated import Integrated
 from bayes_lsm.priors import HalfNormal, Normal, Priors
 from bayes_lsm.specification import find_specification
@@ -219,7 +219,7 @@ def test_auto_takes_the_collapsed_engine_where_it_can_be_trusted(continent, monk
     def refuse(*_, **__):
         raise lsm.FitError("NUTS was asked")
 
-    monkeypatch.setattr("bayes_lsm.bayes.posterior.sample_nuts", refuse)
+    monkeypatch.setattr("bayes_lsm.bayes.fitting.sample_nuts", refuse)
     with pytest.raises(lsm.FitError, match="NUTS was asked"):
         continent.fit_bayes(draws=1000, seed=1)
 

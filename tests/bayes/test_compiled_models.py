@@ -8,7 +8,6 @@ import bayes_lsm as lsm
 from bayes_lsm.bayes.calibration.replications import make_sampler
 from bayes_lsm.bayes.engines import compiled_models
 from bayes_lsm.bayes.engines.compiled_models import compile_model, fingerprint
-from bayes_lsm.bayes.pymc_model.clustered_graph import build_clustered_pymc_model
 from bayes_lsm.bayes.pymc_model.graph import build_latent_pymc_model, build_pymc_model
 from bayes_lsm.priors import HalfNormal, Normal, Priors
 
@@ -107,11 +106,11 @@ def schools(shift=0.0, **options):
 
 def test_models_of_several_scale_terms_are_kept_too(pretended):
     """Their density is an operation of their own, each time that they are built."""
-    plain = build_clustered_pymc_model(schools().design)
+    plain = build_pymc_model(schools().design)
     first = compile_model(plain, ["location", "scale"])
     moved = schools(5.0).design
     other_numbers = Priors(location={"*": Normal(5, 3)}, tau=HalfNormal(2))
-    again = compile_model(build_clustered_pymc_model(moved, other_numbers), ["location", "scale"])
+    again = compile_model(build_pymc_model(moved, other_numbers), ["location", "scale"])
     assert again is first
     assert Compiled.made == 1
     np.testing.assert_array_equal(again.data["y"], moved.y)
@@ -120,7 +119,7 @@ def test_models_of_several_scale_terms_are_kept_too(pretended):
         schools(scale={"district": "~ 1", "district/school": "~ 1 + year"}),
         schools(scale={"district": "~ 1", "study": "~ 1 + (1 | district)"}),
     ):
-        compile_model(build_clustered_pymc_model(other.design), ["location", "scale"])
+        compile_model(build_pymc_model(other.design), ["location", "scale"])
     assert Compiled.made == 3
 
 

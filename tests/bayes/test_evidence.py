@@ -180,7 +180,7 @@ def test_density_ratio_at_a_value_is_in_closed_form():
 
 def test_prior_density_of_an_intercept_is_that_of_prior_draws(ablat):
     """The scale intercept's prior hangs on the slope, through the average study."""
-    from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+    from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 
     block = resolve_priors(ablat.design, ablat.priors).scale
     drawn = block.sample(400_000, np.random.default_rng(3))[:, 0]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.engines.clustered import ClusteredTarget, resolve_terms
+from bayes_lsm.bayes.engines.clustered import ClusteredTarget
 from bayes_lsm.bayes.engines.collapsed import _Target, draw_weighted
 from bayes_lsm.bayes.engines.diagnostics import dominated, weight_problems
-from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 
 from .grids import Axis, quadrature
 from .judged import hard_model, judge
@@ -58,7 +58,7 @@ def districts(moderator):
             "slides", scale={f"district: {moderator}": lsm.priors.Normal(0, 10)}
         ),
     )
-    target = ClusteredTarget(model.design, resolve_terms(model.design, model.specification.priors))
+    target = ClusteredTarget(model.design, resolve_priors(model.design, model.specification.priors))
     turn = np.eye(3)
     if moderator == "early":
         axes = [

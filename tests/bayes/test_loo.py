@@ -12,8 +12,8 @@ from scipy.stats import multivariate_normal, norm
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes.engines.collapsed import propose, sample_collapsed
-from bayes_lsm.bayes.pymc_model.datatree import log_likelihood
-from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.bayes.pointwise_likelihood import log_likelihood
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.design.subsets import group_studies, take_rows
 from bayes_lsm.likelihood.rows.deletion import leave_out, location_moments, row_sums
 from bayes_lsm.likelihood.rows.integrated import Integrated

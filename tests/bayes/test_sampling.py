@@ -8,6 +8,7 @@ from scipy.stats import norm
 import bayes_lsm as lsm
 from bayes_lsm.bayes.engines.nuts_coordinates import build_sampling_model, pilot_data
 from bayes_lsm.bayes.pymc_model.graph import build_latent_pymc_model, build_pymc_model
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.priors import Flat, HalfNormal, Priors
 from bayes_lsm.specification import find_specification
 
@@ -66,7 +67,7 @@ def _excess(builder, design, priors, zs):
     p, q = X.shape[1], Z.shape[1]
     length = {"z_location": p, "z_scale": q, "z_study": len(y)}
     sizes = [length[each.name] for each in inputs]
-    resolved = lsm.bayes.graph.resolve_priors(design, priors)
+    resolved = resolve_priors(design, priors)
 
     def evaluate(z):
         density, *parts = of_z(*np.split(z, np.cumsum(sizes)[:-1]))

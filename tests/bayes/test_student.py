@@ -14,8 +14,9 @@ from scipy.stats import gamma as gamma_distribution
 from scipy.stats import kstest, norm, t
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.pymc_model.datatree import log_likelihood
-from bayes_lsm.bayes.pymc_model.graph import build_pymc_model, resolve_priors
+from bayes_lsm.bayes.pointwise_likelihood import log_likelihood
+from bayes_lsm.bayes.pymc_model.graph import build_pymc_model
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.likelihood.rows.closed_form import typical_sampling_variance
 from bayes_lsm.likelihood.student.kernels import log_likelihood as summed
 from bayes_lsm.priors import DegreesOfFreedom, Flat, Horseshoe, Normal, Priors

@@ -20,8 +20,8 @@ from bayes_lsm.bayes.diagnostics.findings import coefficient_columns
 from bayes_lsm.bayes.diagnostics.scores import normal_scores
 from bayes_lsm.bayes.diagnostics.study_influence import MAD_TO_SD
 from bayes_lsm.bayes.engines.student_collapsed import sample_student
-from bayes_lsm.bayes.pymc_model.datatree import log_likelihood
-from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.bayes.pointwise_likelihood import log_likelihood
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.excess import LogExcess
 from bayes_lsm.design.subsets import take_rows
 from bayes_lsm.priors import DegreesOfFreedom, Flat, Normal, Priors

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import PriorError
@@ -20,7 +21,6 @@ from bayes_lsm.priors import (
     from_fold,
     informed,
     preset,
-    resolve,
 )
 from bayes_lsm.specification import Specification
 
@@ -29,15 +29,7 @@ def bind(priors, formula="~ continent + weeks"):
     design = build_design(
         Specification(f"yi {formula}", "vi", scale=formula), load_dataset("preterm_iq")
     )
-    return resolve(
-        priors,
-        y=design.y,
-        v=design.v,
-        X=design.X,
-        Z=design.Z,
-        location_names=design.location.names,
-        scale_names=design.scale.names,
-    )
+    return resolve_priors(design, priors)
 
 
 @pytest.mark.parametrize(

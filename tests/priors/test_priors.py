@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import PriorError
@@ -20,21 +21,12 @@ from bayes_lsm.priors import (
     ResolvedPriors,
     independent_normal,
     preset,
-    resolve,
 )
 from bayes_lsm.specification import Specification
 
 
 def bind(design, priors=None) -> ResolvedPriors:
-    return resolve(
-        priors or Priors(),
-        y=design.y,
-        v=design.v,
-        X=design.X,
-        Z=design.Z,
-        location_names=design.location.names,
-        scale_names=design.scale.names,
-    )
+    return resolve_priors(design, priors or Priors())
 
 
 def design_of(data, formula):

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import PriorError
-from bayes_lsm.priors import R2D2, Horseshoe, Normal, Priors, resolve
+from bayes_lsm.priors import R2D2, Horseshoe, Normal, Priors
 from bayes_lsm.specification import Specification
 
 BOTH = [Horseshoe(0.5, 2.0), Horseshoe(0.05, 1.0), R2D2(), R2D2(0.3, 1.0, 2.0), R2D2(1.0, 2.0)]
@@ -98,15 +99,7 @@ def _block(priors, formula="~ continent + weeks"):
     design = build_design(
         Specification(f"yi {formula}", "vi", scale=formula), load_dataset("preterm_iq")
     )
-    return resolve(
-        priors,
-        y=design.y,
-        v=design.v,
-        X=design.X,
-        Z=design.Z,
-        location_names=design.location.names,
-        scale_names=design.scale.names,
-    ).scale
+    return resolve_priors(design, priors).scale
 
 
 def test_a_block_has_the_joint_density_in_equal_parts():

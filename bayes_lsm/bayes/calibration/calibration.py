@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm.bayes.calibration.clustered_replications import (
-    ClusteredSampler,
     Clusters,
     make_clustered_sampler,
 )
@@ -36,8 +35,8 @@ from bayes_lsm.bayes.calibration.replications import (
 )
 from bayes_lsm.bayes.calibration.uniformity import rank_ecdf, simultaneous_band, uniformity_pvalue
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.pymc_model.graph import resolve_priors
 from bayes_lsm.bayes.resolved_priors.clustered_prior import draw_from_prior
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior, said_before, sample_df
 from bayes_lsm.design.design import Design
 from bayes_lsm.priors import Priors
@@ -186,7 +185,7 @@ def calibrate(
     prior: Priors | None = None,
     *,
     simulations: int = 1000,
-    engine: Literal["collapsed", "nuts"] | Sampler | ClusteredSampler = "collapsed",
+    engine: Literal["collapsed", "nuts"] | Sampler = "collapsed",
     draws: int = 1000,
     ranked: int = 100,
     seed: int | None = None,
@@ -210,8 +209,8 @@ def calibrate(
         everyday use is better checked with ones that a meta-analyst would believe.
     simulations : int, default 1000
     engine : {"collapsed", "nuts"} or function, default "collapsed"
-        A function of a design and a seed that returns `Draws`, or with several scale terms a
-        `ClusteredBayesFit`, checks a sampler of your own. NUTS is compiled once.
+        A function of a design and a seed that returns `Draws` checks a sampler of your own. NUTS is
+        compiled once.
     draws : int, default 1000
         Posterior draws of each fit; with NUTS in four chains.
     ranked : int, default 100
@@ -260,10 +259,10 @@ def calibrate(
     world: World
     if not design.is_independent:
         own = make_clustered_sampler(
-            design, prior, engine=cast("str | ClusteredSampler", engine), draws=draws
+            design, prior, engine=cast("str | Sampler", engine), draws=draws
         )
         true = draw_from_prior(design, prior, size=simulations, seed=seed, rng=rng)
-        world = Clusters(true, own)
+        world = Clusters(design, true.draws, own)
     else:
         sample = make_sampler(design, prior, engine=cast("str | Sampler", engine), draws=draws)
         world = _studies(design, prior, sample, simulations, rng)

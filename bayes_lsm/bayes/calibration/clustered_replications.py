@@ -6,7 +6,6 @@ random intercepts of ln τ² off either.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -17,78 +16,75 @@ from bayes_lsm.bayes.calibration.replications import (
     TUNE,
     Names,
     Refit,
+    Sampler,
     check_whole,
     spread_out,
     unknown_engine,
 )
-from bayes_lsm.bayes.clustered_draws import (
-    TermDraws,
-    flat_coefficients,
-    take_draws,
-)
-from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
-from bayes_lsm.bayes.clustered_fitting import fit_collapsed, sampled_fit
 from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
-from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.engines.clustered import resolve_terms
-from bayes_lsm.bayes.engines.clustered_nuts import compile_clustered, sample_clustered_nuts
+from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.bayes.engines.clustered import sample_clustered
+from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
+from bayes_lsm.bayes.engines.nuts import compile_for, read_chains, run_nuts
 from bayes_lsm.bayes.prediction.group_effects import GroupEffects
+from bayes_lsm.bayes.pymc_model.graph import build_pymc_model
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
+from bayes_lsm.bayes.term_draws import TermDraws, flat_coefficients, join_terms, split_terms
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Priors
-
-ClusteredSampler = Callable[[Design, int], ClusteredBayesFit]
 
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
     """The world of a model with several scale terms.
 
-    The unknowns are all that `ClusteredBayesFit.parts` lists: random intercepts of ln τ² and their
-    SDs, too.
+    The unknowns are all that `Draws.parts` lists: random intercepts of ln τ² and their SDs, too.
 
     Attributes
     ----------
-    true : ClusteredBayesFit
+    design : Design
+    true : Draws
         Each draw is a truth.
     sample : function of a design and a seed
     """
 
-    true: ClusteredBayesFit
-    sample: ClusteredSampler
+    design: Design
+    true: Draws
+    sample: Sampler
 
     @property
     def names(self) -> Names:
         """Part and term of the unknowns."""
         return tuple(
-            (part, term) for part, (terms, _) in self.true.parts().items() for term in terms
+            (part, term)
+            for part, (terms, _) in self.true.parts(self.design).items()
+            for term in terms
         )
 
     @cached_property
     def truth(self) -> Array:
         """Their true values, shape (m, P)."""
-        return _unknowns(self.true)
+        return _unknowns(self.design, self.true)
 
     def refit(self, number: int, ranked: int, rng: np.random.Generator) -> Refit:
         """Simulate effects of new groups under one of the truths, and fit them."""
-        true = take_draws(self.true, np.array([number]))
-        y = observed_effects(true, rng)[0]
-        simulated = replace(true.design, y=y)
-        fit = self.sample(simulated, int(rng.integers(2**31)))
-        values = _unknowns(fit)
-        few = take_draws(fit, spread_out(len(values), ranked))
+        true = self.true.take(np.array([number]))
+        simulated = replace(self.design, y=observed_effects(self.design, true, rng)[0])
+        draws = self.sample(simulated, int(rng.integers(2**31)))
+        few = draws.take(spread_out(draws.size, ranked))
         return Refit(
-            values,
+            _unknowns(simulated, draws),
             _log_likelihood(simulated, few),
             float(_log_likelihood(simulated, true)[0]),
-            list(fit.problems),
+            find_problems(draws, convergence(simulated, draws)),
         )
 
 
 def make_clustered_sampler(
-    design: Design, prior: Priors, *, engine: str | ClusteredSampler, draws: int
-) -> ClusteredSampler:
+    design: Design, prior: Priors, *, engine: str | Sampler, draws: int
+) -> Sampler:
     """The function that fits one set of effects.
 
     Raises
@@ -102,22 +98,20 @@ def make_clustered_sampler(
     if engine == "collapsed":
         if any(term.random for term in design.terms):
             raise FitError("random intercepts of ln τ² need engine='nuts', got 'collapsed'")
-        resolved = resolve_terms(design, prior)
-        return lambda simulated, seed: fit_collapsed(
-            simulated, prior, resolved, draws=draws, seed=seed
-        )
+        resolved = resolve_priors(design, prior)
+        return lambda simulated, seed: sample_clustered(simulated, resolved, draws=draws, seed=seed)
     if engine == "nuts":
         return _compiled_nuts(design, prior, draws=draws)
     raise unknown_engine(engine)
 
 
-def _compiled_nuts(design: Design, prior: Priors, *, draws: int) -> ClusteredSampler:
+def _compiled_nuts(design: Design, prior: Priors, *, draws: int) -> Sampler:
     """NUTS on a model that is compiled once and given each set of effects."""
-    compiled = compile_clustered(design, prior)
+    compiled, _ = compile_for(build_pymc_model(design, prior), design, prior, seed=0)
 
-    def sample(simulated: Design, seed: int) -> ClusteredBayesFit:
-        drawn = sample_clustered_nuts(
-            lambda: compiled.with_data(y=simulated.y),
+    def sample(simulated: Design, seed: int) -> Draws:
+        posterior, stats = run_nuts(
+            lambda: (compiled.with_data(y=simulated.y), False),
             draws=-(-draws // CHAINS),
             tune=TUNE,
             chains=CHAINS,
@@ -125,20 +119,19 @@ def _compiled_nuts(design: Design, prior: Priors, *, draws: int) -> ClusteredSam
             target_accept=0.95,
             progress=False,
         )
-        return sampled_fit(simulated, prior, drawn, seed)
+        return read_chains(posterior, stats, None)
 
     return sample
 
 
 def repeat_truth(
     design: Design,
-    prior: Priors,
     *,
     location: Array,
     scale: Array,
     correlation: Array,
     size: int,
-) -> ClusteredBayesFit:
+) -> Draws:
     """One truth over and over: β (p,), α (q,) of all terms, correlations by `pair_names`.
 
     Raises
@@ -161,7 +154,7 @@ def repeat_truth(
             R[i, j] = R[j, i] = own
             _check_correlations(term, R, own)
         terms[term.name] = TermDraws(term, np.tile(alpha, (size, 1)), np.tile(R, (size, 1, 1)))
-    return ClusteredBayesFit(design, prior, np.tile(location, (size, 1)), terms, None, 0, ())
+    return join_terms(np.tile(location, (size, 1)), terms)
 
 
 def _check_correlations(term: ScaleTerm, R: Array, own: Array) -> None:
@@ -178,19 +171,21 @@ def _check_correlations(term: ScaleTerm, R: Array, own: Array) -> None:
         )
 
 
-def observed_effects(fit: ClusteredBayesFit, rng: np.random.Generator) -> Array:
+def observed_effects(design: Design, draws: Draws, rng: np.random.Generator) -> Array:
     """New effects y (draws, n) of new groups as large as the observed, one set for each draw."""
-    mean = fit.beta @ fit.design.X.T
-    return mean + GroupEffects(fit).unfold(rng.standard_normal(mean.shape))
+    mean = draws.flat_location @ design.X.T
+    return mean + GroupEffects(design, draws).unfold(rng.standard_normal(mean.shape))
 
 
-def _unknowns(fit: ClusteredBayesFit) -> Array:
-    return np.hstack([values for _, values in fit.parts().values()])
+def _unknowns(design: Design, draws: Draws) -> Array:
+    return np.hstack(
+        [values.reshape(-1, len(names)) for names, values in draws.parts(design).values()]
+    )
 
 
-def _log_likelihood(design: Design, fit: ClusteredBayesFit) -> Array:
+def _log_likelihood(design: Design, draws: Draws) -> Array:
     """ln p(y | β, α, R) of each draw, the effects of the groups integrated out."""
-    sums = RowSums(design, fit.beta.mean(axis=0))
-    rows = np.arange(len(design.y))
-    given = sums.of(rows, flat_coefficients(fit))
-    return np.asarray(given.log_density(fit.beta - sums.mean))
+    location = draws.flat_location
+    sums = RowSums(design, location.mean(axis=0))
+    given = sums.of(np.arange(len(design.y)), flat_coefficients(split_terms(design, draws)))
+    return np.asarray(given.log_density(location - sums.mean))

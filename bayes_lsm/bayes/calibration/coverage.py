@@ -16,7 +16,6 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm.bayes.calibration.clustered_replications import (
-    ClusteredSampler,
     Clusters,
     make_clustered_sampler,
     repeat_truth,
@@ -32,8 +31,8 @@ from bayes_lsm.bayes.calibration.replications import (
     make_sampler,
     refit,
 )
-from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.pymc_model.clustered_graph import pair_names, scale_names
+from bayes_lsm.bayes.coordinates import coordinates
+from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.student.effects import df_prior, said_before
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
@@ -42,7 +41,7 @@ from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +123,7 @@ def coverage(
     correlation: Mapping[str, float] | None = None,
     df: float | None = None,
     simulations: int = 1000,
-    engine: Literal["collapsed", "nuts"] | Sampler | ClusteredSampler = "collapsed",
+    engine: Literal["collapsed", "nuts"] | Sampler = "collapsed",
     draws: int = 1000,
     seed: int | None = None,
     progress: bool = True,
@@ -182,9 +181,9 @@ def coverage(
     if not design.is_independent:
         given = location, scale, correlation or {}
         own = make_clustered_sampler(
-            design, prior, engine=cast("str | ClusteredSampler", engine), draws=draws
+            design, prior, engine=cast("str | Sampler", engine), draws=draws
         )
-        world = Clusters(_true_clusters(design, prior, given, df, simulations), own)
+        world = Clusters(design, _true_clusters(design, given, df, simulations), own)
     else:
         truth, true_df = _true_studies(design, prior, (location, scale, correlation or {}), df)
         sample = make_sampler(design, prior, engine=cast("str | Sampler", engine), draws=draws)
@@ -222,19 +221,17 @@ def _true_studies(
     return truth, None if df is None else float(df)
 
 
-def _true_clusters(
-    design: Design, prior: Priors, given: _Given, df: float | None, simulations: int
-) -> ClusteredBayesFit:
+def _true_clusters(design: Design, given: _Given, df: float | None, simulations: int) -> Draws:
     """One truth, so many times."""
     if df is not None:
         raise FitError(f"df is of Student-t study effects, which a {design.kind} does not have")
     location, scale, correlation = given
+    names = coordinates(design)
     return repeat_truth(
         design,
-        prior,
-        location=_coefficients("location coefficients", location, design.location.names),
-        scale=_coefficients("scale coefficients", scale, tuple(scale_names(design))),
-        correlation=_coefficients("correlations", correlation, tuple(pair_names(design))),
+        location=_coefficients("location coefficients", location, tuple(names["location_term"])),
+        scale=_coefficients("scale coefficients", scale, tuple(names["scale_term"])),
+        correlation=_coefficients("correlations", correlation, tuple(names.get("pair", ()))),
         size=simulations,
     )
 

@@ -8,7 +8,7 @@ on the design's own effects, and stay the same in every fit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -19,14 +19,16 @@ from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.engines.compiled_models import compile_model
 from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.engines.direct import sample_directly
-from bayes_lsm.bayes.pymc_model.datatree import log_likelihood
-from bayes_lsm.bayes.pymc_model.graph import build_pymc_model, require_log_link, resolve_priors
+from bayes_lsm.bayes.pointwise_likelihood import log_likelihood
+from bayes_lsm.bayes.pymc_model.graph import build_pymc_model
+from bayes_lsm.bayes.resolved_priors.resolve import require_log_link, resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior, sample_effects
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.priors import Priors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
+from bayes_lsm.progress import track
 
 LEVELS = (0.5, 0.8, 0.95)
 TUNE = 500  # warm-up of each chain of NUTS
@@ -253,7 +255,7 @@ def refit(world: World, *, largest_rank: int, rng: np.random.Generator, progress
     truth = world.truth
     rows: list[dict[str, Any]] = []
     problems: list[tuple[int, str]] = []
-    for number in _tracked(range(len(truth)), len(truth), show=progress):
+    for number in track(range(len(truth)), "Fitting simulated effects", progress=progress):
         found = world.refit(number, largest_rank, rng)
         problems += [(number + 1, text) for text in found.problems]
         rows.append(_read(found, truth[number], largest_rank))
@@ -299,17 +301,3 @@ def check_whole(name: str, value: int, *, least: int) -> None:
 def chosen_seed(seed: int | None) -> int:
     """The seed that is used: the given one, or a new one."""
     return int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
-
-
-def _tracked(numbers: Iterable[int], total: int, *, show: bool) -> Iterable[int]:
-    from rich.console import Console
-    from rich.progress import track
-
-    return track(
-        numbers,
-        description="Fitting simulated effects",
-        total=total,
-        console=Console(stderr=True),
-        transient=True,
-        disable=not show,
-    )

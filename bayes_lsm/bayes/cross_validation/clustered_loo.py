@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import ndtr
 
-from bayes_lsm.bayes.clustered_draws import flat_coefficients
 from bayes_lsm.bayes.cross_validation.clustered_deletion import ClusterDeletion, RowSums
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.cross_validation.elpd_from_densities import (
@@ -28,26 +27,32 @@ from bayes_lsm.bayes.cross_validation.elpd_from_densities import (
     waic_elpd,
 )
 from bayes_lsm.bayes.cross_validation.refits import Predictions, leave_out_folds
-from bayes_lsm.bayes.engines.clustered import resolve_terms
-from bayes_lsm.bayes.resolved_priors.clustered_propriety import term_effects
 from bayes_lsm.bayes.resolved_priors.propriety import require_proper_without
-from bayes_lsm.bayes.tracking import track
-from bayes_lsm.design.clusters import Cluster, Clusters, connected_rows, read_clusters
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
+from bayes_lsm.bayes.term_draws import flat_coefficients
+from bayes_lsm.design.clusters import (
+    Cluster,
+    Clusters,
+    connected_rows,
+    independent_clusters,
+    read_clusters,
+)
 from bayes_lsm.design.columns import check_columns
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import Array, Indices, Studies
 from bayes_lsm.errors import DataError, FitError
 from bayes_lsm.likelihood.blocks.arrange import likelihood_terms, row_variances
+from bayes_lsm.progress import track
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 _FEWEST_CLUSTERS = 3
 _MANY_CLUSTERS = 100
 
 
 def loo(
-    fit: ClusteredBayesFit,
+    fit: Posterior,
     *,
     cluster: Cluster | None = None,
     seed: int | None = None,
@@ -57,7 +62,7 @@ def loo(
 
     Parameters
     ----------
-    fit : ClusteredBayesFit
+    fit : BayesFit
         Of either engine; the refits are by the collapsed one, with the priors of the full fit.
     cluster : str or sequence of length n, optional
         What is left out as a whole: the groups of a scale term, or the cluster of each row that was
@@ -102,7 +107,7 @@ def loo(
 
 
 def kfold(
-    fit: ClusteredBayesFit,
+    fit: Posterior,
     k: int = 10,
     *,
     cluster: Cluster | None = None,
@@ -113,7 +118,7 @@ def kfold(
 
     Parameters
     ----------
-    fit : ClusteredBayesFit
+    fit : BayesFit
     k : int, default 10
         Number of folds, from 2 to the number of clusters.
     cluster
@@ -147,14 +152,12 @@ def kfold(
     return kfold_elpd(fit, studies, found, k)
 
 
-def psis_loo(
-    fit: ClusteredBayesFit, *, cluster: Cluster | None = None, progress: bool = True
-) -> Elpd:
+def psis_loo(fit: Posterior, *, cluster: Cluster | None = None, progress: bool = True) -> Elpd:
     """Leave each cluster out in turn by Pareto-smoothed importance sampling from the draws.
 
     Parameters
     ----------
-    fit : ClusteredBayesFit
+    fit : BayesFit
         Random intercepts of ln τ² are conditioned on, as the other coefficients are.
     cluster
         As in `loo`.
@@ -187,12 +190,12 @@ def psis_loo(
     return psis_elpd(fit, studies, densities(fit, studies, progress=_slow(studies, progress)))
 
 
-def waic(fit: ClusteredBayesFit, *, cluster: Cluster | None = None) -> Elpd:
+def waic(fit: Posterior, *, cluster: Cluster | None = None) -> Elpd:
     """The widely applicable information criterion, on the scale of the log density.
 
     Parameters
     ----------
-    fit : ClusteredBayesFit
+    fit : BayesFit
     cluster
         As in `loo`; the clusters must be independent given the coefficients.
 
@@ -230,7 +233,7 @@ def checked_clusters(design: Design, cluster: Cluster | None) -> Studies:
         For clusters that are unknown or missing, or fewer than three.
     """
     studies = _studies(
-        design, default_clusters(design) if cluster is None else read_clusters(design, cluster)
+        design, independent_clusters(design) if cluster is None else read_clusters(design, cluster)
     )
     count = len(studies.names)
     if count < _FEWEST_CLUSTERS:
@@ -239,22 +242,6 @@ def checked_clusters(design: Design, cluster: Cluster | None) -> Studies:
             f"({', '.join(studies.names)}); name smaller ones with cluster="
         )
     return studies
-
-
-def default_clusters(design: Design) -> Clusters:
-    """The outermost groups; where they are dependent, the sets of rows that are independent."""
-    outer = min(design.terms, key=lambda each: len(each.groups))
-    connected = connected_rows(design)
-    found = Clusters(outer.index, outer.groups, outer.name)
-    if are_independent(design, _studies(design, found)):
-        return found
-    first = np.unique(connected, return_index=True)[1]
-    size = np.bincount(connected)
-    names = [
-        design.labels[row] if many == 1 else f"{design.labels[row]} and {many - 1} with it"
-        for row, many in zip(first, size, strict=True)
-    ]
-    return Clusters(connected, tuple(names), "cluster")
 
 
 def are_independent(design: Design, studies: Studies) -> bool:
@@ -277,14 +264,9 @@ def _one_by_one(studies: Studies) -> list[Indices]:
     return list(np.arange(len(studies.names))[:, None])
 
 
-def _require_proper(fit: ClusteredBayesFit, studies: Studies, folds: list[Indices]) -> None:
-    priors = resolve_terms(fit.design, fit.priors)
-    require_proper_without(
-        lambda rows: term_effects(fit.design, priors.location, fit.priors, rows),
-        priors.scale,
-        studies,
-        folds,
-    )
+def _require_proper(fit: Posterior, studies: Studies, folds: list[Indices]) -> None:
+    resolved = resolve_priors(fit.design, fit.priors)
+    require_proper_without(fit.design, resolved, fit.priors, studies, folds)
 
 
 def _slow(studies: Studies, progress: bool) -> bool:
@@ -292,7 +274,7 @@ def _slow(studies: Studies, progress: bool) -> bool:
 
 
 def _refit(
-    fit: ClusteredBayesFit,
+    fit: Posterior,
     studies: Studies,
     folds: list[Indices],
     *,
@@ -307,7 +289,7 @@ def _refit(
                 "use psis_loo(), which needs none"
             )
     _require_rank(design, studies, folds)
-    model = ClusterDeletion(design, resolve_terms(design, fit.priors))
+    model = ClusterDeletion(design, resolve_priors(design, fit.priors))
     seed = fit.seed if seed is None else seed
     with np.errstate(invalid="ignore"):  # points of the prior may be too far out for any density
         return leave_out_folds(model, studies, folds, seed=seed, progress=progress)
@@ -330,14 +312,14 @@ def _require_rank(design: Design, studies: Studies, folds: list[Indices]) -> Non
 
 
 def densities(
-    fit: ClusteredBayesFit, studies: Studies, *, progress: bool = False
+    fit: Posterior, studies: Studies, *, progress: bool = False
 ) -> Iterator[tuple[int, Array, Array]]:
     """Each cluster's log density (draws,) and its rows' probabilities (draws, rows).
 
     Given the coefficients of the draw and the rows of other clusters that it depends on.
     """
-    centre = fit.beta.mean(axis=0)
-    away, alphas = fit.beta - centre, flat_coefficients(fit)
+    centre = fit.draws.flat_location.mean(axis=0)
+    away, alphas = fit.draws.flat_location - centre, flat_coefficients(fit.terms)
     sums = RowSums(fit.design, centre)
     for u in track(range(len(studies.names)), "Smoothing weights", progress=progress):
         rows = studies.rows[u]

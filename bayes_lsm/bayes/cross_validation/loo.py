@@ -12,12 +12,12 @@ doi:10.1007/s11222-016-9696-4; PIT: Gelman et al. (2013), Bayesian Data Analysis
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import ndtr
 
+from bayes_lsm.bayes.cross_validation import clustered_loo
 from bayes_lsm.bayes.cross_validation.deletion import RowDeletion
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.cross_validation.elpd_from_densities import (
@@ -30,29 +30,38 @@ from bayes_lsm.bayes.cross_validation.elpd_from_densities import (
 from bayes_lsm.bayes.cross_validation.refits import Predictions, Refittable, leave_out_folds
 from bayes_lsm.bayes.cross_validation.student_deletion import StudentDeletion
 from bayes_lsm.bayes.diagnostics.scores import normal_scores
-from bayes_lsm.bayes.dispatch import of_either_fit
-from bayes_lsm.bayes.pymc_model.datatree import log_likelihood
-from bayes_lsm.bayes.pymc_model.graph import resolve_priors
-from bayes_lsm.bayes.resolved_priors.propriety import require_proper_without, study_effects
-from bayes_lsm.bayes.student.effects import df_prior
-from bayes_lsm.bayes.tracking import track
+from bayes_lsm.bayes.pointwise_likelihood import log_likelihood
+from bayes_lsm.bayes.resolved_priors.propriety import require_proper_without
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
+from bayes_lsm.bayes.student.effects import df_prior, require_normal_effects
+from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.design.subsets import Array, Indices, Studies, group_studies, take_rows
 from bayes_lsm.errors import FitError
+from bayes_lsm.progress import track
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 _MANY_STUDIES = 5000
 
 
-@of_either_fit
-def loo(fit: BayesFit, *, seed: int | None = None, progress: bool = True) -> Elpd:
+def loo(
+    fit: Posterior,
+    *,
+    cluster: Cluster | None = None,
+    seed: int | None = None,
+    progress: bool = True,
+) -> Elpd:
     """Leave each study out in turn and predict it, by exact refits.
 
     Parameters
     ----------
     fit : BayesFit
         Of either engine; the refits are by the collapsed one, with the priors of the full fit.
+    cluster : str or sequence of length n, optional
+        What is left out as a whole: the groups of a scale term, or the cluster of each row that was
+        fitted. By default the study; with dependent effects the outermost groups, and where none
+        holds the others the sets of rows that are independent of each other.
     seed : int, optional
         Default: that of the fit.
     progress : bool, default True
@@ -83,6 +92,8 @@ def loo(fit: BayesFit, *, seed: int | None = None, progress: bool = True) -> Elp
     >>> round(found.elpd), round(found.p)
     (-11, 3)
     """
+    if _leaves_clusters(fit, cluster):
+        return clustered_loo.loo(fit, cluster=cluster, seed=seed, progress=progress)
     studies = checked_studies(fit)
     folds = list(np.arange(len(studies.names))[:, None])
     found = _refit(fit, studies, folds, seed=seed, progress=progress)
@@ -90,16 +101,23 @@ def loo(fit: BayesFit, *, seed: int | None = None, progress: bool = True) -> Elp
     return loo_elpd(fit, studies, found, each)
 
 
-@of_either_fit
-def kfold(fit: BayesFit, k: int = 10, *, seed: int | None = None, progress: bool = True) -> Elpd:
+def kfold(
+    fit: Posterior,
+    k: int = 10,
+    *,
+    cluster: Cluster | None = None,
+    seed: int | None = None,
+    progress: bool = True,
+) -> Elpd:
     """Leave folds of studies out in turn and predict them, by exact refits.
 
     Parameters
     ----------
     fit : BayesFit
-        Of several scale terms, see the method of `ClusteredBayesFit` of this name.
     k : int, default 10
         Number of folds, from 2 to the number of studies.
+    cluster
+        As in `loo`.
     seed : int, optional
         Of the folds, which are drawn at random, and of the refits. Default: that of the fit. For
         a comparison, give all models the same.
@@ -123,6 +141,8 @@ def kfold(fit: BayesFit, k: int = 10, *, seed: int | None = None, progress: bool
     >>> len(fit.kfold(5, seed=1).pointwise)
     13
     """
+    if _leaves_clusters(fit, cluster):
+        return clustered_loo.kfold(fit, k, cluster=cluster, seed=seed, progress=progress)
     studies = checked_studies(fit)
     folds = draw_folds(k, len(studies.names), fit.seed if seed is None else seed)
     _require_proper(fit, studies, folds)
@@ -130,14 +150,15 @@ def kfold(fit: BayesFit, k: int = 10, *, seed: int | None = None, progress: bool
     return kfold_elpd(fit, studies, found, k)
 
 
-@of_either_fit
-def psis_loo(fit: BayesFit, *, progress: bool = True) -> Elpd:
+def psis_loo(fit: Posterior, *, cluster: Cluster | None = None, progress: bool = True) -> Elpd:
     """Leave each study out in turn by Pareto-smoothed importance sampling from the draws.
 
     Parameters
     ----------
     fit : BayesFit
-        Of several scale terms, see the method of `ClusteredBayesFit` of this name.
+        Random intercepts of ln τ² are conditioned on, as the other coefficients are.
+    cluster
+        As in `loo`.
     progress : bool, default True
         Show a progress bar on standard error when there are thousands of studies.
 
@@ -163,17 +184,20 @@ def psis_loo(fit: BayesFit, *, progress: bool = True) -> Elpd:
     Vehtari, A., Simpson, D., Gelman, A., Yao, Y., & Gabry, J. (2024). Pareto smoothed importance
     sampling. Journal of Machine Learning Research, 25(72), 1-58.
     """
+    if _leaves_clusters(fit, cluster):
+        return clustered_loo.psis_loo(fit, cluster=cluster, progress=progress)
     studies = checked_studies(fit)
     return psis_elpd(fit, studies, densities(fit, studies, progress=_slow(studies, progress)))
 
 
-@of_either_fit
-def waic(fit: BayesFit) -> Elpd:
+def waic(fit: Posterior, *, cluster: Cluster | None = None) -> Elpd:
     """The widely applicable information criterion, on the scale of the log density.
 
     Parameters
     ----------
     fit : BayesFit
+    cluster
+        As in `loo`; the clusters must be independent given the coefficients.
 
     Returns
     -------
@@ -199,11 +223,26 @@ def waic(fit: BayesFit) -> Elpd:
     information criterion in singular learning theory. Journal of Machine Learning Research, 11,
     3571-3594.
     """
+    if _leaves_clusters(fit, cluster):
+        return clustered_loo.waic(fit, cluster=cluster)
     studies = checked_studies(fit)
     return waic_elpd(fit, studies, densities(fit, studies))
 
 
-def checked_studies(fit: BayesFit) -> Studies:
+def _leaves_clusters(fit: Posterior, cluster: Cluster | None) -> bool:
+    """Whether more than single studies are left out.
+
+    Raises
+    ------
+    FitError
+        For clusters of studies with Student-t effects.
+    """
+    if cluster is not None:
+        require_normal_effects(fit.design, "leaving out other clusters than studies")
+    return cluster is not None or not fit.design.is_independent
+
+
+def checked_studies(fit: Posterior) -> Studies:
     """The studies of a fit that can be left out one by one.
 
     Raises
@@ -218,14 +257,13 @@ def checked_studies(fit: BayesFit) -> Studies:
     return studies
 
 
-def _require_proper(fit: BayesFit, studies: Studies, folds: list[Indices]) -> None:
-    priors = resolve_priors(fit.design, fit.priors)
-    effects_of = partial(study_effects, fit.design, priors.location)
-    require_proper_without(effects_of, priors.scale, studies, folds)
+def _require_proper(fit: Posterior, studies: Studies, folds: list[Indices]) -> None:
+    resolved = resolve_priors(fit.design, fit.priors)
+    require_proper_without(fit.design, resolved, fit.priors, studies, folds)
 
 
 def _refit(
-    fit: BayesFit,
+    fit: Posterior,
     studies: Studies,
     folds: list[Indices],
     *,
@@ -245,7 +283,7 @@ def _slow(studies: Studies, progress: bool) -> bool:
 
 
 def densities(
-    fit: BayesFit, studies: Studies, *, progress: bool = False
+    fit: Posterior, studies: Studies, *, progress: bool = False
 ) -> Iterator[tuple[int, Array, Array]]:
     """Each study's log density (draws,) and its effects' probabilities (draws, rows)."""
     location, scale = fit.draws.flat_location, fit.draws.flat_scale

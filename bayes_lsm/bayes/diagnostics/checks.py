@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 from bayes_lsm.bayes.diagnostics.clustered_checks import Clusters
 from bayes_lsm.bayes.diagnostics.discrepancies import (
     Quantity,
@@ -33,14 +32,14 @@ from bayes_lsm.bayes.diagnostics.discrepancies import (
 )
 from bayes_lsm.bayes.diagnostics.scores import normal_scores
 from bayes_lsm.bayes.draws import Array
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.student.effects import sample_effects
 from bayes_lsm.errors import FitError
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.cross_validation.elpd_from_densities import AnyFit
-    from bayes_lsm.bayes.posterior import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 _FEWEST_DRAWS = 100
 _ENTRIES = 2_000_000
@@ -121,7 +120,7 @@ class PredictiveCheck(Printable):
 
 
 def posterior_predictive_check(
-    fit: AnyFit,
+    fit: Posterior,
     *,
     quantities: Mapping[str, Callable[[Array], float]] | None = None,
     draws: int = 2000,
@@ -131,7 +130,7 @@ def posterior_predictive_check(
 
     Parameters
     ----------
-    fit : BayesFit or ClusteredBayesFit
+    fit : BayesFit
         Of either engine.
     quantities : mapping of str to function of the effects (k,), optional
         Your own test quantities, checked beside the ready ones: ``{"range": np.ptp}``.
@@ -177,7 +176,7 @@ def posterior_predictive_check(
     """
     if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < _FEWEST_DRAWS:
         raise FitError(f"draws must be a whole number of at least {_FEWEST_DRAWS}, got {draws!r}")
-    model: Replicating = Clusters(fit) if isinstance(fit, ClusteredBayesFit) else Studies(fit)
+    model: Replicating = Studies(fit) if fit.design.is_independent else Clusters(fit)
     asked = model.quantities()
     for name, yours in (quantities or {}).items():
         if name in asked:
@@ -206,7 +205,7 @@ class Studies:
 
     remarks: tuple[str, ...] = ()
 
-    def __init__(self, fit: BayesFit) -> None:
+    def __init__(self, fit: Posterior) -> None:
         self._fit = fit
 
     def quantities(self) -> dict[str, Quantity]:

@@ -13,7 +13,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from bayes_lsm.bayes.clustered_draws import take_draws
 from bayes_lsm.bayes.diagnostics.discrepancies import (
     Quantity,
     Replicate,
@@ -30,7 +29,7 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 
 class Clusters:
@@ -38,7 +37,7 @@ class Clusters:
 
     remarks: tuple[str, ...] = ("replicated effects are of new groups, as large as the observed",)
 
-    def __init__(self, fit: ClusteredBayesFit) -> None:
+    def __init__(self, fit: Posterior) -> None:
         self._fit = fit
 
     def quantities(self) -> dict[str, Quantity]:
@@ -66,9 +65,9 @@ class Clusters:
         self, chosen: npt.NDArray[np.intp], rng: np.random.Generator
     ) -> tuple[Replicate, Replicate]:
         """The observed effects and new ones, under each of the chosen draws."""
-        fit = take_draws(self._fit, chosen)
-        effects, y = GroupEffects(fit), fit.design.y
-        mean = fit.beta @ fit.design.X.T
+        design, draws = self._fit.design, self._fit.draws.take(chosen)
+        effects, y = GroupEffects(design, draws), design.y
+        mean = draws.flat_location @ design.X.T
         z = rng.standard_normal(mean.shape)
         residual = effects.unfold(z)
         seen = Replicate(np.broadcast_to(y, mean.shape), y - mean, effects.standardise(y - mean))

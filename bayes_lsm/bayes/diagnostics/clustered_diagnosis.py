@@ -21,21 +21,22 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtr, softmax
 
-from bayes_lsm.bayes.clustered_fitting import fit_clustered_bayes, fit_collapsed
 from bayes_lsm.bayes.cross_validation.clustered_loo import loo, psis_loo
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.diagnostics.study_influence import Medians
-from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.engines.clustered import resolve_terms
+from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.bayes.engines.clustered import sample_clustered
 from bayes_lsm.bayes.engines.collapsed import can_collapse
 from bayes_lsm.bayes.engines.diagnostics import LARGEST_PARETO_K
 from bayes_lsm.bayes.engines.pareto import smooth_weights
+from bayes_lsm.bayes.posterior_sampling import draw_posterior
 from bayes_lsm.bayes.prediction.group_effects import GroupEffects
-from bayes_lsm.bayes.tracking import track
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.errors import ConvergenceWarning, FitError
+from bayes_lsm.progress import track
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+    from bayes_lsm.bayes.posterior import Posterior
     from bayes_lsm.design.design import Design
     from bayes_lsm.specification import Engine
 
@@ -45,7 +46,7 @@ _FEW = 5
 class Clusters:
     """A model of several scale terms."""
 
-    def __init__(self, fit: ClusteredBayesFit) -> None:
+    def __init__(self, fit: Posterior) -> None:
         self._fit = fit
 
     def leave_out(self, *, seed: int | None, progress: bool) -> tuple[Elpd | None, list[str]]:
@@ -81,14 +82,20 @@ class Clusters:
         slow = progress and len(studies.names) > _FEW
         for u in track(range(len(studies.names)), "Leaving clusters out", progress=slow):
             rows = studies.rows[u]
-            z, log_density = _scores(fit, rows)
+            z, log_density = _scores(fit.design, fit.draws, rows)
             log_weights, k = smooth_weights(-log_density.sum(axis=1))
             if not k <= LARGEST_PARETO_K and left_out.criterion == "loo":
                 refitted[u] = True
                 again = self._refit(rows)
-                z, log_density = _scores(again, rows, fit.design)
+                z, log_density = _scores(fit.design, again, rows)
                 log_weights = np.zeros(len(z))
-                without[u] = Medians(again.parts()).here
+                parts = again.parts(fit.design)
+                without[u] = Medians(
+                    {
+                        part: (names, values.reshape(-1, len(names)))
+                        for part, (names, values) in parts.items()
+                    }
+                ).here
             else:
                 without[u] = medians.weighted(log_weights)
             pit[rows] = one_after_another(z, log_density, log_weights)
@@ -104,11 +111,11 @@ class Clusters:
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            other = fit_clustered_bayes(
+            other = draw_posterior(
                 fit.design,
                 prior=fit.priors,
                 engine=engine,
-                draws=len(fit.beta),
+                draws=fit.draws.size,
                 seed=seed,
                 progress=progress,
             )
@@ -118,16 +125,16 @@ class Clusters:
     def _collapses(self) -> bool:
         design = self._fit.design
         plain = not any(term.random for term in design.terms)
-        return plain and can_collapse(resolve_terms(design, self._fit.priors))
+        return plain and can_collapse(resolve_priors(design, self._fit.priors))
 
-    def _refit(self, rows: npt.NDArray[np.intp]) -> ClusteredBayesFit:
+    def _refit(self, rows: npt.NDArray[np.intp]) -> Draws:
         """Without these rows, with the priors of all."""
         fit = self._fit
-        priors = resolve_terms(fit.design, fit.priors)
+        priors = resolve_priors(fit.design, fit.priors)
         kept = np.ones(len(fit.design.y), dtype=bool)
         kept[rows] = False
         left = fit.design.keep(kept)
-        return fit_collapsed(left, fit.priors, priors, draws=len(fit.beta), seed=fit.seed)
+        return sample_clustered(left, priors, draws=fit.draws.size, seed=fit.seed)
 
 
 def one_after_another(z: Array, log_density: Array, log_weights: Array) -> Array:
@@ -137,28 +144,8 @@ def one_after_another(z: Array, log_density: Array, log_weights: Array) -> Array
     return np.asarray(np.sum(weights * ndtr(z), axis=0))
 
 
-def _scores(
-    fit: ClusteredBayesFit,
-    rows: npt.NDArray[np.intp],
-    design: Design | None = None,
-) -> tuple[Array, Array]:
-    """Of some rows, of the fit's design or another's, by themselves under each draw.
-
-    See `GroupEffects.scores_in_order`.
-    """
-    design = fit.design if design is None else design
+def _scores(design: Design, draws: Draws, rows: npt.NDArray[np.intp]) -> tuple[Array, Array]:
+    """Of some rows by themselves under each draw; see `GroupEffects.scores_in_order`."""
     chosen = np.zeros(len(design.y), dtype=bool)
     chosen[rows] = True
-    part = design.keep(chosen)
-    terms = {
-        term.name: replace(
-            fit.terms[term.name],
-            term=term,
-            random=tuple(
-                replace(drawn, of=of)
-                for drawn, of in zip(fit.terms[term.name].random, term.random, strict=True)
-            ),
-        )
-        for term in part.terms
-    }
-    return GroupEffects(replace(fit, design=part, terms=terms)).scores_in_order()
+    return GroupEffects(design.keep(chosen), draws).scores_in_order()

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.cross_validation.loo import loo, psis_loo
 from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck, posterior_predictive_check
@@ -35,16 +34,16 @@ from bayes_lsm.bayes.diagnostics.study_influence import MAD_TO_SD, study_influen
 from bayes_lsm.bayes.engines.diagnostics import convergence
 from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
 from bayes_lsm.bayes.engines.nuts import sample_nuts
-from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.bayes.posterior import Posterior
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.errors import ConvergenceWarning
 from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.cross_validation.elpd_from_densities import AnyFit
     from bayes_lsm.bayes.draws import Draws
-    from bayes_lsm.bayes.posterior import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +52,7 @@ class Diagnosis(Printable):
 
     Attributes
     ----------
-    fit : BayesFit or ClusteredBayesFit
+    fit : BayesFit
     findings : tuple of Finding
         Each check with its value, its limit and its status.
     convergence : DataFrame
@@ -75,7 +74,7 @@ class Diagnosis(Printable):
         What could not be checked, and why.
     """
 
-    fit: AnyFit
+    fit: Posterior
     findings: tuple[Finding, ...]
     convergence: pd.DataFrame
     loo: Elpd | None
@@ -133,13 +132,13 @@ class Diagnosis(Printable):
 
 
 def diagnose(
-    fit: AnyFit, *, engines: bool = False, seed: int | None = None, progress: bool = True
+    fit: Posterior, *, engines: bool = False, seed: int | None = None, progress: bool = True
 ) -> Diagnosis:
     """Check the draws, the model and its dependence on single studies.
 
     Parameters
     ----------
-    fit : BayesFit or ClusteredBayesFit
+    fit : BayesFit
         With several scale terms what is left out are clusters: see `clustered_loo`.
     engines : bool, default False
         Also draw by the other engine and compare; NUTS needs 10 to 20 seconds to begin with.
@@ -173,7 +172,7 @@ def diagnose(
     Bayesian workflow. Journal of the Royal Statistical Society A, 182(2), 389-402.
     doi:10.1111/rssa.12378
     """
-    model: Diagnosable = Clusters(fit) if isinstance(fit, ClusteredBayesFit) else Studies(fit)
+    model: Diagnosable = Studies(fit) if fit.design.is_independent else Clusters(fit)
     findings = draws_findings(fit)
     studies, compared = None, None
     check = posterior_predictive_check(fit, seed=seed)
@@ -227,7 +226,7 @@ def _farthest_scores(left_out: Elpd) -> np.ndarray:
     return np.array([scores[own][np.argmax(np.abs(scores[own]))] for own in rows])
 
 
-def _compare_engines(fit: AnyFit, other: pd.DataFrame) -> pd.DataFrame:
+def _compare_engines(fit: Posterior, other: pd.DataFrame) -> pd.DataFrame:
     ours, found = fit.summary(), other["median"].to_numpy()
     difference = found - ours["median"].to_numpy()
     error = np.hypot(ours["mcse_median"].to_numpy(), other["mcse_median"].to_numpy())
@@ -257,7 +256,7 @@ class Diagnosable(Protocol):
 class Studies:
     """A model whose τ² is one of each study."""
 
-    def __init__(self, fit: BayesFit) -> None:
+    def __init__(self, fit: Posterior) -> None:
         self._fit = fit
         self._priors = resolve_priors(fit.design, fit.priors)
         self._df = df_prior(fit.design, fit.priors)
@@ -271,7 +270,7 @@ class Studies:
         with warnings.catch_warnings():
             # What they warn of becomes a finding.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            if can_sample(self._priors, self._df):
+            if can_sample(self._fit.design, self._priors, self._df):
                 return loo(self._fit, seed=seed, progress=progress), remarks
             return psis_loo(self._fit, progress=progress), remarks
 
@@ -294,6 +293,6 @@ class Studies:
         if self._fit.importance is not None:
             each = -(-count // 4)
             return sample_nuts(design, self._fit.priors, draws=each, seed=seed, progress=progress)
-        if not can_sample(self._priors, self._df):
+        if not can_sample(self._fit.design, self._priors, self._df):
             return None
         return sample_directly(design, self._priors, self._df, draws=count, seed=seed)

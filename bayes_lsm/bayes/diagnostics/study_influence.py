@@ -20,20 +20,20 @@ from bayes_lsm.bayes.cross_validation.loo import checked_studies, densities
 from bayes_lsm.bayes.engines.diagnostics import LARGEST_PARETO_K
 from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
 from bayes_lsm.bayes.engines.pareto import smooth_weights
-from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
-from bayes_lsm.bayes.tracking import track
 from bayes_lsm.design.subsets import Array, take_rows
+from bayes_lsm.progress import track
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 # The SD of a normal distribution is that many times its median absolute deviation.
 MAD_TO_SD = 1.482602218505602
 _FEW = 5
 
 
-def study_influence(fit: BayesFit, *, progress: bool = True) -> pd.DataFrame:
+def study_influence(fit: Posterior, *, progress: bool = True) -> pd.DataFrame:
     """What becomes of the coefficients without each study.
 
     Parameters
@@ -72,7 +72,7 @@ def study_influence(fit: BayesFit, *, progress: bool = True) -> pd.DataFrame:
         without[u] = medians.weighted(log_weights)
     refitted = ~(k <= LARGEST_PARETO_K)
     priors, df = resolve_priors(fit.design, fit.priors), df_prior(fit.design, fit.priors)
-    if can_sample(priors, df):
+    if can_sample(fit.design, priors, df):
         again = np.flatnonzero(refitted)
         for u in track(again.tolist(), "Refitting", progress=progress and len(again) > _FEW):
             left = np.setdiff1d(np.arange(len(fit.design.y)), studies.rows[u])

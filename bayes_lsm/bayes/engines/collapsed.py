@@ -49,7 +49,7 @@ _LARGEST_SAMPLE = 60_000
 _TRIED = 250  # points, of which the best are climbed from
 _NEGLIGIBLE_HILL = 25.0  # below the highest, in logs
 _STEP = 0.01  # of a difference, in φ
-_CHAINS = 4  # independent draws, but ArviZ's diagnostics want several chains
+CHAINS = 4  # independent draws, but ArviZ's diagnostics want several chains
 
 
 def can_collapse(priors: ResolvedPriors) -> bool:
@@ -97,8 +97,7 @@ def sample_collapsed(
     phi, importance = draw_weighted(target, draws, rng)
     alphas = target.coefficients(phi)
     location = target.draw_location(alphas, rng)
-    shape = chain_shape(draws)
-    return Draws(location.reshape(shape), alphas.reshape(shape), importance=importance)
+    return Draws(location[None], alphas[None], importance=importance).in_chains(CHAINS)
 
 
 class Target(Protocol):
@@ -136,11 +135,6 @@ def draw_weighted(target: Target, draws: int, rng: np.random.Generator) -> tuple
     chosen = resample(weights, draws, rng)
     importance = _importance(log_weights, weights, k, draws)
     return phi[chosen], replace(importance, bounded=target.coordinates.bounded)
-
-
-def chain_shape(draws: int) -> tuple[int, int, int]:
-    """Independent draws as chains: (chains, draws a chain, -1)."""
-    return (_CHAINS, draws // _CHAINS, -1) if draws % _CHAINS == 0 else (1, draws, -1)
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,8 +8,7 @@ and their effective number.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -30,18 +29,11 @@ def convergence(design: Design, draws: Draws) -> pd.DataFrame:
 
     mcse_median, and of chains ess_bulk, ess_tail and r_hat, of weighted draws ess.
     """
-    return convergence_of(draws.parts(design), draws.importance)
-
-
-def convergence_of(
-    parts: Mapping[str, tuple[Sequence[str], Array]], importance: Importance | None
-) -> pd.DataFrame:
-    """The same, of the terms and draws (chains, draws, terms) of any parts of a model."""
     tables = {
         part: _convergence(names, values)
-        if importance is None
-        else _independent(names, values.reshape(-1, len(names)), importance.ess)
-        for part, (names, values) in parts.items()
+        if draws.importance is None
+        else _independent(names, values.reshape(-1, len(names)), draws.importance.ess)
+        for part, (names, values) in draws.parts(design).items()
     }
     return pd.concat(tables, names=["part", "term"])
 
@@ -70,17 +62,7 @@ def _convergence(names: Sequence[str], values: Array) -> pd.DataFrame:
     )
 
 
-class Checkable(Protocol):
-    """Draws that say how they were made; see `Draws`."""
-
-    @property
-    def stats(self) -> Mapping[str, npt.NDArray[Any]]: ...
-
-    @property
-    def importance(self) -> Importance | None: ...
-
-
-def find_problems(draws: Checkable, table: pd.DataFrame) -> list[str]:
+def find_problems(draws: Draws, table: pd.DataFrame) -> list[str]:
     """What is wrong, each with its remedy; `table` is that of `convergence`."""
     if draws.importance is not None:
         return weight_problems(draws.importance)

@@ -1,11 +1,16 @@
-"""The engines that need no chains: `collapsed`, and `student_collapsed` for Student-t effects.
+"""The engines that need no chains, and which of them draws from a model.
 
-A model has normal study effects or Student-t ones, and whoever refits it need not ask which.
+`collapsed` has independent normal study effects, `student_collapsed` Student-t ones, `clustered`
+any number of scale terms. Another such engine is one more module that returns `Draws`, and one line
+here.
 """
 
 from __future__ import annotations
 
+from typing import cast
+
 from bayes_lsm.bayes.draws import Draws
+from bayes_lsm.bayes.engines.clustered import sample_clustered
 from bayes_lsm.bayes.engines.collapsed import can_collapse, require_collapsible, sample_collapsed
 from bayes_lsm.bayes.engines.student_collapsed import (
     can_sample_student,
@@ -13,13 +18,16 @@ from bayes_lsm.bayes.engines.student_collapsed import (
     sample_student,
 )
 from bayes_lsm.bayes.student.excess import Degrees
+from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import Numbers
 from bayes_lsm.priors import ResolvedPriors
 
 
-def can_sample(priors: ResolvedPriors, df: Degrees | None) -> bool:
-    """Whether `sample_directly` takes these priors; `df` is None for normal study effects."""
-    return can_collapse(priors) if df is None else can_sample_student(priors)
+def can_sample(design: Design, priors: ResolvedPriors, df: Degrees | None) -> bool:
+    """Whether `sample_directly` takes a model; `df` is None for normal study effects."""
+    if df is not None:
+        return can_sample_student(priors)
+    return can_collapse(priors) and not any(term.random for term in design.terms)
 
 
 def require_direct(priors: ResolvedPriors, df: Degrees | None, cure: str) -> None:
@@ -47,7 +55,7 @@ def sample_directly(
 
     Parameters
     ----------
-    design : Design, or a part of one
+    design : Design, or of independent effects a part of one
     priors : ResolvedPriors
     df : DegreesOfFreedom, Excess, float or None
         See `sample_student`; None for normal study effects.
@@ -58,8 +66,10 @@ def sample_directly(
     Raises
     ------
     FitError
-        For priors that the engine cannot take.
+        For priors that the engine cannot take, or random intercepts of ln τ².
     """
-    if df is None:
+    if df is not None:
+        return sample_student(design, priors, df, draws=draws, seed=seed)
+    if design.is_independent:
         return sample_collapsed(design, priors, draws=draws, seed=seed)
-    return sample_student(design, priors, df, draws=draws, seed=seed)
+    return sample_clustered(cast("Design", design), priors, draws=draws, seed=seed)

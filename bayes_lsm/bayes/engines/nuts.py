@@ -13,11 +13,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.engines.compiled_models import compile_model
-from bayes_lsm.bayes.pymc_model.graph import (
-    build_latent_pymc_model,
-    build_pymc_model,
-    resolve_priors,
-)
+from bayes_lsm.bayes.pymc_model.graph import BUILDERS
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.design.design import Design
 from bayes_lsm.priors import Priors
@@ -28,14 +25,14 @@ if TYPE_CHECKING:
     import pymc as pm
 
 _KEPT_STATISTICS = ("diverging", "energy", "depth", "n_steps", "step_size", "mean_tree_accept")
-_KEPT_VARIABLES = ("location", "scale", "true_effect", "df")
+_KEPT_VARIABLES = ("location", "scale", "correlation", "scale_sd", "scale_effect")
+_KEPT_VARIABLES += ("true_effect", "df")
 # Where a far region has to be visited: transitions to a draw that is kept, and steps short enough
 # for a path to turn into it. Five seeds of 20,000 draws of the bundled half-flat model then gave
 # 0.57 effective draws a draw or more, in the middle and in the tails, and no divergence. Kept one
 # and all it is 0.2, and with an acceptance of 0.98 one path in 80,000 diverged.
 _FAR_TRANSITIONS = 4
 _FAR_ACCEPT = 0.99
-_BUILDERS = {"integrated": build_pymc_model, "latent": build_latent_pymc_model}
 
 
 def sample_nuts(
@@ -76,7 +73,7 @@ def sample_nuts(
     """
 
     def compiled_model() -> tuple[Any, bool]:
-        return compile_for(_BUILDERS[true_effects](design, priors), design, priors, seed=seed)
+        return compile_for(BUILDERS[true_effects](design, priors), design, priors, seed=seed)
 
     posterior, stats = run_nuts(
         compiled_model,
@@ -87,13 +84,22 @@ def sample_nuts(
         target_accept=target_accept,
         progress=progress,
     )
-    return Draws(
-        posterior["location"],
-        posterior["scale"],
-        stats,
-        df=_df(posterior, df_prior(design, priors)),
-        true_effect=posterior.get("true_effect"),
-    )
+    return read_chains(posterior, stats, df_prior(design, priors))
+
+
+def read_chains(
+    posterior: Mapping[str, Array],
+    stats: Mapping[str, npt.NDArray[Any]],
+    df: DegreesOfFreedom | float | None,
+) -> Draws:
+    """The draws of a model's variables (chains, draws, …), whichever it has.
+
+    `df` is the prior of ν, its fixed value, or None for normal study effects.
+    """
+    found = {name: posterior[name] for name in _KEPT_VARIABLES if name in posterior}
+    if df is None or isinstance(df, DegreesOfFreedom):
+        return Draws(**found, stats=stats)
+    return Draws(**{**found, "df": np.full((1, 1), df)}, stats=stats)
 
 
 def run_nuts(
@@ -168,12 +174,6 @@ def _together(
     return {"diverging": few["diverging"].any(axis=2), "n_steps": few["n_steps"].sum(axis=2)}
 
 
-def _df(posterior: dict[str, Array], prior: DegreesOfFreedom | float | None) -> Array | None:
-    if isinstance(prior, DegreesOfFreedom):
-        return posterior["df"]
-    return None if prior is None else np.full((1, 1), prior)
-
-
 def compile_for(model: pm.Model, design: Design, priors: Priors, *, seed: int) -> tuple[Any, bool]:
     """The model of a design compiled for nutpie, in good coordinates, from the store if it can be.
 
@@ -191,7 +191,7 @@ def compile_for(model: pm.Model, design: Design, priors: Priors, *, seed: int) -
     from bayes_lsm.bayes.engines.nuts_coordinates import build_sampling_model, can_map, pilot_data
 
     kept = [name for name in _KEPT_VARIABLES if name in model.named_vars]
-    if not can_map(model, resolve_priors(design, priors)):
+    if not design.is_independent or not can_map(model, resolve_priors(design, priors)):
         return compile_model(model, kept), False
     numbers = pilot_data(design, priors, seed)
     compiled = compile_model(

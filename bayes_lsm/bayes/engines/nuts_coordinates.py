@@ -26,7 +26,7 @@ from pytensor.graph.replace import graph_replace
 from bayes_lsm.bayes.engines.collapsed import normal_prior, sample_collapsed
 from bayes_lsm.bayes.engines.far_region_map import KNOTS, SHARPNESS, fit_reach
 from bayes_lsm.bayes.engines.skewness_map import fit_bends, t_scatter
-from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.design.design import Design
 from bayes_lsm.links import LARGEST_EXPONENT
 from bayes_lsm.priors import Flat, HalfNormal, Normal, PriorBlock, Priors, ResolvedPriors

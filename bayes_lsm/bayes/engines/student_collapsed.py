@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.engines.collapsed import chain_shape, draw_weighted, propose_phi
+from bayes_lsm.bayes.engines.collapsed import CHAINS, draw_weighted, propose_phi
 from bayes_lsm.bayes.engines.coordinates import Coordinates, Univariate, log_tau2_of_residuals
 from bayes_lsm.bayes.student.effects import arrays
 from bayes_lsm.bayes.student.excess import Degrees, Excess
@@ -79,13 +79,9 @@ def sample_student(
     target = _JointTarget(design, priors, df)
     points, importance = draw_weighted(target, draws, rng)
     location, scale, drawn = target.split(points)
-    shape = chain_shape(draws)
-    return Draws(
-        location.reshape(shape),
-        scale.reshape(shape),
-        importance=importance,
-        df=np.full((1, 1), df) if isinstance(df, float) else drawn.reshape(shape[:2]),
-    )
+    own_df = np.full((1, 1), df) if isinstance(df, float) else drawn[None]
+    found = Draws(location[None], scale[None], importance=importance, df=own_df)
+    return found.in_chains(CHAINS)
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,11 +22,11 @@ from bayes_lsm.bayes.evidence.evidence import Evidence, read_evidence
 from bayes_lsm.bayes.evidence.model_prior import ModelPrior, log_model_prior
 from bayes_lsm.bayes.evidence.submodels import SubModel, Term, combine, find_subsets, require_terms
 from bayes_lsm.bayes.student.effects import said_before
-from bayes_lsm.bayes.tracking import track
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import ConvergenceWarning, FitError, warn
 from bayes_lsm.priors import Priors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
+from bayes_lsm.progress import track
 from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable
 

@@ -25,8 +25,8 @@ from bayes_lsm.bayes.evidence.averages import Averages, sample_models
 from bayes_lsm.bayes.evidence.clustered_averaging import ClusteredModelAverage, average_clustered
 from bayes_lsm.bayes.evidence.model_prior import ModelPrior
 from bayes_lsm.bayes.evidence.submodels import SubModel, find_terms, sample_submodel
-from bayes_lsm.bayes.pymc_model.graph import require_log_link, resolve_priors
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
+from bayes_lsm.bayes.resolved_priors.resolve import require_log_link, resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior, new_weights
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError

@@ -11,10 +11,8 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
-from bayes_lsm.bayes.clustered_fitting import terms_of
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.engines.clustered import resolve_terms, sample_clustered
+from bayes_lsm.bayes.engines.clustered import sample_clustered
 from bayes_lsm.bayes.engines.collapsed import require_collapsible
 from bayes_lsm.bayes.evidence.averages import Averages, in_words, sample_models
 from bayes_lsm.bayes.evidence.clustered_nested import (
@@ -24,9 +22,12 @@ from bayes_lsm.bayes.evidence.clustered_nested import (
 )
 from bayes_lsm.bayes.evidence.model_prior import ModelPrior
 from bayes_lsm.bayes.evidence.submodels import SubModel, Term, find_terms
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.clustered_heterogeneity import LevelHeterogeneity
 from bayes_lsm.bayes.prediction.clustered_prediction import LevelPrediction
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
+from bayes_lsm.bayes.term_draws import flat_coefficients, join_terms, split_terms, terms_of
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import restrict
 from bayes_lsm.errors import FitError
@@ -67,23 +68,23 @@ class ClusteredModelAverage(Averages[Design]):
         variance: float | Sequence[float] | None = None,
         level: float = 0.95,
     ) -> LevelPrediction:
-        """Effects in new groups or known ones; see `ClusteredBayesFit.predict`."""
+        """Effects in new groups or known ones; see `BayesFit.predict`."""
         found = self._fit.predict(
             new_data, terms=terms, known=known, variance=variance, level=level
         )
         return replace(found, heading=f"Predictions of a {self.title}", remarks=self.notes)
 
     def heterogeneity(self, *, level: float = 0.95) -> LevelHeterogeneity:
-        """τ², τ and I² of each scale term; see `ClusteredBayesFit.heterogeneity`."""
+        """τ², τ and I² of each scale term; see `BayesFit.heterogeneity`."""
         found = self._fit.heterogeneity(level=level)
         return replace(found, heading=f"Heterogeneity of a {self.title}", remarks=self.notes)
 
     @property
-    def _fit(self) -> ClusteredBayesFit:
+    def _fit(self) -> Posterior:
         """The draws of all models as those of the full one."""
         terms = terms_of(self.design, self.draws.flat_scale)
-        beta = self.draws.flat_location
-        return ClusteredBayesFit(self.design, self.priors, beta, terms, None, self.seed, ())
+        draws = join_terms(self.draws.flat_location, terms)
+        return Posterior(self.design, self.priors, draws, self.seed, pd.DataFrame(), ())
 
     def _describe(self, terms: Sequence[str]) -> str:
         return _in_words(self.design, terms)
@@ -113,7 +114,7 @@ def average_clustered(
             "bayes_factor, or leave the random intercepts out"
         )
     prior = prior or design.specification.priors
-    priors = resolve_terms(design, prior)
+    priors = resolve_priors(design, prior)
     require_normalised(priors, "averaging over models")
     require_collapsible(priors, "models can be averaged with such priors only")
     terms = {"location": find_terms(design.location), "scale": _scale_terms(design)}
@@ -123,8 +124,9 @@ def average_clustered(
         own = ResolvedPriors(
             restrict(priors.location, model.location), restrict(priors.scale, model.scale)
         )
-        beta, alphas, importance = sample_clustered(smaller, own, draws=draws, seed=its_seed)
-        return Draws(beta[None], alphas[None], importance=importance)
+        drawn = sample_clustered(smaller, own, draws=draws, seed=its_seed)
+        scale = flat_coefficients(split_terms(smaller, drawn))  # α and κ
+        return Draws(drawn.flat_location[None], scale[None], importance=drawn.importance)
 
     found = sample_models(
         terms,

@@ -13,29 +13,35 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayes_lsm.bayes.clustered_draws import are_random, flat_coefficients
 from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.engines.clustered import resolve_terms, sample_clustered
+from bayes_lsm.bayes.engines.clustered import sample_clustered
 from bayes_lsm.bayes.engines.collapsed import can_collapse
 from bayes_lsm.bayes.evidence.bridge import MOST_ITERATIONS, bridge
-from bayes_lsm.bayes.evidence.evidence import EVIDENCE_DRAWS, Evidence, read_importance, with_error
-from bayes_lsm.bayes.pymc_model.clustered_graph import DEFAULT_SCALE_SD
+from bayes_lsm.bayes.evidence.evidence import (
+    EVIDENCE_DRAWS,
+    Evidence,
+    read_evidence,
+    read_importance,
+    with_error,
+)
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
+from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD, resolve_priors
+from bayes_lsm.bayes.term_draws import are_random, flat_coefficients
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 # An error beyond that cannot itself be trusted: the proposal misses much of the posterior.
 _LARGEST_BRIDGE_SE = 0.5
 
 
-def evidence(fit: ClusteredBayesFit) -> Evidence:
+def evidence(fit: Posterior) -> Evidence:
     """The log marginal likelihood of a fit's model.
 
     Parameters
     ----------
-    fit : ClusteredBayesFit
+    fit : BayesFit
         Of either engine.
 
     Raises
@@ -50,20 +56,20 @@ def evidence(fit: ClusteredBayesFit) -> Evidence:
     >>> round(evidence(fit).log)
     -13
     """
-    priors = resolve_terms(fit.design, fit.priors)
+    priors = resolve_priors(fit.design, fit.priors)
     require_normalised(priors, "a marginal likelihood")
     if fit.importance is not None:
         return read_importance(fit.importance)
     plain = not any(term.random for term in fit.design.terms)
     if plain and can_collapse(priors):
-        _, _, importance = sample_clustered(
-            fit.design, priors, draws=max(EVIDENCE_DRAWS, len(fit.beta)), seed=fit.seed
+        draws = sample_clustered(
+            fit.design, priors, draws=max(EVIDENCE_DRAWS, fit.draws.size), seed=fit.seed
         )
-        return read_importance(importance)
+        return read_evidence(draws)
     return bridged_evidence(fit)
 
 
-def bridged_evidence(fit: ClusteredBayesFit) -> Evidence:
+def bridged_evidence(fit: Posterior) -> Evidence:
     """The same by bridging the fit's own draws, with any proper priors."""
     worth = float(fit.convergence.filter(like="ess").to_numpy().min())
     rng = np.random.default_rng(fit.seed)
@@ -88,10 +94,10 @@ def bridged_evidence(fit: ClusteredBayesFit) -> Evidence:
 class _Joint:
     """ln p(y, θ) at points θ = (β, α and κ of all terms, ln ω, u), without bounds."""
 
-    def __init__(self, fit: ClusteredBayesFit) -> None:
+    def __init__(self, fit: Posterior) -> None:
         self._fit = fit
-        self._priors = resolve_terms(fit.design, fit.priors)
-        self._sums = RowSums(fit.design, fit.beta.mean(axis=0))
+        self._priors = resolve_priors(fit.design, fit.priors)
+        self._sums = RowSums(fit.design, fit.draws.flat_location.mean(axis=0))
         self._rows = np.arange(len(fit.design.y))
         self._sd = fit.priors.scale_sd or DEFAULT_SCALE_SD
         self._random = [each for term in fit.terms.values() for each in term.random]
@@ -99,17 +105,17 @@ class _Joint:
             float(np.linalg.slogdet(block.contrasts)[1])
             for block in (self._priors.location, self._priors.scale)
         )
-        self._effect = are_random(fit)
+        self._effect = are_random(fit.design)
 
     def coordinates(self) -> Array:
         """The draws of the fit, as such points."""
-        flat = flat_coefficients(self._fit)
+        flat = flat_coefficients(self._fit.terms)
         log_sd = [np.log(each.sd)[:, None] for each in self._random]
         u = [each.effect / each.sd[:, None] for each in self._random]
-        return np.hstack([self._fit.beta, flat[:, ~self._effect], *log_sd, *u])
+        return np.hstack([self._fit.draws.flat_location, flat[:, ~self._effect], *log_sd, *u])
 
     def __call__(self, points: Array) -> Array:
-        p, q = self._fit.beta.shape[1], int(np.sum(~self._effect))
+        p, q = self._fit.draws.flat_location.shape[1], int(np.sum(~self._effect))
         beta, alpha, rest = np.split(points, [p, p + q], axis=1)
         log_sd, u = np.split(rest, [len(self._random)], axis=1)
         flat = np.empty((len(points), len(self._effect)))

@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayes_lsm.bayes.clustered_draws import are_random, flat_coefficients
 from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
-from bayes_lsm.bayes.engines.clustered import resolve_terms, sample_clustered
+from bayes_lsm.bayes.engines.clustered import sample_clustered
 from bayes_lsm.bayes.engines.collapsed import normal_prior, require_collapsible
 from bayes_lsm.bayes.evidence.conditionals import Unknowns
-from bayes_lsm.bayes.evidence.evidence import read_importance
-from bayes_lsm.bayes.evidence.nested import PartName, Posterior, thinned, unknown_term, worth_of
+from bayes_lsm.bayes.evidence.evidence import read_evidence
+from bayes_lsm.bayes.evidence.nested import PartName, Reduced, thinned, unknown_term, worth_of
 from bayes_lsm.bayes.evidence.submodels import Term, find_terms
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
+from bayes_lsm.bayes.term_draws import are_random, flat_coefficients, split_terms
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.design.subsets import Array, restrict
@@ -29,7 +30,7 @@ from bayes_lsm.likelihood.blocks.arrange import error_covariance, likelihood_ter
 from bayes_lsm.priors import ResolvedPriors
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 # Of a density in units of that of one row: so many in a quadrature, and what each costs at least.
 _WORK, _OVERHEAD = 1e5, 40
@@ -40,10 +41,10 @@ class Levels:
 
     exact_location = True
 
-    def __init__(self, fit: ClusteredBayesFit) -> None:
+    def __init__(self, fit: Posterior) -> None:
         self._fit = fit
         design = fit.design
-        self.priors = resolve_terms(design, fit.priors)
+        self.priors = resolve_priors(design, fit.priors)
         self.nested = not any(term.random for term in design.terms)
         pieces = [(term, each) for term in design.terms for each in formula_terms(term)]
         firsts = dict(
@@ -91,20 +92,20 @@ class Levels:
 
     def location_moments(self, most: int) -> tuple[Array, Array, float]:
         """Means (m, p) and covariances (m, p, p) of β at draws of α; what they are worth."""
-        alphas, worth = thinned(flat_coefficients(self._fit), worth_of(self._fit), most)
+        alphas, worth = thinned(flat_coefficients(self._fit.terms), worth_of(self._fit), most)
         mean, precision = normal_prior(self.priors.location)
         sums = RowSums(self._fit.design, mean).of(np.arange(len(self._fit.design.y)), alphas)
         away, covariances = sums.location(precision)
         return mean + away, covariances, worth
 
     @cached_property
-    def whole(self) -> Posterior:
+    def whole(self) -> Reduced:
         """Of the fit itself."""
-        moved = np.flatnonzero(~are_random(self._fit)).tolist()
+        moved = np.flatnonzero(~are_random(self._fit.design)).tolist()
         unknowns = _unknowns(self._fit.design, self.priors, moved)
-        return Posterior(unknowns, flat_coefficients(self._fit), worth_of(self._fit))
+        return Reduced(unknowns, flat_coefficients(self._fit.terms), worth_of(self._fit))
 
-    def without(self, kept: Mapping[str, Sequence[int]], *, draws: int) -> Posterior:
+    def without(self, kept: Mapping[str, Sequence[int]], *, draws: int) -> Reduced:
         """Of the model that has these coefficients of each part only."""
         if not self.nested:
             raise FitError(
@@ -116,9 +117,11 @@ class Levels:
             restrict(self.priors.location, kept["location"]),
             restrict(self.priors.scale, kept["scale"]),
         )
-        _, alphas, importance = sample_clustered(design, priors, draws=draws, seed=self._fit.seed)
+        drawn = sample_clustered(design, priors, draws=draws, seed=self._fit.seed)
         unknowns = _unknowns(design, priors, range(len(kept["scale"])))
-        return Posterior(unknowns, alphas, importance.ess, read_importance(importance))
+        alphas = flat_coefficients(split_terms(design, drawn))
+        worth = np.inf if drawn.importance is None else drawn.importance.ess
+        return Reduced(unknowns, alphas, worth, read_evidence(drawn))
 
 
 def _unknowns(design: Design, priors: ResolvedPriors, moved: Sequence[int]) -> Unknowns:

@@ -16,12 +16,11 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.bayes.dispatch import of_either_fit
 from bayes_lsm.bayes.draws import Draws, Importance
 from bayes_lsm.bayes.engines.diagnostics import is_dominated
 from bayes_lsm.bayes.engines.direct import require_direct, sample_directly
-from bayes_lsm.bayes.pymc_model.graph import resolve_priors
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.design import Design
@@ -30,10 +29,8 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
-    from bayes_lsm.bayes.posterior import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
-type AnyFit = BayesFit | ClusteredBayesFit
 
 Grades = Literal["kass_raftery", "jeffreys"]
 
@@ -82,8 +79,7 @@ class Evidence:
     problems: tuple[str, ...] = ()
 
 
-@of_either_fit
-def evidence(fit: BayesFit) -> Evidence:
+def evidence(fit: Posterior) -> Evidence:
     """The log marginal likelihood of a fit's model.
 
     Parameters
@@ -106,6 +102,10 @@ def evidence(fit: BayesFit) -> Evidence:
     >>> round(evidence(fit).log)
     -16
     """
+    if not fit.design.is_independent:
+        from bayes_lsm.bayes.evidence import clustered_evidence
+
+        return clustered_evidence.evidence(fit)
     draws = fit.draws
     priors = resolve_priors(fit.design, fit.priors)
     require_normalised(priors, "a marginal likelihood")
@@ -220,8 +220,8 @@ class BayesFactor(Printable):
 
 
 def bayes_factor(
-    first: AnyFit,
-    second: AnyFit,
+    first: Posterior,
+    second: Posterior,
     *,
     names: tuple[str, str] = ("the first model", "the second model"),
     prior_odds: float = 1.0,
@@ -231,7 +231,7 @@ def bayes_factor(
 
     Parameters
     ----------
-    first, second : BayesFit or ClusteredBayesFit
+    first, second : BayesFit
         Of any formulas, scale terms, priors and engines.
     names : tuple of str, length 2
         For the table.
@@ -319,7 +319,7 @@ def describe_bf(log_bf: float, se: float) -> str:
     return f"Bayes factor {math.exp(log_bf):.3g} (± {100 * se:.2g}%)"
 
 
-def _words(fit: AnyFit) -> str:
+def _words(fit: Posterior) -> str:
     words = fit.design.specification
     scale = words.scale
     if not isinstance(scale, str):
@@ -327,7 +327,7 @@ def _words(fit: AnyFit) -> str:
     return f"location {words.location}, scale {scale}; priors: {fit.priors.describe()}"
 
 
-def _require_same_effects(first: AnyFit, second: AnyFit) -> None:
+def _require_same_effects(first: Posterior, second: Posterior) -> None:
     """Rows may be in another order, but must be the same effects with the same covariance."""
     designs = [fit.design for fit in (first, second)]
     orders = [np.lexsort([design.v, design.y]) for design in designs]

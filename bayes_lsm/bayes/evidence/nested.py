@@ -19,21 +19,20 @@ from bayes_lsm.bayes.evidence.conditionals import (
 )
 from bayes_lsm.bayes.evidence.evidence import Evidence, read_evidence
 from bayes_lsm.bayes.evidence.submodels import find_terms, sample_submodel
-from bayes_lsm.bayes.pymc_model.graph import resolve_priors
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.design.subsets import Array, restrict, take_columns
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import ResolvedPriors
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.cross_validation.elpd_from_densities import AnyFit
-    from bayes_lsm.bayes.posterior import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 PartName = Literal["location", "scale"]
 
 
 @dataclass(frozen=True, eq=False)
-class Posterior:
+class Reduced:
     """Draws of a model, and what their coordinates are.
 
     Attributes
@@ -66,7 +65,7 @@ class Nesting(Protocol):
         Whether models without some of them can be drawn from.
     exact_location : bool
         Whether β is normal given all else.
-    whole : Posterior
+    whole : Reduced
     """
 
     priors: ResolvedPriors
@@ -76,7 +75,7 @@ class Nesting(Protocol):
     exact_location: bool
 
     @property
-    def whole(self) -> Posterior:
+    def whole(self) -> Reduced:
         """Of the fit itself."""
 
     def find(self, part: PartName, term: str) -> list[int]:
@@ -88,7 +87,7 @@ class Nesting(Protocol):
     def location_moments(self, most: int) -> tuple[Array, Array, float]:
         """Means (m, p) and covariances (m, p, p) of β at draws of α; what they are worth."""
 
-    def without(self, kept: Mapping[str, Sequence[int]], *, draws: int) -> Posterior:
+    def without(self, kept: Mapping[str, Sequence[int]], *, draws: int) -> Reduced:
         """Of the model that has these coefficients of each part only."""
 
 
@@ -97,7 +96,7 @@ class Studies:
 
     nested = True
 
-    def __init__(self, fit: BayesFit) -> None:
+    def __init__(self, fit: Posterior) -> None:
         self._fit = fit
         design = fit.design
         self.priors = resolve_priors(design, fit.priors)
@@ -138,12 +137,12 @@ class Studies:
         return (*location_moments(alphas, *arrays), worth)
 
     @cached_property
-    def whole(self) -> Posterior:
+    def whole(self) -> Reduced:
         """Of the fit itself."""
         everything = {name: range(len(each)) for name, each in self.names.items()}
         return self._posterior(everything, self._fit.draws, worth_of(self._fit))
 
-    def without(self, kept: Mapping[str, Sequence[int]], *, draws: int) -> Posterior:
+    def without(self, kept: Mapping[str, Sequence[int]], *, draws: int) -> Reduced:
         """Of the model that has these coefficients of each part only."""
         drawn = sample_submodel(
             self._fit.design,
@@ -163,16 +162,16 @@ class Studies:
         drawn: Draws,
         worth: float,
         evidence: Evidence | None = None,
-    ) -> Posterior:
+    ) -> Reduced:
         own = ResolvedPriors(
             restrict(self.priors.location, kept["location"]),
             restrict(self.priors.scale, kept["scale"]),
         )
         numbers = take_columns(self._fit.design, kept["location"], kept["scale"])
         if self._df is None:
-            return Posterior(collapsed_unknowns(numbers, own), drawn.flat_scale, worth, evidence)
+            return Reduced(collapsed_unknowns(numbers, own), drawn.flat_scale, worth, evidence)
         points = np.column_stack([drawn.flat_location, drawn.flat_scale, drawn.flat_df])
-        return Posterior(joint_unknowns(numbers, own), points, worth, evidence)
+        return Reduced(joint_unknowns(numbers, own), points, worth, evidence)
 
 
 def unknown_term(part: PartName, term: str, names: Sequence[str]) -> FitError:
@@ -181,7 +180,7 @@ def unknown_term(part: PartName, term: str, names: Sequence[str]) -> FitError:
     return FitError(f"there is no {part} term {term!r}; the {part} coefficients are {known}")
 
 
-def worth_of(fit: AnyFit) -> float:
+def worth_of(fit: Posterior) -> float:
     """How many independent draws the fit's are worth."""
     return float(fit.convergence.filter(like="ess").to_numpy().min())
 

@@ -29,12 +29,12 @@ import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
 
-from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 from bayes_lsm.bayes.engines.collapsed import normal_prior
 from bayes_lsm.bayes.evidence.clustered_nested import Levels
 from bayes_lsm.bayes.evidence.conditionals import conditional_density
 from bayes_lsm.bayes.evidence.evidence import Evidence, describe_bf, grade
 from bayes_lsm.bayes.evidence.nested import Nesting, PartName, Studies, thinned
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
 from bayes_lsm.bayes.student.effects import said_before
 from bayes_lsm.choices import require_choice
@@ -44,7 +44,7 @@ from bayes_lsm.priors import PriorBlock
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.cross_validation.elpd_from_densities import AnyFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 _MOST_DRAWS = 20_000
 _PRIOR_DRAWS = 200_000
@@ -129,13 +129,13 @@ class SavageDickey(Printable):
 
 
 def savage_dickey(
-    fit: AnyFit, term: str, value: float = 0.0, *, part: PartName = "scale"
+    fit: Posterior, term: str, value: float = 0.0, *, part: PartName = "scale"
 ) -> SavageDickey:
     """The Bayes factor for a coefficient's having one value, from the fit of the full model.
 
     Parameters
     ----------
-    fit : BayesFit or ClusteredBayesFit
+    fit : BayesFit
         Of either engine.
     term : str
         A coefficient as the tables print it (``"continentOther"``), or a term of the formula
@@ -170,7 +170,7 @@ def savage_dickey(
     require_choice("part", part, PartName)
     if not math.isfinite(value):
         raise FitError(f"value must be a finite number, got {value}")
-    model: Nesting = Levels(fit) if isinstance(fit, ClusteredBayesFit) else Studies(fit)
+    model: Nesting = Studies(fit) if fit.design.is_independent else Levels(fit)
     columns = model.find(part, term)
     require_normalised(model.priors, "the Savage–Dickey ratio")
     model.require_direct("use such priors, whatever the engine")
@@ -261,7 +261,9 @@ def _prior_density(block: PriorBlock, j: int, value: float, seed: int) -> float:
     return float(density + math.log(abs(block.contrasts[j, j])))
 
 
-def _restricted(fit: AnyFit, model: Nesting, part: PartName, columns: list[int]) -> Evidence | None:
+def _restricted(
+    fit: Posterior, model: Nesting, part: PartName, columns: list[int]
+) -> Evidence | None:
     """ln p(y | null) − ln p(y), where the null is a model without these columns."""
     if model.level[part] & set(columns):
         return None

@@ -23,7 +23,7 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.results import ResultTable, model_title
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,13 +43,13 @@ class LevelEffects(ResultTable):
 
 
 def level_effects(
-    fit: ClusteredBayesFit, *, level: float = 0.95, interval: Interval = "eti"
+    fit: Posterior, *, level: float = 0.95, interval: Interval = "eti"
 ) -> LevelEffects:
     """The effects u of all groups, shrunken towards 0.
 
     Parameters
     ----------
-    fit : ClusteredBayesFit
+    fit : BayesFit
     level : float, default 0.95
         Of the intervals.
     interval : {"eti", "hdi"}, default "eti"
@@ -76,11 +76,11 @@ def level_effects(
     [-0.2, -0.1]
     """
     check_interval(level, interval)
-    effects = GroupEffects(fit)
+    effects = GroupEffects(fit.design, fit.draws)
     names, numbers = _reported(fit, effects)
     numbers_by_block = np.argsort(effects.owner[numbers], kind="stable")
     parts = []
-    for some in row_blocks(len(numbers), len(fit.beta)):
+    for some in row_blocks(len(numbers), fit.draws.size):
         wanted = numbers[numbers_by_block[some]]
         mean, variance = effects.combine(_unit_rows(wanted, effects.starts[-1]))
         parts.append(_summaries(mean, variance, level, interval))
@@ -90,9 +90,7 @@ def level_effects(
     return LevelEffects(title, table.set_index(index), fit.notes, level, interval)
 
 
-def row_effects(
-    fit: ClusteredBayesFit, *, level: float = 0.95, interval: Interval = "eti"
-) -> pd.DataFrame:
+def row_effects(fit: Posterior, *, level: float = 0.95, interval: Interval = "eti") -> pd.DataFrame:
     """Each row's own true effect θ_i = x_i'β + Σ_l a_i'u_l, y less its sampling error.
 
     Returns
@@ -102,23 +100,25 @@ def row_effects(
         data.
     """
     check_interval(level, interval)
-    effects, X = GroupEffects(fit), fit.design.X
+    effects, X = GroupEffects(fit.design, fit.draws), fit.design.X
     loadings = loadings_of(fit, {name: each.term.index for name, each in fit.terms.items()})
     parts = []
-    for some in row_blocks(len(X), len(fit.beta)):
+    for some in row_blocks(len(X), fit.draws.size):
         mean, variance = effects.combine(loadings[some])
-        parts.append(_summaries(X[some] @ fit.beta.T + mean, variance, level, interval))
+        parts.append(
+            _summaries(X[some] @ fit.draws.flat_location.T + mean, variance, level, interval)
+        )
     return pd.concat(parts).set_index(pd.Index(fit.design.labels, name="row"))
 
 
 def true_effects(
-    fit: ClusteredBayesFit, *, terms: Sequence[str] | None = None, seed: int | None = None
+    fit: Posterior, *, terms: Sequence[str] | None = None, seed: int | None = None
 ) -> Array:
     """Draws of the rows' true effects: one for each draw of the coefficients.
 
     Parameters
     ----------
-    fit : ClusteredBayesFit
+    fit : BayesFit
     terms : sequence of str, optional
         The scale terms whose effects are in it, by their groupings; by default all but the residual
         of individual data. ``["district"]`` gives the mean of each row's district.
@@ -145,12 +145,12 @@ def true_effects(
     """
     chosen = chosen_terms(fit, terms)
     rng = np.random.default_rng(fit.seed if seed is None else seed)
-    drawn = GroupEffects(fit).draw_rows(frozenset(chosen), rng)
-    drawn += fit.beta @ fit.design.X.T
-    return drawn.reshape(fit.chains, -1, len(fit.design.y))
+    drawn = GroupEffects(fit.design, fit.draws).draw_rows(frozenset(chosen), rng)
+    drawn += fit.draws.flat_location @ fit.design.X.T
+    return drawn.reshape(fit.draws.chains, -1, len(fit.design.y))
 
 
-def chosen_terms(fit: ClusteredBayesFit, terms: Sequence[str] | None) -> list[str]:
+def chosen_terms(fit: Posterior, terms: Sequence[str] | None) -> list[str]:
     """The scale terms that are asked for; by default all but the residual of individual data.
 
     Raises
@@ -164,7 +164,7 @@ def chosen_terms(fit: ClusteredBayesFit, terms: Sequence[str] | None) -> list[st
     return known_terms(fit, terms, "terms")
 
 
-def known_terms(fit: ClusteredBayesFit, names: Sequence[str], what: str) -> list[str]:
+def known_terms(fit: Posterior, names: Sequence[str], what: str) -> list[str]:
     """Names of scale terms, checked."""
     if isinstance(names, str):
         raise FitError(f"{what} must be a list of scale terms, got {names!r}; write [{names!r}]")
@@ -176,19 +176,19 @@ def known_terms(fit: ClusteredBayesFit, names: Sequence[str], what: str) -> list
 
 
 def loadings_of(
-    fit: ClusteredBayesFit, groups: dict[str, Index], slopes: dict[str, Array] | None = None
+    fit: Posterior, groups: dict[str, Index], slopes: dict[str, Array] | None = None
 ) -> sparse.csr_array:
     """Rows (m, effects) of what the effects of known groups are multiplied by.
 
     Parameters
     ----------
-    fit : ClusteredBayesFit
+    fit : BayesFit
     groups : dict of str to ndarray of int, shape (m,)
         The group of each row, of the scale terms that are in it.
     slopes : dict of str to ndarray, shape (m, s), optional
         By default those of the data.
     """
-    starts = GroupEffects(fit).starts
+    starts = GroupEffects(fit.design, fit.draws).starts
     rows, columns, values = [], [], []
     for (name, each), start in zip(fit.terms.items(), starts, strict=False):
         if name in groups:
@@ -202,9 +202,7 @@ def loadings_of(
     return sparse.csr_array((np.concatenate(values), places), shape=(size, starts[-1]))
 
 
-def _reported(
-    fit: ClusteredBayesFit, effects: GroupEffects
-) -> tuple[list[tuple[str, str, str]], Index]:
+def _reported(fit: Posterior, effects: GroupEffects) -> tuple[list[tuple[str, str, str]], Index]:
     """Names and numbers of the effects whose ln τ² is known."""
     names, numbers = [], []
     for (name, each), start in zip(fit.terms.items(), effects.starts, strict=False):

@@ -22,8 +22,8 @@ from bayes_lsm.links import tau2_from_log
 from bayes_lsm.results import ResultTable, model_title
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.clustered_draws import TermDraws
-    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+    from bayes_lsm.bayes.posterior import Posterior
+    from bayes_lsm.bayes.term_draws import TermDraws
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +49,7 @@ class LevelHeterogeneity(ResultTable):
 
 
 def level_heterogeneity(
-    fit: ClusteredBayesFit, *, level: float = 0.95, interval: Interval = "eti"
+    fit: Posterior, *, level: float = 0.95, interval: Interval = "eti"
 ) -> LevelHeterogeneity:
     """τ², τ and I² of each scale term with intervals.
 
@@ -59,7 +59,7 @@ def level_heterogeneity(
 
     Parameters
     ----------
-    fit : ClusteredBayesFit
+    fit : BayesFit
     level : float, default 0.95
         Of the intervals.
     interval : {"eti", "hdi"}, default "eti"

@@ -25,7 +25,7 @@ from bayes_lsm.bayes.summaries.intervals import Interval, bounds, check_interval
 from bayes_lsm.results import ResultTable, model_title
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class LevelPrediction(ResultTable):
 
 
 def predict_levels(
-    fit: ClusteredBayesFit,
+    fit: Posterior,
     new_data: pd.DataFrame | None = None,
     *,
     terms: Sequence[str] | None = None,
@@ -58,7 +58,7 @@ def predict_levels(
 
     Parameters
     ----------
-    fit : ClusteredBayesFit
+    fit : BayesFit
     new_data : DataFrame, optional
         One row for each prediction, with every column that the formulas use. By default the rows of
         the data.
@@ -103,7 +103,7 @@ def predict_levels(
     """
     check_interval(level, interval)
     points = points_of(fit, new_data, terms=terms, known=known, variance=variance)
-    effects = GroupEffects(fit)
+    effects = GroupEffects(fit.design, fit.draws)
 
     def summarise(some: Points) -> dict[str, Array]:
         found = some.effect(effects)
@@ -137,7 +137,7 @@ def predict_levels(
 
 
 def new_effects(
-    fit: ClusteredBayesFit,
+    fit: Posterior,
     new_data: pd.DataFrame | None = None,
     *,
     terms: Sequence[str] | None = None,
@@ -149,7 +149,7 @@ def new_effects(
 
     Parameters
     ----------
-    fit : ClusteredBayesFit
+    fit : BayesFit
     new_data, terms, known
         As in `predict_levels`.
     variance : float or sequence of float, optional
@@ -177,22 +177,22 @@ def new_effects(
     (1, 4000, 2)
     """
     points = points_of(fit, new_data, terms=terms, known=known, variance=variance)
-    effects = GroupEffects(fit)
+    effects = GroupEffects(fit.design, fit.draws)
     rng = np.random.default_rng(fit.seed if seed is None else seed)
     parts = []
-    for some in points.blocks(len(fit.beta)):
+    for some in points.blocks(fit.draws.size):
         found = some.effect(effects)
         v = 0.0 if some.v is None else some.v[:, None]
         parts.append(rng.normal(found.centre, np.sqrt(found.variance + v)).T)
-    return np.concatenate(parts, axis=1).reshape(fit.chains, -1, len(points.index))
+    return np.concatenate(parts, axis=1).reshape(fit.draws.chains, -1, len(points.index))
 
 
 def by_distinct_points(
-    fit: ClusteredBayesFit, points: Points, summarise: Callable[[Points], dict[str, Array]]
+    fit: Posterior, points: Points, summarise: Callable[[Points], dict[str, Array]]
 ) -> pd.DataFrame:
     """Summaries of the rows, a block at a time, and of equal rows once."""
     distinct, place = points.distinct()
-    found = pd.concat(pd.DataFrame(summarise(some)) for some in distinct.blocks(len(fit.beta)))
+    found = pd.concat(pd.DataFrame(summarise(some)) for some in distinct.blocks(fit.draws.size))
     return found.iloc[place].set_index(points.index)
 
 

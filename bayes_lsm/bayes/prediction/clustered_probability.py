@@ -29,11 +29,11 @@ from bayes_lsm.bayes.prediction.probability import (
 from bayes_lsm.results import model_title
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 
 def level_probability(
-    fit: ClusteredBayesFit,
+    fit: Posterior,
     beyond: float,
     new_data: pd.DataFrame | None = None,
     *,
@@ -45,7 +45,7 @@ def level_probability(
 
     Parameters
     ----------
-    fit : ClusteredBayesFit
+    fit : BayesFit
     beyond : float
         The threshold, in units of y.
     new_data : DataFrame, optional
@@ -80,10 +80,10 @@ def level_probability(
     [0.5, 1.0]
     """
     sign = checked_sign(beyond, direction)
-    effects = GroupEffects(fit)
+    effects = GroupEffects(fit.design, fit.draws)
 
     def columns(name: str, values: Array) -> dict[str, Array]:
-        return mean_columns(name, values, fit.importance, fit.chains)
+        return mean_columns(name, values, fit.importance, fit.draws.chains)
 
     def of_new(some: Points) -> dict[str, Array]:
         found = some.effect(effects)

@@ -12,6 +12,7 @@ weight in the t (`weights`): for each draw one w_i is drawn from what the data s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,15 +20,15 @@ import numpy as np
 import pandas as pd
 from scipy.special import expit
 
-from bayes_lsm.bayes.dispatch import of_either_fit
 from bayes_lsm.bayes.draws import Array, row_blocks
-from bayes_lsm.bayes.prediction.prediction import how
+from bayes_lsm.bayes.prediction.prediction import asks_for_levels, how
 from bayes_lsm.bayes.student.effects import draw_weights
 from bayes_lsm.bayes.summaries.intervals import Interval, check_interval, mixture_bounds
 from bayes_lsm.results import ResultTable, model_title
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
+    from bayes_lsm.bayes.prediction.clustered_effects import LevelEffects
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ class Conditionals:
 
 
 def conditionals(
-    fit: BayesFit, studies: slice, rng: np.random.Generator | None = None
+    fit: Posterior, studies: slice, rng: np.random.Generator | None = None
 ) -> Conditionals:
     """The normal distributions of some studies' true effects, one for each draw.
 
@@ -86,14 +87,14 @@ def conditionals(
     return Conditionals(mean, weight * (y - mean), weight, np.sqrt(weight * v))
 
 
-@of_either_fit
-def blup(fit: BayesFit, *, level: float = 0.95, interval: Interval = "eti") -> Blups:
+def blup(
+    fit: Posterior, *, level: float = 0.95, interval: Interval = "eti"
+) -> Blups | LevelEffects:
     """Each study's own true effect θ_i = x_i'β + u_i, shrunken towards the mean of its moderators.
 
     Parameters
     ----------
     fit : BayesFit
-        Of several scale terms, see the method of `ClusteredBayesFit` of this name.
     level : float, default 0.95
         Of the intervals.
     interval : {"eti", "hdi"}, default "eti"
@@ -101,7 +102,7 @@ def blup(fit: BayesFit, *, level: float = 0.95, interval: Interval = "eti") -> B
 
     Returns
     -------
-    Blups
+    Blups, or of dependent effects LevelEffects
         One row a study: estimate (posterior mean), sd, pi_lb, pi_ub (of θ_i, in units of y), u,
         u_sd, u_pi_lb, u_pi_ub, and weight, the posterior mean of λ_i. Unlike those of `RemlFit`
         they hold the uncertainty of τ².
@@ -125,6 +126,10 @@ def blup(fit: BayesFit, *, level: float = 0.95, interval: Interval = "eti") -> B
     Raudenbush, S. W., & Bryk, A. S. (1985). Empirical Bayes meta-analysis. Journal of Educational
     Statistics, 10(2), 75-98. doi:10.3102/10769986010002075
     """
+    if not fit.design.is_independent:
+        from bayes_lsm.bayes.prediction.clustered_effects import level_effects
+
+        return level_effects(fit, level=level, interval=interval)
     check_interval(level, interval)
     design = fit.design
     blocks = row_blocks(design.n_studies, len(fit.draws.flat_scale))
@@ -147,14 +152,17 @@ def _summaries(given: Conditionals, level: float, interval: Interval) -> pd.Data
     return pd.DataFrame({**columns, "weight": given.weight.mean(axis=1)})
 
 
-@of_either_fit
-def true_effects(fit: BayesFit, *, seed: int | None = None) -> Array:
+def true_effects(
+    fit: Posterior, *, terms: Sequence[str] | None = None, seed: int | None = None
+) -> Array:
     """Draws of the studies' true effects: one for each draw of the coefficients.
 
     Parameters
     ----------
     fit : BayesFit
-        Of several scale terms, see the method of `ClusteredBayesFit` of this name.
+    terms : sequence of str, optional
+        The scale terms whose effects are in it, by their groupings; by default all but the residual
+        of individual data. ``["district"]`` gives the mean of each row's district.
     seed : int, optional
         By default that of the fit.
 
@@ -170,6 +178,10 @@ def true_effects(fit: BayesFit, *, seed: int | None = None) -> Array:
     >>> true_effects(fit).shape
     (4, 1000, 13)
     """
+    if asks_for_levels(fit, terms, ()):
+        from bayes_lsm.bayes.prediction import clustered_effects
+
+        return clustered_effects.true_effects(fit, terms=terms, seed=seed)
     rng = np.random.default_rng(fit.seed if seed is None else seed)
     k, size = fit.design.n_studies, len(fit.draws.flat_scale)
     drawn = np.empty((size, k))

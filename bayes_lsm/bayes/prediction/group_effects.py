@@ -22,23 +22,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from bayes_lsm.bayes.draws import Array, row_blocks
+from bayes_lsm.bayes.draws import Array, Draws, row_blocks
 from bayes_lsm.bayes.pymc_model.effect_blocks import (
     Block,
     effect_starts,
     factor_starts,
     list_blocks,
 )
+from bayes_lsm.bayes.term_draws import TermDraws, split_terms
+from bayes_lsm.design.design import Design
 from bayes_lsm.links import tau2_from_log
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 
 Index = npt.NDArray[np.intp]
 
@@ -78,29 +76,35 @@ class GroupEffects:
     `effect_blocks.effect_starts` for where terms begin.
     """
 
-    fit: ClusteredBayesFit
+    design: Design
+    draws: Draws
+
+    @cached_property
+    def terms(self) -> dict[str, TermDraws]:
+        """The draws of each scale term."""
+        return split_terms(self.design, self.draws)
 
     @cached_property
     def starts(self) -> list[int]:
         """The number of each term's first effect; the last is how many there are."""
-        return effect_starts(self.fit.design)
+        return effect_starts(self.design)
 
     @cached_property
     def _listed(self) -> tuple[list[Block], tuple[tuple[Index, Array], ...]]:
-        return list_blocks(self.fit.design)
+        return list_blocks(self.design)
 
     @cached_property
     def _own(self) -> _Own | None:
         """There is one such term at most: two could not be told apart."""
         for effect, _ in self._listed[1]:
             t = int(np.searchsorted(self.starts, effect[0], side="right")) - 1
-            return _Own(effect, self.fit.design.terms[t].slopes[:, 0])
+            return _Own(effect, self.design.terms[t].slopes[:, 0])
         return None
 
     @cached_property
     def _blocks(self) -> list[Block]:
         """All blocks; the last has the rows without effects that others share."""
-        design = self.fit.design
+        design = self.design
         listed = self._listed[0]
         alone = np.ones(len(design.y), dtype=bool)
         for block in listed:
@@ -113,7 +117,7 @@ class GroupEffects:
     def owner(self) -> Index:
         """The block of each effect."""
         owner = np.zeros(self.starts[-1], dtype=np.intp)
-        of_row = np.zeros(len(self.fit.design.y), dtype=np.intp)
+        of_row = np.zeros(len(self.design.y), dtype=np.intp)
         for j, block in enumerate(self._blocks):
             owner[block.effects], of_row[block.rows] = j, j
         if self._own is not None:
@@ -134,7 +138,7 @@ class GroupEffects:
         """
         row, effect = combination.tocoo().coords
         owner = self.owner[effect]
-        mean, variance = np.zeros((2, combination.shape[0], len(self.fit.beta)))
+        mean, variance = np.zeros((2, combination.shape[0], self.draws.size))
         for j in np.unique(owner):
             rows = np.unique(row[owner == j])
             block, part = self._blocks[j], combination[rows]
@@ -149,7 +153,7 @@ class GroupEffects:
 
         Rows are drawn together: what they share is the same.
         """
-        drawn = np.zeros((len(self.fit.beta), len(self.fit.design.y)))
+        drawn = np.zeros((self.draws.size, len(self.design.y)))
         kept = self._of_terms(chosen)
         for block in self._blocks:
             for draws in self._draws_at_a_time(block, 1):
@@ -208,7 +212,7 @@ class GroupEffects:
         z = (x − a'w)/√(1 + a'Pa), where x is a residual of V or N made independent of variance 1,
         and a its row of B.
         """
-        score, log_density = np.empty((2, len(self.fit.beta), len(self.fit.design.y)))
+        score, log_density = np.empty((2, self.draws.size, len(self.design.y)))
         for block in (each for each in self._blocks if len(each.rows)):
             for draws in self._draws_at_a_time(block, len(block.rows)):
                 x, B, log_root = self._independent(block, draws)
@@ -225,10 +229,68 @@ class GroupEffects:
                     log_density[draws, block.rows[i]] = -0.5 * np.log(variance) - log_root[:, i]
         return score, log_density - 0.5 * (score**2 + np.log(2 * np.pi))
 
+    def log_densities(self, cluster: Index) -> Array:
+        """ln p(y) of clusters of rows (S, clusters) under each draw, all effects integrated out.
+
+        Parameters
+        ----------
+        cluster : ndarray of int, shape (n,)
+            The number of each row's cluster; no effect and no error is shared by two of them.
+
+        Notes
+        -----
+        With x = N^−½r and B = N^−½AT it is −½ [n ln 2π + ln |N| + ln |K| + x'x − x'BK⁻¹B'x] of a
+        block.
+        """
+        found = np.zeros((self.draws.size, int(cluster.max()) + 1))
+        for block in (each for each in self._blocks if len(each.rows)):
+            for draws in self._draws_at_a_time(block, 1):
+                x, B, log_root = self._independent(block, draws)
+                each = -log_root - 0.5 * (x**2 + np.log(2 * np.pi))
+                np.add.at(found[draws].T, cluster[block.rows], each.T)
+                if B.shape[2]:
+                    transposed = np.swapaxes(B, 1, 2)
+                    root = np.linalg.cholesky(np.eye(B.shape[2]) + transposed @ B)
+                    half = np.linalg.solve(root, transposed @ x[..., None])[..., 0]
+                    log_det = np.log(np.diagonal(root, axis1=1, axis2=2))
+                    found[draws, cluster[block.rows[0]]] += np.sum(0.5 * half**2 - log_det, axis=1)
+        return found
+
+    def log_densities_given_others(self) -> Array:
+        """ln p(y_i | y_−i) of each row given all other rows (S, n), under each draw.
+
+        With g = Σ⁻¹r and c the diagonal of Σ⁻¹ it is that of a normal distribution with mean
+        y_i − g_i/c_i and variance 1/c_i (Bürkner, Gabry & Vehtari 2021,
+        doi:10.1007/s00180-020-01045-4).
+        """
+        found = np.empty((self.draws.size, len(self.design.y)))
+        for block in (each for each in self._blocks if len(each.rows)):
+            for draws in self._draws_at_a_time(block, len(block.rows)):
+                g, c = self._inverse(block, draws)
+                found[draws, block.rows] = 0.5 * (np.log(c / (2 * np.pi)) - g**2 / c)
+        return found
+
+    def _inverse(self, block: Block, draws: slice) -> tuple[Array, Array]:
+        """Σ⁻¹r and the diagonal of Σ⁻¹ of a block's rows, shape (S, n) each."""
+        given, noise = self._given(block, draws), self._noise(block, draws, -1.0)
+        g = noise(given.residual.T[..., None])
+        if block.covariance is None:
+            c = 1.0 / self._row_noise(block.rows, draws).T
+        else:
+            c = np.diag(np.linalg.inv(block.covariance))[None]
+        if given.b.shape[1]:
+            weighted = noise(block.multipliers) @ given.T
+            solved = np.linalg.solve(
+                given.K, np.concatenate([np.swapaxes(weighted, 1, 2), given.b[..., None]], axis=2)
+            )
+            g = g - weighted @ solved[..., -1:]
+            c = c - np.sum(weighted * np.swapaxes(solved[..., :-1], 1, 2), axis=2)
+        return g[..., 0], c
+
     def _independent(self, block: Block, draws: slice) -> tuple[Array, Array, Array]:
         """L⁻¹r (S, n) and L⁻¹AT (S, n, m) with N = LL', L lower triangular, and ln L_ii (·, n)."""
-        design, rows = self.fit.design, block.rows
-        residual = design.y[rows] - self.fit.beta[draws] @ design.X[rows].T
+        design, rows = self.design, block.rows
+        residual = design.y[rows] - self.draws.flat_location[draws] @ design.X[rows].T
         T = self._factors(block, draws)
         if block.covariance is None:
             root = np.sqrt(self._row_noise(rows, draws)).T
@@ -249,14 +311,14 @@ class GroupEffects:
     def _of_terms(self, chosen: frozenset[str]) -> Array:
         """1 for the effects of some terms, 0 for those of others."""
         kept = np.zeros(self.starts[-1])
-        for term, start in zip(self.fit.design.terms, self.starts, strict=False):
+        for term, start in zip(self.design.terms, self.starts, strict=False):
             kept[start : start + len(term.groups) * len(term.effects)] = term.name in chosen
         return kept
 
     def _draws_at_a_time(self, block: Block, combined: int) -> Iterator[slice]:
         n, m = block.multipliers.shape
         width = max(m * (m + combined), n * (m + 1), combined)
-        return row_blocks(len(self.fit.beta), width)
+        return row_blocks(self.draws.size, width)
 
     def _combine_within(
         self, block: Block, combination: sparse.csr_array, draws: slice
@@ -282,7 +344,7 @@ class GroupEffects:
         return mean, np.maximum(variance, 0.0)
 
     def _given(self, block: Block, draws: slice) -> _Given:
-        design, beta = self.fit.design, self.fit.beta[draws]
+        design, beta = self.design, self.draws.flat_location[draws]
         rows, A = block.rows, block.multipliers
         residual = design.y[rows, None] - design.X[rows] @ beta.T
         T = self._factors(block, draws)
@@ -301,8 +363,8 @@ class GroupEffects:
     def _factors(self, block: Block, draws: slice) -> Array:
         """T, the factor of the covariance of a block's effects, shape (S, m, m)."""
         tau = np.sqrt(self._tau2(block.effects, draws)).T
-        terms = self.fit.terms.values()
-        starts = factor_starts(self.fit.design.terms)
+        terms = self.terms.values()
+        starts = factor_starts(self.design.terms)
         size = len(tau)
         pool = [np.zeros((size, 1)), np.ones((size, 1))]
         pool += [
@@ -315,8 +377,8 @@ class GroupEffects:
     def _tau2(self, effects: Index, draws: slice) -> Array:
         """τ² of some effects, shape (m, S)."""
         of_term = np.searchsorted(self.starts, effects, side="right") - 1
-        found = np.empty((len(effects), len(self.fit.beta[draws])))
-        for t, each in enumerate(self.fit.terms.values()):
+        found = np.empty((len(effects), len(range(self.draws.size)[draws])))
+        for t, each in enumerate(self.terms.values()):
             here = of_term == t
             if here.any():
                 found[here] = tau2_from_log(each.log_tau2(effects[here] - self.starts[t], draws))
@@ -326,12 +388,12 @@ class GroupEffects:
         """N of some rows, shape (rows, S)."""
         own = self._own
         if own is None:
-            return np.repeat(self.fit.design.v[rows, None], len(self.fit.beta[draws]), axis=1)
+            return np.repeat(self.design.v[rows, None], len(range(self.draws.size)[draws]), axis=1)
         square = own.multiplier[rows, None] ** 2
-        return self.fit.design.v[rows, None] + square * self._tau2(own.effect[rows], draws)
+        return self.design.v[rows, None] + square * self._tau2(own.effect[rows], draws)
 
     def _of_own(self, own: _Own, rows: Index, draws: slice) -> tuple[Array, Array]:
         """q and v τ² / N of the effects that are some rows' own, shape (rows, S) each."""
-        tau2, v = self._tau2(own.effect[rows], draws), self.fit.design.v[rows, None]
+        tau2, v = self._tau2(own.effect[rows], draws), self.design.v[rows, None]
         noise = self._row_noise(rows, draws)
         return own.multiplier[rows, None] * tau2 / noise, v * tau2 / noise

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.bayes.dispatch import of_either_fit
 from bayes_lsm.bayes.draws import Array, row_blocks
 from bayes_lsm.bayes.prediction.prediction import by_distinct_rows, how
 from bayes_lsm.bayes.student.effects import log_sd_ratio
@@ -34,7 +33,8 @@ from bayes_lsm.links import tau2_from_log
 from bayes_lsm.results import ResultTable, model_title
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
+    from bayes_lsm.bayes.prediction.clustered_heterogeneity import LevelHeterogeneity
 
 # Quantiles of infinite numbers are nan, so an infinite variance is a huge one until it is shown.
 _HUGE_SHIFT = 1e6  # in logs
@@ -65,7 +65,7 @@ class Heterogeneity(ResultTable):
     typical_variance: float
     constant: bool
     average_tau2: Array
-    _fit: BayesFit
+    _fit: Posterior
 
     @property
     def tau2(self) -> float:
@@ -114,16 +114,14 @@ class Heterogeneity(ResultTable):
         return _infinite_where_huge(found)
 
 
-@of_either_fit
 def heterogeneity(
-    fit: BayesFit, *, level: float = 0.95, interval: Interval = "eti"
-) -> Heterogeneity:
+    fit: Posterior, *, level: float = 0.95, interval: Interval = "eti"
+) -> Heterogeneity | LevelHeterogeneity:
     """τ², τ, I² and H² with intervals, of the average study and of each.
 
     Parameters
     ----------
     fit : BayesFit
-        Of several scale terms, see the method of `ClusteredBayesFit` of this name.
     level : float, default 0.95
         Of the intervals.
     interval : {"eti", "hdi"}, default "eti"
@@ -131,7 +129,7 @@ def heterogeneity(
 
     Returns
     -------
-    Heterogeneity
+    Heterogeneity, or of dependent effects LevelHeterogeneity
         Its `table` has rows tau2, tau, I2, H2, and with Student-t study effects sd;
         `Heterogeneity.by_study` has those of each study.
 
@@ -149,6 +147,10 @@ def heterogeneity(
     >>> heterogeneity(fit).table.loc["I2"].round(-1).to_list()
     [60.0, 0.0, 90.0]
     """
+    if not fit.design.is_independent:
+        from bayes_lsm.bayes.prediction.clustered_heterogeneity import level_heterogeneity
+
+        return level_heterogeneity(fit, level=level, interval=interval)
     check_interval(level, interval)
     design = fit.design
     average = _average_tau2(fit)
@@ -174,7 +176,7 @@ def heterogeneity(
     )
 
 
-def _measures(fit: BayesFit, typical: float) -> list[tuple[Array | float, dict[str, Measure]]]:
+def _measures(fit: Posterior, typical: float) -> list[tuple[Array | float, dict[str, Measure]]]:
     """Functions of τ², and of the variance of true effects, with ln of its ratio to τ² (S,)."""
     of_scale: dict[str, Measure] = {"tau2": np.positive, "tau": np.sqrt}
     of_variance: dict[str, Measure] = {
@@ -187,7 +189,7 @@ def _measures(fit: BayesFit, typical: float) -> list[tuple[Array | float, dict[s
     return [(0.0, of_scale), (shift, {"sd": np.sqrt, **of_variance})]
 
 
-def _about(fit: BayesFit) -> tuple[str, ...]:
+def _about(fit: Posterior) -> tuple[str, ...]:
     """What sd, I² and H² are with Student-t study effects."""
     if fit.draws.df is None:
         return ()
@@ -204,7 +206,7 @@ def _infinite_where_huge(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{name: table[name].where(table[name] < _HUGE, np.inf) for name in huge})
 
 
-def _average_tau2(fit: BayesFit) -> Array:
+def _average_tau2(fit: Posterior) -> Array:
     """The mean of the studies' τ² in each draw, shape (S,)."""
     alphas = fit.draws.flat_scale
     distinct, counts = np.unique(fit.design.Z, axis=0, return_counts=True)

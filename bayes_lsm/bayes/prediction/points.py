@@ -26,8 +26,8 @@ from bayes_lsm.errors import DataError, FitError
 from bayes_lsm.links import tau2_from_log
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.clustered_draws import TermDraws
-    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+    from bayes_lsm.bayes.posterior import Posterior
+    from bayes_lsm.bayes.term_draws import TermDraws
 
 _NEW = -1
 
@@ -121,9 +121,8 @@ class Points:
 
     def effect(self, effects: GroupEffects) -> Effect:
         """The distribution of the true effect at each row, given each draw of a fit."""
-        fit = effects.fit
-        mean = self.X @ fit.beta.T
-        variances = {name: each.variance(fit.terms[name]) for name, each in self.new.items()}
+        mean = self.X @ effects.draws.flat_location.T
+        variances = {name: each.variance(effects.terms[name]) for name, each in self.new.items()}
         total = np.sum(list(variances.values()), axis=0) if variances else np.zeros_like(mean)
         if self.known is None:
             return Effect(mean, mean, total, variances, total)
@@ -157,7 +156,7 @@ class Effect:
 
 
 def points_of(
-    fit: ClusteredBayesFit,
+    fit: Posterior,
     new_data: pd.DataFrame | None,
     *,
     terms: Sequence[str] | None,
@@ -201,7 +200,7 @@ def points_of(
 
 
 def _of_data(
-    fit: ClusteredBayesFit, chosen: Sequence[str], known: Sequence[str], v: Array | None
+    fit: Posterior, chosen: Sequence[str], known: Sequence[str], v: Array | None
 ) -> Points:
     fresh = {}
     for name in chosen:

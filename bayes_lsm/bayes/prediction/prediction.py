@@ -20,10 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.bayes.dispatch import of_either_fit
 from bayes_lsm.bayes.draws import Array, row_blocks
-from bayes_lsm.bayes.posterior_summaries import PosteriorSummaries
-from bayes_lsm.bayes.student.effects import new_weights, sample_effects
+from bayes_lsm.bayes.student.effects import new_weights, require_normal_effects, sample_effects
 from bayes_lsm.bayes.summaries.intervals import (
     Interval,
     bounds,
@@ -31,12 +29,13 @@ from bayes_lsm.bayes.summaries.intervals import (
     mixture_bounds,
     tau_summaries,
 )
-from bayes_lsm.errors import DataError
+from bayes_lsm.errors import DataError, FitError
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.results import ResultTable, model_title
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
+    from bayes_lsm.bayes.prediction.clustered_prediction import LevelPrediction
 
 INTERVALS = {"eti": "equal-tailed", "hdi": "highest-density"}
 
@@ -66,7 +65,7 @@ class Points:
     index: pd.Index
 
 
-def points_of(fit: BayesFit, new_data: pd.DataFrame | None) -> Points:
+def points_of(fit: Posterior, new_data: pd.DataFrame | None) -> Points:
     """The rows of new data, or the studies themselves."""
     if new_data is None:
         design = fit.design
@@ -75,24 +74,30 @@ def points_of(fit: BayesFit, new_data: pd.DataFrame | None) -> Points:
     return Points(new.X, new.Z, pd.Index(new.labels))
 
 
-@of_either_fit
 def predict(
-    fit: BayesFit,
+    fit: Posterior,
     new_data: pd.DataFrame | None = None,
     *,
+    terms: Sequence[str] | None = None,
+    known: Sequence[str] = (),
     variance: float | Sequence[float] | None = None,
     level: float = 0.95,
     interval: Interval = "eti",
-) -> Prediction:
+) -> Prediction | LevelPrediction:
     """The mean effect, τ, and prediction intervals for the effect of a new study.
 
     Parameters
     ----------
     fit : BayesFit
-        Of several scale terms, see the method of `ClusteredBayesFit` of this name.
     new_data : DataFrame, optional
         One row for each prediction, with every column that the location and the scale formula use.
         By default the studies themselves.
+    terms : sequence of str, optional
+        The scale terms whose effects are in the true effect, by their groupings; by default all but
+        the residual of individual data. ``["district"]`` predicts the mean of a district.
+    known : sequence of str, optional
+        Those of them whose groups are the data's, as the columns of the grouping say in the new
+        data. ``["district"]`` predicts a new school in a district that was seen.
     variance : float or sequence of float, optional
         Sampling variance of the new study, one for all rows or one for each: then its observed
         effect is predicted too.
@@ -103,7 +108,7 @@ def predict(
 
     Returns
     -------
-    Prediction
+    Prediction, or of dependent effects LevelPrediction
         Columns estimate (posterior median), sd, ci_lb, ci_ub of the mean effect x'β; pi_lb, pi_ub
         of a new study's true effect; obs_lb, obs_ub of its observed effect, given `variance`; tau2,
         tau (posterior medians), tau_ci_lb, tau_ci_ub. Effects are in units of y. With Student-t
@@ -134,6 +139,18 @@ def predict(
     random-effects meta-analysis. Journal of the Royal Statistical Society A, 172(1), 137-159.
     doi:10.1111/j.1467-985X.2008.00552.x
     """
+    if asks_for_levels(fit, terms, known):
+        from bayes_lsm.bayes.prediction.clustered_prediction import predict_levels
+
+        return predict_levels(
+            fit,
+            new_data,
+            terms=terms,
+            known=known,
+            variance=variance,
+            level=level,
+            interval=interval,
+        )
     check_interval(level, interval)
     points = points_of(fit, new_data)
     sampling = sampling_variance(variance, len(points.index))
@@ -162,9 +179,8 @@ def predict(
     return Prediction(title, table, fit.notes, level, interval)
 
 
-@of_either_fit
 def predict_tau(
-    fit: BayesFit,
+    fit: Posterior,
     new_data: pd.DataFrame | None = None,
     *,
     level: float = 0.95,
@@ -204,6 +220,11 @@ def predict_tau(
            tau  tau_ci_lb  tau_ci_ub
     row 0  0.6        0.3        1.4
     """
+    if not fit.design.is_independent:
+        raise FitError(
+            f"predict_tau takes a fit with one scale term, got a {fit.design.kind}; with several "
+            "there are predict, heterogeneity and blup"
+        )
     check_interval(level, interval)
     points = points_of(fit, new_data)
 
@@ -219,11 +240,12 @@ def predict_tau(
     return Prediction(title, table, fit.notes, level, interval)
 
 
-@of_either_fit
 def new_effects(
-    fit: BayesFit,
+    fit: Posterior,
     new_data: pd.DataFrame | None = None,
     *,
+    terms: Sequence[str] | None = None,
+    known: Sequence[str] = (),
     variance: float | Sequence[float] | None = None,
     seed: int | None = None,
 ) -> Array:
@@ -232,8 +254,7 @@ def new_effects(
     Parameters
     ----------
     fit : BayesFit
-        Of several scale terms, see the method of `ClusteredBayesFit` of this name.
-    new_data : DataFrame, optional
+    new_data, terms, known
         As in `predict`.
     variance : float or sequence of float, optional
         Sampling variance of the new study; with it observed effects are drawn.
@@ -257,6 +278,12 @@ def new_effects(
     >>> new_effects(fit, pd.DataFrame({"ablat": [20, 40]})).shape
     (4, 1000, 2)
     """
+    if asks_for_levels(fit, terms, known):
+        from bayes_lsm.bayes.prediction import clustered_prediction
+
+        return clustered_prediction.new_effects(
+            fit, new_data, terms=terms, known=known, variance=variance, seed=seed
+        )
     points = points_of(fit, new_data)
     sampling = sampling_variance(variance, len(points.index))
     mean = fit.draws.location @ points.X.T
@@ -268,13 +295,36 @@ def new_effects(
     return rng.normal(mean, np.sqrt(tau2 + v))
 
 
-def study_tau2(fit: BayesFit) -> Array:
-    """Posterior median of τ² of each study, shape (k,)."""
+def row_tau2(fit: Posterior) -> Array:
+    """Posterior median of the variance of each row's true effect, shape (n,).
 
-    def summarise(rows: Array) -> dict[str, Array]:
-        return {"tau2": tau2_from_log(np.median(rows @ fit.draws.flat_scale.T, axis=1))}
+    The diagonal of Σ_l A_l D_l A_l', with D_l the covariance of a term's effects. It is the median
+    of the logarithm, as τ² itself spans orders of magnitude.
+    """
+    from bayes_lsm.bayes.prediction.clustered_prediction import by_distinct_points
+    from bayes_lsm.bayes.prediction.points import points_of
 
-    return by_distinct_rows(fit, fit.design.Z, summarise)["tau2"].to_numpy()
+    def summarise(some: Points) -> dict[str, Array]:
+        total = sum(each.variance(fit.terms[name]) for name, each in some.new.items())
+        with np.errstate(divide="ignore"):  # a τ² of 0
+            return {"tau2": np.exp(np.median(np.log(total), axis=1))}
+
+    points = points_of(fit, None, terms=list(fit.terms), known=())
+    return by_distinct_points(fit, points, summarise)["tau2"].to_numpy()
+
+
+def asks_for_levels(fit: Posterior, terms: Sequence[str] | None, known: Sequence[str]) -> bool:
+    """Whether effects of single scale terms, or in known groups, are asked for.
+
+    Raises
+    ------
+    FitError
+        Of Student-t study effects.
+    """
+    chosen = terms is not None or bool(known)
+    if chosen:
+        require_normal_effects(fit.design, "asking for terms or known groups")
+    return chosen or not fit.design.is_independent
 
 
 def sampling_variance(variance: float | Sequence[float] | None, rows: int) -> Array | None:
@@ -294,7 +344,7 @@ def sampling_variance(variance: float | Sequence[float] | None, rows: int) -> Ar
 
 
 def by_distinct_rows(
-    fit: BayesFit, rows: Array, summarise: Callable[[Array], dict[str, Array]]
+    fit: Posterior, rows: Array, summarise: Callable[[Array], dict[str, Array]]
 ) -> pd.DataFrame:
     """Summaries of the rows, a block at a time, and of equal rows once."""
     distinct, place = np.unique(rows, axis=0, return_inverse=True)
@@ -303,6 +353,6 @@ def by_distinct_rows(
     return found.iloc[place.reshape(-1)]
 
 
-def how(fit: PosteriorSummaries, level: float, interval: Interval) -> str:
+def how(fit: Posterior, level: float, interval: Interval) -> str:
     """For titles: ``Bayes; 95% equal-tailed intervals``."""
     return f"{fit.label}; {100 * level:g}% {INTERVALS[interval]} intervals"

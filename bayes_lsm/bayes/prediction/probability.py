@@ -9,6 +9,7 @@ t distribution functions; the studies' own effects are normal given a drawn weig
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Literal
@@ -17,17 +18,16 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr, stdtr
 
-from bayes_lsm.bayes.dispatch import of_either_fit
 from bayes_lsm.bayes.draws import Array, Importance, row_blocks
 from bayes_lsm.bayes.prediction.effects import conditionals
-from bayes_lsm.bayes.prediction.prediction import by_distinct_rows, points_of
+from bayes_lsm.bayes.prediction.prediction import asks_for_levels, by_distinct_rows, points_of
 from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.results import ResultTable, model_title
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 Direction = Literal["above", "below"]
 
@@ -53,12 +53,13 @@ class Probability(ResultTable):
     direction: Direction
 
 
-@of_either_fit
 def probability(
-    fit: BayesFit,
+    fit: Posterior,
     beyond: float,
     new_data: pd.DataFrame | None = None,
     *,
+    terms: Sequence[str] | None = None,
+    known: Sequence[str] = (),
     direction: Direction = "above",
 ) -> Probability:
     """The posterior probability that an effect lies beyond a threshold.
@@ -66,12 +67,14 @@ def probability(
     Parameters
     ----------
     fit : BayesFit
-        Of several scale terms, see the method of `ClusteredBayesFit` of this name.
     beyond : float
         The threshold, in units of y.
     new_data : DataFrame, optional
         One row for each answer, with every column that the location and the scale formula use. By
         default the studies themselves.
+    terms, known : sequence of str, optional
+        The scale terms whose effects are in the true effect, and those of them whose groups are the
+        data's: see `predict`.
     direction : {"above", "below"}, default "above"
         Which side of the threshold.
 
@@ -106,6 +109,12 @@ def probability(
     Mathur, M. B., & VanderWeele, T. J. (2019). New metrics for meta-analyses of heterogeneous
     effects. Statistics in Medicine, 38(8), 1336-1342. doi:10.1002/sim.8057
     """
+    if asks_for_levels(fit, terms, known):
+        from bayes_lsm.bayes.prediction.clustered_probability import level_probability
+
+        return level_probability(
+            fit, beyond, new_data, terms=terms, known=known, direction=direction
+        )
     sign = checked_sign(beyond, direction)
     points = points_of(fit, new_data)
     p = points.X.shape[1]
@@ -128,7 +137,7 @@ def probability(
     return Probability(title, table, fit.notes, math.nan, beyond, direction)
 
 
-def _true_effects(fit: BayesFit, beyond: float, sign: float) -> pd.DataFrame:
+def _true_effects(fit: Posterior, beyond: float, sign: float) -> pd.DataFrame:
     parts = []
     for block in row_blocks(fit.design.n_studies, len(fit.draws.flat_scale)):
         given = conditionals(fit, block)
@@ -149,7 +158,7 @@ def _student(df: Array, distance: Array, scale: Array) -> Array:
         return np.asarray(stdtr(df, distance / np.maximum(scale, _SMALLEST_SD)))
 
 
-def _columns(fit: BayesFit, name: str, values: Array) -> dict[str, Array]:
+def _columns(fit: Posterior, name: str, values: Array) -> dict[str, Array]:
     return mean_columns(name, values, fit.draws.importance, fit.draws.scale.shape[0])
 
 

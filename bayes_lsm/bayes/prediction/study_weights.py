@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.bayes.dispatch import of_either_fit
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.student.effects import arrays, log_sd_ratio
 from bayes_lsm.errors import FitError
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +40,7 @@ class StudyWeights(Printable):
         E(λ_i | y).
     """
 
-    fit: BayesFit
+    fit: Posterior
     mean: Array
     sd: Array
     true_effect: Array
@@ -77,8 +76,7 @@ class StudyWeights(Printable):
         return pd.concat({"studies": table}, names=["part"])
 
 
-@of_either_fit
-def study_weights(fit: BayesFit) -> StudyWeights:
+def study_weights(fit: Posterior) -> StudyWeights:
     """How far Student-t study effects discount each study.
 
     Parameters
@@ -110,6 +108,11 @@ def study_weights(fit: BayesFit) -> StudyWeights:
     True
     """
     draws, design = fit.draws, fit.design
+    if draws.df is None and not design.is_independent:
+        raise FitError(
+            "study_weights is of Student-t study effects, which models with several scale terms do "
+            "not have: their effects are normal, and each group counts as its variances say"
+        )
     if draws.df is None:
         raise FitError(
             "weights are of Student-t study effects, and these are normal: all weights are 1; "

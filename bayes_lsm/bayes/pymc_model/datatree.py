@@ -2,122 +2,149 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from bayes_lsm.bayes.draws import Draws
-from bayes_lsm.bayes.student.effects import sample_df, sample_effects, student_log_likelihood
+from bayes_lsm.bayes.coordinates import DIMS, coordinates, row_dim
+from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.bayes.pointwise_likelihood import pointwise_log_likelihood
+from bayes_lsm.bayes.prediction.group_effects import GroupEffects
+from bayes_lsm.bayes.prior_draws import draw_priors
+from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD, resolve_priors
+from bayes_lsm.bayes.student.effects import df_prior, sample_effects
+from bayes_lsm.bayes.term_draws import are_random, flat_coefficients, split_terms
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import Numbers
 from bayes_lsm.links import tau2_from_log
-from bayes_lsm.priors import ResolvedPriors
+from bayes_lsm.priors import Priors, ResolvedPriors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 
 if TYPE_CHECKING:
     from xarray import DataTree
 
-Array = npt.NDArray[np.float64]
-
 _PRIOR_DRAWS = 1000
 
 
-def log_likelihood(
-    design: Numbers, location: Array, scale: Array, df: Array | None = None
-) -> Array:
-    """Log density of each effect given the coefficients.
+def build_datatree(design: Design, priors: Priors, draws: Draws, *, seed: int) -> DataTree:
+    """The groups posterior, sample_stats, log_likelihood, log_prior, prior, prior_predictive,
+    posterior_predictive and observed_data; the same ones for every model.
 
     Parameters
     ----------
-    location : ndarray, shape (..., p)
-    scale : ndarray, shape (..., q)
-    df : ndarray, optional
-        ν of Student-t study effects, of a shape that stretches to (...).
+    design : Design
+    priors : Priors
+        Resolved on the design, as for the fit.
+    draws : Draws
+    seed : int
+        Of the draws from the priors, and of the predictions.
 
-    Returns
-    -------
-    ndarray, shape (..., k)
+    Notes
+    -----
+    posterior and prior have ``location``, ``scale`` and, where the model has them,
+    ``correlation``, ``scale_sd``, ``scale_effect``, ``df`` and ``true_effect``. Where ν is fixed,
+    ``df`` is in constant_data.
+
+    ``effect`` is the data: in observed_data, and as new effects of the same studies and groups, all
+    drawn anew, in posterior_predictive and prior_predictive. In log_likelihood it has an entry for
+    each study or independent cluster, so that ``az.loo`` leaves out what can be left out (see
+    `pointwise_log_likelihood`).
+
+    log_prior has one value for each coefficient, κ of correlations, and SD of random intercepts
+    of ln τ²: the log density of what its prior is stated on (see `PriorBlock.logpdf`). The random
+    intercepts themselves are part of the model, not of what was believed of it, and have none.
+
+    There is no sample_stats for draws of the collapsed engine, and with a flat prior there is
+    neither prior nor prior_predictive.
     """
-    if df is not None:
-        return student_log_likelihood(design, location, scale, df)
-    variance = design.v + tau2_from_log(scale @ design.Z.T)
-    residual = design.y - location @ design.X.T
-    return -0.5 * (np.log(variance) + residual**2 / variance + math.log(2 * math.pi))
-
-
-def build_datatree(
-    design: Design,
-    priors: ResolvedPriors,
-    draws: Draws,
-    *,
-    seed: int,
-    df: DegreesOfFreedom | float | None = None,
-) -> DataTree:
-    """The groups posterior, sample_stats, log_likelihood, log_prior, prior, prior_predictive,
-    posterior_predictive and observed_data.
-
-    ``log_prior`` has one value for each coefficient: the log density of what its prior is stated
-    on (see `PriorBlock.logpdf`). Predictions are of new effects in the same studies. With a flat
-    prior there is neither ``prior`` nor ``prior_predictive``. With Student-t study
-    effects, `df` is the prior of ν or its fixed value; then the groups posterior, log_prior and
-    prior have ``df`` too, or the group constant_data where it is fixed.
-    """
-    import arviz as az
-
-    rng = np.random.default_rng(seed)
+    rng, names = np.random.default_rng(seed), coordinates(design)
+    resolved, df = resolve_priors(design, priors), df_prior(design, priors)
     groups: dict[str, dict[str, Any]] = {
-        "posterior": {"location": draws.location, "scale": draws.scale},
-        "log_likelihood": {"effect": log_likelihood(design, draws.location, draws.scale, draws.df)},
-        "log_prior": {
-            "location": priors.location.logpdf(draws.location),
-            "scale": priors.scale.logpdf(draws.scale),
-        },
-        "posterior_predictive": {
-            "effect": _predict(design, draws.location, draws.scale, draws.df, rng)
-        },
+        "posterior": _unknowns(draws, df),
+        "posterior_predictive": {"effect": _predict(design, draws, rng)},
         "observed_data": {"effect": design.y},
     }
-    if priors.is_proper:  # a flat prior cannot be drawn from
-        location = priors.location.sample(_PRIOR_DRAWS, rng)[None]
-        scale = priors.scale.sample(_PRIOR_DRAWS, rng)[None]
-        prior_df = None if df is None else sample_df(df, _PRIOR_DRAWS, rng)[None]
-        groups["prior"] = {"location": location, "scale": scale}
-        groups["prior_predictive"] = {"effect": _predict(design, location, scale, prior_df, rng)}
-        if isinstance(df, DegreesOfFreedom):
-            groups["prior"]["df"] = prior_df
-    if isinstance(df, DegreesOfFreedom) and draws.df is not None:
-        groups["posterior"]["df"] = draws.df
-        groups["log_prior"]["df"] = df.logpdf(draws.df)
-    elif df is not None:
+    if resolved.is_proper:  # a flat prior cannot be drawn from
+        drawn = draw_priors(design, priors, resolved, _PRIOR_DRAWS, rng)
+        groups["prior"] = _unknowns(drawn, df)
+        groups["prior_predictive"] = {"effect": _predict(design, drawn, rng)}
+    if df is not None and not isinstance(df, DegreesOfFreedom):
         groups["constant_data"] = {"df": np.asarray(df)}
-    if draws.true_effect is not None:
-        groups["posterior"]["true_effect"] = draws.true_effect
     if draws.stats:
         groups["sample_stats"] = dict(draws.stats)
+    rows = {"effect": row_dim(design), "true_effect": row_dim(design)}
+    tree = _datatree(groups, {**DIMS, **rows}, names)
+    # What these two are of has dimensions of its own.
+    density = pointwise_log_likelihood(design, draws)
+    likelihood = {"log_likelihood": {"effect": density.values}}
+    entries = {density.unit: list(density.names)}
+    tree.update(_datatree(likelihood, {"effect": density.unit}, entries))
+    prior = {"log_prior": _log_prior(design, priors, resolved, draws)}
+    kappas = {"kappa": _kappa_names(design)}
+    tree.update(_datatree(prior, {**DIMS, "correlation": "kappa"}, {**names, **kappas}))
+    return tree
+
+
+def _datatree(
+    groups: dict[str, dict[str, Any]], dims: dict[str, str], coords: dict[str, list[str]]
+) -> DataTree:
+    import arviz as az
+
+    there = {name for group in groups.values() for name in group} & dims.keys()
     tree: DataTree = az.from_dict(
         groups,
-        dims={
-            "location": ["location_term"],
-            "scale": ["scale_term"],
-            "effect": ["study"],
-            "true_effect": ["study"],
-        },
-        coords={
-            "location_term": list(design.location.names),
-            "scale_term": list(design.scale.names),
-            "study": list(design.labels),
-        },
+        dims={name: [dims[name]] for name in there},
+        coords={dims[name]: coords[dims[name]] for name in there},
     )
     return tree
 
 
-def _predict(
-    design: Design, location: Array, scale: Array, df: Array | None, rng: np.random.Generator
-) -> Array:
-    """New effects of the same studies, shape (..., k)."""
-    mean, tau2 = location @ design.X.T, tau2_from_log(scale @ design.Z.T)
-    if df is not None:
-        return sample_effects(mean, design.v, tau2, df, rng)
+def _unknowns(draws: Draws, df: DegreesOfFreedom | float | None) -> dict[str, Array]:
+    """The variables that a model has; not a ν that is fixed."""
+    free = draws.df if isinstance(df, DegreesOfFreedom) else None
+    found = {name: getattr(draws, name) for name in DIMS}
+    found |= {"df": free, "true_effect": draws.true_effect}
+    return {name: values for name, values in found.items() if values is not None}
+
+
+def _log_prior(
+    design: Design, priors: Priors, resolved: ResolvedPriors, draws: Draws
+) -> dict[str, Array]:
+    """Log prior densities (chains, draws, …), by variable."""
+    found = {"location": resolved.location.logpdf(draws.location)}
+    is_kappa = np.concatenate(
+        [np.repeat([False, True], (len(t.names), t.n_correlations)) for t in design.terms]
+    )
+    flat = flat_coefficients(split_terms(design, draws))[:, ~are_random(design)]
+    of_scale = resolved.scale.logpdf(flat.reshape(*draws.scale.shape[:2], -1))
+    found["scale"] = of_scale[..., ~is_kappa]
+    if is_kappa.any():
+        found["correlation"] = of_scale[..., is_kappa]
+    if draws.scale_sd is not None:
+        of_sd = priors.scale_sd or DEFAULT_SCALE_SD
+        found["scale_sd"] = of_sd.logpdf(2.0 * np.log(draws.scale_sd))
+    df = df_prior(design, priors)
+    if isinstance(df, DegreesOfFreedom) and draws.df is not None:
+        found["df"] = df.logpdf(draws.df)
+    return found
+
+
+def _kappa_names(design: Design) -> list[str]:
+    """Of Fisher's z of the (partial) correlations: ``"outcome | trial: κ 1"``."""
+    alone = len(design.terms) == 1
+    return [
+        f"{'' if alone else f'{term.name}: '}κ {j + 1}"
+        for term in design.terms
+        for j in range(term.n_correlations)
+    ]
+
+
+def _predict(design: Design, draws: Draws, rng: np.random.Generator) -> Array:
+    """New effects of the same studies and groups, shape (chains, draws, n)."""
+    mean = draws.location @ design.X.T
+    if not design.is_independent:
+        flat = rng.standard_normal((draws.size, len(design.y)))
+        return mean + GroupEffects(design, draws).unfold(flat).reshape(mean.shape)
+    tau2 = tau2_from_log(draws.scale @ design.Z.T)
+    if draws.df is not None:
+        return sample_effects(mean, design.v, tau2, draws.df, rng)
     return rng.normal(mean, np.sqrt(design.v + tau2))

@@ -1,16 +1,21 @@
 r"""The model builder: a design and priors become a `pm.Model`.
 
-Study effects are integrated out, so a model has as many unknowns as coefficients:
+    effect ~ Normal( Xβ,  V + Σ_l A_l T_l T_l' A_l' ),    ln τ² = Z_l α_l + Σ_g ω_lg u_lg
 
-    location, scale ~ priors,    effect_i ~ Normal( x_i'location, v_i + exp(z_i'scale) )
+with T_l the SDs τ of a group's effects times the factor of their correlations. The effects of the
+groups (in the classical model of the studies: one scale term, whose groups are the rows) are
+integrated out, so a model has as many unknowns as coefficients, and correlations. The random
+intercepts ω u of ln τ², where a scale formula has them, cannot be: their u are standard normal
+unknowns.
 
-``location`` and ``scale`` are always there, on the user's scale. Where every prior is stated on its
-raw coefficient they are the free variables. Otherwise the free variables are what the priors are
-stated on, one vector for each family (``location_theta``, ``scale_theta``, ``scale_tau``), and the
-coefficients follow from them. To teach the builder another family, add it to `families`.
+``location`` (β) and ``scale`` (the α of all scale terms) are always there, on the user's scale.
+Where every prior is stated on its raw coefficient they are the free variables. Otherwise the free
+variables are what the priors are stated on, one vector for each family (``location_theta``,
+``scale_theta``, ``scale_tau``), and the coefficients follow from them. To teach the builder another
+family, add it to `families`; to teach it another likelihood, add it to `likelihood_node`.
 
-`build_latent_pymc_model` keeps the study effects as unknowns, so that each study's true effect has
-a posterior:
+`build_latent_pymc_model` keeps the effects of studies as unknowns, so that each study's true effect
+has a posterior:
 
     true_effect_i = x_i'location + τ_i u_i,    u_i ~ Normal(0, 1),
     effect_i ~ Normal( true_effect_i, v_i )
@@ -18,98 +23,30 @@ a posterior:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import block_diag
 
+from bayes_lsm.bayes.coordinates import are_correlations, coordinates, row_dim, scale_names
 from bayes_lsm.bayes.pymc_model import families
-from bayes_lsm.bayes.resolved_priors.propriety import require_proper, study_effects
-from bayes_lsm.bayes.student.effects import df_prior, observe_student, require_normal_effects
+from bayes_lsm.bayes.pymc_model.correlations import add_correlations
+from bayes_lsm.bayes.pymc_model.likelihood_node import Moments, add_variances, observe
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors, scale_sd_prior
+from bayes_lsm.bayes.student.effects import require_normal_effects
+from bayes_lsm.choices import require_choice
 from bayes_lsm.design.design import Design
-from bayes_lsm.errors import FitError, PriorError
-from bayes_lsm.links import LARGEST_EXPONENT
-from bayes_lsm.priors import Normal, PriorBlock, Priors, ResolvedPriors, resolve
+from bayes_lsm.errors import FitError
+from bayes_lsm.priors import Normal, PriorBlock, Priors
+from bayes_lsm.specification import TrueEffects
 
 if TYPE_CHECKING:
     import pymc as pm
 
 Array = npt.NDArray[np.float64]
-
-
-def resolve_priors(design: Design, priors: Priors) -> ResolvedPriors:
-    """The priors of a design's coefficients.
-
-    Raises
-    ------
-    FitError
-        For a design of several scale terms, whose priors are those of `clustered.resolve_terms`.
-    PriorError
-        When a prior names a term, or something else, that the model does not have, or is flat on a
-        scale coefficient that the data do not bound.
-    """
-    design = require_one_term(design)
-    refuse_unused(priors, correlations=False, random=False)
-    resolved = resolve(
-        priors,
-        y=design.y,
-        v=design.v,
-        X=design.X,
-        Z=design.Z,
-        location_names=design.location.names,
-        scale_names=design.scale.names,
-    )
-    require_proper(study_effects(design, resolved.location), resolved.scale)
-    return resolved
-
-
-def require_one_term(design: Design) -> Design:
-    """The design, if it has one τ² an effect.
-
-    Raises
-    ------
-    FitError
-    """
-    if not design.is_independent:
-        raise FitError(
-            f"this takes a model with one scale term and independent effects, got a {design.kind}; "
-            "with several there are fit_clustered_bayes and build_clustered_pymc_model"
-        )
-    return design
-
-
-def refuse_unused(priors: Priors, *, correlations: bool, random: bool) -> None:
-    """Refuse priors of what a model does not have.
-
-    Raises
-    ------
-    PriorError
-    """
-    if priors.lkj is not None and not correlations:
-        raise PriorError(
-            f"the priors have lkj={priors.lkj:g}, but the model has no correlated effects; leave "
-            "lkj out"
-        )
-    if priors.scale_sd is not None and not random:
-        raise PriorError(
-            f"the priors have scale_sd={priors.scale_sd}, but no scale formula of the model has "
-            "random intercepts; leave scale_sd out, or write '~ 1 + (1 | column)'"
-        )
-
-
-def require_log_link(design: Design) -> None:
-    """Refuse a model whose τ² is not exp(z'α).
-
-    Raises
-    ------
-    FitError
-    """
-    if design.specification.link != "log":
-        raise FitError(
-            f"a Bayesian fit needs link='log', got {design.specification.link!r}; the priors are "
-            "those of ln τ²"
-        )
 
 
 def build_pymc_model(design: Design, priors: Priors | None = None) -> pm.Model:
@@ -118,7 +55,7 @@ def build_pymc_model(design: Design, priors: Priors | None = None) -> pm.Model:
     Parameters
     ----------
     design : Design
-        k studies, p location and q scale coefficients.
+        n effects, p location and q scale coefficients.
     priors : Priors, optional
         Default: those of the design's specification.
 
@@ -126,14 +63,20 @@ def build_pymc_model(design: Design, priors: Priors | None = None) -> pm.Model:
     -------
     pymc.Model
         With ``location`` (dim ``location_term``, length p), ``scale`` (dim ``scale_term``, length
-        q; coefficients of ln τ²), with Student-t study effects ``df``, and the observed
-        ``effect`` (dim ``study``, length k). The data ``y``, ``v``, ``X`` and ``Z`` can be replaced
-        by ``pm.set_data``.
+        q; coefficients of ln τ² of all scale terms), with Student-t study effects ``df``, where
+        there are correlations ``correlation`` (dim ``pair``), where ln τ² has random intercepts
+        their ``scale_sd`` (dim ``scale_random``) and ``scale_effect`` (dim ``scale_level``), and
+        the observed ``effect`` (dim ``study``, or ``row`` where effects are not independent). Where
+        there are several scale terms, theirs are named ``"district: intrcpt"``. The data ``y``,
+        ``X``, ``Z`` (``Z_1``, ``Z_2``, … of several terms) and, of independent effects, ``v`` can
+        be replaced by ``pm.set_data``.
 
     Raises
     ------
     PriorError
         When a prior names a term that the model does not have.
+    FitError
+        For a link other than the logarithm.
 
     Examples
     --------
@@ -144,18 +87,17 @@ def build_pymc_model(design: Design, priors: Priors | None = None) -> pm.Model:
     >>> model = build_pymc_model(build_design(spec, load_dataset("preterm_iq")))
     >>> sorted(variable.name for variable in model.free_RVs)
     ['location_theta', 'scale_tau', 'scale_theta']
-    """
-    import pymc as pm
-    import pytensor.tensor as pt
 
-    with _coefficient_model(design, priors) as model:
-        df = df_prior(design, priors or design.specification.priors)
-        mean, tau2 = _moments(model)
-        if df is not None:
-            eta = model["Z"] @ model["scale"]
-            observe_student(mean, model["v"], eta, df, model["y"])
-        else:
-            pm.Normal("effect", mean, pt.sqrt(model["v"] + tau2), observed=model["y"], dims="study")
+    Several scale terms:
+
+    >>> spec = Specification("yi ~ 1", "vi", scale={"district": "~ 1", "district/school": "~ 1"})
+    >>> model = build_pymc_model(build_design(spec, load_dataset("konstantopoulos2011")))
+    >>> model.coords["scale_term"]
+    ('district: intrcpt', 'district/school: intrcpt')
+    """
+    priors = priors or design.specification.priors
+    with _coefficient_model(design, priors) as (model, moments):
+        observe(design, priors, moments, model["y"])
     return model
 
 
@@ -178,6 +120,11 @@ def build_latent_pymc_model(design: Design, priors: Priors | None = None) -> pm.
         As `build_pymc_model`, and with ``study_effect``, in units of τ_i, and ``true_effect``
         (both of dim ``study``, length k).
 
+    Raises
+    ------
+    FitError
+        Where effects are not independent, or study effects are not normal.
+
     Examples
     --------
     >>> from bayes_lsm.datasets import load_dataset
@@ -190,47 +137,97 @@ def build_latent_pymc_model(design: Design, priors: Priors | None = None) -> pm.
     import pymc as pm
     import pytensor.tensor as pt
 
+    check_true_effects(design, "latent")
     require_normal_effects(design, "a model with latent true effects")
-    with _coefficient_model(design, priors) as model:
-        mean, tau2 = _moments(model)
+    with _coefficient_model(design, priors or design.specification.priors) as (model, moments):
         # In units of τ, for where τ is all but zero a true effect and its mean are the same number.
         u = pm.Normal("study_effect", dims="study")
-        true = pm.Deterministic("true_effect", mean + pt.sqrt(tau2) * u, dims="study")
-        pm.Normal("effect", true, pt.sqrt(model["v"]), observed=model["y"], dims="study")
+        true = moments.mean + pt.sqrt(moments.tau2) * u
+        true = pm.Deterministic("true_effect", true, dims="study")
+        pm.Normal("effect", true, pt.sqrt(add_variances(design)), observed=model["y"], dims="study")
     return model
 
 
-def _coefficient_model(design: Design, priors: Priors | None) -> pm.Model:
-    """What all models share: the data, and the coefficients with their priors."""
+BUILDERS: dict[TrueEffects, Callable[[Design, Priors | None], pm.Model]] = {
+    "integrated": build_pymc_model,
+    "latent": build_latent_pymc_model,
+}
+
+
+def check_true_effects(design: Design, true_effects: str) -> None:
+    """Refuse true effects that a model cannot have as unknowns.
+
+    Raises
+    ------
+    FitError
+    """
+    require_choice("true_effects", true_effects, TrueEffects)
+    if true_effects != "integrated" and not design.is_independent:
+        raise FitError(
+            "with several scale terms, or random intercepts of ln τ², true effects are "
+            f"integrated out, got true_effects={true_effects!r}; leave it out"
+        )
+
+
+@contextmanager
+def _coefficient_model(design: Design, priors: Priors) -> Iterator[tuple[pm.Model, Moments]]:
+    """What all models share: the data, the coefficients with their priors, and what they say."""
     import pymc as pm
 
-    require_log_link(design)
-    priors = priors or design.specification.priors
     resolved = resolve_priors(design, priors)
-    coords = {
-        "study": design.labels,
-        "location_term": design.location.names,
-        "scale_term": design.scale.names,
-    }
-    with pm.Model(coords=coords) as model:
-        pm.Data("y", design.y, dims="study")
-        pm.Data("v", design.v, dims="study")
-        pm.Data("X", design.X, dims=("study", "location_term"))
-        pm.Data("Z", design.Z, dims=("study", "scale_term"))
-        add_coefficients("location", design.location.names, resolved.location, design.X)
-        add_coefficients("scale", design.scale.names, resolved.scale, design.Z)
-    return model
+    with pm.Model(coords=coordinates(design)) as model:
+        pm.Data("y", design.y, dims=row_dim(design))
+        X = pm.Data("X", design.X, dims=(row_dim(design), "location_term"))
+        beta = _add_coefficients("location", design.location.names, resolved.location, design.X)
+        used = block_diag(*(term.Z[term.used] for term in design.terms))
+        alpha = _add_coefficients(
+            "scale", scale_names(design), _of_alpha(design, resolved.scale), used
+        )
+        factors = add_correlations(design, resolved.scale)
+        yield model, Moments(X @ beta, _log_variances(design, priors, alpha), factors)
 
 
-def _moments(model: pm.Model) -> tuple[Any, Any]:
-    """Mean and τ² of the true effect of each study."""
+def _of_alpha(design: Design, scale: PriorBlock) -> PriorBlock:
+    """The priors of the scale coefficients, without those of correlations."""
+    kept = np.flatnonzero(~are_correlations(design))
+    priors = tuple(scale.priors[j] for j in kept)
+    return PriorBlock(scale.contrasts[np.ix_(kept, kept)], priors)
+
+
+def _log_variances(design: Design, priors: Priors, alpha: Any) -> Any:
+    """ln τ² of every effect of every group of each term, shape (m,)."""
+    import pymc as pm
     import pytensor.tensor as pt
 
-    tau2 = pt.exp(pt.minimum(model["Z"] @ model["scale"], LARGEST_EXPONENT))
-    return model["X"] @ model["location"], tau2
+    effect = _random_intercepts(design, priors)
+    found, first, level = [], 0, 0
+    for number, term in enumerate(design.terms, start=1):
+        alone = len(design.terms) == 1
+        dims = (row_dim(design), "scale_term") if design.is_independent else None
+        Z = pm.Data("Z" if alone else f"Z_{number}", term.table, dims=dims)
+        eta = Z @ (alpha if alone else alpha[first : first + len(term.names)])
+        first += len(term.names)
+        for each in term.random:
+            eta = eta + effect[level + each.index.ravel()]
+            level += len(each.levels)
+        found.append(eta)
+    return found[0] if len(found) == 1 else pt.concatenate(found)
 
 
-def add_coefficients(part: str, names: Sequence[str], block: PriorBlock, columns: Array) -> Any:
+def _random_intercepts(design: Design, priors: Priors) -> Any:
+    """Add ``scale_effect`` and its SDs to the model at hand; None where there are none."""
+    import pymc as pm
+
+    sizes = [len(each.levels) for term in design.terms for each in term.random]
+    if not sizes:
+        return None
+    sd = families.variable("scale_sd", [scale_sd_prior(priors)] * len(sizes), "scale_random")
+    standard = pm.Normal("scale_effect_standard", 0.0, 1.0, dims="scale_level")
+    own_sd = sd[np.repeat(np.arange(len(sizes)), sizes)]
+    return pm.Deterministic("scale_effect", own_sd * standard, dims="scale_level")
+
+
+def _add_coefficients(part: str, names: Sequence[str], block: PriorBlock, columns: Array) -> Any:
     """The coefficients of one part, on the user's scale, under the name of the part."""
     import pymc as pm
 

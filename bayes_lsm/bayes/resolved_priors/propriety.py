@@ -28,6 +28,13 @@ on a tube of infinite volume.
 A prior with fewer moments (Cauchy) has a bounded density, so the posterior is proper if it were so
 with a flat prior in its place. If it were not, nothing is known, and that is said.
 
+An effect of group g of a scale term has the column a = A_g: its slopes in the rows of g, 0
+elsewhere. The bound Σ ≥ V + τ² aa' holds for effects that are independent. Correlated effects of a
+group have the bound Σ ≥ V + A_g D A_g' with D of any correlations, which grows with every τ² as
+long as the columns of the group's effects, without what location coefficients with flat priors can
+fit, are linearly independent. The random intercepts of ln τ² are like other coefficients of it:
+with normal SDs they have all moments, and else nothing is claimed.
+
 Whether there is such a d is a question of linear programming: d ≠ 0 with M d ≤ 0, the rows of M
 being those z'C⁻¹. (Stiemke: there is none just when M has full column rank and w'M = 0 for some
 w > 0.)
@@ -35,16 +42,18 @@ w > 0.)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.bayes.coordinates import are_correlations, scale_names
 from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.design.subsets import Indices, Studies
 from bayes_lsm.errors import FitError, PriorError
-from bayes_lsm.priors import Family, Flat, PriorBlock, ResolvedPriors, Shrinkage
+from bayes_lsm.priors import Family, Flat, HalfNormal, PriorBlock, Priors, ResolvedPriors
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -52,7 +61,7 @@ Mask = npt.NDArray[np.bool_]
 # Relative size below which a number is the rounding of 0.
 _ZERO = 1e-9
 # Share of a squared length below which nothing is left of it.
-ROUNDING = 1e-10
+_ROUNDING = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +88,11 @@ class Effects:
     felt: Mask
     bounded: Mask
     names: tuple[str, ...]
-    many: str = "studies"
-    doubt: str = ""
+    many: str
+    doubt: str
 
 
-def require_proper(effects: Effects, scale: PriorBlock) -> None:
+def require_proper(design: Design, resolved: ResolvedPriors, priors: Priors) -> None:
     """Refuse flat priors on scale coefficients that the data do not bound.
 
     Raises
@@ -91,7 +100,15 @@ def require_proper(effects: Effects, scale: PriorBlock) -> None:
     PriorError
         Saying what runs to infinity, and why the likelihood does not hold it.
     """
-    reason = find_impropriety(effects, scale)
+    if not _flat(resolved.scale):
+        return
+    if not (design.v > 0).all():
+        raise PriorError(
+            "a flat prior on a scale coefficient needs sampling variances > 0; with individual "
+            "data the posterior cannot be shown to have a finite mass; use a proper prior, such as "
+            "Normal(0, 2)"
+        )
+    reason = find_impropriety(random_effects(design, resolved.location, priors), resolved.scale)
     if reason is not None:
         raise PriorError(f"{reason}; use a proper prior in place of the flat, such as Normal(0, 2)")
 
@@ -118,8 +135,9 @@ def require_normalised(priors: ResolvedPriors, what: str) -> None:
 
 
 def require_proper_without(
-    effects_of: Callable[[Indices], Effects],
-    scale: PriorBlock,
+    design: Design,
+    resolved: ResolvedPriors,
+    priors: Priors,
     studies: Studies,
     folds: Sequence[Indices],
 ) -> None:
@@ -127,9 +145,9 @@ def require_proper_without(
 
     Parameters
     ----------
-    effects_of : function
-        The effects of a model of some of its rows.
-    scale : PriorBlock
+    design : Design
+    resolved : ResolvedPriors
+    priors : Priors
     studies : Studies
     folds : sequence of ndarray of int
         Studies that are left out together.
@@ -138,26 +156,74 @@ def require_proper_without(
     ------
     FitError
     """
-    if not _flat(scale):
+    if not _flat(resolved.scale):
         return
     everything = np.arange(sum(map(len, studies.rows)))
     for fold in folds:
         out = np.concatenate([studies.rows[unit] for unit in fold])
-        reason = find_impropriety(effects_of(np.setdiff1d(everything, out)), scale)
+        left = np.setdiff1d(everything, out)
+        effects = random_effects(design, resolved.location, priors, left)
+        reason = find_impropriety(effects, resolved.scale)
         if reason is not None:
             names = ", ".join(studies.names[unit] for unit in fold)
             raise FitError(f"without {studies.unit} {names} {reason}; use a proper prior")
 
 
-def study_effects(design: Design, location: PriorBlock, rows: Indices | None = None) -> Effects:
-    """The effects of a model with one τ² a study, or of some of its rows."""
+def random_effects(
+    design: Design, location: PriorBlock, priors: Priors, rows: Indices | None = None
+) -> Effects:
+    """The effects of all groups of all scale terms that have rows, or that have some of them."""
     chosen = np.arange(len(design.y)) if rows is None else rows
-    leverage = np.sum(flat_basis(design.X[chosen], location) ** 2, axis=1)
-    felt = leverage < 1.0 - ROUNDING
-    return Effects(design.Z[chosen], felt, felt, design.scale.names)
+    Q = _flat_basis(design.X[chosen], location)
+    tails = not isinstance(priors.scale_sd, HalfNormal | None)
+    found: list[tuple[Array, Mask, Mask]] = []
+    width, first = sum(term.size for term in design.terms), 0
+    for term in design.terms:
+        Z = np.zeros((*term.Z.shape[:2], width))
+        Z[:, :, first : first + len(term.names)] = term.Z
+        first += term.size
+        used, felt, apart = _columns(term, chosen, Q)
+        if tails and term.random:
+            apart = np.zeros_like(apart)
+        found.append((Z[used], felt[used], apart[used]))
+    Z, felt, bounded = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    doubt = (
+        "random intercepts of ln τ², unless their SDs have normal priors"
+        if tails
+        else "correlated effects that the rows of their groups cannot tell apart"
+    )
+    names = np.full(width, "", dtype=object)
+    names[~are_correlations(design)] = scale_names(design)
+    many = "studies" if design.is_independent else "effects of groups"
+    return Effects(Z, felt, bounded, tuple(names), many, doubt)
 
 
-def flat_basis(X: Array, location: PriorBlock) -> Array:
+def _columns(term: ScaleTerm, rows: Indices, Q: Array) -> tuple[Mask, Mask, Mask]:
+    """Which effects have rows, are felt, and are known to be bounded: each (G, s).
+
+    By the products of the columns of each group with each other, less those of what Q (n, m) fits.
+    """
+    index, slopes = term.index[rows], term.slopes[rows]
+    G, s = len(term.groups), slopes.shape[1]
+    products, fitted = np.zeros((G, s, s)), np.zeros((G, Q.shape[1], s))
+    np.add.at(products, index, slopes[:, :, None] * slopes[:, None, :])
+    np.add.at(fitted, index, Q[:, :, None] * slopes[:, None, :])
+    sizes = np.sqrt(np.einsum("gii->gi", products))
+    used = sizes > 0
+    unit = np.where(used, sizes, 1.0)
+    rest = (products - np.einsum("gmi,gmj->gij", fitted, fitted)) / (
+        unit[:, :, None] * unit[:, None, :]
+    )
+    felt = np.einsum("gii->gi", rest) > _ROUNDING
+    if not term.n_correlations:
+        return used, felt, felt
+    # An effect without rows is no part of the group's.
+    rest += np.where(used, 0.0, 1.0)[:, :, None] * np.eye(s)
+    apart = np.linalg.eigvalsh(rest)[:, 0] > _ROUNDING
+    return used, felt, felt & apart[:, None]
+
+
+def _flat_basis(X: Array, location: PriorBlock) -> Array:
     """An orthonormal basis (n, m) of what the m location coefficients with flat priors can fit."""
     columns = (X @ np.linalg.inv(location.contrasts))[:, _flat(location)]
     return np.asarray(np.linalg.qr(columns)[0])
@@ -222,13 +288,8 @@ def unbounded_direction(rows: Array) -> Array | None:
     return direction if (rows @ direction).sum() < -0.5 else None
 
 
-def is_flat(prior: Family | Shrinkage) -> bool:
-    """Whether it is no distribution."""
-    return isinstance(prior, Flat)
-
-
 def _flat(block: PriorBlock) -> list[int]:
-    return [j for j, prior in enumerate(block.priors) if is_flat(prior)]
+    return [j for j, prior in enumerate(block.priors) if isinstance(prior, Flat)]
 
 
 def _with_few_moments(block: PriorBlock, flat: int) -> list[int]:

@@ -15,23 +15,27 @@ import pandas as pd
 from scipy.linalg import block_diag
 
 from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
-from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.engines.clustered import (
-    PartialCorrelation,
-    level_positions,
-    resolve_terms,
-    sample_clustered,
-)
+from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.bayes.engines.clustered import sample_clustered
 from bayes_lsm.bayes.engines.collapsed import can_collapse
-from bayes_lsm.bayes.engines.diagnostics import weight_problems
-from bayes_lsm.bayes.pymc_model.clustered_graph import DEFAULT_SCALE_SD
-from bayes_lsm.bayes.sensitivity.refits import Coefficient, Kind, Posterior, joint_places
+from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
+from bayes_lsm.bayes.engines.nuts import sample_nuts
+from bayes_lsm.bayes.resolved_priors.resolve import (
+    DEFAULT_SCALE_SD,
+    level_positions,
+    resolve_priors,
+)
+from bayes_lsm.bayes.sensitivity.refits import Coefficient, Kind, Refitted, joint_places
+from bayes_lsm.bayes.term_draws import split_terms
 from bayes_lsm.design.scale_terms import ScaleTerm
-from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices, kappas_of
-from bayes_lsm.priors import PriorBlock, Priors, ResolvedPriors
+from bayes_lsm.likelihood.blocks.correlation_matrices import (
+    correlation_matrices,
+    kappas_of,
+)
+from bayes_lsm.priors import PartialCorrelation, PriorBlock, Priors, ResolvedPriors
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 # Correlations nearer to 1 are 1 in Fisher's z.
 _LARGEST_Z = 18.0
@@ -51,7 +55,7 @@ class _Place:
 class Terms:
     """A model with several scale terms; see `sensitivity_refits.Subject`."""
 
-    def __init__(self, fit: ClusteredBayesFit) -> None:
+    def __init__(self, fit: Posterior) -> None:
         self._fit = fit
         self._places = tuple(_places(fit.design.terms))
         self.priors = self.resolve(fit.priors)
@@ -65,22 +69,22 @@ class Terms:
         for j, name in enumerate(self._fit.design.location.names):
             yield Coefficient("location", name, "location", joint_places(location, j))
         for place in self._places:
-            part = f"scale ({place.term.name})"
+            part = self._fit.design.part_name("scale", place.term)
             for j, name in zip(_range(place.alpha), place.term.names, strict=True):
                 kind: Kind = "level" if j in self.levels else "coefficient"
                 yield Coefficient(part, name, "scale", joint_places(scale, j), kind)
         for place in self._places:
-            part = f"scale_sd ({place.term.name})"
+            part = self._fit.design.part_name("scale_sd", place.term)
             for j, each in zip(_range(place.sd), place.term.random, strict=True):
                 yield Coefficient(part, each.column, "scale", (j,), "sd")
         for place in self._places:
             own = tuple(_range(place.kappa))
-            for pair in self._fit.terms[place.term.name].pairs[0]:
-                part = f"correlation ({place.term.name})"
+            for pair in place.term.pairs:
+                part = self._fit.design.part_name("correlation", place.term)
                 yield Coefficient(part, pair, "scale", own, "correlation")
 
     def resolve(self, priors: Priors) -> ResolvedPriors:
-        found = resolve_terms(self._fit.design, priors)
+        found = resolve_priors(self._fit.design, priors)
         sds = sum(len(place.term.random) for place in self._places)
         of_sd = (priors.scale_sd or DEFAULT_SCALE_SD,) * sds
         contrasts = np.asarray(block_diag(found.scale.contrasts, np.eye(sds)))
@@ -103,34 +107,26 @@ class Terms:
     def can_draw(self, priors: ResolvedPriors) -> bool:
         return can_collapse(priors) and not any(place.term.random for place in self._places)
 
-    def draw(self, priors: ResolvedPriors, *, draws: int, seed: int) -> Posterior:
-        location, scale, importance = sample_clustered(
-            self._fit.design, priors, draws=draws, seed=seed
+    def draw(self, priors: ResolvedPriors, *, draws: int, seed: int) -> Refitted:
+        return self._posterior(
+            priors, sample_clustered(self._fit.design, priors, draws=draws, seed=seed)
         )
-        problems = tuple(weight_problems(importance))
-        return Posterior(priors, location, scale, self.values(location, scale), problems=problems)
 
-    def drawn(self) -> Posterior:
-        return self._posterior(self.priors, self._fit)
+    def drawn(self) -> Refitted:
+        return self._posterior(self.priors, self._fit.draws)
 
-    def sample(self, priors: Priors, *, seed: int, progress: bool) -> Posterior:
-        from bayes_lsm.bayes.clustered_fitting import fit_clustered_bayes
+    def sample(self, priors: Priors, *, seed: int, progress: bool) -> Refitted:
+        each = -(-self._fit.draws.size // 4)
+        drawn = sample_nuts(self._fit.design, priors, draws=each, seed=seed, progress=progress)
+        return self._posterior(self.resolve(priors), drawn)
 
-        fit = fit_clustered_bayes(
-            self._fit.design,
-            prior=priors,
-            engine="nuts",
-            draws=len(self._fit.beta),
-            seed=seed,
-            progress=progress,
-        )
-        return self._posterior(self.resolve(priors), fit)
-
-    def _posterior(self, priors: ResolvedPriors, fit: ClusteredBayesFit) -> Posterior:
-        scale = np.empty((len(fit.beta), len(priors.scale.priors)))
+    def _posterior(self, priors: ResolvedPriors, drawn: Draws) -> Refitted:
+        design = self._fit.design
+        terms = split_terms(design, drawn)
+        scale = np.empty((drawn.size, len(priors.scale.priors)))
         effects = []
         for place in self._places:
-            of_term = fit.terms[place.term.name]
+            of_term = terms[place.term.name]
             scale[:, place.alpha] = of_term.alpha
             if place.term.random:
                 sds = np.column_stack([each.sd for each in of_term.random])
@@ -139,8 +135,9 @@ class Terms:
                 scale[:, place.kappa] = kappas_of(of_term.correlation, place.term.correlation)
             effects += [each.effect for each in of_term.random]
         latent = np.concatenate(effects, axis=1) if effects else None
-        values = self.values(fit.beta, scale)
-        return Posterior(priors, fit.beta, scale, values, latent, tuple(fit.problems))
+        location = drawn.flat_location
+        problems = tuple(find_problems(drawn, convergence(design, drawn)))
+        return Refitted(priors, location, scale, self.values(location, scale), latent, problems)
 
     def values(self, location: Array, scale: Array) -> Array:
         found = [location, *(scale[:, place.alpha] for place in self._places)]
@@ -155,7 +152,7 @@ class Terms:
                 found.append(np.clip(z, -_LARGEST_Z, _LARGEST_Z))
         return np.concatenate(found, axis=1)
 
-    def log_likelihood(self, found: Posterior) -> Array:
+    def log_likelihood(self, found: Refitted) -> Array:
         columns, first = [], 0
         for place in self._places:
             columns.append(found.scale[:, place.alpha])

@@ -17,15 +17,15 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from bayes_lsm.bayes.clustered_fit import ClusteredBayesFit
 from bayes_lsm.bayes.draws import Array
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
 from bayes_lsm.bayes.sensitivity.clustered_sensitivity import Terms
 from bayes_lsm.bayes.sensitivity.other_priors import other_families, other_presets
 from bayes_lsm.bayes.sensitivity.power_scaling import power_scaling
 from bayes_lsm.bayes.sensitivity.refits import (
     Coefficient,
-    Posterior,
+    Refitted,
     Refitter,
     Subject,
     as_shown,
@@ -39,15 +39,15 @@ from bayes_lsm.bayes.sensitivity.subjects import Studies
 from bayes_lsm.bayes.sensitivity.verdicts import THRESHOLDS, Finding, judge, sentence, tipping_point
 from bayes_lsm.bayes.student.effects import said_before
 from bayes_lsm.bayes.summaries.intervals import check_interval
-from bayes_lsm.bayes.tracking import track
 from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import PresetName, Priors, ResolvedPriors
+from bayes_lsm.progress import track
 from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 Varied = Literal["own", "together"]
 
@@ -66,7 +66,7 @@ class Sensitivity(Printable):
 
     Attributes
     ----------
-    fit : BayesFit or ClusteredBayesFit
+    fit : BayesFit
     table : DataFrame
         By part and term. median, ci_lb, ci_ub, p_positive; share, together: by how many per cent
         the interval grows when the coefficient's own prior, or all priors, are one per cent wider
@@ -104,7 +104,7 @@ class Sensitivity(Printable):
         Refits that should not be trusted.
     """
 
-    fit: BayesFit | ClusteredBayesFit
+    fit: Posterior
     table: pd.DataFrame
     widths: pd.DataFrame
     tipping: pd.DataFrame
@@ -199,7 +199,7 @@ class Sensitivity(Printable):
 
 
 def sensitivity(
-    fit: BayesFit | ClusteredBayesFit,
+    fit: Posterior,
     *,
     factors: Sequence[float] | None = None,
     presets: Sequence[PresetName] | None = None,
@@ -224,7 +224,7 @@ def sensitivity(
 
     Parameters
     ----------
-    fit : BayesFit or ClusteredBayesFit
+    fit : BayesFit
     factors : sequence of float, optional
         Widths of the priors relative to their own, by default 1/16, 1/8, …, 16; ½, 1 and 2 are
         always among them. A prior is stretched about its median, on the scale of the coefficient
@@ -348,17 +348,17 @@ class _Task:
         return str(self.key[1])
 
 
-def _checked(fit: BayesFit | ClusteredBayesFit, *, level: float, draws: int) -> Subject:
+def _checked(fit: Posterior, *, level: float, draws: int) -> Subject:
     check_interval(level, "eti")
     if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 100:
         raise FitError(f"draws must be a whole number of at least 100, got {draws!r}")
-    subject: Subject = Terms(fit) if isinstance(fit, ClusteredBayesFit) else Studies(fit)
+    subject: Subject = Studies(fit) if fit.design.is_independent else Terms(fit)
     require_normalised(subject.priors, "sensitivity")
     return subject
 
 
 def _presets(
-    refit: Refitter, fit: BayesFit | ClusteredBayesFit, names: Sequence[PresetName] | None
+    refit: Refitter, fit: Posterior, names: Sequence[PresetName] | None
 ) -> tuple[dict[PresetName, Priors], dict[PresetName, str]]:
     """Those to be refitted, and why the others are not."""
     asked = get_args(PresetName) if names is None else names
@@ -422,7 +422,7 @@ def _curves(
 
 def _measure(
     refit: Refitter,
-    base: Posterior,
+    base: Refitted,
     center: pd.DataFrame,
     curves: Mapping[tuple[str, str, str], pd.DataFrame],
     level: float,

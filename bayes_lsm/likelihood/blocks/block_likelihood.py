@@ -15,11 +15,16 @@ from bayes_lsm.likelihood.blocks import blocks
 from bayes_lsm.likelihood.blocks.arrange import arrange_design
 from bayes_lsm.likelihood.blocks.covariance import BlockCovariance, block_covariance
 from bayes_lsm.likelihood.blocks.information import expected_information, location_slopes
-from bayes_lsm.likelihood.protocol import Criterion, Evaluation, Locations, NormalPrior
+from bayes_lsm.likelihood.blocks.scores import scores
+from bayes_lsm.likelihood.protocol import Climbs, Criterion, Evaluation, Locations, NormalPrior
 from bayes_lsm.specification import Method
 
 Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
+
+# Predicted gain, relative to the log-likelihood, below which nothing is left to climb.
+_TOLERANCE = 1e-13
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,3 +86,22 @@ class Blocks:
         return block_covariance(
             self.design, nothing, [np.eye(len(term.effects)) for term in self.design.terms]
         )
+
+    def climb(self, starts: Array, method: Method, *, held: Mask | None = None) -> Climbs:
+        """Climb from each of some α (m, q) to a maximum; see `Likelihood.climb`."""
+        found = [
+            blocks.ascend(start, self.data, method=method, tolerance=_TOLERANCE, held=held)
+            for start in starts
+        ]
+        return Climbs(
+            alpha=np.array([each.alpha for each in found]),
+            value=np.nan_to_num([each.at.value for each in found], nan=-np.inf),
+            hessian=np.array([each.at.hessian for each in found]),
+            beta=np.array([each.at.beta for each in found]),
+            covariance=np.array([each.at.covariance for each in found]),
+            converged=np.array([each.converged for each in found]),
+        )
+
+    def scores(self, alpha: Array, method: Method, cluster: Index) -> Array:
+        """What each of G clusters adds to the score at α, shape (G, q); REML's or ML's."""
+        return scores(alpha, self.design, cluster, method=method)

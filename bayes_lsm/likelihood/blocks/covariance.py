@@ -157,6 +157,21 @@ class BlockCovariance:
             found[part.rows] = solve_triangular(part.root, right[part.rows], lower=True)
         return found
 
+    def unwhiten(self, right: Array) -> Array:
+        """LB, the inverse of `whiten`."""
+        found = np.empty(right.shape)
+        for part in self.parts:
+            found[part.rows] = part.root @ right[part.rows]
+        return found
+
+    @property
+    def matrix(self) -> sparse.csr_array:
+        """Σ itself, shape (n, n)."""
+        i = np.concatenate([np.repeat(part.rows, len(part.rows)) for part in self.parts])
+        j = np.concatenate([np.tile(part.rows, len(part.rows)) for part in self.parts])
+        values = np.concatenate([part.sigma.ravel() for part in self.parts])
+        return sparse.csr_array((values, (i, j)), shape=(self.size, self.size))
+
 
 def block_covariance(
     design: Design, tau2: Sequence[Array], correlations: Sequence[Array]

@@ -36,7 +36,7 @@ _STEP = 1e-5
 def expected_information(alpha: Array, design: Design, *, method: Method) -> Array:
     """½ tr(P V_j P V_k) at the coefficients and κ of all terms, shape (q, q); for ML of Σ⁻¹."""
     A = loadings(design)
-    D, slopes = derivatives(_parts(alpha, design), design)
+    D, slopes = derivatives(parts_at(alpha, design), design)
     q, p = len(alpha), design.X.shape[1]
     trace, cross, M = np.zeros((q, q)), np.zeros((q, q, p, p)), np.zeros((q, p, p))
     precision = np.zeros((p, p))
@@ -64,7 +64,7 @@ def expected_information(alpha: Array, design: Design, *, method: Method) -> Arr
 
 def location_slopes(alpha: Array, design: Design) -> Array:
     """∂β̂/∂α' = −(X'Σ⁻¹X)⁻¹X'Σ⁻¹V_jΣ⁻¹r at the coefficients and κ of all terms, shape (p, q)."""
-    parts = _parts(alpha, design)
+    parts = parts_at(alpha, design)
     found = [
         _term_derivatives(tau2, kappa, term)
         for term, (tau2, kappa) in zip(design.terms, parts, strict=True)
@@ -87,7 +87,7 @@ def location_slopes(alpha: Array, design: Design) -> Array:
     return np.asarray(-np.linalg.solve(precision, WX.T @ V))
 
 
-def _parts(alpha: Array, design: Design) -> list[tuple[Array, Array]]:
+def parts_at(alpha: Array, design: Design) -> list[tuple[Array, Array]]:
     """τ² (G, s) and κ of each term."""
     starts = np.cumsum([0, *(term.size for term in design.terms)])
     found = []

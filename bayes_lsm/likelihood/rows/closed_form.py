@@ -53,7 +53,7 @@ class Location:
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class RowsEvaluation:
     """The log-likelihood at one α, its score (q,) and Hessian (q, q), and β̂(α)."""
 
     value: float
@@ -109,7 +109,7 @@ def evaluate(
     *,
     method: Method,
     zero: npt.NDArray[np.bool_] | None = None,
-) -> Evaluation:
+) -> RowsEvaluation:
     """The log-likelihood, its score and its Hessian at α.
 
     Parameters
@@ -143,7 +143,7 @@ def evaluate(
     if method == "REML":
         M = ((Z.T * wd)[:, None, :] * Q.T) @ Q  # Q' diag(w d z_j) Q, shape (q, p, p)
         hessian += 0.5 * np.einsum("jab,kba->jk", M, M)
-    return Evaluation(_value(method, X, variance, location), score, hessian, location)
+    return RowsEvaluation(_value(method, X, variance, location), score, hessian, location)
 
 
 def expected_information(alpha: Array, v: Array, X: Array, Z: Array, *, method: Method) -> Array:
@@ -163,3 +163,37 @@ def expected_information(alpha: Array, v: Array, X: Array, Z: Array, *, method: 
     M = ((Z.T * wd)[:, None, :] * Q.T) @ Q
     diagonal = Z.T @ ((wd**2 * (1.0 - 2.0 * h))[:, None] * Z)
     return np.asarray(0.5 * (diagonal + np.einsum("jab,kba->jk", M, M)))
+
+
+def score_contributions(
+    tau2: Array, y: Array, v: Array, X: Array, Z: Array, *, method: Method
+) -> Array:
+    """Each study's part of the score of α (n, q); at a maximum they add up to 0.
+
+    With u_i = w_i r_i, h_i the study's hat value, and dβ̂/dα = M B', M = (X'WX)⁻¹,
+    B = −Σ_i τ_i² w_i u_i z_i x_i',
+
+        s_i = ½ τ_i² (u_i² − w_i + w_i h_i) z_i  +  B M x_i u_i
+
+    where w_i h_i, the study's part of d ln|X'WX|/dα, is REML's alone. The second term is what β̂
+    passes on; it adds up to 0 over all studies.
+
+    Parameters
+    ----------
+    tau2 : ndarray, shape (n,)
+        Studies with τ² = 0 contribute through β̂ only.
+    y, v : ndarray, shape (n,)
+    X : ndarray, shape (n, p)
+    Z : ndarray, shape (n, q)
+    method : {"REML", "ML"}
+    """
+    variance = v + tau2
+    location = estimate_location(y, variance, X)
+    w = 1.0 / variance
+    u = w * location.residuals
+    h = np.sum(location.basis**2, axis=1) if method == "REML" else 0.0
+    own = 0.5 * (tau2 * (u**2 - w + w * h))[:, None] * Z
+    # With X in the coordinates W^-½Q, in which (X'WX)⁻¹ is the identity.
+    X = location.basis * np.sqrt(variance)[:, None]
+    B = -(Z.T * (tau2 * w * u)) @ X
+    return np.asarray(own + (u[:, None] * X) @ B.T)

@@ -11,14 +11,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from bayes_lsm.design.clusters import sum_by_cluster
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.protocol import Criterion, Evaluation, Locations, NormalPrior
+from bayes_lsm.likelihood.protocol import Climbs, Criterion, Evaluation, Locations, NormalPrior
 from bayes_lsm.likelihood.rows import closed_form
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.specification import Method
 
 Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
 
 # A row's weight, relative to the largest, below which X'WX might become singular.
@@ -53,6 +55,15 @@ class DiagonalCovariance:
     def whiten(self, right: Array) -> Array:
         """L⁻¹B with LL' = Σ, for B of shape (n, m) or (n,)."""
         return (right.T / np.sqrt(self.variances)).T
+
+    def unwhiten(self, right: Array) -> Array:
+        """LB, the inverse of `whiten`."""
+        return (right.T * np.sqrt(self.variances)).T
+
+    @property
+    def matrix(self) -> sparse.csr_array:
+        """Σ itself, shape (n, n)."""
+        return sparse.csr_array(sparse.diags_array(self.variances))
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +165,20 @@ class Rows:
     def sampling_covariance(self) -> DiagonalCovariance:
         """V alone."""
         return DiagonalCovariance(self.design.v)
+
+    def climb(self, starts: Array, method: Method, *, held: Mask | None = None) -> Climbs:
+        """Climb from each of some α (m, q) to a maximum; see `Likelihood.climb`."""
+        from bayes_lsm.likelihood.rows.climbing import climb  # loads numba
+
+        return climb(self.design, starts, method, held)
+
+    def scores(self, alpha: Array, method: Method, cluster: Index) -> Array:
+        """What each of G clusters adds to the score at α, shape (G, q); REML's or ML's."""
+        design = self.design
+        found = closed_form.score_contributions(
+            tau2_from_log(design.Z @ alpha), design.y, design.v, design.X, design.Z, method=method
+        )
+        return sum_by_cluster(found, cluster)
 
     def _integrated(self, prior: NormalPrior) -> Any:
         from bayes_lsm.likelihood.rows.integrated import Integrated  # loads numba

@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.choices import require_choice
+from bayes_lsm.choices import require_choice, require_level
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.design.coefficients import Coefficient, Pair, coefficients, pairs
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.intervals.profile import check_level, profile
+from bayes_lsm.reml.intervals.profile import profile
 from bayes_lsm.reml.tests.bootstrap_test import check_iterations, checked_seed
 from bayes_lsm.results import wald_table
 
@@ -83,7 +83,7 @@ def clustered_intervals(
     >>> clustered_intervals(fit, method="bootstrap", iterations=20, seed=1).shape
     (2, 3)
     """
-    check_level(level)
+    require_level(level)
     require_choice("part", part, ClusteredPart)
     require_choice("method", method, ClusteredInterval)
     if cluster is not None and method != "permutation":

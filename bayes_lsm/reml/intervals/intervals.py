@@ -12,11 +12,11 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
-from bayes_lsm.choices import require_choice
+from bayes_lsm.choices import require_choice, require_level
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.intervals.profile import check_level, profile
+from bayes_lsm.reml.intervals.profile import profile
 from bayes_lsm.reml.search.divergence import Cone
 from bayes_lsm.reml.search.surface import Surface
 from bayes_lsm.reml.tests.batch import climb_highest
@@ -138,7 +138,7 @@ def confidence_intervals(
         )
     require_choice("part", part, PartName)
     require_choice("method", method, IntervalMethod)
-    check_level(level)
+    require_level(level)
     if method == "wald":
         return _wald(fit, part, level)
     require_free_log_link(fit, f"a {method} interval")

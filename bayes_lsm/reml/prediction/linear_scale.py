@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaln, ndtr, ndtri, stdtr, stdtrit
 
-from bayes_lsm.design.coefficients import scale_places
 from bayes_lsm.errors import FitError
-
-if TYPE_CHECKING:
-    from bayes_lsm.reml.estimates import Estimates
-    from bayes_lsm.reml.term_estimate import TermEstimate
+from bayes_lsm.likelihood.rows.closed_form import evaluate
+from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.search.divergence import split_space, where_to
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
 # Relative size below which a number is the rounding of 0.
 _ZERO = 1e-9
+# Information on a combination of ln τ² (SE 10,000) below which there is none.
+_NO_INFORMATION = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,8 +37,12 @@ class ScaleValue:
         ±inf where it diverges; nan where a divergence pulls it both ways, or it is `blind`.
     se : ndarray, shape (m,)
         nan where there is none.
-    coordinates : ndarray, shape (m, M)
-        Those l on γ, see `Uncertain`: 0 for what a limit took.
+    coordinates : ndarray, shape (m, r)
+        Those l in the coordinates of α that have a covariance: at a limit not all do.
+    covariance : ndarray, shape (r, r)
+        Of α in those coordinates.
+    loadings : ndarray, shape (n, r)
+        Each study's z in those coordinates.
     blind : ndarray of bool, shape (m,)
         Those of which the data say nothing; their estimates are nan.
     """
@@ -47,45 +50,9 @@ class ScaleValue:
     estimate: Array
     se: Array
     coordinates: Array
-    blind: Mask
-
-
-@dataclass(frozen=True, eq=False)
-class Uncertain:
-    """The scale coefficients and κ of all terms, γ ~ Normal(γ̂, C), at a limit those that are left.
-
-    Attributes
-    ----------
-    estimate : ndarray, shape (M,)
-        `limit_alpha` and κ, term by term; 0 for what a limit took.
-    covariance : ndarray, shape (M, M)
-        0 for those, for what was fixed and for what is `unknown`.
-    unknown : ndarray of bool, shape (M,)
-        Those whose uncertainty nobody knows, such as one that a bound holds.
-    """
-
-    estimate: Array
     covariance: Array
-    unknown: Mask
-
-    @classmethod
-    def of(cls, fit: Estimates) -> Uncertain:
-        """Of a fit."""
-        estimate = np.concatenate([_filled(each) for each in fit.terms.values()])
-        places = scale_places(fit.design)
-        missing = np.isnan(np.diag(fit.limit_vcov))
-        given = [name in fit.fixed for name in fit.scale_names]
-        unknown = np.zeros(len(missing), dtype=bool)
-        unknown[places] = missing[places] & np.isfinite(fit.limit_alpha) & ~np.array(given)
-        return cls(estimate, np.nan_to_num(fit.limit_vcov), unknown)
-
-
-def _filled(each: TermEstimate) -> Array:
-    """γ̂ of a term, as long as without a limit."""
-    found = np.zeros(each.term.size)
-    known = np.r_[np.nan_to_num(each.limit_alpha), each.kappa]
-    found[: len(known)] = known
-    return found
+    loadings: Array
+    blind: Mask
 
 
 @dataclass(frozen=True)
@@ -96,13 +63,13 @@ class Reference:
 
     @classmethod
     def of_location(cls, fit: Estimates) -> Reference:
-        """For location coefficients: t has n − p degrees of freedom."""
-        return cls(fit.df_location)
+        """For location coefficients: t has k − p degrees of freedom."""
+        return cls(None if fit.test == "z" else fit.design.n_studies - len(fit.beta))
 
     @classmethod
     def of_scale(cls, fit: Estimates) -> Reference:
         """For scale coefficients: t has k − q degrees of freedom."""
-        return cls(fit.df_scale)
+        return cls(None if fit.test == "z" else fit.design.n_studies - len(fit.alpha))
 
     def quantile(self, probability: float) -> float:
         """Its quantile."""
@@ -124,56 +91,72 @@ class Reference:
 def scale_at(fit: Estimates, rows: Array) -> ScaleValue:
     """l'α and its standard error for each row l (m, q): ln τ² at some z, or a difference of two.
 
-    α are the coefficients of all scale terms. When some diverge, l'α stays finite for the l that
-    depend on the effects with τ² > 0 alone. Other l'α go to −inf, to +inf, or both ways, as all
-    the directions in which the coefficients can diverge say or do not say. Coefficients that were
-    fixed have no uncertainty; those that a bound holds have none that is known.
+    When coefficients diverge, l'α stays finite for the l that depend on the studies with τ² > 0
+    alone; their Hessian at the limit gives its standard error. Other l'α go to −inf, to +inf, or
+    both ways, as all the directions in which the coefficients can diverge say or do not say.
+    Coefficients that were fixed have no uncertainty; those that a bound holds have none that is
+    known.
     """
     rows = np.asarray(rows, dtype=float)
-    uncertain = Uncertain.of(fit)
-    coordinates = np.zeros((len(rows), len(uncertain.estimate)))
-    added, blind = np.zeros(len(rows)), np.zeros(len(rows), dtype=bool)
-    first = place = 0
-    for each in fit.terms.values():
-        own, more = each.read(rows[:, first : first + len(each.alpha)])
-        coordinates[:, place : place + len(each.alpha)] = own
-        blind |= each.unseen(own)
-        with np.errstate(invalid="ignore"):  # −inf of one term and inf of another are undefined
-            added = added + more
-        first, place = first + len(each.alpha), place + each.term.size
-    variance = np.einsum("ij,jk,ik->i", coordinates, uncertain.covariance, coordinates)
+    if not np.isfinite(fit.alpha).all() or (fit.is_flat and not is_identity(fit)):
+        return _scale_at_limit(fit, rows)
+    names = fit.design.scale.names
+    V = fit.vcov_scale.copy()
+    for j in [j for j, name in enumerate(names) if name in fit.fixed]:
+        V[j, :] = V[:, j] = 0.0
+    unknown = np.isnan(np.diag(V))
+    V = np.nan_to_num(V)
+    variance = np.einsum("ij,jk,ik->i", rows, V, rows)
+    variance[(rows[:, unknown] != 0).any(axis=1)] = np.nan
     se = np.sqrt(np.maximum(variance, 0.0))
-    se[(coordinates[:, uncertain.unknown] != 0).any(axis=1) | ~np.isfinite(added)] = np.nan
-    return ScaleValue(coordinates @ uncertain.estimate + added, se, coordinates, blind)
+    blind = (rows[:, [name in fit.uninformed for name in names]] != 0).any(axis=1)
+    estimate = np.where(blind, np.nan, rows @ fit.alpha)
+    return ScaleValue(estimate, se, rows, V, fit.design.Z, blind)
 
 
-def split_space(rows: Array, q: int) -> tuple[Array, Array]:
-    """Orthonormal bases of the row space of `rows` (n, q), and of what is orthogonal to it."""
-    if not len(rows):
-        return np.zeros((q, 0)), np.eye(q)
-    _, sizes, directions = np.linalg.svd(np.linalg.qr(rows, mode="r"), full_matrices=True)
-    rank = int((sizes > _ZERO * sizes[0]).sum())
-    return directions[:rank].T, directions[rank:].T
+def _scale_at_limit(fit: Estimates, rows: Array) -> ScaleValue:
+    design, zero = fit.design, fit.tau2 == 0
+    held = np.array([n in fit.fixed or n in fit.at_bound for n in design.scale.names])
+    offset = design.Z[:, held] @ fit.alpha[held]
+    # Coordinates in which neither the units nor the means of the moderators matter.
+    R = np.linalg.qr(design.Z[:, ~held], mode="r") / math.sqrt(len(zero))
+    back = np.linalg.solve(R, np.eye(len(R)))
+    U, u = design.Z[:, ~held] @ back, rows[:, ~held] @ back
+    kept, lost = split_space(U[~zero], len(R))
+    log_tau2 = np.log(fit.tau2[~zero]) - offset[~zero]
+    a = np.linalg.lstsq(U[~zero] @ kept, log_tau2, rcond=None)[0]
+    hessian = evaluate(
+        np.r_[a, 1.0],
+        design.y,
+        design.v,
+        design.X,
+        np.c_[U @ kept, offset],
+        method=fit.method,
+        zero=zero,
+    ).hessian[:-1, :-1]
+    estimate = rows[:, held] @ fit.alpha[held] + u @ (kept @ a)
+    covariance, flat = _inverse(-hessian)
+    coordinates = u @ kept
+    variance = np.einsum("ij,jk,ik->i", coordinates, covariance, coordinates)
+    se = np.sqrt(np.maximum(variance, 0.0))  # rounding, where nothing is known
+    size = np.linalg.norm(coordinates, axis=1)
+    blind = np.linalg.norm(coordinates @ flat, axis=1) > 1e-6 * size
+    estimate[blind] = se[blind] = np.nan
+    bound = np.array([name in fit.at_bound for name in design.scale.names])
+    se[(rows[:, bound] != 0).any(axis=1)] = np.nan
+    away = u @ lost
+    outside = np.linalg.norm(away, axis=1) > _ZERO * np.maximum(1.0, np.linalg.norm(u, axis=1))
+    estimate[outside] = where_to(away[outside], U[zero] @ lost)
+    se[outside] = np.nan
+    return ScaleValue(estimate, se, coordinates, covariance, U @ kept, blind & ~outside)
 
 
-def where_to(away: Array, gone: Array) -> Array:
-    """Where l'c goes as c grows along any c with ``gone @ c < 0``: −inf, inf, or either (nan).
-
-    By Farkas' lemma l'c < 0 for all those c just when l is a combination of the rows of `gone`
-    with no negative weight.
-    """
-    from scipy.optimize import nnls
-
-    units = np.unique((gone / np.linalg.norm(gone, axis=1)[:, None]).round(12), axis=0)
-    rows = (away / np.linalg.norm(away, axis=1)[:, None]).round(12)
-    rows, which = np.unique(rows, axis=0, return_inverse=True)
-    found = np.full(len(rows), np.nan)
-    for i, row in enumerate(rows):
-        for sign in (-1.0, 1.0):
-            _, rest = nnls(units.T, -sign * row, maxiter=100 * len(units) + 1000)
-            if rest < _ZERO:
-                found[i] = sign * math.inf
-    return found[which.reshape(-1)]
+def _inverse(information: Array) -> tuple[Array, Array]:
+    """The inverse, and a basis of the directions without information, which it leaves out."""
+    values, vectors = np.linalg.eigh(information)
+    informed = values > _NO_INFORMATION
+    known = vectors[:, informed]
+    return known / values[informed] @ known.T, vectors[:, ~informed]
 
 
 def is_identity(fit: Estimates) -> bool:

@@ -87,16 +87,13 @@ class Point:
     @property
     def covariance(self) -> Array:
         """Of `alpha`: the inverse of −H; nan for coefficients without information."""
-        if self._axes[2].all():
-            return self.inverse
-        covariance = self.inverse
-        lost = self.blind.any(axis=1)
+        covariance, lost = self.covariance_across, self.blind.any(axis=1)
         covariance[lost, :] = covariance[:, lost] = np.nan
-        return np.asarray(covariance)
+        return covariance
 
     @property
-    def inverse(self) -> Array:
-        """The same across `blind`."""
+    def covariance_across(self) -> Array:
+        """Of `alpha` across the directions without information, which it leaves out."""
         directions, values, informed = self._axes
         known = directions[:, informed]
         return np.asarray(known / values[informed] @ known.T)
