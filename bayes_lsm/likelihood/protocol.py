@@ -6,6 +6,7 @@ of the next term, and so on; `bayes_lsm.design.coefficients` has their names.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -61,6 +62,24 @@ class Evaluation:
     hessian: Array
     beta: Array
     covariance: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Locations:
+    """Generalised least squares at each of m α; nan where X'Σ⁻¹X is singular.
+
+    Attributes
+    ----------
+    beta : ndarray, shape (m, p)
+    covariance : ndarray, shape (m, p, p)
+        (X'Σ⁻¹X)⁻¹.
+    squares : ndarray, shape (m,)
+        r'Σ⁻¹r with r = y − Xβ̂.
+    """
+
+    beta: Array
+    covariance: Array
+    squares: Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,10 +148,16 @@ class Likelihood(Protocol):
     def information(self, alpha: Array, method: Method) -> Array:
         """Expected information ½ tr(P V_j P V_k) at α, shape (q, q); ½ tr(Σ⁻¹V_jΣ⁻¹V_k) for ML."""
 
-    def locations(self, alphas: Array) -> tuple[Array, Array]:
-        """Generalised least squares at each row of alphas (m, q): β̂ (m, p), covariances (m, p, p).
+    def locations(self, alphas: Array) -> Locations:
+        """Generalised least squares at each row of alphas (m, q)."""
 
-        nan where X'Σ⁻¹X is singular.
+    def location_slopes(self, alpha: Array) -> Array:
+        """∂β̂/∂α' (p, q) at α (q,)."""
+
+    def at(self, gone: Sequence[Mask]) -> Likelihood:
+        """The same with the variances of some effects (G, s) of each term held at 0.
+
+        The coefficients are those of all effects, and the κ of those that are left.
         """
 
     def draw_location(self, alphas: Array, noise: Array, prior: NormalPrior) -> Array:

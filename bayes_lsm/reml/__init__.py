@@ -20,7 +20,10 @@ from bayes_lsm.reml.estimates import Test
 from bayes_lsm.reml.fitting import fit_reml
 from bayes_lsm.reml.intervals.intervals import confidence_intervals
 from bayes_lsm.reml.intervals.profile import Profile, profile
-from bayes_lsm.reml.prediction.prediction import Blups, Prediction, blup, predict, predict_tau
+from bayes_lsm.reml.prediction.blup import Blups, blup
+from bayes_lsm.reml.prediction.group_effects import GroupEffects, group_effects
+from bayes_lsm.reml.prediction.heterogeneity import Heterogeneity, heterogeneity
+from bayes_lsm.reml.prediction.prediction import Prediction, predict, predict_tau
 from bayes_lsm.reml.prediction.tau2_estimators import estimate_tau2, q_profile_interval
 from bayes_lsm.reml.reml_fit import RemlFit
 from bayes_lsm.reml.search.divergence import Divergence
@@ -39,6 +42,8 @@ __all__ = [
     "ClusterLeaveOneOut",
     "ClusteredRobustFit",
     "Divergence",
+    "GroupEffects",
+    "Heterogeneity",
     "Influence",
     "LeaveOneOut",
     "LikelihoodRatioTest",
@@ -56,7 +61,9 @@ __all__ = [
     "estimate_tau2",
     "fit_reml",
     "fitted_values",
+    "group_effects",
     "hat_values",
+    "heterogeneity",
     "influence",
     "leave_one_out",
     "likelihood_ratio_test",
