@@ -123,6 +123,20 @@ class ScaleTerm:
             random=tuple(replace(each, index=each.index[groups]) for each in self.random),
         )
 
+    def at_zero(self, gone: npt.NDArray[np.bool_]) -> ScaleTerm:
+        """The term in which some effects (G, s) have no variance; those of no group are left out.
+
+        One effect stays, so that it is a term.
+        """
+        kept = np.flatnonzero(~gone.all(axis=0)) if not gone.all() else np.array([0])
+        slopes = np.where(gone[self.index], 0.0, self.slopes)
+        return replace(
+            self,
+            effects=tuple(self.effects[k] for k in kept),
+            slopes=slopes[:, kept],
+            Z=np.ascontiguousarray(self.Z[:, kept]),
+        )
+
     def hold(self, values: Mapping[int, float]) -> ScaleTerm:
         """The term in which some coefficients of ln τ² have given values; see `Design.hold`."""
         log_tau2 = self.Z[:, :, list(values)] @ np.array(list(values.values()))

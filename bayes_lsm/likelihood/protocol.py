@@ -6,6 +6,7 @@ of the next term, and so on; `bayes_lsm.design.coefficients` has their names.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -133,6 +134,12 @@ class Likelihood(Protocol):
         """Generalised least squares at each row of alphas (m, q): β̂ (m, p), covariances (m, p, p).
 
         nan where X'Σ⁻¹X is singular.
+        """
+
+    def at(self, gone: Sequence[Mask]) -> Likelihood:
+        """The same with the variances of some effects (G, s) of each term held at 0.
+
+        The coefficients are those of all effects, and the κ of those that are left.
         """
 
     def draw_location(self, alphas: Array, noise: Array, prior: NormalPrior) -> Array:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -56,6 +57,11 @@ class Blocks:
         nan where X'Σ⁻¹X is singular.
         """
         return blocks.locations(alphas, self.data)
+
+    def at(self, gone: Sequence[Mask]) -> Blocks:
+        """The same with the variances of some effects (G, s) of each term held at 0."""
+        terms = zip(self.design.terms, gone, strict=True)
+        return Blocks(replace(self.design, terms=tuple(term.at_zero(each) for term, each in terms)))
 
     def draw_location(self, alphas: Array, noise: Array, prior: NormalPrior) -> Array:
         """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""

@@ -23,9 +23,7 @@ from bayes_lsm.specification import Method
 Array = npt.NDArray[np.float64]
 
 
-def scores(
-    alpha: Array, design: Design, cluster: npt.NDArray[np.intp], *, method: Method
-) -> Array:
+def scores(alpha: Array, design: Design, cluster: npt.NDArray[np.intp], *, method: Method) -> Array:
     """Each cluster's part of the score at the coefficients and κ of all terms, shape (G, m)."""
     A, (D, slopes) = loadings(design), derivatives(parts_at(alpha, design), design)
     parts = list(blocks(design, A, D))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,9 +62,17 @@ class DiagonalCovariance:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The normal likelihood of a design of independent effects; see `Likelihood`."""
+    """The normal likelihood of a design of independent effects; see `Likelihood`.
+
+    Attributes
+    ----------
+    design : Design
+    gone : ndarray of bool, shape (n,), or None
+        Rows whose τ² is held at 0.
+    """
 
     design: Design
+    gone: Mask | None = None
 
     def evaluate(self, alpha: Array, criterion: Criterion) -> Evaluation:
         """A criterion at α (q,), its score and its Hessian."""
@@ -71,7 +80,7 @@ class Rows:
         if isinstance(criterion, NormalPrior):
             raise FitError("the rows' likelihood with β integrated out has values only")
         found = closed_form.evaluate(
-            alpha, design.y, design.v, design.X, design.Z, method=criterion
+            alpha, design.y, design.v, design.X, design.Z, method=criterion, zero=self.gone
         )
         location = found.location
         return Evaluation(
@@ -105,6 +114,10 @@ class Rows:
             [each.covariance for each in found]
         )
 
+    def at(self, gone: Sequence[Mask]) -> Rows:
+        """The same with the τ² of some rows held at 0."""
+        return replace(self, gone=gone[0][:, 0])
+
     def draw_location(self, alphas: Array, noise: Array, prior: NormalPrior) -> Array:
         """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
         return np.asarray(self._integrated(prior).draw_location(alphas, noise))
@@ -126,8 +139,9 @@ class Rows:
     def scores(self, alpha: Array, method: Method, cluster: Index) -> Array:
         """What each of G clusters adds to the score at α, shape (G, q); REML's or ML's."""
         design = self.design
+        tau2 = closed_form.tau2(alpha, design.Z, self.gone)
         found = closed_form.score_contributions(
-            tau2_from_log(design.Z @ alpha), design.y, design.v, design.X, design.Z, method=method
+            tau2, design.y, design.v, design.X, design.Z, method=method
         )
         return sum_by_cluster(found, cluster)
 

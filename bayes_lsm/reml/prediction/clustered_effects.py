@@ -18,7 +18,6 @@ from bayes_lsm.likelihood.blocks.arrange import sampling_covariance
 from bayes_lsm.likelihood.blocks.covariance import blocks, loadings
 from bayes_lsm.likelihood.blocks.sampling_weights import typical_variance
 from bayes_lsm.reml.clustered_covariance import covariance_of_effects
-from bayes_lsm.reml.diagnostics.clustered_deletion import tau2_at
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.prediction.clustered_predictive import clustered_predictive
 from bayes_lsm.reml.prediction.prediction import VAGUE, ScaleUncertainty
@@ -302,6 +301,6 @@ def _row_variance(each: TermEstimate) -> Array:
 
 def _new_variance(each: TermEstimate, slopes: Array, Z: Array) -> Array:
     """The same for groups that are new; 0 where the likelihood sends it there."""
-    tau2 = tau2_at(each, Z)
+    tau2 = each.tau2_at(Z)
     loadings = slopes * np.where(slopes == 0, 0.0, np.sqrt(tau2))
     return np.asarray(np.einsum("ij,jk,ik->i", loadings, np.nan_to_num(each.correlation), loadings))
