@@ -182,8 +182,9 @@ class Rows:
     def scores(self, alpha: Array, method: Method, cluster: Index) -> Array:
         """What each of G clusters adds to the score at α, shape (G, q); REML's or ML's."""
         design = self.design
+        tau2 = closed_form.tau2(alpha, design.Z, self.gone)
         found = closed_form.score_contributions(
-            tau2_from_log(design.Z @ alpha), design.y, design.v, design.X, design.Z, method=method
+            tau2, design.y, design.v, design.X, design.Z, method=method
         )
         return sum_by_cluster(found, cluster)
 
