@@ -71,7 +71,7 @@ def test_right_engine_stays_inside(small):
         ("Joint", "log-likelihood"),
     ]
     assert checked.ecdf_difference().shape == (100, 8)
-    assert "Correlation: outcome | trial" in str(checked)
+    assert "\nCorrelation\n" in str(checked)
 
 
 def altered(design, change):

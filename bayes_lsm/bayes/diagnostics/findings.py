@@ -27,10 +27,10 @@ from bayes_lsm.bayes.engines.diagnostics import (
 )
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
     from bayes_lsm.bayes.cross_validation.elpd import Elpd
     from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck
     from bayes_lsm.bayes.draws import Importance
+    from bayes_lsm.bayes.posterior import Posterior
 
 Status = Literal["good", "caution", "bad"]
 
@@ -78,7 +78,7 @@ class Finding:
         return said if self.status == "good" else f"{said}: {self.advice}"
 
 
-def draws_findings(fit: BayesFit) -> list[Finding]:
+def draws_findings(fit: Posterior) -> list[Finding]:
     """Whether the draws are draws from the posterior."""
     table, stats, importance = fit.convergence, fit.stats, fit.importance
     more = "take more draws"

@@ -26,14 +26,14 @@ from bayes_lsm.design.subsets import Array
 from bayes_lsm.progress import track
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 # The SD of a normal distribution is that many times its median absolute deviation.
 MAD_TO_SD = 1.482602218505602
 _FEW = 5
 
 
-def study_influence(fit: BayesFit, *, progress: bool = True) -> pd.DataFrame:
+def study_influence(fit: Posterior, *, progress: bool = True) -> pd.DataFrame:
     """What becomes of the coefficients without each study.
 
     Parameters

@@ -17,7 +17,7 @@ from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
 from bayes_lsm.bayes.engines.collapsed import normal_prior, require_collapsible, sample_collapsed
 from bayes_lsm.bayes.evidence.conditionals import Unknowns
 from bayes_lsm.bayes.evidence.evidence import read_evidence
-from bayes_lsm.bayes.evidence.nested import PartName, Posterior, thinned, unknown_term, worth_of
+from bayes_lsm.bayes.evidence.nested import PartName, Reduced, thinned, unknown_term, worth_of
 from bayes_lsm.bayes.evidence.submodels import Term, find_terms
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.term_draws import are_random, flat_coefficients, split_terms
@@ -29,7 +29,7 @@ from bayes_lsm.likelihood.blocks.arrange import error_covariance, likelihood_ter
 from bayes_lsm.priors import ResolvedPriors
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 # Of a density in units of that of one row: so many in a quadrature, and what each costs at least.
 _WORK, _OVERHEAD = 1e5, 40
@@ -40,7 +40,7 @@ class Levels:
 
     exact_location = True
 
-    def __init__(self, fit: BayesFit) -> None:
+    def __init__(self, fit: Posterior) -> None:
         self._fit = fit
         design = fit.design
         self.priors = resolve_priors(design, fit.priors)
@@ -98,13 +98,13 @@ class Levels:
         return mean + away, covariances, worth
 
     @cached_property
-    def whole(self) -> Posterior:
+    def whole(self) -> Reduced:
         """Of the fit itself."""
         moved = np.flatnonzero(~are_random(self._fit.design)).tolist()
         unknowns = _unknowns(self._fit.design, self.priors, moved)
-        return Posterior(unknowns, flat_coefficients(self._fit.terms), worth_of(self._fit))
+        return Reduced(unknowns, flat_coefficients(self._fit.terms), worth_of(self._fit))
 
-    def without(self, kept: Mapping[str, Sequence[int]], *, draws: int) -> Posterior:
+    def without(self, kept: Mapping[str, Sequence[int]], *, draws: int) -> Reduced:
         """Of the model that has these coefficients of each part only."""
         if not self.nested:
             raise FitError(
@@ -120,7 +120,7 @@ class Levels:
         unknowns = _unknowns(design, priors, range(len(kept["scale"])))
         alphas = flat_coefficients(split_terms(design, drawn))
         worth = np.inf if drawn.importance is None else drawn.importance.ess
-        return Posterior(unknowns, alphas, worth, read_evidence(drawn))
+        return Reduced(unknowns, alphas, worth, read_evidence(drawn))
 
 
 def _unknowns(design: Design, priors: ResolvedPriors, moved: Sequence[int]) -> Unknowns:
