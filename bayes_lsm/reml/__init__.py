@@ -29,14 +29,10 @@ from bayes_lsm.reml.reml_fit import RemlFit
 from bayes_lsm.reml.search.divergence import Divergence
 from bayes_lsm.reml.search.maximum import Bounds
 from bayes_lsm.reml.tests.bootstrap_test import BootstrapTest, bootstrap_test
+from bayes_lsm.reml.tests.likelihood_ratio_test import LikelihoodRatioTest, likelihood_ratio_test
 from bayes_lsm.reml.tests.permutation_test import PermutationTest, permutation_test
 from bayes_lsm.reml.tests.score_test import ScoreTest, score_test
-from bayes_lsm.reml.tests.wald_and_ratio import (
-    LikelihoodRatioTest,
-    WaldTest,
-    likelihood_ratio_test,
-    wald_test,
-)
+from bayes_lsm.reml.tests.wald_test import WaldTest, wald_test
 
 __all__ = [
     "Blups",

@@ -23,19 +23,22 @@ if TYPE_CHECKING:
     from bayes_lsm.contrasts import ContrastInterval, Measure, ScaleContrasts, ScaleFunctions
     from bayes_lsm.contrasts import Kind as ContrastKind
     from bayes_lsm.design.clusters import Cluster
+    from bayes_lsm.design.exchangeable import PartName
     from bayes_lsm.reml.diagnostics.check import Check
     from bayes_lsm.reml.diagnostics.residuals import ResidualKind, Residuals
     from bayes_lsm.reml.diagnostics.robust import Kind as RobustKind
-    from bayes_lsm.reml.intervals.intervals import IntervalMethod
+    from bayes_lsm.reml.intervals.intervals import IntervalMethod, IntervalPart
     from bayes_lsm.reml.intervals.profile import Profile
     from bayes_lsm.reml.prediction.blup import Blups
     from bayes_lsm.reml.prediction.group_effects import GroupEffects
     from bayes_lsm.reml.prediction.heterogeneity import Heterogeneity
     from bayes_lsm.reml.prediction.prediction import Prediction, ScaleUncertainty
+    from bayes_lsm.reml.search.refits import Starts
     from bayes_lsm.reml.tests.bootstrap_test import BootstrapTest
-    from bayes_lsm.reml.tests.permutation_test import PermutationTest, Starts
+    from bayes_lsm.reml.tests.likelihood_ratio_test import LikelihoodRatioTest
+    from bayes_lsm.reml.tests.permutation_test import PermutationTest
     from bayes_lsm.reml.tests.score_test import ScoreTest
-    from bayes_lsm.reml.tests.wald_and_ratio import LikelihoodRatioTest, PartName, WaldTest
+    from bayes_lsm.reml.tests.wald_test import WaldTest
 
 Array = npt.NDArray[np.float64]
 
@@ -321,7 +324,7 @@ class RemlFit(Estimates, Printable):
         value: float | npt.ArrayLike = 0.0,
     ) -> WaldTest:
         """Test coefficients or combinations of them; see `wald_test`."""
-        from bayes_lsm.reml.tests.wald_and_ratio import wald_test
+        from bayes_lsm.reml.tests.wald_test import wald_test
 
         return wald_test(self, part=part, contrast=contrast, terms=terms, value=value)
 
@@ -333,7 +336,7 @@ class RemlFit(Estimates, Printable):
 
     def likelihood_ratio_test(self, reduced: RemlFit) -> LikelihoodRatioTest:
         """Test this fit against a nested one; see `likelihood_ratio_test`."""
-        from bayes_lsm.reml.tests.wald_and_ratio import likelihood_ratio_test
+        from bayes_lsm.reml.tests.likelihood_ratio_test import likelihood_ratio_test
 
         return likelihood_ratio_test(self, reduced)
 
@@ -386,7 +389,7 @@ class RemlFit(Estimates, Printable):
     def confidence_intervals(
         self,
         *,
-        part: Any = "scale",
+        part: IntervalPart = "scale",
         method: IntervalMethod = "wald",
         level: float = 0.95,
         iterations: int = 1000,

@@ -23,10 +23,10 @@ from bayes_lsm.design.clusters import Cluster, read_clusters, shared
 from bayes_lsm.design.coefficients import coefficients
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.covariance import blocks, loadings
-from bayes_lsm.reml.clustered_covariance import covariance_of_effects
 from bayes_lsm.reml.diagnostics.clustered_sandwich import orthonormal_location, scale_sandwich
 from bayes_lsm.reml.diagnostics.robust import ClusterRobust, Kind, t_table
 from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.prediction.group_effects import covariance_of_effects
 
 Array = npt.NDArray[np.float64]
 

@@ -21,9 +21,9 @@ import numpy.typing as npt
 from bayes_lsm.design.clusters import Clusters
 from bayes_lsm.design.coefficients import scale_places
 from bayes_lsm.likelihood.blocks.covariance import blocks, loadings
-from bayes_lsm.reml.clustered_covariance import covariance_of_effects
+from bayes_lsm.likelihood.blocks.information import derivatives
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.tests.clustered_score import derivatives
+from bayes_lsm.reml.prediction.group_effects import covariance_of_effects
 
 Array = npt.NDArray[np.float64]
 

@@ -231,7 +231,8 @@ def _finite(found: Estimates, back: Array) -> tuple[Array, Array]:
 
 def _information(covariance: Array, found: Estimates) -> Array:
     """Its inverse; 0 along directions of which the data say nothing."""
-    if any(each.blind.any() for each in found.terms.values()):
+    terms = found.terms.values()
+    if any(each.blind.any() or np.isnan(each.vcov_kappa).any() for each in terms):
         return np.linalg.pinv(covariance, _BLIND, hermitian=True)
     return np.linalg.inv(covariance)
 
