@@ -113,8 +113,11 @@ class ScaleTerm:
         return used
 
     def keep(self, rows: Index) -> ScaleTerm:
-        """The term of some rows, whether or not they can carry it."""
-        groups, index = np.unique(self.index[rows], return_inverse=True)
+        """The term of some rows, whether or not they can carry it.
+
+        Its groups are in the order of their appearance, as those of all rows are.
+        """
+        index, groups = pd.factorize(self.index[rows])
         return replace(
             self,
             groups=tuple(self.groups[g] for g in groups),

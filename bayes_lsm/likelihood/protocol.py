@@ -163,6 +163,13 @@ class Likelihood(Protocol):
     def draw_location(self, alphas: Array, noise: Array, prior: NormalPrior) -> Array:
         """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
 
+    def first_guess(self) -> tuple[Array, Array]:
+        """ln of every variance by α: its derivatives (m, q), and a guess of it from residuals (m,).
+
+        In these a κ counts as a variance that is guessed to be 1, as informative as there are
+        groups that could tell it.
+        """
+
     def covariance(self, tau2: list[Array], correlations: list[Array]) -> Covariance:
         """Σ where each term's effects have the variances (G, s) and correlations (s, s)."""
 

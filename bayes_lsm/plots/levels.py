@@ -14,7 +14,6 @@ from bayes_lsm.bayes.prediction.clustered_effects import row_effects
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.forest import Order, Row, diamonds, study_rows
 from bayes_lsm.plots.reading import row_names
-from bayes_lsm.reml.diagnostics.clustered_residuals import standard_errors
 from bayes_lsm.reml.reml_fit import RemlFit
 
 if TYPE_CHECKING:
@@ -69,13 +68,7 @@ def _under_headings(fit: LevelFit, by: str | Sequence[object], studies: Sequence
 
 def _total_variances(fit: LevelFit) -> Array:
     """Σ_ii of each row (n,): at the estimates, or at posterior medians of τ²."""
-    if not fit.design.is_independent:
-        return standard_errors(fit)[0] ** 2
-    found = fit.design.v.astype(float)
-    for each in fit.terms.values():
-        sds = each.term.slopes * np.sqrt(each.tau2[each.term.index])
-        found += np.einsum("ij,jk,ik->i", sds, each.correlation.mean(axis=0), sds)
-    return found
+    return np.asarray(fit.design.v + fit.tau2)
 
 
 def fitted_means(fit: LevelFit, level: float) -> Array:

@@ -11,9 +11,9 @@ whether to believe it. `tau2_estimators` has the classical estimators of one Ï„Â
 """
 
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
-from bayes_lsm.reml.diagnostics.clustered_influence import ClusterInfluence, ClusterLeaveOneOut
-from bayes_lsm.reml.diagnostics.clustered_residuals import ClusteredRobustFit
-from bayes_lsm.reml.diagnostics.influence import Influence, LeaveOneOut, influence, leave_one_out
+from bayes_lsm.reml.diagnostics.check import Check, check
+from bayes_lsm.reml.diagnostics.influence import Influence, influence
+from bayes_lsm.reml.diagnostics.leave_one_out import LeaveOneOut, leave_one_out
 from bayes_lsm.reml.diagnostics.residuals import fitted_values, hat_values, residuals, weights
 from bayes_lsm.reml.diagnostics.robust import RobustFit, robust
 from bayes_lsm.reml.estimates import Test
@@ -38,9 +38,7 @@ __all__ = [
     "Blups",
     "BootstrapTest",
     "Bounds",
-    "ClusterInfluence",
-    "ClusterLeaveOneOut",
-    "ClusteredRobustFit",
+    "Check",
     "Divergence",
     "GroupEffects",
     "Heterogeneity",
@@ -57,6 +55,7 @@ __all__ = [
     "WaldTest",
     "blup",
     "bootstrap_test",
+    "check",
     "confidence_intervals",
     "estimate_tau2",
     "fit_reml",

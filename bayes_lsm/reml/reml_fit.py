@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from bayes_lsm.design.clusters import Cluster
     from bayes_lsm.design.exchangeable import PartName
     from bayes_lsm.reml.diagnostics.check import Check
-    from bayes_lsm.reml.diagnostics.residuals import ResidualKind, Residuals
+    from bayes_lsm.reml.diagnostics.influence import Influence
+    from bayes_lsm.reml.diagnostics.leave_one_out import LeaveOneOut
+    from bayes_lsm.reml.diagnostics.residuals import ResidualKind, Residuals, WeightKind
     from bayes_lsm.reml.diagnostics.robust import Kind as RobustKind
+    from bayes_lsm.reml.diagnostics.robust import RobustFit
     from bayes_lsm.reml.intervals.intervals import IntervalMethod, IntervalPart
     from bayes_lsm.reml.intervals.profile import Profile
     from bayes_lsm.reml.prediction.blup import Blups
@@ -436,21 +439,23 @@ class RemlFit(Estimates, Printable):
 
         return hat_values(self)
 
-    def weights(self) -> Array:
+    def weights(self, *, kind: WeightKind = "diagonal") -> Array:
         """Each row's share of the weights, in per cent; see `weights`."""
         from bayes_lsm.reml.diagnostics.residuals import weights
 
-        return weights(self)
+        return weights(self, kind=kind)
 
-    def influence(self, *, cluster: Cluster | None = None, progress: bool = True) -> Any:
+    def influence(self, *, cluster: Cluster | None = None, progress: bool = True) -> Influence:
         """What each study, or cluster, does to the fit, by refits without it; see `influence`."""
         from bayes_lsm.reml.diagnostics.influence import influence
 
         return influence(self, cluster=cluster, progress=progress)
 
-    def leave_one_out(self, *, cluster: Cluster | None = None, progress: bool = True) -> Any:
+    def leave_one_out(
+        self, *, cluster: Cluster | None = None, progress: bool = True
+    ) -> LeaveOneOut:
         """The fit without each study, or cluster, in turn; see `leave_one_out`."""
-        from bayes_lsm.reml.diagnostics.influence import leave_one_out
+        from bayes_lsm.reml.diagnostics.leave_one_out import leave_one_out
 
         return leave_one_out(self, cluster=cluster, progress=progress)
 
@@ -460,7 +465,7 @@ class RemlFit(Estimates, Printable):
         *,
         kind: RobustKind = "CR1",
         small_sample: bool = True,
-    ) -> Any:
+    ) -> RobustFit:
         """Cluster-robust standard errors; see `robust`."""
         from bayes_lsm.reml.diagnostics.robust import robust
 

@@ -14,6 +14,7 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks import blocks
 from bayes_lsm.likelihood.blocks.arrange import arrange_design
 from bayes_lsm.likelihood.blocks.covariance import BlockCovariance, block_covariance
+from bayes_lsm.likelihood.blocks.first_guess import derivatives_of_variances, guess_variances
 from bayes_lsm.likelihood.blocks.information import expected_information, location_slopes
 from bayes_lsm.likelihood.blocks.scores import scores
 from bayes_lsm.likelihood.protocol import Climbs, Criterion, Evaluation, Locations, NormalPrior
@@ -67,6 +68,10 @@ class Blocks:
     def draw_location(self, alphas: Array, noise: Array, prior: NormalPrior) -> Array:
         """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
         return blocks.draw_location(alphas, noise, self.data, prior=prior)
+
+    def first_guess(self) -> tuple[Array, Array]:
+        """ln of every variance by α, and a guess of it; see `Likelihood.first_guess`."""
+        return derivatives_of_variances(self.design), guess_variances(self.design)
 
     def covariance(self, tau2: list[Array], correlations: list[Array]) -> BlockCovariance:
         """Σ where each term's effects have the variances (G, s) and correlations (s, s)."""

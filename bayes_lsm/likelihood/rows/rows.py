@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -158,6 +159,12 @@ class Rows:
         """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
         return np.asarray(self._integrated(prior).draw_location(alphas, noise))
 
+    def first_guess(self) -> tuple[Array, Array]:
+        """ln τ² of each row by α: its derivatives (n, q), and a guess of it (n,)."""
+        design = self.design
+        _, log_tau2 = closed_form.log_tau2_of_residuals(design.y, design.v, design.X)
+        return design.Z, log_tau2
+
     def covariance(self, tau2: list[Array], correlations: list[Array]) -> DiagonalCovariance:
         """Σ where each effect has the variance τ² (n, 1)."""
         return DiagonalCovariance(self.design.v + tau2[0][:, 0])
@@ -175,13 +182,21 @@ class Rows:
     def scores(self, alpha: Array, method: Method, cluster: Index) -> Array:
         """What each of G clusters adds to the score at α, shape (G, q); REML's or ML's."""
         design = self.design
+        tau2 = closed_form.tau2(alpha, design.Z, self.gone)
         found = closed_form.score_contributions(
-            tau2_from_log(design.Z @ alpha), design.y, design.v, design.X, design.Z, method=method
+            tau2, design.y, design.v, design.X, design.Z, method=method
         )
         return sum_by_cluster(found, cluster)
 
+    @cached_property
+    def _known(self) -> dict[NormalPrior, Any]:
+        return {}
+
     def _integrated(self, prior: NormalPrior) -> Any:
+        """With β integrated out; kept for the prior, as its products take as long as a call."""
         from bayes_lsm.likelihood.rows.integrated import Integrated  # loads numba
 
-        design = self.design
-        return Integrated(design.y, design.v, design.X, design.Z, prior.mean, prior.precision)
+        if prior not in self._known:
+            y, v, X, Z = self.design.y, self.design.v, self.design.X, self.design.Z
+            self._known[prior] = Integrated(y, v, X, Z, prior.mean, prior.precision)
+        return self._known[prior]

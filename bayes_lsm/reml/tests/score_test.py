@@ -128,13 +128,14 @@ def score_test(fit: Estimates, terms: str | Sequence[str] | None = None) -> Scor
     rotated, R = _orthogonal(design, tested)
     likelihood = likelihood_of(rotated)
     information = likelihood.information(R @ alpha, fit.method)
-    slope = likelihood.evaluate(R @ alpha, fit.method).score[places]
-    efficient = information[np.ix_(places, places)]
-    if len(others):
-        cross = information[np.ix_(others, places)]
-        nuisance = information[np.ix_(others, others)]
-        efficient = efficient - cross.T @ np.linalg.solve(nuisance, cross)
-    statistic = float(slope @ np.linalg.solve(efficient, slope))
+    slope = likelihood.evaluate(R @ alpha, fit.method).score
+    # The others have no slope at the null's maximum, but for where its search ended.
+    cross = np.linalg.solve(
+        information[np.ix_(others, others)], information[np.ix_(others, places)]
+    )
+    score = slope[places] - cross.T @ slope[others]
+    efficient = information[np.ix_(places, places)] - information[np.ix_(places, others)] @ cross
+    statistic = float(score @ np.linalg.solve(efficient, score))
     to_terms = R[np.ix_(places, places)]
     at_null = np.array([fit.fixed.get(name, 0.0) for name in fit.scale_names])
     at_null[free] = alpha[scale_places(design)]
@@ -143,7 +144,7 @@ def score_test(fit: Estimates, terms: str | Sequence[str] | None = None) -> Scor
         statistic=statistic,
         df=len(tested),
         pval=float(chdtrc(len(tested), statistic)),
-        score=to_terms.T @ slope,
+        score=(R.T @ slope)[places],
         information=to_terms.T @ efficient @ to_terms,
         alpha=at_null,
     )
