@@ -1,4 +1,4 @@
-"""What is named by one of a few words: the one check of such an argument."""
+"""The checks of arguments that many functions have: one of a few words, a confidence level."""
 
 from __future__ import annotations
 
@@ -46,6 +46,24 @@ def require_choice(
     cure = cure or _meant(given, allowed)
     end = f"; {cure}" if cure else ""
     raise error(f"{name} must be {_in_words(allowed)}, got {given!r}{end}")
+
+
+def require_level(level: float) -> None:
+    """Raise an error unless a confidence level lies between 0 and 1.
+
+    Raises
+    ------
+    FitError
+
+    Examples
+    --------
+    >>> require_level(95)
+    Traceback (most recent call last):
+        ...
+    bayes_lsm.errors.FitError: level must be between 0 and 1, such as 0.95, got 95
+    """
+    if not 0 < level < 1:
+        raise FitError(f"level must be between 0 and 1, such as 0.95, got {level!r}")
 
 
 def _meant(given: object, allowed: Iterable[str]) -> str:

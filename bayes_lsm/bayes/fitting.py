@@ -1,20 +1,13 @@
-"""Fitting by Bayes: priors bound to the data, an engine, its draws, and whether to trust them."""
+"""Fitting by Bayes."""
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import fields
 
 from bayes_lsm.bayes.bayes_fit import BayesFit
-from bayes_lsm.bayes.draws import Draws
-from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
-from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
-from bayes_lsm.bayes.engines.nuts import sample_nuts
-from bayes_lsm.bayes.pymc_model.graph import check_true_effects
-from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-from bayes_lsm.bayes.student.effects import df_prior
-from bayes_lsm.choices import require_choice
+from bayes_lsm.bayes.posterior import Posterior
+from bayes_lsm.bayes.posterior_sampling import draw_posterior
 from bayes_lsm.design.design import Design
-from bayes_lsm.errors import ConvergenceWarning, FitError, warn
 from bayes_lsm.priors import Priors
 from bayes_lsm.specification import Engine, TrueEffects
 
@@ -94,53 +87,22 @@ def fit_bayes(
     >>> fit.summary()["median"].round().to_list()
     [0.0, -3.0, -3.0]
     """
-    _check_settings(engine, draws=draws, chains=chains, tune=tune, target_accept=target_accept)
-    check_true_effects(design, true_effects)
-    if true_effects == "latent" and engine == "collapsed":
-        raise FitError(
-            "the collapsed engine integrates the study effects out; use engine='nuts' for "
-            "true_effects='latent'"
-        )
-    prior = prior or design.specification.priors
-    resolved, df = resolve_priors(design, prior), df_prior(design, prior)
-    if seed is None:
-        seed = int(np.random.SeedSequence().generate_state(1)[0])
-    direct = true_effects == "integrated" and can_sample(design, resolved, df)
-    fit = None
-    if engine == "collapsed" or (engine == "auto" and direct):
-        drawn = sample_directly(design, resolved, df, draws=draws, seed=seed)
-        fit = checked_fit(design, prior, drawn, seed)
-    if fit is None or (engine == "auto" and fit.problems):
-        drawn = sample_nuts(
+    return as_fit(
+        draw_posterior(
             design,
-            prior,
-            draws=-(-draws // chains),
-            tune=tune,
-            chains=chains,
+            prior=prior,
+            engine=engine,
+            draws=draws,
             seed=seed,
+            chains=chains,
+            tune=tune,
             target_accept=target_accept,
             true_effects=true_effects,
             progress=progress,
         )
-        fit = checked_fit(design, prior, drawn, seed)
-    if fit.problems:
-        warn("; ".join(fit.problems), ConvergenceWarning)
-    return fit
+    )
 
 
-def checked_fit(design: Design, priors: Priors, draws: Draws, seed: int) -> BayesFit:
-    """Draws as a fit, with how well everything is known and what is wrong with it."""
-    diagnostics = convergence(design, draws)
-    problems = find_problems(draws, diagnostics)
-    return BayesFit(design, priors, draws, seed, diagnostics, tuple(problems))
-
-
-def _check_settings(
-    engine: str, *, draws: int, chains: int, tune: int, target_accept: float
-) -> None:
-    require_choice("engine", engine, Engine)
-    for name, value, least in (("draws", draws, 100), ("chains", chains, 1), ("tune", tune, 100)):
-        if not isinstance(value, int | np.integer) or value < least:
-            raise FitError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    if not 0 < target_accept < 1:
-        raise FitError(f"target_accept must be between 0 and 1, got {target_accept!r}")
+def as_fit(found: Posterior) -> BayesFit:
+    """The same facts with every verb as a method."""
+    return BayesFit(**{each.name: getattr(found, each.name) for each in fields(found)})

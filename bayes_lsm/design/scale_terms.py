@@ -28,6 +28,7 @@ from bayes_lsm.formulas.random_intercepts import (
     split_random_intercepts,
 )
 from bayes_lsm.formulas.term_names import Kind
+from bayes_lsm.links import LARGEST_EXPONENT
 from bayes_lsm.specification import Correlation
 
 Array = npt.NDArray[np.float64]
@@ -112,8 +113,11 @@ class ScaleTerm:
         return used
 
     def keep(self, rows: Index) -> ScaleTerm:
-        """The term of some rows, whether or not they can carry it."""
-        groups, index = np.unique(self.index[rows], return_inverse=True)
+        """The term of some rows, whether or not they can carry it.
+
+        Its groups are in the order of their appearance, as those of all rows are.
+        """
+        index, groups = pd.factorize(self.index[rows])
         return replace(
             self,
             groups=tuple(self.groups[g] for g in groups),
@@ -139,16 +143,25 @@ class ScaleTerm:
 
     def hold(self, values: Mapping[int, float]) -> ScaleTerm:
         """The term in which some coefficients of ln τ² have given values; see `Design.hold`."""
-        log_tau2 = self.Z[:, :, list(values)] @ np.array(list(values.values()))
-        with np.errstate(over="ignore"):
-            slopes = self.slopes * np.exp(0.5 * log_tau2)[self.index]
-        return replace(self.without(list(values)), slopes=slopes)
+        root = np.sqrt(self.tau2_of(values))
+        return replace(self.without(list(values)), slopes=self.slopes * root[self.index])
+
+    def tau2_of(self, values: Mapping[int, float]) -> Array:
+        """The factor (G, s) of τ² that some coefficients of ln τ² give, kept from overflow."""
+        log_tau2 = self.Z[:, :, list(values)] @ np.array(list(values.values()), dtype=float)
+        return np.exp(np.clip(log_tau2, -LARGEST_EXPONENT, LARGEST_EXPONENT))
 
     def without(self, columns: Sequence[int]) -> ScaleTerm:
         """The term without some coefficients of ln τ²."""
         kept = [j for j in range(len(self.names)) if j not in columns]
         names = tuple(self.names[j] for j in kept)
         return replace(self, names=names, Z=np.ascontiguousarray(self.Z[:, :, kept]))
+
+    def sort_effects(self, order: Sequence[int]) -> ScaleTerm:
+        """The term with the effects of a group in another order."""
+        order = list(order)
+        effects = tuple(self.effects[k] for k in order)
+        return replace(self, effects=effects, slopes=self.slopes[:, order], Z=self.Z[:, order])
 
 
 def correlation_count(effects: int, kind: Correlation) -> int:

@@ -65,6 +65,24 @@ class Evaluation:
 
 
 @dataclass(frozen=True, eq=False)
+class Locations:
+    """Generalised least squares at each of m α; nan where X'Σ⁻¹X is singular.
+
+    Attributes
+    ----------
+    beta : ndarray, shape (m, p)
+    covariance : ndarray, shape (m, p, p)
+        (X'Σ⁻¹X)⁻¹.
+    squares : ndarray, shape (m,)
+        r'Σ⁻¹r with r = y − Xβ̂.
+    """
+
+    beta: Array
+    covariance: Array
+    squares: Array
+
+
+@dataclass(frozen=True, eq=False)
 class Climbs:
     """Where m climbs ended, and what the criterion is there.
 
@@ -130,11 +148,11 @@ class Likelihood(Protocol):
     def information(self, alpha: Array, method: Method) -> Array:
         """Expected information ½ tr(P V_j P V_k) at α, shape (q, q); ½ tr(Σ⁻¹V_jΣ⁻¹V_k) for ML."""
 
-    def locations(self, alphas: Array) -> tuple[Array, Array]:
-        """Generalised least squares at each row of alphas (m, q): β̂ (m, p), covariances (m, p, p).
+    def locations(self, alphas: Array) -> Locations:
+        """Generalised least squares at each row of alphas (m, q)."""
 
-        nan where X'Σ⁻¹X is singular.
-        """
+    def location_slopes(self, alpha: Array) -> Array:
+        """∂β̂/∂α' (p, q) at α (q,)."""
 
     def at(self, gone: Sequence[Mask]) -> Likelihood:
         """The same with the variances of some effects (G, s) of each term held at 0.
@@ -144,6 +162,13 @@ class Likelihood(Protocol):
 
     def draw_location(self, alphas: Array, noise: Array, prior: NormalPrior) -> Array:
         """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
+
+    def first_guess(self) -> tuple[Array, Array]:
+        """ln of every variance by α: its derivatives (m, q), and a guess of it from residuals (m,).
+
+        In these a κ counts as a variance that is guessed to be 1, as informative as there are
+        groups that could tell it.
+        """
 
     def covariance(self, tau2: list[Array], correlations: list[Array]) -> Covariance:
         """Σ where each term's effects have the variances (G, s) and correlations (s, s)."""

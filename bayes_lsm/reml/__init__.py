@@ -20,20 +20,19 @@ from bayes_lsm.reml.estimates import Test
 from bayes_lsm.reml.fitting import fit_reml
 from bayes_lsm.reml.intervals.intervals import confidence_intervals
 from bayes_lsm.reml.intervals.profile import Profile, profile
-from bayes_lsm.reml.prediction.prediction import Blups, Prediction, blup, predict, predict_tau
+from bayes_lsm.reml.prediction.blup import Blups, blup
+from bayes_lsm.reml.prediction.group_effects import GroupEffects, group_effects
+from bayes_lsm.reml.prediction.heterogeneity import Heterogeneity, heterogeneity
+from bayes_lsm.reml.prediction.prediction import Prediction, predict, predict_tau
 from bayes_lsm.reml.prediction.tau2_estimators import estimate_tau2, q_profile_interval
 from bayes_lsm.reml.reml_fit import RemlFit
 from bayes_lsm.reml.search.divergence import Divergence
 from bayes_lsm.reml.search.maximum import Bounds
 from bayes_lsm.reml.tests.bootstrap_test import BootstrapTest, bootstrap_test
+from bayes_lsm.reml.tests.likelihood_ratio_test import LikelihoodRatioTest, likelihood_ratio_test
 from bayes_lsm.reml.tests.permutation_test import PermutationTest, permutation_test
 from bayes_lsm.reml.tests.score_test import ScoreTest, score_test
-from bayes_lsm.reml.tests.wald_and_ratio import (
-    LikelihoodRatioTest,
-    WaldTest,
-    likelihood_ratio_test,
-    wald_test,
-)
+from bayes_lsm.reml.tests.wald_test import WaldTest, wald_test
 
 __all__ = [
     "Blups",
@@ -41,6 +40,8 @@ __all__ = [
     "Bounds",
     "Check",
     "Divergence",
+    "GroupEffects",
+    "Heterogeneity",
     "Influence",
     "LeaveOneOut",
     "LikelihoodRatioTest",
@@ -59,7 +60,9 @@ __all__ = [
     "estimate_tau2",
     "fit_reml",
     "fitted_values",
+    "group_effects",
     "hat_values",
+    "heterogeneity",
     "influence",
     "leave_one_out",
     "likelihood_ratio_test",

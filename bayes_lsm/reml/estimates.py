@@ -134,6 +134,13 @@ class Estimates:
         return self.loglik if self.rival is None else self.rival_loglik
 
     @property
+    def knapp_hartung(self) -> float:
+        """Weighted residual mean square, by which test='knha' multiplies `vcov_location`."""
+        residuals = self.design.y - self.design.X @ self.beta
+        df = len(residuals) - len(self.beta)
+        return float(residuals @ self.covariance.solve(residuals)) / df
+
+    @property
     def df_location(self) -> int | None:
         """n − p where coefficients are tested by t; None with z."""
         return None if self.test == "z" else len(self.design.y) - len(self.beta)

@@ -11,7 +11,6 @@ from bayes_lsm.design.coefficients import coefficients
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError, warn
 from bayes_lsm.reml.estimates import Test
-from bayes_lsm.reml.knapp_hartung import knapp_hartung
 from bayes_lsm.reml.method import require_informed, require_method
 from bayes_lsm.reml.reml_fit import RemlFit
 from bayes_lsm.reml.search.maximum import Bounds, maximise
@@ -82,7 +81,7 @@ def fit_reml(
     facts = {each.name: getattr(found, each.name) for each in fields(found)}
     facts |= {"test": test, "fixed": fixed}
     if test == "knha":
-        facts["vcov_location"] = found.vcov_location * knapp_hartung(found)
+        facts["vcov_location"] = found.vcov_location * found.knapp_hartung
     fit = RemlFit(**facts)
     _warn(fit)
     return fit

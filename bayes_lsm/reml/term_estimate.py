@@ -12,8 +12,7 @@ from scipy.special import ndtri
 
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
-from bayes_lsm.reml.prediction.linear_scale import split_space, where_to
-from bayes_lsm.reml.search.divergence import Divergence
+from bayes_lsm.reml.search.divergence import Divergence, split_space, where_to
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -120,23 +119,27 @@ class TermEstimate:
         """
         added = np.zeros(len(rows))
         if self.divergence is None:
-            added[self._is_blind(rows)] = np.nan
+            added[self.is_blind_at(rows)] = np.nan
             return rows, added
         used, alive = self.term.used, self.tau2 > 0
-        R = np.linalg.qr(self.term.Z[used], mode="r") / math.sqrt(used.sum())
+        # What is fixed stays where it is, whatever the others do.
+        free = [j for j, name in enumerate(self.term.names) if name in self.divergence.direction]
+        Z = self.term.Z[:, :, free]
+        R = np.linalg.qr(Z[used], mode="r") / math.sqrt(used.sum())
         back = np.linalg.solve(R, np.eye(len(R)))
-        _, lost = split_space(self.term.Z[used & alive] @ back, len(R))
-        u = rows @ back
+        _, lost = split_space(Z[used & alive] @ back, len(R))
+        u = rows[:, free] @ back
         away = u @ lost
         size = np.maximum(1.0, np.linalg.norm(u, axis=1))
         outside = np.linalg.norm(away, axis=1) > _ZERO * size
-        added[outside] = where_to(away[outside], self.term.Z[used & ~alive] @ back @ lost)
+        added[outside] = where_to(away[outside], Z[used & ~alive] @ back @ lost)
         kept = ~np.isnan(self.limit_alpha) & ~outside[:, None]
         rows = np.where(kept, rows, 0.0)
-        added[~outside & self._is_blind(rows)] = np.nan
+        added[~outside & self.is_blind_at(rows)] = np.nan
         return rows, added
 
-    def _is_blind(self, rows: Array) -> Mask:
+    def is_blind_at(self, rows: Array) -> Mask:
+        """Whether the data say nothing of l'α, for rows l (m, q) of finite coefficients."""
         sizes = np.abs(rows) @ np.abs(self.blind)
         return np.asarray((np.abs(rows @ self.blind) > _UNSEEN * sizes).any(axis=1))
 

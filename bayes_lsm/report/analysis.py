@@ -9,7 +9,7 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -154,9 +154,7 @@ def analyse(
             )
         _require_log_link(model)
         reml = _fit_reml(model)
-        bayes = cast(
-            "BayesFit", model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=progress)
-        )
+        bayes = model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=progress)
         tests, test_notes, permutation = _tests(
             reml, permutations=permutations, seed=bayes.seed, progress=progress
         )

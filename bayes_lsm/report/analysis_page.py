@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pandas as pd
@@ -42,6 +42,7 @@ from bayes_lsm.report.shared_sections import (
 )
 
 if TYPE_CHECKING:
+    from bayes_lsm.bayes import Heterogeneity
     from bayes_lsm.report.analysis import Analysis
 
 _TWO_KINDS = (
@@ -208,7 +209,8 @@ def _numbers(found: Analysis) -> list[str]:
 
 
 def _heterogeneity(found: Analysis) -> Section:
-    reml, bayes = found.reml.heterogeneity(), found.bayes.heterogeneity()
+    reml = found.reml.heterogeneity()
+    bayes = cast("Heterogeneity", found.bayes.heterogeneity())
     about = "" if reml.constant else " of the average study"
     values = {"tau2": reml.tau2, "tau": reml.tau, "I2": reml.I2, "H2": reml.H2}
     table = bayes.table.copy()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -97,10 +97,7 @@ def analyse_clustered(
             "ln τ²; use fit_bayes, its tables, diagnose and sensitivity"
         )
     reml = model.fit_reml()
-    bayes = cast(
-        "BayesFit",
-        model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=progress),
-    )
+    bayes = model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=progress)
     tests, test_notes, permuted = _tests(
         reml, permutations=permutations, seed=bayes.seed, progress=progress
     )

@@ -9,7 +9,8 @@ from scipy.stats import multivariate_normal, norm
 import bayes_lsm as lsm
 from bayes_lsm.bayes import fit_bayes
 from bayes_lsm.bayes.diagnostics.findings import coefficient_columns
-from bayes_lsm.bayes.fitting import checked_fit
+from bayes_lsm.bayes.fitting import as_fit
+from bayes_lsm.bayes.posterior_sampling import checked
 from bayes_lsm.bayes.prediction.group_effects import GroupEffects
 from bayes_lsm.design.design import build_design
 from bayes_lsm.plots import loo_pit, replicated, shifts
@@ -165,5 +166,7 @@ def test_engines_agree():
     assert found.engines.index.equals(fit.summary().index)
     assert found.engines["in_mcse"].abs().max() < 4
     chains = replace(fit.draws, importance=None)
-    again = checked_fit(fit.design, fit.priors, chains, 3).diagnose(engines=True, progress=False)
+    again = as_fit(checked(fit.design, fit.priors, chains, 3)).diagnose(
+        engines=True, progress=False
+    )
     assert again.engines["in_mcse"].abs().max() < 4

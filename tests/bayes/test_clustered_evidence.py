@@ -10,7 +10,8 @@ from scipy.stats import halfnorm, norm, t
 import bayes_lsm as lsm
 from bayes_lsm.bayes import bayes_factor, fit_bayes
 from bayes_lsm.bayes.evidence.clustered_evidence import bridged_evidence, evidence
-from bayes_lsm.bayes.fitting import checked_fit
+from bayes_lsm.bayes.fitting import as_fit
+from bayes_lsm.bayes.posterior_sampling import checked
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import HalfNormal, Normal, Priors, StudentT
@@ -33,7 +34,7 @@ def schools(location, **options):
 
 def as_chains(fit):
     """As NUTS would give them: draws without a marginal likelihood."""
-    return checked_fit(fit.design, fit.priors, replace(fit.draws, importance=None), fit.seed)
+    return as_fit(checked(fit.design, fit.priors, replace(fit.draws, importance=None), fit.seed))
 
 
 @pytest.mark.parametrize("name", ["konstantopoulos2011", "berkey1998", "assink2016"])

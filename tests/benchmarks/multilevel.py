@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bayes_lsm.datasets import load_dataset
-from bayes_lsm.likelihood.blocks.blocks import ScaleTerm, arrange, ascend
+from bayes_lsm.likelihood.blocks.blocks import BlockTerm, arrange, ascend
 
 R_SCRIPT = r"""
 suppressPackageStartupMessages({library(metafor); library(nlme); library(jsonlite)})
@@ -86,7 +86,7 @@ def effects() -> dict[str, pd.DataFrame]:
 
 def fit_effects(frame: pd.DataFrame) -> None:
     groups = [pd.factorize(frame[level])[0] for level in ("outer", "inner")]
-    terms = tuple(ScaleTerm(each, np.ones((each.max() + 1, 1))) for each in groups)
+    terms = tuple(BlockTerm(each, np.ones((each.max() + 1, 1))) for each in groups)
     X = np.column_stack([np.ones(len(frame)), frame["x"]])
     data = arrange(frame["yi"].to_numpy(), X, terms, variance=frame["vi"].to_numpy())
     fit = ascend(np.full(data.q, -2.0), data, method="REML")
@@ -97,8 +97,8 @@ def fit_scores(frame: pd.DataFrame, variances: int) -> None:
     study, arm = frame["study"].to_numpy() - 1, frame["atterm"].to_numpy()
     X = np.column_stack([np.eye(37)[study], arm])
     Z = np.ones((len(study), 1)) if variances == 1 else np.eye(74)[2 * study + arm]
-    slopes = ScaleTerm(study, np.ones((37, 1)), slopes=arm)
-    data = arrange(frame["iq"].to_numpy(), X, (slopes, ScaleTerm(np.arange(len(study)), Z)))
+    slopes = BlockTerm(study, np.ones((37, 1)), slopes=arm)
+    data = arrange(frame["iq"].to_numpy(), X, (slopes, BlockTerm(np.arange(len(study)), Z)))
     fit = ascend(np.r_[2.0, np.full(variances, 5.0)], data, method="REML")
     assert fit.converged
 

@@ -11,8 +11,8 @@ from scipy.linalg import null_space
 from scipy.stats import multivariate_normal
 
 from bayes_lsm.likelihood.blocks.blocks import (
+    BlockTerm,
     NormalPrior,
-    ScaleTerm,
     arrange,
     ascend,
     draw_location,
@@ -77,18 +77,18 @@ def problems(draw):
     inner = 2 * outer + rng.integers(0, 2, n)
     q = draw(st.integers(1, 2))
     Z = np.c_[np.ones(n), np.round(rng.normal(size=n), 0)][:, :q]
-    rows = ScaleTerm(np.arange(n), Z)
+    rows = BlockTerm(np.arange(n), Z)
     slope = np.round(rng.normal(size=n), 0)
     choices = {
-        "nested": (ScaleTerm(outer, Z[:4]), ScaleTerm(inner, Z[:8] if n > 7 else np.ones((8, 1)))),
-        "crossed": (ScaleTerm(outer, Z[:4]), ScaleTerm(rng.integers(0, 3, n), np.ones((3, 1)))),
-        "slope": (ScaleTerm(outer, Z[:4], slopes=slope),),
-        "some": (ScaleTerm(np.where(few > 0, outer, -1), Z[:4]),),
+        "nested": (BlockTerm(outer, Z[:4]), BlockTerm(inner, Z[:8] if n > 7 else np.ones((8, 1)))),
+        "crossed": (BlockTerm(outer, Z[:4]), BlockTerm(rng.integers(0, 3, n), np.ones((3, 1)))),
+        "slope": (BlockTerm(outer, Z[:4], slopes=slope),),
+        "some": (BlockTerm(np.where(few > 0, outer, -1), Z[:4]),),
         "correlated": (
-            ScaleTerm(outer, rng.normal(size=(4, 2, q)), np.c_[np.ones(n), slope], "unstructured"),
+            BlockTerm(outer, rng.normal(size=(4, 2, q)), np.c_[np.ones(n), slope], "unstructured"),
         ),
         "outcomes": (
-            ScaleTerm(
+            BlockTerm(
                 outer, rng.normal(size=(4, 3, q)), np.eye(3)[np.arange(n) % 3], "compound_symmetric"
             ),
         ),
@@ -169,7 +169,7 @@ def test_groups_of_one_row_are_the_independent_case(method, form):
     pair = np.zeros((len(v), len(v)))
     pair[3, 9] = pair[9, 3] = 1e-300
     variance = {"vector": v, "matrix": np.diag(v), "blocks": np.diag(v) + pair}[form]
-    data = arrange(y, X, (ScaleTerm(np.arange(len(y)), Z),), variance=variance)
+    data = arrange(y, X, (BlockTerm(np.arange(len(y)), Z),), variance=variance)
     assert data.layout.dense.any() == (form == "blocks")
     here = evaluate(alpha, data, method=method)
     there = closed_form.evaluate(alpha, y, v, X, Z, method=method)
@@ -188,7 +188,7 @@ def test_integrated_criterion_and_draws_are_those_of_the_independent_case():
 
     y, v, X, Z, alpha = simulate(1)
     prior = NormalPrior(np.array([0.2, -0.1]), np.array([[2.0, 0.3], [0.3, 1.0]]))
-    data = arrange(y, X, (ScaleTerm(np.arange(len(y)), Z),), variance=v)
+    data = arrange(y, X, (BlockTerm(np.arange(len(y)), Z),), variance=v)
     alphas = np.stack([alpha, -alpha, 0 * alpha])
     ours = log_likelihoods(alphas, data, method=prior)
     theirs = integrated.Integrated(y, v, X, Z, prior.mean, prior.precision).log_marginal(alphas)
@@ -209,8 +209,8 @@ def test_rows_alike_in_all_but_y_are_collapsed_exactly(method):
     rng = np.random.default_rng(3)
     study, arm = np.repeat(np.arange(6), 20), np.tile(np.repeat([0, 1], 10), 6)
     y, X = rng.normal(size=120) + study, np.c_[np.eye(6)[study], arm]
-    residual = ScaleTerm(np.arange(120), np.eye(2)[arm])
-    slopes = ScaleTerm(study, np.ones((6, 1)), slopes=arm)
+    residual = BlockTerm(np.arange(120), np.eye(2)[arm])
+    slopes = BlockTerm(study, np.ones((6, 1)), slopes=arm)
     data = arrange(y, X, (slopes, residual))
     assert len(data.layout.y) == 12
     assert data.n == 120
@@ -228,8 +228,8 @@ def test_rows_alike_in_all_but_y_are_collapsed_exactly(method):
 
 def test_blocks_are_what_shares_a_group_or_a_covariance():
     y, X = np.arange(8.0), np.ones((8, 1))
-    pairs = ScaleTerm(np.array([0, 0, 1, 1, 2, 2, -1, -1]), np.ones((3, 1)))
-    rows = ScaleTerm(np.arange(8), np.ones((8, 1)))
+    pairs = BlockTerm(np.array([0, 0, 1, 1, 2, 2, -1, -1]), np.ones((3, 1)))
+    rows = BlockTerm(np.arange(8), np.ones((8, 1)))
     v = np.arange(1.0, 9.0)
     assert sorted(arrange(y, X, (pairs, rows), variance=v).blocks) == [2, 2, 2, 2]
     V = np.diag(v)
@@ -238,7 +238,7 @@ def test_blocks_are_what_shares_a_group_or_a_covariance():
     assert sorted(data.blocks) == [2, 2, 4]
     assert list(data.blocks[data.layout.dense]) == [4]
     # A slope of 0 ties a row to nothing.
-    slopes = ScaleTerm(np.zeros(8, int), np.ones((1, 1)), slopes=np.array([0, 1.0] * 4))
+    slopes = BlockTerm(np.zeros(8, int), np.ones((1, 1)), slopes=np.array([0, 1.0] * 4))
     assert sorted(arrange(y, X, (slopes,), variance=v).blocks) == [4, 4]
 
 
@@ -246,7 +246,7 @@ def test_a_sparse_covariance_is_the_same_as_a_full_one():
     y, _, X, Z, alpha = simulate(4, n=12)
     blocks = [sparse.coo_array(np.full((3, 3), 0.2) + np.eye(3) * k) for k in (1, 2, 3, 4)]
     V = sparse.block_diag(blocks)
-    terms = (ScaleTerm(np.arange(12), Z),)
+    terms = (BlockTerm(np.arange(12), Z),)
     ours = [
         evaluate(alpha, arrange(y, X, terms, variance=each), method="REML").value
         for each in (sparse.csr_array(V), V.toarray())
@@ -260,7 +260,7 @@ def test_digits_survive_variances_of_all_sizes(method):
     rng = np.random.default_rng(5)
     study, v = np.repeat(np.arange(5), 4), 1e-12 * np.arange(1, 21)
     y = rng.normal(size=5)[study] + np.sqrt(v) * rng.normal(size=20)
-    data = arrange(y, np.ones((20, 1)), (ScaleTerm(study, np.ones((5, 1))),), variance=v)
+    data = arrange(y, np.ones((20, 1)), (BlockTerm(study, np.ones((5, 1))),), variance=v)
     here = evaluate(np.array([0.5]), data, method=method)
     # The same by hand: studies' weighted means have the variance τ² + 1/Σ(1/v).
     y, w = y.reshape(5, 4), 1 / v.reshape(5, 4)
@@ -285,7 +285,7 @@ def test_digits_survive_variances_of_all_sizes(method):
 def test_enormous_coefficients_give_finite_numbers(method):
     y, v, X, *_ = simulate(6, n=12)
     study = np.repeat(np.arange(3), 4)
-    terms = ScaleTerm(study, np.ones((3, 1))), ScaleTerm(np.arange(12), np.ones((12, 1)))
+    terms = BlockTerm(study, np.ones((3, 1))), BlockTerm(np.arange(12), np.ones((12, 1)))
     data = arrange(y, X, terms, variance=v)
     for alpha in ([-1e4, -1e4], [-1e4, 0.0], [0.0, -1e4], [40.0, 0.0]):
         here = evaluate(np.array(alpha), data, method=method)
@@ -294,7 +294,7 @@ def test_enormous_coefficients_give_finite_numbers(method):
 
 def test_what_is_singular_is_nan_not_a_crash():
     y, X = np.arange(6.0), np.ones((6, 1))
-    alone = arrange(y, X, (ScaleTerm(np.repeat([0, 1], 3), np.ones((2, 1))),))  # no residual
+    alone = arrange(y, X, (BlockTerm(np.repeat([0, 1], 3), np.ones((2, 1))),))  # no residual
     assert np.isnan(evaluate(np.zeros(1), alone, method="REML").value)
     found = ascend(np.zeros(1), alone, method="REML")
     assert not found.converged
@@ -313,7 +313,7 @@ def test_one_study_and_one_row():
     data = arrange(
         np.array([0.3]),
         np.ones((1, 1)),
-        (ScaleTerm(np.zeros(1, int), np.ones((1, 1))),),
+        (BlockTerm(np.zeros(1, int), np.ones((1, 1))),),
         variance=np.array([0.1]),
     )
     here = evaluate(np.array([0.0]), data, method="ML")
@@ -329,9 +329,9 @@ def test_ascent_ends_where_the_score_vanishes(method):
     y = rng.normal(size=30)[outer] + 0.5 * rng.normal(size=90)[inner]
     y += rng.normal(size=180) * np.sqrt(v + 0.2)
     terms = (
-        ScaleTerm(outer, np.c_[np.ones(30), rng.normal(size=30)]),
-        ScaleTerm(inner, np.ones((90, 1))),
-        ScaleTerm(np.arange(180), np.ones((180, 1))),
+        BlockTerm(outer, np.c_[np.ones(30), rng.normal(size=30)]),
+        BlockTerm(inner, np.ones((90, 1))),
+        BlockTerm(np.arange(180), np.ones((180, 1))),
     )
     data = arrange(y, X, terms, variance=v)
     ends = [
@@ -353,7 +353,7 @@ def test_cost_is_linear_in_blocks():
     X = np.c_[np.ones(n), rng.normal(size=n)]
     v = rng.uniform(0.1, 0.5, n)
     y = rng.normal(size=k)[study] + rng.normal(size=n) * np.sqrt(v + 0.5)
-    terms = ScaleTerm(study, np.ones((k, 1))), ScaleTerm(np.arange(n), X)
+    terms = BlockTerm(study, np.ones((k, 1))), BlockTerm(np.arange(n), X)
     data = arrange(y, X, terms, variance=v)
     assert len(data.blocks) == k
     start = time.perf_counter()

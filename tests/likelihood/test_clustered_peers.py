@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from bayes_lsm.datasets import load_dataset
-from bayes_lsm.likelihood.blocks.blocks import ScaleTerm, arrange, ascend, evaluate
+from bayes_lsm.likelihood.blocks.blocks import BlockTerm, arrange, ascend, evaluate
 from bayes_lsm.likelihood.rows import closed_form
 
 REFERENCE = Path(__file__).parents[1] / "reference"
@@ -22,7 +22,7 @@ SLIDE = json.loads((REFERENCE / "slides.json").read_text())["one_stage_multileve
 def intercept(labels):
     """A term with one variance, of the groups that labels tell apart."""
     groups = pd.factorize(labels)[0]
-    return ScaleTerm(groups, np.ones((groups.max() + 1, 1)))
+    return BlockTerm(groups, np.ones((groups.max() + 1, 1)))
 
 
 def schools(X, terms):
@@ -58,7 +58,7 @@ def gums(correlation, common=False, year=False):
     X = outcome
     if year:
         X = np.column_stack([outcome, outcome * (d["year"].to_numpy()[:, None] - 1983)])
-    return d["yi"].to_numpy(), X, (ScaleTerm(trial, Z, outcome, correlation),), V
+    return d["yi"].to_numpy(), X, (BlockTerm(trial, Z, outcome, correlation),), V
 
 
 CASES = {
@@ -126,11 +126,11 @@ def scores():
 
 
 def residual(Z):
-    return ScaleTerm(np.arange(len(Z)), Z)
+    return BlockTerm(np.arange(len(Z)), Z)
 
 
 def slopes(study, arm):
-    return ScaleTerm(study, np.ones((37, 1)), slopes=arm)
+    return BlockTerm(study, np.ones((37, 1)), slopes=arm)
 
 
 def climb(data, method="REML"):
@@ -183,7 +183,7 @@ def test_glmmTMB(scores, method):
     Z_both = np.tile(np.eye(2), (37, 1, 1))
     cases = {
         "by_arm": (X, slopes(study, arm)),
-        "correlated": (both, ScaleTerm(study, Z_both, both, "unstructured")),
+        "correlated": (both, BlockTerm(study, Z_both, both, "unstructured")),
     }
     assert set(cases) == set(THERE["glmmTMB"])
     for name, (X_here, term) in cases.items():

@@ -5,7 +5,7 @@ import pytest
 from scipy import sparse
 from scipy.stats import multivariate_normal
 
-from bayes_lsm.likelihood.blocks.blocks import ScaleTerm
+from bayes_lsm.likelihood.blocks.blocks import BlockTerm
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
 from bayes_lsm.likelihood.blocks.sums import no_rows, sum_rows
 
@@ -23,8 +23,8 @@ def world(request):
     Z[:, 0, 0] = Z[:, 1, 1] = 1.0
     moderators = np.column_stack([np.ones(n), rng.normal(size=n)])
     terms = (
-        ScaleTerm(group, Z, slopes, "unstructured"),
-        ScaleTerm(np.arange(n), moderators),
+        BlockTerm(group, Z, slopes, "unstructured"),
+        BlockTerm(np.arange(n), moderators),
     )
     V = np.diag(rng.uniform(0.1, 0.5, n))
     if request.param == "covariance":
@@ -46,7 +46,7 @@ def world(request):
 
 def sums(world, rows):
     y, X, terms, V, alphas, _, _ = world
-    own = [ScaleTerm(t.groups[rows], t.Z, _some(t.slopes, rows), t.correlation) for t in terms]
+    own = [BlockTerm(t.groups[rows], t.Z, _some(t.slopes, rows), t.correlation) for t in terms]
     part = V[np.ix_(rows, rows)]
     diagonal = not (part - np.diag(np.diag(part))).any()
     variance = np.diag(part).copy() if diagonal else sparse.csr_array(part)
@@ -87,6 +87,6 @@ def test_independent_clusters_add_up_and_are_taken_away(world):
 
 
 def test_no_variance_at_all_is_no_number():
-    term = ScaleTerm(np.zeros(3, dtype=int), np.ones((1, 1)))
+    term = BlockTerm(np.zeros(3, dtype=int), np.ones((1, 1)))
     found = sum_rows(np.zeros((1, 1)), np.zeros(3), np.ones((3, 1)), (term,), variance=np.zeros(3))
     assert np.isnan(found.log_marginal(np.eye(1))).all()

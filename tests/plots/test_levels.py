@@ -3,13 +3,15 @@
 import numpy as np
 import pandas as pd
 import pytest
+from bayes_lsm.reml.prediction.clustered_effects import true_effects
+from scipy.stats import norm
 
 import bayes_lsm as lsm
 from bayes_lsm import plots
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import FitError
+from bayes_lsm.priors import Flat, Normal, Priors
 from bayes_lsm.reml.diagnostics.clustered_residuals import standard_errors
-from bayes_lsm.reml.prediction.clustered_effects import true_effects
 from bayes_lsm.reml.search.maximum import estimate
 from bayes_lsm.specification import Specification
 
@@ -194,3 +196,35 @@ def test_figures_of_results_refuse_a_fit(schools, name):
 def test_forest_of_what_it_cannot_show(schools):
     with pytest.raises(FitError, match="no scale term 'county'"):
         plots.forest(schools, by="county")
+
+
+def prior_of(ax):
+    (line,) = artists(ax, "prior")
+    return line.get_data()
+
+
+def test_priors_of_several_terms_beside_their_posteriors():
+    schools = lsm.LocationScaleModel(
+        "yi ~ 1",
+        {"district": "~ 1", "district/school": "~ 0 + late"},
+        variance="vi",
+        data=lsm.load_dataset("konstantopoulos2011").assign(late=lambda d: d["year"] - 1990),
+        priors=Priors(scale={"district: intrcpt": Normal(-2, 1), "late": Flat()}),
+    )
+    fit = schools.fit_bayes(engine="collapsed", draws=2000, seed=1)
+    district, school = plots.prior_posterior(fit)
+    assert district.get_xlabel() == "scale (district): intrcpt"
+    x, density = prior_of(district)
+    np.testing.assert_allclose(density, norm(-2, 1).pdf(x))
+    assert not artists(school, "prior")
+    assert "prior: flat" in [text.get_text() for text in school.get_legend().get_texts()]
+
+
+def test_the_prior_of_a_correlation_is_shown_as_a_correlation():
+    fit = lsm.LocationScaleModel.from_file("berkey1998").fit_bayes(draws=2000, seed=1)
+    (ax,) = plots.prior_posterior(fit, part="correlation")
+    x, density = prior_of(ax)
+    # Uniform on (−1, 1), of 20,000 draws; a kernel smooths the corners.
+    inside = np.abs(x) < 0.8
+    assert inside.sum() > 10
+    np.testing.assert_allclose(density[inside], 0.5, atol=0.05)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,15 +22,20 @@ import numpy as np
 import numpy.typing as npt
 
 if __package__:
+    from . import golden_calls_bayes as posteriors
     from .golden_calls import MONTE_CARLO, VERBS, Question, answer
     from .golden_models import MODELS, is_asked
 else:
     sys.path.insert(0, str(Path(__file__).parents[1]))
+    from reference import golden_calls_bayes as posteriors
     from reference.golden_calls import MONTE_CARLO, VERBS, Question, answer
     from reference.golden_models import MODELS, is_asked
 
+# The verbs of posteriors join the others when their file is read.
+assert posteriors.posterior is VERBS["posterior"]
+
 PINNED = Path(__file__).with_name("golden.json")
-SEEDS = range(101, 103)
+SEEDS = range(101, 109)
 _ROWS = 5
 
 Array = npt.NDArray[np.float64]
@@ -51,23 +56,37 @@ def ask(verb: str, question: Question) -> dict[str, Array]:
 
 
 def monte_carlo_error(verb: str, question: Question) -> dict[str, Array]:
+    """Of what is infinite or missing with some seed: nan."""
     found = [ask(verb, replace(question, seed=seed)) for seed in SEEDS]
-    return {name: np.std([each[name] for each in found], axis=0, ddof=1) for name in found[0]}
+    with np.errstate(invalid="ignore"):
+        return {name: np.std([each[name] for each in found], axis=0, ddof=1) for name in found[0]}
 
 
-def pin(model: str) -> dict[str, Any]:
-    """All numbers of a model, and the Monte Carlo errors of those that have one."""
+def pin(model: str, old: dict[str, Any], anew: Callable[[str], bool]) -> dict[str, Any]:
+    """All numbers of a model, and the Monte Carlo errors of those that have one.
+
+    Verbs that are not pinned anew have the `old` ones.
+    """
     question = MODELS[model]()
-    numbers, errors = {}, {}
+    pinned: dict[str, Any] = {"numbers": {}, "errors": {}}
     for verb in VERBS:
-        found = ask(verb, question) if is_asked(model, verb) else {}
-        if not found:
+        if not is_asked(model, verb):
             continue
-        numbers[verb] = {name: _written(values, 12) for name, values in found.items()}
-        if verb in MONTE_CARLO:
-            spread = monte_carlo_error(verb, question)
-            errors[verb] = {name: _written(values, 2) for name, values in spread.items()}
-    return {"numbers": numbers, "errors": errors}
+        if not anew(verb):
+            kept = {what: {verb: found[verb]} for what, found in old.items() if verb in found}
+        elif found := ask(verb, question):
+            kept = {"numbers": {verb: _words(found, 12)}}
+            if verb in MONTE_CARLO:
+                kept["errors"] = {verb: _words(monte_carlo_error(verb, question), 2)}
+        else:
+            continue
+        for what, numbers in kept.items():
+            pinned[what] |= numbers
+    return pinned
+
+
+def _words(numbers: Mapping[str, Array], digits: int) -> dict[str, list[float | str]]:
+    return {name: _written(values, digits) for name, values in numbers.items()}
 
 
 def _written(values: Iterable[float], digits: int) -> list[float | str]:
@@ -84,14 +103,17 @@ def read() -> dict[str, Any]:
 
 
 def main() -> None:
-    """Pin the models that are named, or all."""
-    chosen = sys.argv[1:] or list(MODELS)
-    old = read() if sys.argv[1:] else {}
-    new = {**old, **{model: pin(model) for model in chosen}}
-    lines = ",\n".join(
-        f"{json.dumps(model)}: " + json.dumps(new[model], separators=(",", ":")) for model in MODELS
-    )
-    PINNED.write_text("{\n" + lines + "\n}\n")
+    """Pin the models and the verbs that are named, or all."""
+    asked = set(sys.argv[1:])
+    if unknown := asked - set(MODELS) - set(VERBS):
+        sys.exit(f"there is no model or verb {', '.join(sorted(unknown))}")
+    old = read() if asked else {}
+    lines = []
+    for model in MODELS:
+        anew = lambda verb, model=model: not asked or bool(asked & {model, verb})  # noqa: E731
+        found = pin(model, old.get(model, {}), anew)
+        lines.append(f"{json.dumps(model)}: " + json.dumps(found, separators=(",", ":")))
+    PINNED.write_text("{\n" + ",\n".join(lines) + "\n}\n")
 
 
 if __name__ == "__main__":

@@ -1,18 +1,21 @@
-"""All that the golden numbers ask of the package: one small function for each verb.
+"""What the golden numbers ask of the package: one small function for each verb.
 
 A verb is given a question (a model, a seed, and which solver) and returns numbers by name: arrays
 of any shape. What a verb says is pinned under these names, whatever the package calls it; where a
 method gets another name, this file follows it and `golden.json` stays as it is. A model that cannot
-answer raises one of the package's own errors, and has no such number.
+answer raises one of the package's own errors, and has no such number. The verbs of posteriors are
+in `golden_calls_bayes`.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -20,10 +23,11 @@ import pandas as pd
 import bayes_lsm as lsm
 from bayes_lsm import reml
 from bayes_lsm.bayes import fit_bayes
-from bayes_lsm.design.design import build_design
+from bayes_lsm.design.design import Design, build_design
 from bayes_lsm.reml import fit_reml
 
 Numbers = dict[str, Any]
+ANY_SOLVER: Any = nullcontext()
 PERMUTATIONS, REFITS, DRAWS = 60, 30, 1000
 
 
@@ -67,9 +71,7 @@ class Question:
     def design(self) -> Any:
         if not self.several:
             return self.model.design
-        words = self.model.specification
-        rows = words.model_copy(update={"scale": {"residual": words.scale}})
-        return build_design(rows, self.data)
+        return build_design(self.model.specification, self.data)
 
     @cached_property
     def reduced(self) -> Any:
@@ -81,9 +83,7 @@ class Question:
     def bayes(self) -> Any:
         options = {"engine": "collapsed", "draws": self.draws, "seed": self.seed}
         if self.several:
-            design = replace(self.design)
-            vars(design)["is_independent"] = False  # ask the solver of dependent effects
-            return fit_bayes(design, prior=self.model.specification.priors, **options)
+            return fit_bayes(self.design, prior=self.model.specification.priors, **options)
         return self.model.fit_bayes(**options)
 
     @property
@@ -122,7 +122,8 @@ def seeded(ask: Callable[[Question], Numbers]) -> Callable[[Question], Numbers]:
 
 def answer(name: str, question: Question) -> Numbers | None:
     """What a verb says; None where the package says that it cannot."""
-    with warnings.catch_warnings():
+    solver = mock.patch.object(Design, "is_independent", False) if question.several else ANY_SOLVER
+    with solver, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Convergence and divergence: the numbers are pinned.
         try:
             return VERBS[name](question)
@@ -138,6 +139,11 @@ def some(table: Any, *names: str) -> Numbers:
 
 def joint(test: Any) -> Numbers:
     return {"statistic": test.statistic, "df": test.df, "pval": test.pval}
+
+
+def null(statistics: Any) -> Numbers:
+    """Where a null distribution lies; the statistic of a refit that failed is missing."""
+    return {"null mean": np.nanmean(statistics), "null median": np.nanmedian(statistics)}
 
 
 # Designs -----------------------------------------------------------------------------------------
@@ -166,7 +172,7 @@ def estimates(question: Question) -> Numbers:
     numbers = {
         f"{part} {column}": table[column]
         for part, table in (("location", fit.location), ("scale", fit.scale))
-        for column in ("estimate", "se", "pval", "ci_lb", "ci_ub")
+        for column in ("estimate", "se", "pval")
     }
     correlations = getattr(fit, "correlations", None)
     if correlations is not None and len(correlations):
@@ -245,7 +251,7 @@ def permutation_test(question: Question, part: Any) -> Numbers:
     found = question.reml.permutation_test(
         part=part, iterations=PERMUTATIONS, seed=question.seed, progress=False
     )
-    return {**joint(found), **some(found, "pval"), "null": found.null_joint}
+    return {**joint(found), **some(found, "pval"), **null(found.null_joint)}
 
 
 @seeded
@@ -263,7 +269,7 @@ def bootstrap_test(question: Question) -> Numbers:
     found = reml.bootstrap_test(
         question.reml, question.reduced, iterations=REFITS, seed=question.seed, progress=False
     )
-    return {**joint(found), "pval_chi2": found.pval_chi2, "null": found.null}
+    return {**joint(found), "pval_chi2": found.pval_chi2, **null(found.null)}
 
 
 # Intervals ---------------------------------------------------------------------------------------
@@ -352,7 +358,7 @@ def tau_steps(question: Question) -> Numbers:
 
 @verb
 def classical_tau2(question: Question) -> Numbers:
-    if hasattr(question.design, "terms"):
+    if not question.design.is_independent:
         return {}
     kinds: tuple[Any, ...] = ("DL", "HE", "SJ", "PM", "EB", "ML", "REML")
     found = [reml.estimate_tau2(question.design, kind) for kind in kinds]
@@ -366,13 +372,19 @@ def classical_tau2(question: Question) -> Numbers:
 
 # Predictions and effects -------------------------------------------------------------------------
 
-_PREDICTED = ("estimate", "se", "sd", "ci_lb", "ci_ub", "pi_lb", "pi_ub", "obs_lb", "obs_ub")
-_PREDICTED += ("tau2", "tau", "tau_ci_lb", "tau_ci_ub")
+PREDICTED = ("estimate", "se", "sd", "ci_lb", "ci_ub", "pi_lb", "pi_ub", "obs_lb", "obs_ub")
+PREDICTED += ("tau2", "tau")
 
 
 @verb
 def predict(question: Question) -> Numbers:
-    return some(question.reml.predict(question.new_data), *_PREDICTED)
+    asked = (name for name in PREDICTED if not name.startswith("pi_"))
+    return some(question.reml.predict(question.new_data), *asked)
+
+
+@verb
+def predict_propagated(question: Question) -> Numbers:
+    return some(question.reml.predict(question.new_data), "pi_lb", "pi_ub")
 
 
 @verb
@@ -387,25 +399,25 @@ def predict_tau(question: Question) -> Numbers:
     return some(found, "tau2", "tau", "estimate", "se", "ci_lb", "ci_ub")
 
 
-_EFFECTS = ("estimate", "se", "sd", "pi_lb", "pi_ub")
+EFFECTS = ("estimate", "se", "sd", "pi_lb", "pi_ub")
 
 
 @verb
 def true_effects(question: Question) -> Numbers:
     """θ̂ of every row, in units of y."""
     fit = question.reml
-    if not hasattr(fit, "terms"):
-        return some(fit.blup(), *_EFFECTS)
-    from bayes_lsm.reml import clustered_effects
+    if fit.design.is_independent:
+        return some(fit.blup(), *EFFECTS)
+    from bayes_lsm.reml.prediction import clustered_effects
 
-    return some(clustered_effects.true_effects(fit), *_EFFECTS)
+    return some(clustered_effects.true_effects(fit), *EFFECTS)
 
 
 @verb
 def group_effects(question: Question) -> Numbers:
     """û of every group, deviations from x'β."""
     fit = question.reml
-    return some(fit.blup(), *_EFFECTS) if hasattr(fit, "terms") else {}
+    return some(fit.blup(), *EFFECTS) if not fit.design.is_independent else {}
 
 
 # Residuals and influence -------------------------------------------------------------------------
@@ -467,140 +479,3 @@ def check(question: Question) -> Numbers:
     found = question.reml.check(starts=8, seed=0)
     said = ("interior", "unique", "well_conditioned", "condition")
     return {name: getattr(found, name) for name in said}
-
-
-# The posterior -----------------------------------------------------------------------------------
-
-
-@seeded
-def posterior(question: Question) -> Numbers:
-    table = question.bayes.summary()
-    kinds = pd.Index([str(part).partition(" (")[0] for part in table.index.get_level_values(0)])
-    return {
-        f"{kind} {column}": table.loc[kinds == kind, column]
-        for kind in kinds.unique()
-        for column in ("mean", "median", "sd", "ci_lb", "ci_ub")
-    }
-
-
-@seeded
-def evidence(question: Question) -> Numbers:
-    return {"log_evidence": question.bayes.log_evidence}
-
-
-@seeded
-def savage_dickey(question: Question) -> Numbers:
-    return {"log_bf": question.bayes.savage_dickey(question.moderator).log_bf}
-
-
-@seeded
-def loo(question: Question) -> Numbers:
-    return _elpd(question.bayes.loo(seed=question.seed, progress=False))
-
-
-@seeded
-def psis_loo(question: Question) -> Numbers:
-    return _elpd(question.bayes.psis_loo(progress=False))
-
-
-@seeded
-def kfold(question: Question) -> Numbers:
-    return _elpd(question.bayes.kfold(4, seed=question.seed, progress=False))
-
-
-@seeded
-def waic(question: Question) -> Numbers:
-    return _elpd(question.bayes.waic())
-
-
-def _elpd(found: Any) -> Numbers:
-    return {"elpd": found.elpd, "se": found.se, "p": found.p, "pointwise": found.pointwise}
-
-
-@seeded
-def posterior_heterogeneity(question: Question) -> Numbers:
-    found = question.bayes.heterogeneity()
-    table = found.table
-    if "total" in table.index:
-        total = table.loc["total"]
-        return {name: total[name] for name in ("tau2", "tau", "I2", "I2_ci_lb", "I2_ci_ub")}
-    whole = {name: table.loc[name, "estimate"] for name in ("tau2", "tau", "I2")}
-    bounds = {f"I2_{name}": table.loc["I2", name] for name in ("ci_lb", "ci_ub")}
-    return {**whole, **bounds}
-
-
-@seeded
-def posterior_predict(question: Question) -> Numbers:
-    return some(question.bayes.predict(question.new_data, variance=0.1), *_PREDICTED)
-
-
-@seeded
-def posterior_new_effects(question: Question) -> Numbers:
-    found = question.bayes.new_effects(question.new_data, seed=question.seed)
-    axis = int(np.argmax(np.shape(found)))
-    return {"mean": found.mean(axis=axis), "sd": found.std(axis=axis)}
-
-
-@seeded
-def posterior_probability(question: Question) -> Numbers:
-    found = question.bayes.probability(0.1, question.new_data)
-    return some(found, "mean_effect", "new_effect")
-
-
-@seeded
-def posterior_true_effects(question: Question) -> Numbers:
-    """θ of every row, from draws."""
-    draws = question.bayes.true_effects(seed=question.seed)
-    found = draws.reshape(-1, draws.shape[-1])
-    return {"mean": found.mean(axis=0), "sd": found.std(axis=0)}
-
-
-@seeded
-def posterior_exact_true_effects(question: Question) -> Numbers:
-    """θ of every row, as a mixture of normals."""
-    fit = question.bayes
-    if fit.design.is_independent:
-        return some(fit.blup(), *_EFFECTS)
-    from bayes_lsm.bayes.prediction import clustered_effects
-
-    return some(clustered_effects.row_effects(fit), *_EFFECTS)
-
-
-@seeded
-def posterior_group_effects(question: Question) -> Numbers:
-    """u of every group, deviations from x'β."""
-    fit = question.bayes
-    return some(fit.blup(), *_EFFECTS) if not fit.design.is_independent else {}
-
-
-@seeded
-def posterior_tau_steps(question: Question) -> Numbers:
-    found = lsm.tau_steps(question.bayes, step="sd")
-    return some(found, "estimate", "ci_lb", "ci_ub")
-
-
-@seeded
-def posterior_predictive_check(question: Question) -> Numbers:
-    found = question.bayes.posterior_predictive_check(draws=500, seed=question.seed)
-    return some(found.to_dataframe(), *found.to_dataframe().columns)
-
-
-@seeded
-def prior_predictive(question: Question) -> Numbers:
-    found = question.model.prior_predictive(draws=2000, seed=question.seed)
-    table = found.table
-    return {"table": table.select_dtypes("number")}
-
-
-@seeded
-def average(question: Question) -> Numbers:
-    found = question.model.average(draws=500, seed=question.seed, progress=False)
-    return {"probability": found.probability}
-
-
-@seeded
-def sensitivity(question: Question) -> Numbers:
-    found = question.bayes.sensitivity(
-        factors=[0.5, 2.0], presets=[], draws=500, seed=question.seed, progress=False
-    )
-    return {"table": found.table.select_dtypes("number")}

@@ -131,32 +131,49 @@ BOTH_SOLVERS = (
     "bangertdrowns2004",
     "bcg",
     "preterm_continent",
-    "preterm_meta_regression",
     "preterm_random_effects",
-    "preterm_weeks",
     "raudenbush1985",
     "ml",
     "t",
 )
 
 _TESTED = ("loglik", "estimates", "vcov", "tau2", "omnibus", "wald_test_of_location")
-_TESTED += ("wald_test_of_scale", "likelihood_ratio_test", "wald_intervals_of_location", "predict")
+_TESTED += (
+    "wald_test_of_scale",
+    "likelihood_ratio_test",
+    "wald_intervals_of_location",
+    "predict",
+    "predict_propagated",
+)
 _ONE_STAGE = tuple(each for each in _TESTED if each != "likelihood_ratio_test")
 
 # Verbs of models that take long, or that differ from another one in few of them; elsewhere all.
 VERBS_OF: dict[str, tuple[str, ...]] = {
     "preterm_one_stage": (*_ONE_STAGE, "heterogeneity", "group_effects", "at_stop"),
+    "preterm_meta_regression": (*_ONE_STAGE, "classical_tau2", "posterior"),
     "t": _TESTED,
     "knha": _TESTED,
     "fixed": (*_TESTED, "profile", "residuals"),
     "bounded": _TESTED,
 }
 
-# Models of verbs that take seconds; elsewhere all.
+# Models of verbs that take long: some of each kind.
 MODELS_OF: dict[str, tuple[str, ...]] = {
     "kfold": ("bcg", "berkey1998"),
-    "loo": ("bcg", "berkey1998", "konstantopoulos2011", "preterm_weeks", "slopes", "student"),
+    "loo": ("bcg", "berkey1998", "konstantopoulos2011", "student"),
     "sensitivity": ("bcg",),
+    "average": ("bcg", "preterm_continent", "schools_ml", "student"),
+    "savage_dickey": ("bangertdrowns2004", "bcg", "konstantopoulos2011", "preterm_continent"),
+    "permutation_intervals": ("bangertdrowns2004", "bcg", "nested"),
+    "profile_intervals": (
+        "bangertdrowns2004",
+        "bcg",
+        "konstantopoulos2011",
+        "ml",
+        "preterm_continent",
+        "raudenbush1985",
+        "slopes",
+    ),
 }
 
 

@@ -139,3 +139,15 @@ def test_options_that_several_terms_do_not_have_are_refused():
         multilevel.fit_reml(fixed={"size": 0.0})
     with pytest.raises(FitError, match="several scale terms"):
         multilevel.fit_bayes(true_effects="latent")
+
+
+def test_a_fixed_coefficient_is_part_of_the_variances():
+    """ln τ² of a group has all coefficients, those that were given among them."""
+    data = lsm.load_dataset("konstantopoulos2011").assign(late=lambda d: (d["year"] > 1990) * 1.0)
+    words = {"district": "~ 1", "residual": "~ late"}
+    free = lsm.LocationScaleModel("yi ~ 1", words, variance="vi", data=data).fit_reml()
+    late = free.scale.loc[("residual", "late"), "estimate"]
+    model = lsm.LocationScaleModel("yi ~ 1", words, variance="vi", data=data)
+    held = model.fit_reml(fixed={"residual: late": late})
+    # Both climbs end within 1e-6 of a standard error, which is below 1.
+    np.testing.assert_allclose(held.tau2, free.tau2, rtol=1e-5)

@@ -45,14 +45,14 @@ from bayes_lsm.likelihood.blocks.arrange import likelihood_terms, row_variances
 from bayes_lsm.progress import track
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 _FEWEST_CLUSTERS = 3
 _MANY_CLUSTERS = 100
 
 
 def loo(
-    fit: BayesFit,
+    fit: Posterior,
     *,
     cluster: Cluster | None = None,
     seed: int | None = None,
@@ -107,7 +107,7 @@ def loo(
 
 
 def kfold(
-    fit: BayesFit,
+    fit: Posterior,
     k: int = 10,
     *,
     cluster: Cluster | None = None,
@@ -152,7 +152,7 @@ def kfold(
     return kfold_elpd(fit, studies, found, k)
 
 
-def psis_loo(fit: BayesFit, *, cluster: Cluster | None = None, progress: bool = True) -> Elpd:
+def psis_loo(fit: Posterior, *, cluster: Cluster | None = None, progress: bool = True) -> Elpd:
     """Leave each cluster out in turn by Pareto-smoothed importance sampling from the draws.
 
     Parameters
@@ -190,7 +190,7 @@ def psis_loo(fit: BayesFit, *, cluster: Cluster | None = None, progress: bool = 
     return psis_elpd(fit, studies, densities(fit, studies, progress=_slow(studies, progress)))
 
 
-def waic(fit: BayesFit, *, cluster: Cluster | None = None) -> Elpd:
+def waic(fit: Posterior, *, cluster: Cluster | None = None) -> Elpd:
     """The widely applicable information criterion, on the scale of the log density.
 
     Parameters
@@ -264,7 +264,7 @@ def _one_by_one(studies: Studies) -> list[Indices]:
     return list(np.arange(len(studies.names))[:, None])
 
 
-def _require_proper(fit: BayesFit, studies: Studies, folds: list[Indices]) -> None:
+def _require_proper(fit: Posterior, studies: Studies, folds: list[Indices]) -> None:
     resolved = resolve_priors(fit.design, fit.priors)
     require_proper_without(fit.design, resolved, fit.priors, studies, folds)
 
@@ -274,7 +274,7 @@ def _slow(studies: Studies, progress: bool) -> bool:
 
 
 def _refit(
-    fit: BayesFit,
+    fit: Posterior,
     studies: Studies,
     folds: list[Indices],
     *,
@@ -312,7 +312,7 @@ def _require_rank(design: Design, studies: Studies, folds: list[Indices]) -> Non
 
 
 def densities(
-    fit: BayesFit, studies: Studies, *, progress: bool = False
+    fit: Posterior, studies: Studies, *, progress: bool = False
 ) -> Iterator[tuple[int, Array, Array]]:
     """Each cluster's log density (draws,) and its rows' probabilities (draws, rows).
 

@@ -21,7 +21,7 @@ from bayes_lsm.design.subsets import Array, Indices, Studies
 from bayes_lsm.errors import ConvergenceWarning, FitError, warn
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 Densities = Iterable[tuple[int, Array, Array]]
 
@@ -42,7 +42,7 @@ def draw_folds(k: int, count: int, seed: int) -> list[Indices]:
     return [np.sort(fold) for fold in np.array_split(shuffled, k)]
 
 
-def loo_elpd(fit: BayesFit, studies: Studies, found: Predictions, densities: Densities) -> Elpd:
+def loo_elpd(fit: Posterior, studies: Studies, found: Predictions, densities: Densities) -> Elpd:
     """Of refits without each study, with what PSIS makes of the draws beside them."""
     psis = _smooth(fit, studies, densities)
     columns = {"mcse": found.mcse, "psis": psis.elpd, "pareto_k": psis.pareto_k}
@@ -56,7 +56,7 @@ def loo_elpd(fit: BayesFit, studies: Studies, found: Predictions, densities: Den
     return _exact("loo", heading, fit, studies, found, columns, note)
 
 
-def kfold_elpd(fit: BayesFit, studies: Studies, found: Predictions, k: int) -> Elpd:
+def kfold_elpd(fit: Posterior, studies: Studies, found: Predictions, k: int) -> Elpd:
     """Of refits without each of k folds."""
     count = len(studies.names)
     sizes = f"{count // k}" if count % k == 0 else f"{count // k} or {count // k + 1}"
@@ -69,7 +69,7 @@ def kfold_elpd(fit: BayesFit, studies: Studies, found: Predictions, k: int) -> E
     return _exact("kfold", f"{k}-fold cross-validation", fit, studies, found, columns, note)
 
 
-def psis_elpd(fit: BayesFit, studies: Studies, densities: Densities) -> Elpd:
+def psis_elpd(fit: Posterior, studies: Studies, densities: Densities) -> Elpd:
     """Of draws with weights 1/density, Pareto-smoothed."""
     found = _smooth(fit, studies, densities)
     high = np.flatnonzero(~(found.pareto_k <= LARGEST_PARETO_K))
@@ -94,7 +94,7 @@ def psis_elpd(fit: BayesFit, studies: Studies, densities: Densities) -> Elpd:
     )
 
 
-def waic_elpd(fit: BayesFit, studies: Studies, densities: Densities) -> Elpd:
+def waic_elpd(fit: Posterior, studies: Studies, densities: Densities) -> Elpd:
     """Of draws, less the variance of the log density."""
     lpd, penalty = np.empty((2, len(studies.names)))
     for u, density, _ in densities:
@@ -116,7 +116,7 @@ def waic_elpd(fit: BayesFit, studies: Studies, densities: Densities) -> Elpd:
 def _exact(
     criterion: Literal["loo", "kfold"],
     heading: str,
-    fit: BayesFit,
+    fit: Posterior,
     studies: Studies,
     found: Predictions,
     columns: dict[str, Array],
@@ -144,7 +144,7 @@ def _exact(
     )
 
 
-def _smooth(fit: BayesFit, studies: Studies, densities: Densities) -> Predictions:
+def _smooth(fit: Posterior, studies: Studies, densities: Densities) -> Predictions:
     count = len(studies.names)
     elpd, lpd, mcse, k, largest, ess = np.empty((6, count))
     pit = np.empty(len(fit.design.y))

@@ -40,13 +40,13 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.progress import track
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 _MANY_STUDIES = 5000
 
 
 def loo(
-    fit: BayesFit,
+    fit: Posterior,
     *,
     cluster: Cluster | None = None,
     seed: int | None = None,
@@ -102,7 +102,7 @@ def loo(
 
 
 def kfold(
-    fit: BayesFit,
+    fit: Posterior,
     k: int = 10,
     *,
     cluster: Cluster | None = None,
@@ -150,7 +150,7 @@ def kfold(
     return kfold_elpd(fit, studies, found, k)
 
 
-def psis_loo(fit: BayesFit, *, cluster: Cluster | None = None, progress: bool = True) -> Elpd:
+def psis_loo(fit: Posterior, *, cluster: Cluster | None = None, progress: bool = True) -> Elpd:
     """Leave each study out in turn by Pareto-smoothed importance sampling from the draws.
 
     Parameters
@@ -190,7 +190,7 @@ def psis_loo(fit: BayesFit, *, cluster: Cluster | None = None, progress: bool = 
     return psis_elpd(fit, studies, densities(fit, studies, progress=_slow(studies, progress)))
 
 
-def waic(fit: BayesFit, *, cluster: Cluster | None = None) -> Elpd:
+def waic(fit: Posterior, *, cluster: Cluster | None = None) -> Elpd:
     """The widely applicable information criterion, on the scale of the log density.
 
     Parameters
@@ -229,7 +229,7 @@ def waic(fit: BayesFit, *, cluster: Cluster | None = None) -> Elpd:
     return waic_elpd(fit, studies, densities(fit, studies))
 
 
-def _leaves_clusters(fit: BayesFit, cluster: Cluster | None) -> bool:
+def _leaves_clusters(fit: Posterior, cluster: Cluster | None) -> bool:
     """Whether more than single studies are left out.
 
     Raises
@@ -242,7 +242,7 @@ def _leaves_clusters(fit: BayesFit, cluster: Cluster | None) -> bool:
     return cluster is not None or not fit.design.is_independent
 
 
-def checked_studies(fit: BayesFit) -> Studies:
+def checked_studies(fit: Posterior) -> Studies:
     """The studies of a fit that can be left out one by one.
 
     Raises
@@ -257,13 +257,13 @@ def checked_studies(fit: BayesFit) -> Studies:
     return studies
 
 
-def _require_proper(fit: BayesFit, studies: Studies, folds: list[Indices]) -> None:
+def _require_proper(fit: Posterior, studies: Studies, folds: list[Indices]) -> None:
     resolved = resolve_priors(fit.design, fit.priors)
     require_proper_without(fit.design, resolved, fit.priors, studies, folds)
 
 
 def _refit(
-    fit: BayesFit,
+    fit: Posterior,
     studies: Studies,
     folds: list[Indices],
     *,
@@ -283,7 +283,7 @@ def _slow(studies: Studies, progress: bool) -> bool:
 
 
 def densities(
-    fit: BayesFit, studies: Studies, *, progress: bool = False
+    fit: Posterior, studies: Studies, *, progress: bool = False
 ) -> Iterator[tuple[int, Array, Array]]:
     """Each study's log density (draws,) and its effects' probabilities (draws, rows)."""
     location, scale = fit.draws.flat_location, fit.draws.flat_scale

@@ -58,7 +58,7 @@ class LeftOut:
     z: Array
 
 
-class Posterior(Protocol):
+class Deleted(Protocol):
     """Points near the posterior of some rows.
 
     Attributes
@@ -101,7 +101,7 @@ class Refittable(Protocol):
     def rows(self) -> int:
         """How many rows there are."""
 
-    def near(self, left: Indices, *, points: int, seed: int) -> Posterior:
+    def near(self, left: Indices, *, points: int, seed: int) -> Deleted:
         """Points near the posterior of the rows `left`."""
 
 
@@ -221,7 +221,7 @@ def _batches(
 
 
 def _predict(
-    found: Predictions, posterior: Posterior, studies: Studies, folds: Sequence[Indices]
+    found: Predictions, posterior: Deleted, studies: Studies, folds: Sequence[Indices]
 ) -> None:
     """Fill in what the rows that are left say of the studies of these folds."""
     out = posterior.leave_out(studies, folds)
@@ -241,7 +241,7 @@ def _predict(
             row = last
 
 
-def _describe(found: Predictions, posterior: Posterior, studies: Studies, units: Indices) -> None:
+def _describe(found: Predictions, posterior: Deleted, studies: Studies, units: Indices) -> None:
     """Fill in the density of each study given all studies."""
     whole, unit = posterior.predict_again(studies, units)
     weights = _normalised(whole + posterior.log_ratio)

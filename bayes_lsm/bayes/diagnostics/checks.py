@@ -20,7 +20,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.bayes.bayes_fit import BayesFit
 from bayes_lsm.bayes.diagnostics.clustered_checks import Clusters
 from bayes_lsm.bayes.diagnostics.discrepancies import (
     Quantity,
@@ -33,13 +32,14 @@ from bayes_lsm.bayes.diagnostics.discrepancies import (
 )
 from bayes_lsm.bayes.diagnostics.scores import normal_scores
 from bayes_lsm.bayes.draws import Array
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.student.effects import sample_effects
 from bayes_lsm.errors import FitError
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 _FEWEST_DRAWS = 100
 _ENTRIES = 2_000_000
@@ -120,7 +120,7 @@ class PredictiveCheck(Printable):
 
 
 def posterior_predictive_check(
-    fit: BayesFit,
+    fit: Posterior,
     *,
     quantities: Mapping[str, Callable[[Array], float]] | None = None,
     draws: int = 2000,
@@ -205,7 +205,7 @@ class Studies:
 
     remarks: tuple[str, ...] = ()
 
-    def __init__(self, fit: BayesFit) -> None:
+    def __init__(self, fit: Posterior) -> None:
         self._fit = fit
 
     def quantities(self) -> dict[str, Quantity]:

@@ -29,7 +29,7 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 
 class Clusters:
@@ -37,7 +37,7 @@ class Clusters:
 
     remarks: tuple[str, ...] = ("replicated effects are of new groups, as large as the observed",)
 
-    def __init__(self, fit: BayesFit) -> None:
+    def __init__(self, fit: Posterior) -> None:
         self._fit = fit
 
     def quantities(self) -> dict[str, Quantity]:

@@ -25,18 +25,17 @@ from bayes_lsm.bayes.cross_validation.clustered_loo import loo, psis_loo
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.diagnostics.study_influence import Medians
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.engines.clustered import sample_clustered
-from bayes_lsm.bayes.engines.collapsed import can_collapse
+from bayes_lsm.bayes.engines.collapsed import can_collapse, sample_collapsed
 from bayes_lsm.bayes.engines.diagnostics import LARGEST_PARETO_K
 from bayes_lsm.bayes.engines.pareto import smooth_weights
-from bayes_lsm.bayes.fitting import fit_bayes
+from bayes_lsm.bayes.posterior_sampling import draw_posterior
 from bayes_lsm.bayes.prediction.group_effects import GroupEffects
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.errors import ConvergenceWarning, FitError
 from bayes_lsm.progress import track
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
     from bayes_lsm.design.design import Design
     from bayes_lsm.specification import Engine
 
@@ -46,7 +45,7 @@ _FEW = 5
 class Clusters:
     """A model of several scale terms."""
 
-    def __init__(self, fit: BayesFit) -> None:
+    def __init__(self, fit: Posterior) -> None:
         self._fit = fit
 
     def leave_out(self, *, seed: int | None, progress: bool) -> tuple[Elpd | None, list[str]]:
@@ -111,7 +110,7 @@ class Clusters:
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
-            other = fit_bayes(
+            other = draw_posterior(
                 fit.design,
                 prior=fit.priors,
                 engine=engine,
@@ -134,7 +133,7 @@ class Clusters:
         kept = np.ones(len(fit.design.y), dtype=bool)
         kept[rows] = False
         left = fit.design.keep(kept)
-        return sample_clustered(left, priors, draws=fit.draws.size, seed=fit.seed)
+        return sample_collapsed(left, priors, draws=fit.draws.size, seed=fit.seed)
 
 
 def one_after_another(z: Array, log_density: Array, log_weights: Array) -> Array:

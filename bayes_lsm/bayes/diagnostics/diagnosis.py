@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from bayes_lsm.bayes.bayes_fit import BayesFit
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.cross_validation.loo import loo, psis_loo
 from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck, posterior_predictive_check
@@ -35,6 +34,7 @@ from bayes_lsm.bayes.diagnostics.study_influence import MAD_TO_SD, study_influen
 from bayes_lsm.bayes.engines.diagnostics import convergence
 from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
 from bayes_lsm.bayes.engines.nuts import sample_nuts
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.errors import ConvergenceWarning
@@ -42,8 +42,8 @@ from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
     from bayes_lsm.bayes.draws import Draws
+    from bayes_lsm.bayes.posterior import Posterior
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class Diagnosis(Printable):
         What could not be checked, and why.
     """
 
-    fit: BayesFit
+    fit: Posterior
     findings: tuple[Finding, ...]
     convergence: pd.DataFrame
     loo: Elpd | None
@@ -132,7 +132,7 @@ class Diagnosis(Printable):
 
 
 def diagnose(
-    fit: BayesFit, *, engines: bool = False, seed: int | None = None, progress: bool = True
+    fit: Posterior, *, engines: bool = False, seed: int | None = None, progress: bool = True
 ) -> Diagnosis:
     """Check the draws, the model and its dependence on single studies.
 
@@ -226,7 +226,7 @@ def _farthest_scores(left_out: Elpd) -> np.ndarray:
     return np.array([scores[own][np.argmax(np.abs(scores[own]))] for own in rows])
 
 
-def _compare_engines(fit: BayesFit, other: pd.DataFrame) -> pd.DataFrame:
+def _compare_engines(fit: Posterior, other: pd.DataFrame) -> pd.DataFrame:
     ours, found = fit.summary(), other["median"].to_numpy()
     difference = found - ours["median"].to_numpy()
     error = np.hypot(ours["mcse_median"].to_numpy(), other["mcse_median"].to_numpy())
@@ -256,7 +256,7 @@ class Diagnosable(Protocol):
 class Studies:
     """A model whose τ² is one of each study."""
 
-    def __init__(self, fit: BayesFit) -> None:
+    def __init__(self, fit: Posterior) -> None:
         self._fit = fit
         self._priors = resolve_priors(fit.design, fit.priors)
         self._df = df_prior(fit.design, fit.priors)

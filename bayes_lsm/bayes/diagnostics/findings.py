@@ -27,10 +27,10 @@ from bayes_lsm.bayes.engines.diagnostics import (
 )
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
     from bayes_lsm.bayes.cross_validation.elpd import Elpd
     from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck
     from bayes_lsm.bayes.draws import Importance
+    from bayes_lsm.bayes.posterior import Posterior
 
 Status = Literal["good", "caution", "bad"]
 
@@ -43,7 +43,7 @@ LARGEST_ENGINE_DIFFERENCE = 4.0
 _FAMILY = 0.05
 _RANKS = 99
 _NAMED = 5
-_PARTS = ("location[", "scale[", "study_effects[", "scale (", "scale_sd (", "correlation (")
+_PARTS = ("location", "scale", "study_effects", "scale_sd", "correlation")
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Finding:
         return said if self.status == "good" else f"{said}: {self.advice}"
 
 
-def draws_findings(fit: BayesFit) -> list[Finding]:
+def draws_findings(fit: Posterior) -> list[Finding]:
     """Whether the draws are draws from the posterior."""
     table, stats, importance = fit.convergence, fit.stats, fit.importance
     more = "take more draws"
@@ -229,7 +229,8 @@ def influence_findings(
 
 def coefficient_columns(studies: pd.DataFrame) -> list[str]:
     """Which columns of the studies of a `Diagnosis` say how far a coefficient moves."""
-    return [name for name in map(str, studies) if name.startswith(_PARTS)]
+    starts = tuple(f"{part}{end}" for part in _PARTS for end in ("[", " ("))
+    return [name for name in map(str, studies) if name.startswith(starts)]
 
 
 def agreement_findings(engines: pd.DataFrame) -> list[Finding]:

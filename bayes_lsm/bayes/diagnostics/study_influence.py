@@ -22,18 +22,18 @@ from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
 from bayes_lsm.bayes.engines.pareto import smooth_weights
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
-from bayes_lsm.design.subsets import Array, take_rows
+from bayes_lsm.design.subsets import Array
 from bayes_lsm.progress import track
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 # The SD of a normal distribution is that many times its median absolute deviation.
 MAD_TO_SD = 1.482602218505602
 _FEW = 5
 
 
-def study_influence(fit: BayesFit, *, progress: bool = True) -> pd.DataFrame:
+def study_influence(fit: Posterior, *, progress: bool = True) -> pd.DataFrame:
     """What becomes of the coefficients without each study.
 
     Parameters
@@ -77,7 +77,7 @@ def study_influence(fit: BayesFit, *, progress: bool = True) -> pd.DataFrame:
         for u in track(again.tolist(), "Refitting", progress=progress and len(again) > _FEW):
             left = np.setdiff1d(np.arange(len(fit.design.y)), studies.rows[u])
             own = sample_directly(
-                take_rows(fit.design, left),
+                fit.design.keep(left),
                 priors,
                 df,
                 draws=len(fit.draws.flat_location),

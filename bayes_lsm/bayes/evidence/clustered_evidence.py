@@ -15,8 +15,7 @@ import numpy as np
 
 from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.engines.clustered import sample_clustered
-from bayes_lsm.bayes.engines.collapsed import can_collapse
+from bayes_lsm.bayes.engines.collapsed import can_collapse, sample_collapsed
 from bayes_lsm.bayes.evidence.bridge import MOST_ITERATIONS, bridge
 from bayes_lsm.bayes.evidence.evidence import (
     EVIDENCE_DRAWS,
@@ -30,13 +29,13 @@ from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD, resolve_pr
 from bayes_lsm.bayes.term_draws import are_random, flat_coefficients
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 # An error beyond that cannot itself be trusted: the proposal misses much of the posterior.
 _LARGEST_BRIDGE_SE = 0.5
 
 
-def evidence(fit: BayesFit) -> Evidence:
+def evidence(fit: Posterior) -> Evidence:
     """The log marginal likelihood of a fit's model.
 
     Parameters
@@ -62,14 +61,14 @@ def evidence(fit: BayesFit) -> Evidence:
         return read_importance(fit.importance)
     plain = not any(term.random for term in fit.design.terms)
     if plain and can_collapse(priors):
-        draws = sample_clustered(
+        draws = sample_collapsed(
             fit.design, priors, draws=max(EVIDENCE_DRAWS, fit.draws.size), seed=fit.seed
         )
         return read_evidence(draws)
     return bridged_evidence(fit)
 
 
-def bridged_evidence(fit: BayesFit) -> Evidence:
+def bridged_evidence(fit: Posterior) -> Evidence:
     """The same by bridging the fit's own draws, with any proper priors."""
     worth = float(fit.convergence.filter(like="ess").to_numpy().min())
     rng = np.random.default_rng(fit.seed)
@@ -94,7 +93,7 @@ def bridged_evidence(fit: BayesFit) -> Evidence:
 class _Joint:
     """ln p(y, θ) at points θ = (β, α and κ of all terms, ln ω, u), without bounds."""
 
-    def __init__(self, fit: BayesFit) -> None:
+    def __init__(self, fit: Posterior) -> None:
         self._fit = fit
         self._priors = resolve_priors(fit.design, fit.priors)
         self._sums = RowSums(fit.design, fit.draws.flat_location.mean(axis=0))

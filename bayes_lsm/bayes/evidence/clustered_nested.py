@@ -14,23 +14,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
-from bayes_lsm.bayes.engines.clustered import sample_clustered
-from bayes_lsm.bayes.engines.collapsed import normal_prior, require_collapsible
+from bayes_lsm.bayes.engines.collapsed import normal_prior, require_collapsible, sample_collapsed
 from bayes_lsm.bayes.evidence.conditionals import Unknowns
 from bayes_lsm.bayes.evidence.evidence import read_evidence
-from bayes_lsm.bayes.evidence.nested import PartName, Posterior, thinned, unknown_term, worth_of
+from bayes_lsm.bayes.evidence.nested import PartName, Reduced, thinned, unknown_term, worth_of
 from bayes_lsm.bayes.evidence.submodels import Term, find_terms
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.term_draws import are_random, flat_coefficients, split_terms
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
-from bayes_lsm.design.subsets import Array, restrict
+from bayes_lsm.design.subsets import Array, restrict, take_columns
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.arrange import error_covariance, likelihood_terms
 from bayes_lsm.priors import ResolvedPriors
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 # Of a density in units of that of one row: so many in a quadrature, and what each costs at least.
 _WORK, _OVERHEAD = 1e5, 40
@@ -41,7 +40,7 @@ class Levels:
 
     exact_location = True
 
-    def __init__(self, fit: BayesFit) -> None:
+    def __init__(self, fit: Posterior) -> None:
         self._fit = fit
         design = fit.design
         self.priors = resolve_priors(design, fit.priors)
@@ -99,13 +98,13 @@ class Levels:
         return mean + away, covariances, worth
 
     @cached_property
-    def whole(self) -> Posterior:
+    def whole(self) -> Reduced:
         """Of the fit itself."""
         moved = np.flatnonzero(~are_random(self._fit.design)).tolist()
         unknowns = _unknowns(self._fit.design, self.priors, moved)
-        return Posterior(unknowns, flat_coefficients(self._fit.terms), worth_of(self._fit))
+        return Reduced(unknowns, flat_coefficients(self._fit.terms), worth_of(self._fit))
 
-    def without(self, kept: Mapping[str, Sequence[int]], *, draws: int) -> Posterior:
+    def without(self, kept: Mapping[str, Sequence[int]], *, draws: int) -> Reduced:
         """Of the model that has these coefficients of each part only."""
         if not self.nested:
             raise FitError(
@@ -117,11 +116,11 @@ class Levels:
             restrict(self.priors.location, kept["location"]),
             restrict(self.priors.scale, kept["scale"]),
         )
-        drawn = sample_clustered(design, priors, draws=draws, seed=self._fit.seed)
+        drawn = sample_collapsed(design, priors, draws=draws, seed=self._fit.seed)
         unknowns = _unknowns(design, priors, range(len(kept["scale"])))
         alphas = flat_coefficients(split_terms(design, drawn))
         worth = np.inf if drawn.importance is None else drawn.importance.ess
-        return Posterior(unknowns, alphas, worth, read_evidence(drawn))
+        return Reduced(unknowns, alphas, worth, read_evidence(drawn))
 
 
 def _unknowns(design: Design, priors: ResolvedPriors, moved: Sequence[int]) -> Unknowns:
@@ -174,22 +173,3 @@ def _names(design: Design) -> tuple[str, ...]:
         else:  # a partial correlation, of which 0 is no model
             found += [f"({term.name}: κ {j + 1})" for j in range(kappas)]
     return tuple(found)
-
-
-def take_columns(design: Design, location: Sequence[int], scale: Sequence[int]) -> Design:
-    """The same rows with these columns, and correlations only where they are among them."""
-    part = design.location
-    terms = []
-    for term, first in zip(design.terms, first_coefficients(design), strict=True):
-        q = len(term.names)
-        own = [j - first for j in scale if first <= j < first + q]
-        names = tuple(term.names[j] for j in own)
-        kept = replace(term, names=names, Z=np.ascontiguousarray(term.Z[:, :, own]))
-        uncorrelated = len(term.effects) == 2 and first + q not in scale
-        terms.append(replace(kept, correlation="none") if uncorrelated else kept)
-    fewer = replace(
-        part,
-        names=tuple(part.names[j] for j in location),
-        matrix=np.ascontiguousarray(part.matrix[:, list(location)]),
-    )
-    return replace(design, location=fewer, terms=tuple(terms))

@@ -29,7 +29,7 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 
 Grades = Literal["kass_raftery", "jeffreys"]
@@ -79,7 +79,7 @@ class Evidence:
     problems: tuple[str, ...] = ()
 
 
-def evidence(fit: BayesFit) -> Evidence:
+def evidence(fit: Posterior) -> Evidence:
     """The log marginal likelihood of a fit's model.
 
     Parameters
@@ -220,8 +220,8 @@ class BayesFactor(Printable):
 
 
 def bayes_factor(
-    first: BayesFit,
-    second: BayesFit,
+    first: Posterior,
+    second: Posterior,
     *,
     names: tuple[str, str] = ("the first model", "the second model"),
     prior_odds: float = 1.0,
@@ -319,7 +319,7 @@ def describe_bf(log_bf: float, se: float) -> str:
     return f"Bayes factor {math.exp(log_bf):.3g} (± {100 * se:.2g}%)"
 
 
-def _words(fit: BayesFit) -> str:
+def _words(fit: Posterior) -> str:
     words = fit.design.specification
     scale = words.scale
     if not isinstance(scale, str):
@@ -327,7 +327,7 @@ def _words(fit: BayesFit) -> str:
     return f"location {words.location}, scale {scale}; priors: {fit.priors.describe()}"
 
 
-def _require_same_effects(first: BayesFit, second: BayesFit) -> None:
+def _require_same_effects(first: Posterior, second: Posterior) -> None:
     """Rows may be in another order, but must be the same effects with the same covariance."""
     designs = [fit.design for fit in (first, second)]
     orders = [np.lexsort([design.v, design.y]) for design in designs]

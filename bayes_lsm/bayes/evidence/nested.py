@@ -26,13 +26,13 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.priors import ResolvedPriors
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 PartName = Literal["location", "scale"]
 
 
 @dataclass(frozen=True, eq=False)
-class Posterior:
+class Reduced:
     """Draws of a model, and what their coordinates are.
 
     Attributes
@@ -65,7 +65,7 @@ class Nesting(Protocol):
         Whether models without some of them can be drawn from.
     exact_location : bool
         Whether β is normal given all else.
-    whole : Posterior
+    whole : Reduced
     """
 
     priors: ResolvedPriors
@@ -75,7 +75,7 @@ class Nesting(Protocol):
     exact_location: bool
 
     @property
-    def whole(self) -> Posterior:
+    def whole(self) -> Reduced:
         """Of the fit itself."""
 
     def find(self, part: PartName, term: str) -> list[int]:
@@ -87,7 +87,7 @@ class Nesting(Protocol):
     def location_moments(self, most: int) -> tuple[Array, Array, float]:
         """Means (m, p) and covariances (m, p, p) of β at draws of α; what they are worth."""
 
-    def without(self, kept: Mapping[str, Sequence[int]], *, draws: int) -> Posterior:
+    def without(self, kept: Mapping[str, Sequence[int]], *, draws: int) -> Reduced:
         """Of the model that has these coefficients of each part only."""
 
 
@@ -96,7 +96,7 @@ class Studies:
 
     nested = True
 
-    def __init__(self, fit: BayesFit) -> None:
+    def __init__(self, fit: Posterior) -> None:
         self._fit = fit
         design = fit.design
         self.priors = resolve_priors(design, fit.priors)
@@ -137,12 +137,12 @@ class Studies:
         return (*location_moments(alphas, *arrays), worth)
 
     @cached_property
-    def whole(self) -> Posterior:
+    def whole(self) -> Reduced:
         """Of the fit itself."""
         everything = {name: range(len(each)) for name, each in self.names.items()}
         return self._posterior(everything, self._fit.draws, worth_of(self._fit))
 
-    def without(self, kept: Mapping[str, Sequence[int]], *, draws: int) -> Posterior:
+    def without(self, kept: Mapping[str, Sequence[int]], *, draws: int) -> Reduced:
         """Of the model that has these coefficients of each part only."""
         drawn = sample_submodel(
             self._fit.design,
@@ -162,16 +162,16 @@ class Studies:
         drawn: Draws,
         worth: float,
         evidence: Evidence | None = None,
-    ) -> Posterior:
+    ) -> Reduced:
         own = ResolvedPriors(
             restrict(self.priors.location, kept["location"]),
             restrict(self.priors.scale, kept["scale"]),
         )
         numbers = take_columns(self._fit.design, kept["location"], kept["scale"])
         if self._df is None:
-            return Posterior(collapsed_unknowns(numbers, own), drawn.flat_scale, worth, evidence)
+            return Reduced(collapsed_unknowns(numbers, own), drawn.flat_scale, worth, evidence)
         points = np.column_stack([drawn.flat_location, drawn.flat_scale, drawn.flat_df])
-        return Posterior(joint_unknowns(numbers, own), points, worth, evidence)
+        return Reduced(joint_unknowns(numbers, own), points, worth, evidence)
 
 
 def unknown_term(part: PartName, term: str, names: Sequence[str]) -> FitError:
@@ -180,7 +180,7 @@ def unknown_term(part: PartName, term: str, names: Sequence[str]) -> FitError:
     return FitError(f"there is no {part} term {term!r}; the {part} coefficients are {known}")
 
 
-def worth_of(fit: BayesFit) -> float:
+def worth_of(fit: Posterior) -> float:
     """How many independent draws the fit's are worth."""
     return float(fit.convergence.filter(like="ess").to_numpy().min())
 

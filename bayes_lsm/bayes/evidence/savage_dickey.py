@@ -29,12 +29,12 @@ import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
 
-from bayes_lsm.bayes.bayes_fit import BayesFit
 from bayes_lsm.bayes.engines.collapsed import normal_prior
 from bayes_lsm.bayes.evidence.clustered_nested import Levels
 from bayes_lsm.bayes.evidence.conditionals import conditional_density
 from bayes_lsm.bayes.evidence.evidence import Evidence, describe_bf, grade
 from bayes_lsm.bayes.evidence.nested import Nesting, PartName, Studies, thinned
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
 from bayes_lsm.bayes.student.effects import said_before
 from bayes_lsm.choices import require_choice
@@ -44,7 +44,7 @@ from bayes_lsm.priors import PriorBlock
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 _MOST_DRAWS = 20_000
 _PRIOR_DRAWS = 200_000
@@ -129,7 +129,7 @@ class SavageDickey(Printable):
 
 
 def savage_dickey(
-    fit: BayesFit, term: str, value: float = 0.0, *, part: PartName = "scale"
+    fit: Posterior, term: str, value: float = 0.0, *, part: PartName = "scale"
 ) -> SavageDickey:
     """The Bayes factor for a coefficient's having one value, from the fit of the full model.
 
@@ -262,7 +262,7 @@ def _prior_density(block: PriorBlock, j: int, value: float, seed: int) -> float:
 
 
 def _restricted(
-    fit: BayesFit, model: Nesting, part: PartName, columns: list[int]
+    fit: Posterior, model: Nesting, part: PartName, columns: list[int]
 ) -> Evidence | None:
     """ln p(y | null) − ln p(y), where the null is a model without these columns."""
     if model.level[part] & set(columns):

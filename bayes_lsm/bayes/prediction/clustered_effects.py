@@ -23,7 +23,7 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.results import ResultTable, model_title
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class LevelEffects(ResultTable):
 
 
 def level_effects(
-    fit: BayesFit, *, level: float = 0.95, interval: Interval = "eti"
+    fit: Posterior, *, level: float = 0.95, interval: Interval = "eti"
 ) -> LevelEffects:
     """The effects u of all groups, shrunken towards 0.
 
@@ -90,7 +90,7 @@ def level_effects(
     return LevelEffects(title, table.set_index(index), fit.notes, level, interval)
 
 
-def row_effects(fit: BayesFit, *, level: float = 0.95, interval: Interval = "eti") -> pd.DataFrame:
+def row_effects(fit: Posterior, *, level: float = 0.95, interval: Interval = "eti") -> pd.DataFrame:
     """Each row's own true effect θ_i = x_i'β + Σ_l a_i'u_l, y less its sampling error.
 
     Returns
@@ -112,7 +112,7 @@ def row_effects(fit: BayesFit, *, level: float = 0.95, interval: Interval = "eti
 
 
 def true_effects(
-    fit: BayesFit, *, terms: Sequence[str] | None = None, seed: int | None = None
+    fit: Posterior, *, terms: Sequence[str] | None = None, seed: int | None = None
 ) -> Array:
     """Draws of the rows' true effects: one for each draw of the coefficients.
 
@@ -150,7 +150,7 @@ def true_effects(
     return drawn.reshape(fit.draws.chains, -1, len(fit.design.y))
 
 
-def chosen_terms(fit: BayesFit, terms: Sequence[str] | None) -> list[str]:
+def chosen_terms(fit: Posterior, terms: Sequence[str] | None) -> list[str]:
     """The scale terms that are asked for; by default all but the residual of individual data.
 
     Raises
@@ -164,7 +164,7 @@ def chosen_terms(fit: BayesFit, terms: Sequence[str] | None) -> list[str]:
     return known_terms(fit, terms, "terms")
 
 
-def known_terms(fit: BayesFit, names: Sequence[str], what: str) -> list[str]:
+def known_terms(fit: Posterior, names: Sequence[str], what: str) -> list[str]:
     """Names of scale terms, checked."""
     if isinstance(names, str):
         raise FitError(f"{what} must be a list of scale terms, got {names!r}; write [{names!r}]")
@@ -176,7 +176,7 @@ def known_terms(fit: BayesFit, names: Sequence[str], what: str) -> list[str]:
 
 
 def loadings_of(
-    fit: BayesFit, groups: dict[str, Index], slopes: dict[str, Array] | None = None
+    fit: Posterior, groups: dict[str, Index], slopes: dict[str, Array] | None = None
 ) -> sparse.csr_array:
     """Rows (m, effects) of what the effects of known groups are multiplied by.
 
@@ -202,7 +202,7 @@ def loadings_of(
     return sparse.csr_array((np.concatenate(values), places), shape=(size, starts[-1]))
 
 
-def _reported(fit: BayesFit, effects: GroupEffects) -> tuple[list[tuple[str, str, str]], Index]:
+def _reported(fit: Posterior, effects: GroupEffects) -> tuple[list[tuple[str, str, str]], Index]:
     """Names and numbers of the effects whose ln τ² is known."""
     names, numbers = [], []
     for (name, each), start in zip(fit.terms.items(), effects.starts, strict=False):

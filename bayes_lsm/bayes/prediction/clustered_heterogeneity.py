@@ -17,12 +17,12 @@ import pandas as pd
 from bayes_lsm.bayes.draws import Array, row_blocks
 from bayes_lsm.bayes.prediction.prediction import how
 from bayes_lsm.bayes.summaries.intervals import Interval, bounds, check_interval
-from bayes_lsm.likelihood.blocks.sampling_weights import typical_variance
+from bayes_lsm.likelihood.typical_variance import typical_variance
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.results import ResultTable, model_title
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
     from bayes_lsm.bayes.term_draws import TermDraws
 
 
@@ -49,7 +49,7 @@ class LevelHeterogeneity(ResultTable):
 
 
 def level_heterogeneity(
-    fit: BayesFit, *, level: float = 0.95, interval: Interval = "eti"
+    fit: Posterior, *, level: float = 0.95, interval: Interval = "eti"
 ) -> LevelHeterogeneity:
     """τ², τ and I² of each scale term with intervals.
 

@@ -25,7 +25,7 @@ from bayes_lsm.bayes.summaries.intervals import Interval, bounds, check_interval
 from bayes_lsm.results import ResultTable, model_title
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +45,7 @@ class LevelPrediction(ResultTable):
 
 
 def predict_levels(
-    fit: BayesFit,
+    fit: Posterior,
     new_data: pd.DataFrame | None = None,
     *,
     terms: Sequence[str] | None = None,
@@ -137,7 +137,7 @@ def predict_levels(
 
 
 def new_effects(
-    fit: BayesFit,
+    fit: Posterior,
     new_data: pd.DataFrame | None = None,
     *,
     terms: Sequence[str] | None = None,
@@ -188,7 +188,7 @@ def new_effects(
 
 
 def by_distinct_points(
-    fit: BayesFit, points: Points, summarise: Callable[[Points], dict[str, Array]]
+    fit: Posterior, points: Points, summarise: Callable[[Points], dict[str, Array]]
 ) -> pd.DataFrame:
     """Summaries of the rows, a block at a time, and of equal rows once."""
     distinct, place = points.distinct()

@@ -29,11 +29,11 @@ from bayes_lsm.bayes.prediction.probability import (
 from bayes_lsm.results import model_title
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 
 def level_probability(
-    fit: BayesFit,
+    fit: Posterior,
     beyond: float,
     new_data: pd.DataFrame | None = None,
     *,

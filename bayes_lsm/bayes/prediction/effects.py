@@ -27,7 +27,7 @@ from bayes_lsm.bayes.summaries.intervals import Interval, check_interval, mixtur
 from bayes_lsm.results import ResultTable, model_title
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
     from bayes_lsm.bayes.prediction.clustered_effects import LevelEffects
 
 
@@ -70,7 +70,7 @@ class Conditionals:
 
 
 def conditionals(
-    fit: BayesFit, studies: slice, rng: np.random.Generator | None = None
+    fit: Posterior, studies: slice, rng: np.random.Generator | None = None
 ) -> Conditionals:
     """The normal distributions of some studies' true effects, one for each draw.
 
@@ -87,7 +87,9 @@ def conditionals(
     return Conditionals(mean, weight * (y - mean), weight, np.sqrt(weight * v))
 
 
-def blup(fit: BayesFit, *, level: float = 0.95, interval: Interval = "eti") -> Blups | LevelEffects:
+def blup(
+    fit: Posterior, *, level: float = 0.95, interval: Interval = "eti"
+) -> Blups | LevelEffects:
     """Each study's own true effect θ_i = x_i'β + u_i, shrunken towards the mean of its moderators.
 
     Parameters
@@ -151,7 +153,7 @@ def _summaries(given: Conditionals, level: float, interval: Interval) -> pd.Data
 
 
 def true_effects(
-    fit: BayesFit, *, terms: Sequence[str] | None = None, seed: int | None = None
+    fit: Posterior, *, terms: Sequence[str] | None = None, seed: int | None = None
 ) -> Array:
     """Draws of the studies' true effects: one for each draw of the coefficients.
 

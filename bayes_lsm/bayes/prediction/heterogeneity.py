@@ -33,7 +33,7 @@ from bayes_lsm.links import tau2_from_log
 from bayes_lsm.results import ResultTable, model_title
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
     from bayes_lsm.bayes.prediction.clustered_heterogeneity import LevelHeterogeneity
 
 # Quantiles of infinite numbers are nan, so an infinite variance is a huge one until it is shown.
@@ -65,7 +65,7 @@ class Heterogeneity(ResultTable):
     typical_variance: float
     constant: bool
     average_tau2: Array
-    _fit: BayesFit
+    _fit: Posterior
 
     @property
     def tau2(self) -> float:
@@ -115,7 +115,7 @@ class Heterogeneity(ResultTable):
 
 
 def heterogeneity(
-    fit: BayesFit, *, level: float = 0.95, interval: Interval = "eti"
+    fit: Posterior, *, level: float = 0.95, interval: Interval = "eti"
 ) -> Heterogeneity | LevelHeterogeneity:
     """τ², τ, I² and H² with intervals, of the average study and of each.
 
@@ -176,7 +176,7 @@ def heterogeneity(
     )
 
 
-def _measures(fit: BayesFit, typical: float) -> list[tuple[Array | float, dict[str, Measure]]]:
+def _measures(fit: Posterior, typical: float) -> list[tuple[Array | float, dict[str, Measure]]]:
     """Functions of τ², and of the variance of true effects, with ln of its ratio to τ² (S,)."""
     of_scale: dict[str, Measure] = {"tau2": np.positive, "tau": np.sqrt}
     of_variance: dict[str, Measure] = {
@@ -189,7 +189,7 @@ def _measures(fit: BayesFit, typical: float) -> list[tuple[Array | float, dict[s
     return [(0.0, of_scale), (shift, {"sd": np.sqrt, **of_variance})]
 
 
-def _about(fit: BayesFit) -> tuple[str, ...]:
+def _about(fit: Posterior) -> tuple[str, ...]:
     """What sd, I² and H² are with Student-t study effects."""
     if fit.draws.df is None:
         return ()
@@ -206,7 +206,7 @@ def _infinite_where_huge(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**{name: table[name].where(table[name] < _HUGE, np.inf) for name in huge})
 
 
-def _average_tau2(fit: BayesFit) -> Array:
+def _average_tau2(fit: Posterior) -> Array:
     """The mean of the studies' τ² in each draw, shape (S,)."""
     alphas = fit.draws.flat_scale
     distinct, counts = np.unique(fit.design.Z, axis=0, return_counts=True)

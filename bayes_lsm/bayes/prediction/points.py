@@ -26,7 +26,7 @@ from bayes_lsm.errors import DataError, FitError
 from bayes_lsm.links import tau2_from_log
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
     from bayes_lsm.bayes.term_draws import TermDraws
 
 _NEW = -1
@@ -156,7 +156,7 @@ class Effect:
 
 
 def points_of(
-    fit: BayesFit,
+    fit: Posterior,
     new_data: pd.DataFrame | None,
     *,
     terms: Sequence[str] | None,
@@ -199,7 +199,9 @@ def points_of(
     return Points(new.X, fresh, loads, v, pd.Index(new.labels, name="row"), tuple(remarks))
 
 
-def _of_data(fit: BayesFit, chosen: Sequence[str], known: Sequence[str], v: Array | None) -> Points:
+def _of_data(
+    fit: Posterior, chosen: Sequence[str], known: Sequence[str], v: Array | None
+) -> Points:
     fresh = {}
     for name in chosen:
         term = fit.terms[name].term

@@ -34,7 +34,7 @@ from bayes_lsm.links import tau2_from_log
 from bayes_lsm.results import ResultTable, model_title
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
     from bayes_lsm.bayes.prediction.clustered_prediction import LevelPrediction
 
 INTERVALS = {"eti": "equal-tailed", "hdi": "highest-density"}
@@ -65,7 +65,7 @@ class Points:
     index: pd.Index
 
 
-def points_of(fit: BayesFit, new_data: pd.DataFrame | None) -> Points:
+def points_of(fit: Posterior, new_data: pd.DataFrame | None) -> Points:
     """The rows of new data, or the studies themselves."""
     if new_data is None:
         design = fit.design
@@ -75,7 +75,7 @@ def points_of(fit: BayesFit, new_data: pd.DataFrame | None) -> Points:
 
 
 def predict(
-    fit: BayesFit,
+    fit: Posterior,
     new_data: pd.DataFrame | None = None,
     *,
     terms: Sequence[str] | None = None,
@@ -180,7 +180,7 @@ def predict(
 
 
 def predict_tau(
-    fit: BayesFit,
+    fit: Posterior,
     new_data: pd.DataFrame | None = None,
     *,
     level: float = 0.95,
@@ -241,7 +241,7 @@ def predict_tau(
 
 
 def new_effects(
-    fit: BayesFit,
+    fit: Posterior,
     new_data: pd.DataFrame | None = None,
     *,
     terms: Sequence[str] | None = None,
@@ -295,25 +295,26 @@ def new_effects(
     return rng.normal(mean, np.sqrt(tau2 + v))
 
 
-def row_tau2(fit: BayesFit) -> Array:
+def row_tau2(fit: Posterior) -> Array:
     """Posterior median of the variance of each row's true effect, shape (n,).
 
     The diagonal of Σ_l A_l D_l A_l', with D_l the covariance of a term's effects. It is the median
     of the logarithm, as τ² itself spans orders of magnitude.
     """
+    from bayes_lsm.bayes.prediction import points
     from bayes_lsm.bayes.prediction.clustered_prediction import by_distinct_points
-    from bayes_lsm.bayes.prediction.points import points_of
 
-    def summarise(some: Points) -> dict[str, Array]:
-        total = sum(each.variance(fit.terms[name]) for name, each in some.new.items())
+    def summarise(some: points.Points) -> dict[str, Array]:
+        variances = [each.variance(fit.terms[name]) for name, each in some.new.items()]
+        total = np.sum(variances, axis=0)
         with np.errstate(divide="ignore"):  # a τ² of 0
             return {"tau2": np.exp(np.median(np.log(total), axis=1))}
 
-    points = points_of(fit, None, terms=list(fit.terms), known=())
-    return by_distinct_points(fit, points, summarise)["tau2"].to_numpy()
+    rows = points.points_of(fit, None, terms=list(fit.terms), known=())
+    return by_distinct_points(fit, rows, summarise)["tau2"].to_numpy()
 
 
-def asks_for_levels(fit: BayesFit, terms: Sequence[str] | None, known: Sequence[str]) -> bool:
+def asks_for_levels(fit: Posterior, terms: Sequence[str] | None, known: Sequence[str]) -> bool:
     """Whether effects of single scale terms, or in known groups, are asked for.
 
     Raises
@@ -344,7 +345,7 @@ def sampling_variance(variance: float | Sequence[float] | None, rows: int) -> Ar
 
 
 def by_distinct_rows(
-    fit: BayesFit, rows: Array, summarise: Callable[[Array], dict[str, Array]]
+    fit: Posterior, rows: Array, summarise: Callable[[Array], dict[str, Array]]
 ) -> pd.DataFrame:
     """Summaries of the rows, a block at a time, and of equal rows once."""
     distinct, place = np.unique(rows, axis=0, return_inverse=True)
@@ -353,6 +354,6 @@ def by_distinct_rows(
     return found.iloc[place.reshape(-1)]
 
 
-def how(fit: BayesFit, level: float, interval: Interval) -> str:
+def how(fit: Posterior, level: float, interval: Interval) -> str:
     """For titles: ``Bayes; 95% equal-tailed intervals``."""
     return f"{fit.label}; {100 * level:g}% {INTERVALS[interval]} intervals"

@@ -27,7 +27,7 @@ from bayes_lsm.links import tau2_from_log
 from bayes_lsm.results import ResultTable, model_title
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 Direction = Literal["above", "below"]
 
@@ -54,7 +54,7 @@ class Probability(ResultTable):
 
 
 def probability(
-    fit: BayesFit,
+    fit: Posterior,
     beyond: float,
     new_data: pd.DataFrame | None = None,
     *,
@@ -137,7 +137,7 @@ def probability(
     return Probability(title, table, fit.notes, math.nan, beyond, direction)
 
 
-def _true_effects(fit: BayesFit, beyond: float, sign: float) -> pd.DataFrame:
+def _true_effects(fit: Posterior, beyond: float, sign: float) -> pd.DataFrame:
     parts = []
     for block in row_blocks(fit.design.n_studies, len(fit.draws.flat_scale)):
         given = conditionals(fit, block)
@@ -158,7 +158,7 @@ def _student(df: Array, distance: Array, scale: Array) -> Array:
         return np.asarray(stdtr(df, distance / np.maximum(scale, _SMALLEST_SD)))
 
 
-def _columns(fit: BayesFit, name: str, values: Array) -> dict[str, Array]:
+def _columns(fit: Posterior, name: str, values: Array) -> dict[str, Array]:
     return mean_columns(name, values, fit.draws.importance, fit.draws.scale.shape[0])
 
 

@@ -19,7 +19,7 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +40,7 @@ class StudyWeights(Printable):
         E(λ_i | y).
     """
 
-    fit: BayesFit
+    fit: Posterior
     mean: Array
     sd: Array
     true_effect: Array
@@ -76,7 +76,7 @@ class StudyWeights(Printable):
         return pd.concat({"studies": table}, names=["part"])
 
 
-def study_weights(fit: BayesFit) -> StudyWeights:
+def study_weights(fit: Posterior) -> StudyWeights:
     """How far Student-t study effects discount each study.
 
     Parameters

@@ -16,8 +16,7 @@ from scipy.linalg import block_diag
 
 from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.engines.clustered import sample_clustered
-from bayes_lsm.bayes.engines.collapsed import can_collapse
+from bayes_lsm.bayes.engines.collapsed import can_collapse, sample_collapsed
 from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.engines.nuts import sample_nuts
 from bayes_lsm.bayes.resolved_priors.resolve import (
@@ -25,7 +24,7 @@ from bayes_lsm.bayes.resolved_priors.resolve import (
     level_positions,
     resolve_priors,
 )
-from bayes_lsm.bayes.sensitivity.refits import Coefficient, Kind, Posterior, joint_places
+from bayes_lsm.bayes.sensitivity.refits import Coefficient, Kind, Refitted, joint_places
 from bayes_lsm.bayes.term_draws import split_terms
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.likelihood.blocks.correlation_matrices import (
@@ -35,7 +34,7 @@ from bayes_lsm.likelihood.blocks.correlation_matrices import (
 from bayes_lsm.priors import PartialCorrelation, PriorBlock, Priors, ResolvedPriors
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 # Correlations nearer to 1 are 1 in Fisher's z.
 _LARGEST_Z = 18.0
@@ -55,7 +54,7 @@ class _Place:
 class Terms:
     """A model with several scale terms; see `sensitivity_refits.Subject`."""
 
-    def __init__(self, fit: BayesFit) -> None:
+    def __init__(self, fit: Posterior) -> None:
         self._fit = fit
         self._places = tuple(_places(fit.design.terms))
         self.priors = self.resolve(fit.priors)
@@ -107,20 +106,20 @@ class Terms:
     def can_draw(self, priors: ResolvedPriors) -> bool:
         return can_collapse(priors) and not any(place.term.random for place in self._places)
 
-    def draw(self, priors: ResolvedPriors, *, draws: int, seed: int) -> Posterior:
+    def draw(self, priors: ResolvedPriors, *, draws: int, seed: int) -> Refitted:
         return self._posterior(
-            priors, sample_clustered(self._fit.design, priors, draws=draws, seed=seed)
+            priors, sample_collapsed(self._fit.design, priors, draws=draws, seed=seed)
         )
 
-    def drawn(self) -> Posterior:
+    def drawn(self) -> Refitted:
         return self._posterior(self.priors, self._fit.draws)
 
-    def sample(self, priors: Priors, *, seed: int, progress: bool) -> Posterior:
+    def sample(self, priors: Priors, *, seed: int, progress: bool) -> Refitted:
         each = -(-self._fit.draws.size // 4)
         drawn = sample_nuts(self._fit.design, priors, draws=each, seed=seed, progress=progress)
         return self._posterior(self.resolve(priors), drawn)
 
-    def _posterior(self, priors: ResolvedPriors, drawn: Draws) -> Posterior:
+    def _posterior(self, priors: ResolvedPriors, drawn: Draws) -> Refitted:
         design = self._fit.design
         terms = split_terms(design, drawn)
         scale = np.empty((drawn.size, len(priors.scale.priors)))
@@ -137,7 +136,7 @@ class Terms:
         latent = np.concatenate(effects, axis=1) if effects else None
         location = drawn.flat_location
         problems = tuple(find_problems(drawn, convergence(design, drawn)))
-        return Posterior(priors, location, scale, self.values(location, scale), latent, problems)
+        return Refitted(priors, location, scale, self.values(location, scale), latent, problems)
 
     def values(self, location: Array, scale: Array) -> Array:
         found = [location, *(scale[:, place.alpha] for place in self._places)]
@@ -152,7 +151,7 @@ class Terms:
                 found.append(np.clip(z, -_LARGEST_Z, _LARGEST_Z))
         return np.concatenate(found, axis=1)
 
-    def log_likelihood(self, found: Posterior) -> Array:
+    def log_likelihood(self, found: Refitted) -> Array:
         columns, first = [], 0
         for place in self._places:
             columns.append(found.scale[:, place.alpha])

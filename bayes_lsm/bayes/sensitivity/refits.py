@@ -70,7 +70,7 @@ class Coefficient:
 
 
 @dataclass(frozen=True, eq=False)
-class Posterior:
+class Refitted:
     """Draws under one prior.
 
     Attributes
@@ -134,19 +134,19 @@ class Subject(Protocol):
     def can_draw(self, priors: ResolvedPriors) -> bool:
         """Whether `draw` takes these."""
 
-    def draw(self, priors: ResolvedPriors, *, draws: int, seed: int) -> Posterior:
+    def draw(self, priors: ResolvedPriors, *, draws: int, seed: int) -> Refitted:
         """Independent draws under these priors."""
 
-    def drawn(self) -> Posterior:
+    def drawn(self) -> Refitted:
         """The draws of the fit itself."""
 
-    def sample(self, priors: Priors, *, seed: int, progress: bool) -> Posterior:
+    def sample(self, priors: Priors, *, seed: int, progress: bool) -> Refitted:
         """The posterior by NUTS."""
 
     def values(self, location: Array, scale: Array) -> Array:
         """All coefficients (S, P) as they are measured."""
 
-    def log_likelihood(self, found: Posterior) -> Array:
+    def log_likelihood(self, found: Refitted) -> Array:
         """ln p(y) in each draw (S,)."""
 
     def tau_rows(self) -> tuple[pd.Index, Array]:
@@ -173,11 +173,11 @@ class Refitter:
         """Whether the model can be fitted anew some hundred times."""
         return self.subject.can_draw(self.subject.priors)
 
-    def base(self) -> Posterior:
+    def base(self) -> Refitted:
         """The posterior under the priors of the fit."""
         return self(self.subject.priors) if self.is_exact else self.subject.drawn()
 
-    def __call__(self, priors: ResolvedPriors, *, near: Posterior | None = None) -> Posterior:
+    def __call__(self, priors: ResolvedPriors, *, near: Refitted | None = None) -> Refitted:
         """The posterior under these priors.
 
         Where it cannot be drawn from directly, the draws of a posterior `near` are reweighted.
@@ -202,7 +202,7 @@ class Refitter:
         location, scale = (block.sample(size, rng) for block in (priors.location, priors.scale))
         return self.subject.values(location, scale)
 
-    def log_densities(self, found: Posterior) -> tuple[Array, Array]:
+    def log_densities(self, found: Refitted) -> tuple[Array, Array]:
         """Log prior density of the coefficients and log likelihood, (S,) each."""
         log_prior = found.log_priors["location"] + found.log_priors["scale"]
         return log_prior, self.subject.log_likelihood(found)
@@ -248,7 +248,7 @@ def joint_places(block: PriorBlock, place: int) -> tuple[int, ...]:
 
 
 def summarise(
-    found: Posterior | Array, coefficients: Sequence[Coefficient], *, level: float
+    found: Refitted | Array, coefficients: Sequence[Coefficient], *, level: float
 ) -> pd.DataFrame:
     """median, ci_lb, ci_ub (equal-tailed), p_positive and trusted; one row a coefficient.
 
@@ -256,7 +256,7 @@ def summarise(
     """
     values, weights, problems = (
         (found.values, found.weights, found.problems)
-        if isinstance(found, Posterior)
+        if isinstance(found, Refitted)
         else (found, None, ())
     )
     tail = (1 - level) / 2

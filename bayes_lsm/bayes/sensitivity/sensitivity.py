@@ -17,15 +17,15 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from bayes_lsm.bayes.bayes_fit import BayesFit
 from bayes_lsm.bayes.draws import Array
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
 from bayes_lsm.bayes.sensitivity.clustered_sensitivity import Terms
 from bayes_lsm.bayes.sensitivity.other_priors import other_families, other_presets
 from bayes_lsm.bayes.sensitivity.power_scaling import power_scaling
 from bayes_lsm.bayes.sensitivity.refits import (
     Coefficient,
-    Posterior,
+    Refitted,
     Refitter,
     Subject,
     as_shown,
@@ -47,7 +47,7 @@ from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 Varied = Literal["own", "together"]
 
@@ -104,7 +104,7 @@ class Sensitivity(Printable):
         Refits that should not be trusted.
     """
 
-    fit: BayesFit
+    fit: Posterior
     table: pd.DataFrame
     widths: pd.DataFrame
     tipping: pd.DataFrame
@@ -199,7 +199,7 @@ class Sensitivity(Printable):
 
 
 def sensitivity(
-    fit: BayesFit,
+    fit: Posterior,
     *,
     factors: Sequence[float] | None = None,
     presets: Sequence[PresetName] | None = None,
@@ -348,7 +348,7 @@ class _Task:
         return str(self.key[1])
 
 
-def _checked(fit: BayesFit, *, level: float, draws: int) -> Subject:
+def _checked(fit: Posterior, *, level: float, draws: int) -> Subject:
     check_interval(level, "eti")
     if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 100:
         raise FitError(f"draws must be a whole number of at least 100, got {draws!r}")
@@ -358,7 +358,7 @@ def _checked(fit: BayesFit, *, level: float, draws: int) -> Subject:
 
 
 def _presets(
-    refit: Refitter, fit: BayesFit, names: Sequence[PresetName] | None
+    refit: Refitter, fit: Posterior, names: Sequence[PresetName] | None
 ) -> tuple[dict[PresetName, Priors], dict[PresetName, str]]:
     """Those to be refitted, and why the others are not."""
     asked = get_args(PresetName) if names is None else names
@@ -422,7 +422,7 @@ def _curves(
 
 def _measure(
     refit: Refitter,
-    base: Posterior,
+    base: Refitted,
     center: pd.DataFrame,
     curves: Mapping[tuple[str, str, str], pd.DataFrame],
     level: float,

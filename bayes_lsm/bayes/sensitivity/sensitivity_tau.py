@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm.bayes.draws import Array, row_blocks
-from bayes_lsm.bayes.sensitivity.refits import Posterior, Subject, quantiles
+from bayes_lsm.bayes.sensitivity.refits import Refitted, Subject, quantiles
 from bayes_lsm.links import tau2_from_log
 
 
 def tau_under_priors(
-    subject: Subject, found: Mapping[str, Posterior], *, level: float, draws: int, seed: int
+    subject: Subject, found: Mapping[str, Refitted], *, level: float, draws: int, seed: int
 ) -> pd.DataFrame:
     """τ of each study or variance under each of these priors, and after the data.
 

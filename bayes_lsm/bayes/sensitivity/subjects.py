@@ -15,7 +15,7 @@ from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
 from bayes_lsm.bayes.engines.nuts import sample_nuts
 from bayes_lsm.bayes.pointwise_likelihood import log_likelihood
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-from bayes_lsm.bayes.sensitivity.refits import Coefficient, Posterior, joint_places
+from bayes_lsm.bayes.sensitivity.refits import Coefficient, Refitted, joint_places
 from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.bayes.student.excess import Degrees, Excess, LogExcess
 from bayes_lsm.design.design import Design
@@ -23,7 +23,7 @@ from bayes_lsm.priors import Family, PriorBlock, Priors, ResolvedPriors, contras
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 
 # Shape and rate of published priors of ν: see `degrees_of_freedom`.
@@ -36,7 +36,7 @@ class Studies:
     Its scale block has the coefficients of ln τ², and last ln(ν − lower) where ν is estimated.
     """
 
-    def __init__(self, fit: BayesFit) -> None:
+    def __init__(self, fit: Posterior) -> None:
         self._fit = fit
         df = df_prior(fit.design, fit.priors)
         self._excess = Excess.of(df) if isinstance(df, DegreesOfFreedom) else None
@@ -86,19 +86,19 @@ class Studies:
     def can_draw(self, priors: ResolvedPriors) -> bool:
         return can_sample(self._fit.design, *self._split(priors))
 
-    def draw(self, priors: ResolvedPriors, *, draws: int, seed: int) -> Posterior:
+    def draw(self, priors: ResolvedPriors, *, draws: int, seed: int) -> Refitted:
         drawn = sample_directly(self._fit.design, *self._split(priors), draws=draws, seed=seed)
         return self._posterior(priors, drawn)
 
-    def drawn(self) -> Posterior:
+    def drawn(self) -> Refitted:
         return self._posterior(self.priors, self._fit.draws)
 
-    def sample(self, priors: Priors, *, seed: int, progress: bool) -> Posterior:
+    def sample(self, priors: Priors, *, seed: int, progress: bool) -> Refitted:
         each = -(-len(self._fit.draws.flat_scale) // 4)
         drawn = sample_nuts(self._fit.design, priors, draws=each, seed=seed, progress=progress)
         return self._posterior(self.resolve(priors), drawn)
 
-    def _posterior(self, priors: ResolvedPriors, drawn: Draws) -> Posterior:
+    def _posterior(self, priors: ResolvedPriors, drawn: Draws) -> Refitted:
         location, scale, latent = drawn.flat_location, drawn.flat_scale, None
         if self._excess is not None:
             scale = np.column_stack([scale, self._excess.from_df(drawn.flat_df)])
@@ -106,12 +106,12 @@ class Studies:
             latent = drawn.flat_df[:, None]
         problems = () if drawn.importance is None else tuple(weight_problems(drawn.importance))
         values = self.values(location, scale)
-        return Posterior(priors, location, scale, values, latent, problems)
+        return Refitted(priors, location, scale, values, latent, problems)
 
     def values(self, location: Array, scale: Array) -> Array:
         return np.concatenate([location, scale], axis=1)
 
-    def log_likelihood(self, found: Posterior) -> Array:
+    def log_likelihood(self, found: Refitted) -> Array:
         beta, alpha = found.location, found.scale[:, : self._q]
         df = None if found.latent is None else found.latent[:, 0]
         if self._excess is not None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
-from bayes_lsm.likelihood.blocks.terms import ScaleTerm
+from bayes_lsm.likelihood.blocks.terms import BlockTerm
 from bayes_lsm.links import tau2_from_log
 
 if TYPE_CHECKING:
@@ -64,14 +64,14 @@ def arrange_design(design: Design) -> Arranged:
     return blocks.arrange(design.y, design.X, likelihood_terms(design), variance=V)
 
 
-def likelihood_terms(design: Design) -> tuple[ScaleTerm, ...]:
+def likelihood_terms(design: Design) -> tuple[BlockTerm, ...]:
     """The scale terms as the likelihood reads them.
 
     The levels of random intercepts of ln τ² are columns that follow those of Z, so that their
     effects are coefficients like others: the likelihood is that given the effects.
     """
     return tuple(
-        ScaleTerm(
+        BlockTerm(
             term.index,
             np.concatenate([term.Z, *(np.eye(len(r.levels))[r.index] for r in term.random)], axis=2)
             if term.random
@@ -83,12 +83,12 @@ def likelihood_terms(design: Design) -> tuple[ScaleTerm, ...]:
     )
 
 
-def effect_sds(term: ScaleTerm, coefficients: Array) -> tuple[Array, Array]:
+def effect_sds(term: BlockTerm, coefficients: Array) -> tuple[Array, Array]:
     """SDs of the s effects of each of G groups, and their correlations.
 
     Parameters
     ----------
-    term : ScaleTerm
+    term : BlockTerm
     coefficients : ndarray, shape (m, term.size)
         Of ln τ², then κ.
 
@@ -104,7 +104,7 @@ def effect_sds(term: ScaleTerm, coefficients: Array) -> tuple[Array, Array]:
     return sds, correlation_matrices(coefficients[:, q:], s, term.correlation)
 
 
-def row_variances(terms: Sequence[ScaleTerm], v: Array, coefficients: Array) -> Array:
+def row_variances(terms: Sequence[BlockTerm], v: Array, coefficients: Array) -> Array:
     """The diagonal of Σ (m, n) at each row of the coefficients (m, Q) of all terms."""
     found = np.tile(v, (len(coefficients), 1))
     first = 0

@@ -2,7 +2,7 @@ r"""ML, REML and β-integrated criteria of several scale terms and a covariance 
 
     y ~ Normal( Xβ, Σ ),   Σ = V + Σ_l A_l diag(exp(Z_l α_l)) A_l'
 
-where a term may also have several effects a group, correlated (see `ScaleTerm`). With
+where a term may also have several effects a group, correlated (see `BlockTerm`). With
 A = X'Σ⁻¹X + Λ and r = y − Xβ̂,
 
     ℓ_ML   = −½ [ n ln 2π + ln|Σ| + r'Σ⁻¹r ]
@@ -33,21 +33,21 @@ from bayes_lsm.likelihood.blocks import ascent, derivatives, kernels
 from bayes_lsm.likelihood.blocks.kernels import Layout
 from bayes_lsm.likelihood.blocks.layout import build_layout, coefficient_starts
 from bayes_lsm.likelihood.blocks.terms import (
+    BlockRows,
+    BlockTerm,
     Correlation,
-    Rows,
-    ScaleTerm,
     collapse,
     of_single_rows,
 )
-from bayes_lsm.likelihood.protocol import Criterion, Evaluation, NormalPrior
+from bayes_lsm.likelihood.protocol import Criterion, Evaluation, Locations, NormalPrior
 
 __all__ = [
     "Arranged",
     "Ascent",
+    "BlockTerm",
     "Correlation",
     "Evaluation",
     "NormalPrior",
-    "ScaleTerm",
     "arrange",
     "arrange_rows",
     "ascend",
@@ -70,19 +70,19 @@ class Arranged:
     ----------
     layout : Layout
         Cells, sorted by block.
-    terms : tuple of ScaleTerm
+    terms : tuple of BlockTerm
     starts : ndarray of int, shape (terms + 1,)
         The coefficients of term l are ``alpha[starts[l]:starts[l + 1]]``: its q, then its κ.
     cell : ndarray of int, shape (n,)
         The row of the layout that each row of the data went into.
     n, p, q : int
-        Rows before they were collapsed, columns of X, length of α.
+        BlockRows before they were collapsed, columns of X, length of α.
     log_det_XX : float
         ln |X'X|, which nlme's REML log-likelihood leaves out.
     """
 
     layout: Layout
-    terms: tuple[ScaleTerm, ...]
+    terms: tuple[BlockTerm, ...]
     starts: Index
     cell: Index
     n: int
@@ -109,7 +109,7 @@ class Ascent:
 def arrange(
     y: Array,
     X: Array,
-    terms: tuple[ScaleTerm, ...],
+    terms: tuple[BlockTerm, ...],
     *,
     variance: Array | sparse.csr_array | None = None,
 ) -> Arranged:
@@ -120,7 +120,7 @@ def arrange(
     y : ndarray, shape (n,)
     X : ndarray, shape (n, p)
         Of full column rank.
-    terms : tuple of ScaleTerm
+    terms : tuple of BlockTerm
     variance : ndarray, shape (n,) or (n, n), or CSR array, shape (n, n), optional
         V: sampling variances, or their matrix; 0 if left out. Its zeros are exploited, so a matrix
         in blocks need not be handed over in blocks.
@@ -130,7 +130,7 @@ def arrange(
     Two schools in each of three districts, a variance for each level:
 
     >>> district, school = np.repeat(np.arange(3), 2), np.arange(6)
-    >>> terms = ScaleTerm(district, np.ones((3, 1))), ScaleTerm(school, np.ones((6, 1)))
+    >>> terms = BlockTerm(district, np.ones((3, 1))), BlockTerm(school, np.ones((6, 1)))
     >>> y = np.array([0.1, 0.3, -0.4, -0.1, 0.8, 0.5])
     >>> data = arrange(y, np.ones((6, 1)), terms, variance=np.linspace(0.002, 0.007, 6))
     >>> data.q, data.blocks
@@ -158,7 +158,7 @@ def arrange(
 def arrange_rows(
     y: Array,
     X: Array,
-    terms: tuple[ScaleTerm, ...],
+    terms: tuple[BlockTerm, ...],
     *,
     variance: Array | sparse.csr_array | None = None,
 ) -> tuple[Layout, Index, Array]:
@@ -169,7 +169,7 @@ def arrange_rows(
     single = [of_single_rows(term) for term in terms]
     groups = np.stack([term.groups for term in terms], axis=1) if terms else np.zeros((n, 0), int)
     multipliers = tuple(term.multipliers for term in terms)
-    rows = Rows(y, v, X, np.zeros(n), np.zeros(n), groups.astype(np.int64), multipliers)
+    rows = BlockRows(y, v, X, np.zeros(n), np.zeros(n), groups.astype(np.int64), multipliers)
     cell = np.arange(n)
     if V is None and rows.vary(single).all():
         rows, cell = collapse(rows, terms, single)
@@ -236,16 +236,15 @@ def log_likelihoods(alphas: Array, data: Arranged, *, method: Criterion) -> Arra
     return values + constant
 
 
-def locations(alphas: Array, data: Arranged) -> tuple[Array, Array]:
-    """Generalised least squares at each row of alphas (m, q): β̂ (m, p), covariances (m, p, p).
-
-    nan where X'Σ⁻¹X is singular.
-    """
-    criterion, _ = _criterion(data, "ML")
-    betas = np.full((len(alphas), data.p), np.nan)
-    covariances = np.full((len(alphas), data.p, data.p), np.nan)
-    kernels.locations_at(np.ascontiguousarray(alphas), *criterion, betas, covariances)
-    return betas, covariances
+def locations(alphas: Array, data: Arranged) -> Locations:
+    """Generalised least squares at each row of alphas (m, q); nan where X'Σ⁻¹X is singular."""
+    (layout, root, y, _), _ = _criterion(data, "ML")
+    m, p = len(alphas), data.p
+    found = Locations(np.full((m, p), np.nan), np.full((m, p, p), np.nan), np.full(m, np.nan))
+    kernels.locations_at(
+        np.ascontiguousarray(alphas), layout, root, y, found.beta, found.covariance, found.squares
+    )
+    return found
 
 
 def draw_location(alphas: Array, noise: Array, data: Arranged, *, prior: NormalPrior) -> Array:

@@ -11,7 +11,7 @@ from scipy import sparse
 
 from bayes_lsm.likelihood.blocks.correlations import COMPOUND, UNSTRUCTURED
 from bayes_lsm.likelihood.blocks.kernels import Layout
-from bayes_lsm.likelihood.blocks.terms import Rows, ScaleTerm, find_blocks
+from bayes_lsm.likelihood.blocks.terms import BlockRows, BlockTerm, find_blocks
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
@@ -45,13 +45,13 @@ class _Parts:
     block: Index
 
 
-def coefficient_starts(terms: tuple[ScaleTerm, ...]) -> Index:
+def coefficient_starts(terms: tuple[BlockTerm, ...]) -> Index:
     """Where each term begins in α; the last is the length of α."""
     return _starts(np.array([term.size for term in terms], dtype=np.int64))
 
 
 def build_layout(
-    rows: Rows, terms: tuple[ScaleTerm, ...], single: list[bool], V: sparse.csr_array | None
+    rows: BlockRows, terms: tuple[BlockTerm, ...], single: list[bool], V: sparse.csr_array | None
 ) -> tuple[Layout, Index]:
     """The layout, and the order in which it has the rows."""
     block = find_blocks(rows, single, V)
@@ -97,7 +97,7 @@ def _starts(counts: Index) -> Index:
 
 
 def _choose_dense(
-    rows: Rows, block: Index, blocks: int, single: list[bool], V: sparse.csr_array | None
+    rows: BlockRows, block: Index, blocks: int, single: list[bool], V: sparse.csr_array | None
 ) -> Mask:
     """Blocks whose V is not diagonal, with rows of no variance of their own, or of many effects."""
     effects = np.zeros(blocks)
@@ -117,7 +117,7 @@ def _choose_dense(
 
 
 def _find_effects(
-    rows: Rows, terms: tuple[ScaleTerm, ...], block: Index, in_effects: list[Mask]
+    rows: BlockRows, terms: tuple[BlockTerm, ...], block: Index, in_effects: list[Mask]
 ) -> _Effects:
     """One effect for each slope of each group, of those rows of a term that are asked for."""
     labels = [np.empty((4, 0), dtype=np.int64)]  # term, group, slope, block
@@ -162,7 +162,7 @@ def _list_parts(effects: _Effects, correlated: Mask, pair_start: Index) -> _Part
     return _Parts(a[order], b[order], pair[order], effects.block[a[order]])
 
 
-def _describe_parts(effects: _Effects, terms: tuple[ScaleTerm, ...], blocks: int) -> dict[str, Any]:
+def _describe_parts(effects: _Effects, terms: tuple[BlockTerm, ...], blocks: int) -> dict[str, Any]:
     """The fields of the layout that tell of effects, parts and correlations."""
     correlated = np.array([term.correlations > 0 for term in terms], dtype=bool)
     sizes = np.array([term.table.shape[1] for term in terms], dtype=np.int64)
@@ -198,13 +198,13 @@ def _describe_parts(effects: _Effects, terms: tuple[ScaleTerm, ...], blocks: int
     }
 
 
-def _counts_of_z(terms: tuple[ScaleTerm, ...]) -> Index:
+def _counts_of_z(terms: tuple[BlockTerm, ...]) -> Index:
     """How many coefficients of each term stand before its κ."""
     return np.array([term.table.shape[2] for term in terms], dtype=np.int64)
 
 
 def _describe_singles(
-    rows: Rows, terms: tuple[ScaleTerm, ...], single: list[bool], in_dense: Mask
+    rows: BlockRows, terms: tuple[BlockTerm, ...], single: list[bool], in_dense: Mask
 ) -> dict[str, Any]:
     """The fields of the layout that tell of effects of one row, in low-rank blocks."""
     labels, weights = [np.empty((3, 0), dtype=np.int64)], [np.empty(0)]
@@ -227,7 +227,7 @@ def _describe_singles(
 
 
 def _stack_z(
-    terms: tuple[ScaleTerm, ...], term: Index, group: Index, slope: Index
+    terms: tuple[BlockTerm, ...], term: Index, group: Index, slope: Index
 ) -> sparse.csr_array:
     """z of each (term, group, slope), as a row over the whole of α."""
     begins = coefficient_starts(terms)

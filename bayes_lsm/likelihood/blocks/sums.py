@@ -24,7 +24,7 @@ from scipy import sparse
 
 from bayes_lsm.likelihood.blocks import kernels
 from bayes_lsm.likelihood.blocks.blocks import arrange_rows
-from bayes_lsm.likelihood.blocks.terms import ScaleTerm
+from bayes_lsm.likelihood.blocks.terms import BlockTerm
 
 Array = npt.NDArray[np.float64]
 
@@ -79,7 +79,7 @@ def sum_rows(
     alphas: Array,
     r: Array,
     X: Array,
-    terms: tuple[ScaleTerm, ...],
+    terms: tuple[BlockTerm, ...],
     *,
     variance: Array | sparse.csr_array,
 ) -> Sums:
@@ -93,7 +93,7 @@ def sum_rows(
         y − Xm.
     X : ndarray, shape (n, p)
         Of any rank.
-    terms : tuple of ScaleTerm
+    terms : tuple of BlockTerm
     variance : ndarray, shape (n,), or CSR array, shape (n, n)
     """
     layout = arrange_rows(r, X, terms, variance=variance)[0]

@@ -19,7 +19,7 @@ Correlation = Literal["none", "compound_symmetric", "unstructured"]
 
 
 @dataclass(frozen=True, eq=False)
-class ScaleTerm:
+class BlockTerm:
     """One grouping with its own log-variances, A diag(exp(Zα)) A'.
 
     Attributes
@@ -69,7 +69,7 @@ class ScaleTerm:
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class BlockRows:
     """What is known of each row (or cell), before it is sorted into blocks."""
 
     y: Array
@@ -87,8 +87,8 @@ class Rows:
             own = own | (self.multipliers[t][:, 0] != 0.0)
         return own
 
-    def take(self, order: Index) -> Rows:
-        return Rows(
+    def take(self, order: Index) -> BlockRows:
+        return BlockRows(
             self.y[order],
             self.v[order],
             self.X[order],
@@ -99,13 +99,15 @@ class Rows:
         )
 
 
-def of_single_rows(term: ScaleTerm) -> bool:
+def of_single_rows(term: BlockTerm) -> bool:
     """Whether each group has one row at most, so that the term is part of the diagonal."""
     in_use = np.any(term.multipliers != 0.0, axis=1)
     return term.table.shape[1] == 1 and int(np.bincount(term.groups[in_use]).max(initial=0)) <= 1
 
 
-def collapse(rows: Rows, terms: tuple[ScaleTerm, ...], single: list[bool]) -> tuple[Rows, Index]:
+def collapse(
+    rows: BlockRows, terms: tuple[BlockTerm, ...], single: list[bool]
+) -> tuple[BlockRows, Index]:
     """Rows alike in all but y, as one: exact, by rotation.
 
     c rows with the same moderators, variance, groups and slopes become √c ȳ with √c x and √c a,
@@ -132,7 +134,7 @@ def collapse(rows: Rows, terms: tuple[ScaleTerm, ...], single: list[bool]) -> tu
     multipliers = tuple(
         each if single[t] else each * root[:, None] for t, each in enumerate(cells.multipliers)
     )
-    collapsed = Rows(
+    collapsed = BlockRows(
         root * mean,
         cells.v,
         root[:, None] * cells.X,
@@ -144,10 +146,10 @@ def collapse(rows: Rows, terms: tuple[ScaleTerm, ...], single: list[bool]) -> tu
     return collapsed, cell
 
 
-def find_blocks(rows: Rows, single: list[bool], V: sparse.csr_array | None) -> Index:
+def find_blocks(rows: BlockRows, single: list[bool], V: sparse.csr_array | None) -> Index:
     """The block of each row: rows that share an effect or a sampling covariance are in one block.
 
-    Rows that share nothing with any other are together in one block, whose Σ is diagonal.
+    BlockRows that share nothing with any other are together in one block, whose Σ is diagonal.
     """
     n = len(rows.y)
     links, offset = [], n

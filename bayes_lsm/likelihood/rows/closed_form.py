@@ -53,7 +53,7 @@ class Location:
 
 
 @dataclass(frozen=True, eq=False)
-class Evaluation:
+class RowsEvaluation:
     """The log-likelihood at one α, its score (q,) and Hessian (q, q), and β̂(α)."""
 
     value: float
@@ -109,7 +109,7 @@ def evaluate(
     *,
     method: Method,
     zero: npt.NDArray[np.bool_] | None = None,
-) -> Evaluation:
+) -> RowsEvaluation:
     """The log-likelihood, its score and its Hessian at α.
 
     Parameters
@@ -143,7 +143,7 @@ def evaluate(
     if method == "REML":
         M = ((Z.T * wd)[:, None, :] * Q.T) @ Q  # Q' diag(w d z_j) Q, shape (q, p, p)
         hessian += 0.5 * np.einsum("jab,kba->jk", M, M)
-    return Evaluation(_value(method, X, variance, location), score, hessian, location)
+    return RowsEvaluation(_value(method, X, variance, location), score, hessian, location)
 
 
 def expected_information(alpha: Array, v: Array, X: Array, Z: Array, *, method: Method) -> Array:
@@ -197,3 +197,11 @@ def score_contributions(
     X = location.basis * np.sqrt(variance)[:, None]
     B = -(Z.T * (tau2 * w * u)) @ X
     return np.asarray(own + (u[:, None] * X) @ B.T)
+
+
+def log_tau2_of_residuals(y: Array, v: Array, X: Array) -> tuple[Array, Array]:
+    """A first guess: β (p,) by least squares, and ln τ² (k,) of each study by its residual."""
+    root = np.sqrt(v + v.mean())
+    b = np.linalg.lstsq(X / root[:, None], y / root, rcond=None)[0]
+    # The mean of ln χ²₁ is −1.27.
+    return b, np.log(np.maximum((y - X @ b) ** 2 - v, 0.05 * v)) + 1.27

@@ -27,12 +27,11 @@ from bayes_lsm.design.design import Design, check_size
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import BayesLsmError, DataError
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
-from bayes_lsm.likelihood.blocks.sampling_weights import typical_variance
 from bayes_lsm.likelihood.likelihood import likelihood_of
+from bayes_lsm.likelihood.typical_variance import typical_variance
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.progress import track
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.knapp_hartung import knapp_hartung
 from bayes_lsm.reml.method import require_informed
 from bayes_lsm.reml.search.maximum import maximise
 from bayes_lsm.reml.term_estimate import TermEstimate
@@ -250,7 +249,7 @@ def _leave_out(fit: Estimates, kept: Mask, *, search: bool) -> _Without:
     own_tau2, sigma, se_all = _predicted_errors(fit.design, refit, kept)
     factor = 1.0
     if fit.test == "knha":
-        factor = knapp_hartung(refit)
+        factor = refit.knapp_hartung
         refit = replace(refit, vcov_location=factor * refit.vcov_location)
     rows = np.flatnonzero(~kept)
     X = fit.design.X[rows]

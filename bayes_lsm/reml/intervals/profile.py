@@ -11,18 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
-from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
+from bayes_lsm.choices import require_level
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.search.rows_search import Search
-from bayes_lsm.reml.search.surface import Surface
-from bayes_lsm.reml.tests.wald_and_ratio import require_free_log_link, term_columns
+from bayes_lsm.reml.intervals.slices import Slices, slices_of
 from bayes_lsm.tables import format_table
 
 Array = npt.NDArray[np.float64]
@@ -137,8 +135,8 @@ def profile(
     Raises
     ------
     FitError
-        For an unknown term, a level that is not between 0 and 1, fewer than 3 points, a link other
-        than log, and fixed or bounded coefficients.
+        For an unknown term or one that was fixed, a level that is not between 0 and 1, fewer than
+        3 points, a link other than log, and a fit that a bound holds.
 
     Examples
     --------
@@ -156,8 +154,12 @@ def profile(
     Venzon, D. J., & Moolgavkar, S. H. (1988). A method for computing profile-likelihood-based
     confidence intervals. Applied Statistics, 37(1), 87-94. doi:10.2307/2347496
     """
-    slices = _slices(fit, term)
-    check_level(level)
+    require_level(level)
+    return profile_of(slices_of(fit, term), points=points, level=level)
+
+
+def profile_of(slices: Slices, *, points: int | Sequence[float] = 41, level: float) -> Profile:
+    """`profile` of any slices."""
     given = _given(points)
     curve = Curve(slices)
     curve.explore()
@@ -192,24 +194,6 @@ def profile(
     )
 
 
-def _slices(fit: Estimates, term: str) -> Slices:
-    if not isinstance(term, str):
-        raise FitError(f"term must be the name of a scale term, got {term!r}")
-    if not fit.design.is_independent:
-        from bayes_lsm.reml.intervals.clustered_profile import slices_of
-
-        return slices_of(fit, term)
-    require_free_log_link(fit, "a profile")
-    (j,) = term_columns("scale", fit.design.scale.names, term)
-    return ScaleSlices(fit, j)
-
-
-def check_level(level: float) -> None:
-    """Refuse a confidence level outside (0, 1)."""
-    if not 0 < level < 1:
-        raise FitError(f"level must be between 0 and 1, got {level!r}; for example 0.95")
-
-
 def _given(points: int | Sequence[float]) -> int | Array:
     """The number of grid points, or the points in order."""
     if isinstance(points, int | np.integer) and not isinstance(points, bool):
@@ -233,84 +217,6 @@ def _verdict(lower: float, upper: float, peaks: Array, ends: Array) -> str:
     found += [f"flat towards {ends[0]:+g}"] if math.isinf(lower) else []
     found += [f"flat towards {ends[1]:+g}"] if math.isinf(upper) else []
     return ", ".join(found) or "peaked"
-
-
-class Slices(Protocol):
-    """A likelihood whose coefficient can be held at a value c while the others are chosen for it.
-
-    Attributes
-    ----------
-    label : str
-    estimate, variance : float
-        Of c.
-    highest : float
-        The highest log-likelihood that is known.
-    spread : float
-        How far ln τ² moves, in the typical row, where c moves by 1.
-    others : int
-        How many other coefficients there are.
-    """
-
-    label: str
-    estimate: float
-    variance: float
-    highest: float
-    spread: float
-    others: int
-
-    def search(self, c: float) -> tuple[float, Array]:
-        """ℓ_p(c) by a search, and the others inside, where climbs at other c may start."""
-
-    def climb(self, c: float, starts: list[Array]) -> tuple[float, Array]:
-        """The highest point that climbs from `starts` reach."""
-
-    def show(self, c: Array) -> Array:
-        """c, in the units in which it is told."""
-
-    def hide(self, value: Array) -> Array:
-        """The c of what is told."""
-
-
-class ScaleSlices:
-    """Those of a scale coefficient of the model with one scale term.
-
-    The column of the coefficient is made orthogonal to the other columns. This leaves the profile
-    as it is, and makes the other coefficients change little with c.
-    """
-
-    def __init__(self, fit: Estimates, j: int) -> None:
-        design = fit.design
-        self._data = (design.y, design.v, design.X)
-        self._method = fit.method
-        self._rest = np.ascontiguousarray(np.delete(design.Z, j, axis=1))
-        column = design.Z[:, j]
-        if self._rest.shape[1]:
-            column = column - self._rest @ np.linalg.lstsq(self._rest, column, rcond=None)[0]
-        self._column = column
-        self.label, self.others = design.scale.names[j], self._rest.shape[1]
-        self.spread = float(np.sqrt(np.mean(column**2)))
-        self.highest = float(np.nanmax([fit.loglik, fit.rival_loglik]))
-        self.estimate, self.variance = float(fit.alpha[j]), float(fit.vcov_scale[j, j])
-
-    def search(self, c: float) -> tuple[float, Array]:
-        """ℓ_p(c) by a search of its own."""
-        search = Search(*self._data, self._rest, self._method, offset=self._column * c)
-        best = max([search.best, *([search.rival] if search.rival else [])], key=lambda p: p.value)
-        return best.value, best.alpha if best.limit is None else search.stop
-
-    def climb(self, c: float, starts: list[Array]) -> tuple[float, Array]:
-        """The highest point that climbs from `starts` reach."""
-        surface = Surface(*self._data, self._rest, self._method, offset=self._column * c)
-        best = max(surface.climb(starts), key=lambda point: point.value)
-        return best.value, best.alpha
-
-    def show(self, c: Array) -> Array:
-        """The coefficient as it is."""
-        return c
-
-    def hide(self, value: Array) -> Array:
-        """The coefficient as it is."""
-        return value
 
 
 class Curve:
@@ -354,7 +260,7 @@ class Curve:
         return self._climb(c, starts)
 
     def _climb(self, c: float, starts: list[Array]) -> float:
-        self._known[c] = self._slices.climb(c, starts or [np.zeros(self._slices.others)])
+        self._known[c] = self._slices.climb(c, starts)
         return self._known[c][0]
 
     def explore(self) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +15,8 @@ from scipy.special import gammaln, ndtr, ndtri, stdtr, stdtrit
 
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.rows.closed_form import evaluate
-
-if TYPE_CHECKING:
-    from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.search.divergence import split_space, where_to
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -153,41 +151,12 @@ def _scale_at_limit(fit: Estimates, rows: Array) -> ScaleValue:
     return ScaleValue(estimate, se, coordinates, covariance, U @ kept, blind & ~outside)
 
 
-def split_space(rows: Array, q: int) -> tuple[Array, Array]:
-    """Orthonormal bases of the row space of `rows` (n, q), and of what is orthogonal to it."""
-    if not len(rows):
-        return np.zeros((q, 0)), np.eye(q)
-    _, sizes, directions = np.linalg.svd(np.linalg.qr(rows, mode="r"), full_matrices=True)
-    rank = int((sizes > _ZERO * sizes[0]).sum())
-    return directions[:rank].T, directions[rank:].T
-
-
 def _inverse(information: Array) -> tuple[Array, Array]:
     """The inverse, and a basis of the directions without information, which it leaves out."""
     values, vectors = np.linalg.eigh(information)
     informed = values > _NO_INFORMATION
     known = vectors[:, informed]
     return known / values[informed] @ known.T, vectors[:, ~informed]
-
-
-def where_to(away: Array, gone: Array) -> Array:
-    """Where l'c goes as c grows along any c with ``gone @ c < 0``: −inf, inf, or either (nan).
-
-    By Farkas' lemma l'c < 0 for all those c just when l is a combination of the rows of `gone`
-    with no negative weight.
-    """
-    from scipy.optimize import nnls
-
-    units = np.unique((gone / np.linalg.norm(gone, axis=1)[:, None]).round(12), axis=0)
-    rows = (away / np.linalg.norm(away, axis=1)[:, None]).round(12)
-    rows, which = np.unique(rows, axis=0, return_inverse=True)
-    found = np.full(len(rows), np.nan)
-    for i, row in enumerate(rows):
-        for sign in (-1.0, 1.0):
-            _, rest = nnls(units.T, -sign * row, maxiter=100 * len(units) + 1000)
-            if rest < _ZERO:
-                found[i] = sign * math.inf
-    return found[which.reshape(-1)]
 
 
 def is_identity(fit: Estimates) -> bool:

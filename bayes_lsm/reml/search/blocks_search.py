@@ -19,15 +19,14 @@ from bayes_lsm.design.scale_terms import correlation_count
 from bayes_lsm.likelihood.blocks import blocks
 from bayes_lsm.likelihood.blocks.arrange import sampling_covariance
 from bayes_lsm.likelihood.blocks.correlation_matrices import kappa_of
-from bayes_lsm.reml.prediction.linear_scale import split_space
-from bayes_lsm.reml.search.divergence import Cone
+from bayes_lsm.reml.search.divergence import Cone, split_space
 from bayes_lsm.reml.search.spots import Remaining, Spot, shares
 from bayes_lsm.specification import Method
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-_TOLERANCE = 1e-13
+TOLERANCE = 1e-13
 _EQUAL = 1e-9
 # Log-likelihoods that differ by less (a likelihood ratio of 1.05) do not choose between two maxima.
 _UNDECIDED = 0.05
@@ -170,7 +169,7 @@ class BlocksSearch:
             effects = list(left.effects)
             slopes = np.where(left.zero[term.index], 0.0, term.slopes)[:, effects]
             terms.append(
-                blocks.ScaleTerm(
+                blocks.BlockTerm(
                     term.index,
                     term.Z[:, effects][:, :, list(left.kept)],
                     slopes,
@@ -180,19 +179,36 @@ class BlocksSearch:
         return blocks.arrange(design.y, design.X, tuple(terms), variance=self._V)
 
     def _climb(self, remaining: tuple[Remaining, ...], data: blocks.Arranged, start: Array) -> Spot:
-        held = np.zeros(data.q, dtype=bool)
+        kappa = {}
         for t, rho in self._held.items():
             term, effects = data.terms[t], remaining[t].effects
             if term.correlation != "none" and (
                 term.correlation == "compound_symmetric" or effects[:2] == (0, 1)
             ):
                 place = int(data.starts[t]) + term.table.shape[2]
-                held[place], start = True, start.copy()
-                start[place] = kappa_of(rho, len(effects), term.correlation)
-        ascent = blocks.ascend(start, data, method=self._method, tolerance=_TOLERANCE, held=held)
-        spot = Spot(remaining, data, ascent)
+                kappa[place] = kappa_of(rho, len(effects), term.correlation)
+        spot = self._ascend(remaining, data, start, kappa)
         beyond = self._beyond(spot)
-        return self._at_border(spot, beyond, held) if beyond else spot
+        if not beyond:
+            return spot
+        return self._ascend(remaining, data, spot.ascent.alpha, {**kappa, **beyond})
+
+    def _ascend(
+        self,
+        remaining: tuple[Remaining, ...],
+        data: blocks.Arranged,
+        start: Array,
+        kappa: Mapping[int, float],
+    ) -> Spot:
+        """Climb with these κ held, by their places, which are given no information."""
+        held = np.isin(np.arange(data.q), list(kappa))
+        start = start.copy()
+        start[list(kappa)] = list(kappa.values())
+        ascent = blocks.ascend(start, data, method=self._method, tolerance=TOLERANCE, held=held)
+        if kappa:
+            hessian = np.where(np.diag(held), 0.0, ascent.at.hessian)
+            ascent = replace(ascent, at=replace(ascent.at, hessian=hessian))
+        return Spot(remaining, data, ascent)
 
     def _beyond(self, spot: Spot) -> dict[int, float]:
         """κ at the least that the model allows, by its place, where fewer effects would allow less.
@@ -209,21 +225,6 @@ class BlocksSearch:
                 if spot.ascent.alpha[place] < least:
                     found[place] = least
         return found
-
-    def _at_border(self, spot: Spot, kappa: Mapping[int, float], held: Mask) -> Spot:
-        """Climb with these κ held, which are given no information."""
-        start, held = spot.ascent.alpha.copy(), held.copy()
-        for place, least in kappa.items():
-            start[place], held[place] = least, True
-        ascent = blocks.ascend(
-            start, spot.data, method=self._method, tolerance=_TOLERANCE, held=held
-        )
-        hessian = ascent.at.hessian.copy()
-        for place in kappa:
-            hessian[place, place] = 0.0
-        return Spot(
-            spot.remaining, spot.data, replace(ascent, at=replace(ascent.at, hessian=hessian))
-        )
 
     def _starts(self, data: blocks.Arranged) -> Iterator[Array]:
         """Starting values: the residual variance shared out among the terms in several ways."""

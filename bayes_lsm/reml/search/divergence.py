@@ -183,6 +183,27 @@ def _null_space(rows: Array, q: int) -> Array:
     return np.asarray(directions[int((sizes > _ZERO * max(1.0, sizes[0])).sum()) :].T)
 
 
+def split_space(rows: Array, q: int) -> tuple[Array, Array]:
+    """Orthonormal bases of the row space of `rows` (n, q), and of what is orthogonal to it."""
+    if not len(rows):
+        return np.zeros((q, 0)), np.eye(q)
+    _, sizes, directions = np.linalg.svd(np.linalg.qr(rows, mode="r"), full_matrices=True)
+    rank = int((sizes > _ZERO * sizes[0]).sum())
+    return directions[:rank].T, directions[rank:].T
+
+
+def where_to(away: Array, gone: Array) -> Array:
+    """Where l'c goes as c grows along any c with ``gone @ c < 0``: −inf, inf, or either (nan).
+
+    One answer for each row l of `away`, (m, q); `gone` is (n, q).
+    """
+    units = np.unique((gone / np.linalg.norm(gone, axis=1)[:, None]).round(12), axis=0)
+    rows = (away / np.linalg.norm(away, axis=1)[:, None]).round(12)
+    rows, which = np.unique(rows, axis=0, return_inverse=True)
+    found = np.array([_shared_sign(row, units) for row in rows])
+    return found[which.reshape(-1)]
+
+
 def _can_go(rows: Array) -> Mask:
     """The largest set of rows (n, m) with ``rows @ c < 0`` for some c with ``rows @ c <= 0``."""
     sizes = np.linalg.norm(rows, axis=1)

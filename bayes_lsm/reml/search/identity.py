@@ -61,9 +61,10 @@ def estimate_identity(
     alpha = full.copy()
     alpha[free] = best.alpha
     q = len(names)
-    covariance = np.full((q, q), np.nan)
+    covariance, limit_vcov = np.full((2, q, q), np.nan)
     if not active.any():
         covariance[np.ix_(free, free)] = best.covariance
+        limit_vcov[np.ix_(free, free)] = best.covariance_across
     tau2 = np.maximum(best.tau2, 0.0)
     zero = tau2 < _BORDER * max(tau2.max(), float(np.median(design.v)) * 1e-3)
     tau2[zero] = 0.0
@@ -72,7 +73,7 @@ def estimate_identity(
     if not active.any():
         blind = np.zeros((q, best.blind.shape[1]))
         blind[free] = best.blind
-    term = one_term(design, alpha, covariance, tau2, None, alpha, covariance, blind)
+    term = one_term(design, alpha, covariance, tau2, None, alpha, limit_vcov, blind)
     return Estimates(
         design=design,
         method=method,
@@ -80,7 +81,7 @@ def estimate_identity(
         vcov_location=best.vcov_location,
         terms={term.term.name: term},
         vcov_terms=covariance,
-        limit_vcov=covariance,
+        limit_vcov=limit_vcov,
         loglik=best.value,
         converged=best.converged,
         stop=alpha,

@@ -60,7 +60,11 @@ def estimate(
     turns: int = 3,
     near: Sequence[Array] = (),
 ) -> Estimates:
-    """The maximum under the log link; `turns` and `near` spare work where a design is in blocks."""
+    """The maximum under the log link; `turns` and `near` spare work where a design is in blocks.
+
+    A correlation is fixed by its name, too (see `bayes_lsm.design.coefficients.pairs`): if
+    unstructured, that of the first two effects.
+    """
     if design.is_independent:
         from bayes_lsm.reml.search.rows_estimates import estimate_rows
 
@@ -68,6 +72,27 @@ def estimate(
     from bayes_lsm.reml.search.blocks_estimates import estimate_blocks
 
     return estimate_blocks(design, method, fixed=fixed, start=start, turns=turns, near=near)
+
+
+def climb(
+    design: Design,
+    method: Method,
+    starts: Sequence[Array],
+    *,
+    fixed: Mapping[str, float] | None = None,
+) -> tuple[float, Array]:
+    """The highest point that climbs inside reach from some α and κ (m,): its value, and its own.
+
+    What `estimate` finds with the same coefficients fixed, but without a search: for the hundred
+    values between a few that were searched.
+    """
+    if design.is_independent:
+        from bayes_lsm.reml.search.rows_estimates import climb_rows
+
+        return climb_rows(design, method, starts, fixed=fixed)
+    from bayes_lsm.reml.search.blocks_estimates import climb_blocks
+
+    return climb_blocks(design, method, starts, fixed=fixed)
 
 
 def estimate_bounded(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -34,11 +34,8 @@ def estimate_rows(
 
     A fixed coefficient moves into an offset of ln τ².
     """
-    fixed = fixed or {}
-    names, Z = design.scale.names, design.Z
-    free = [j for j, name in enumerate(names) if name not in fixed]
-    full = np.array([fixed.get(name, math.nan) for name in names])
-    offset = Z @ np.nan_to_num(full) if fixed else None
+    names, Z = design.terms[0].names, design.Z
+    free, full, offset = _split(design, fixed or {})
     if not free:
         surface = Surface(design.y, design.v, design.X, Z[:, []], method, offset=offset)
         (point,) = surface.climb([np.zeros(0)])
@@ -52,26 +49,47 @@ def estimate_rows(
     return replace(found, rival=rival.alpha, rival_loglik=rival.loglik)
 
 
+def climb_rows(
+    design: Design,
+    method: Method,
+    starts: Sequence[Array],
+    *,
+    fixed: Mapping[str, float] | None = None,
+) -> tuple[float, Array]:
+    """The highest point that climbs from some α reach, with some coefficients fixed."""
+    free, full, offset = _split(design, fixed or {})
+    surface = Surface(design.y, design.v, design.X, design.Z[:, free], method, offset=offset)
+    best = max(surface.climb([start[free] for start in starts]), key=lambda point: point.value)
+    full[free] = best.alpha
+    return best.value, full
+
+
+def _split(design: Design, fixed: Mapping[str, float]) -> tuple[list[int], Array, Array | None]:
+    """Which coefficients are free, all of them with nan for those, and the others' offset."""
+    names = design.terms[0].names
+    free = [j for j, name in enumerate(names) if name not in fixed]
+    full = np.array([fixed.get(name, math.nan) for name in names])
+    return free, full, design.Z @ np.nan_to_num(full) if fixed else None
+
+
 def _estimates(
     design: Design, method: Method, point: Point, full: Array, free: list[int], *, stop: Array
 ) -> Estimates:
     """Put the free coefficients back among the fixed ones; ±inf or nan for what a limit took."""
     q = len(full)
     alpha, stopped = full.copy(), full.copy()
-    covariance = np.full((q, q), math.nan)
+    covariance, limit_vcov = np.full((2, q, q), math.nan)
     kept = free if point.limit is None else [free[j] for j in point.limit.kept]
     alpha[kept] = point.alpha
     stopped[free] = stop
-    if len(kept) == q:
-        covariance = point.covariance
-    else:
-        covariance[np.ix_(kept, kept)] = point.covariance
+    covariance[np.ix_(kept, kept)] = point.covariance
+    limit_vcov[np.ix_(kept, kept)] = point.covariance_across
     flat = point.blind
     blind = np.zeros((q, flat.shape[1]))
     blind[kept] = flat
-    divergence, limit_alpha, limit_vcov = None, alpha, covariance
+    divergence, limit_alpha = None, alpha
     if point.limit is not None:
-        limit_alpha, limit_vcov = alpha.copy(), covariance.copy()
+        limit_alpha = alpha.copy()
         face = geometry_of(design.Z[:, free]).face_of(point.limit)
         signs, direction = face.signs
         for j, sign in signs.items():
@@ -125,7 +143,7 @@ def one_term(
 def _describe(
     design: Design, limit: Limit, free: list[int], signs: Mapping[int, float], direction: Array
 ) -> Divergence:
-    names = [design.scale.names[j] for j in free]
+    names = [design.terms[0].names[j] for j in free]
     return Divergence(
         terms={names[j]: sign for j, sign in signs.items()},
         direction=dict(zip(names, map(float, direction), strict=True)),

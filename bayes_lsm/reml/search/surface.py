@@ -87,13 +87,16 @@ class Point:
     @property
     def covariance(self) -> Array:
         """Of `alpha`: the inverse of −H; nan for coefficients without information."""
-        directions, values, informed = self._axes
-        if informed.all():
-            return np.asarray(directions / values @ directions.T)
-        covariance = directions[:, informed] / values[informed] @ directions[:, informed].T
-        lost = self.blind.any(axis=1)
+        covariance, lost = self.covariance_across, self.blind.any(axis=1)
         covariance[lost, :] = covariance[:, lost] = np.nan
-        return np.asarray(covariance)
+        return covariance
+
+    @property
+    def covariance_across(self) -> Array:
+        """Of `alpha` across the directions without information, which it leaves out."""
+        directions, values, informed = self._axes
+        known = directions[:, informed]
+        return np.asarray(known / values[informed] @ known.T)
 
     @property
     def blind(self) -> Array:

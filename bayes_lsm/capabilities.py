@@ -1,0 +1,165 @@
+"""What cannot be done with which kind of model, why, and what to do instead: one table.
+
+A verb asks `require_capable` before it begins. Whatever is not in this table works for every kind
+of model; the tests try every verb on every kind and meet a result or a line of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from bayes_lsm.design.design import Design
+from bayes_lsm.errors import FitError
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of model that some verb cannot take.
+
+    Attributes
+    ----------
+    words : str
+        As messages call it.
+    holds : callable
+        Whether a design is of the kind.
+    """
+
+    words: str
+    holds: Callable[[Design], bool]
+
+
+IDENTITY = Kind("link='identity'", lambda design: design.specification.link == "identity")
+STUDENT = Kind(
+    "study_effects='student_t'", lambda design: design.specification.study_effects != "normal"
+)
+NORMAL = Kind(
+    "study_effects='normal'", lambda design: design.specification.study_effects == "normal"
+)
+RANDOM_SCALE = Kind(
+    "random intercepts of ln τ²", lambda design: any(term.random for term in design.terms)
+)
+INDIVIDUAL = Kind("individual data", lambda design: not (design.v > 0).all())
+GROUPED = Kind(
+    "several scale terms or dependent sampling errors", lambda design: not design.is_independent
+)
+MODERATED = Kind(
+    "scale moderators", lambda design: any(term.names != ("intrcpt",) for term in design.terms)
+)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """What verbs cannot do with one kind of model.
+
+    Attributes
+    ----------
+    verbs : tuple of str
+    kind : Kind
+    reason : str
+    instead : str
+    """
+
+    verbs: tuple[str, ...]
+    kind: Kind
+    reason: str
+    instead: str
+
+
+LIMITS = (
+    Limit(
+        ("fit_reml",),
+        STUDENT,
+        "the restricted likelihood of effects with the tails of a t is not implemented",
+        "use fit_bayes, or study_effects='normal'",
+    ),
+    Limit(
+        ("fit_reml",),
+        RANDOM_SCALE,
+        "the likelihood has no closed form when ln τ² itself varies at random",
+        "use fit_bayes, or make the column a moderator of the scale formula",
+    ),
+    Limit(
+        ("fit_bayes", "to_pymc", "prior_predictive", "average", "report"),
+        IDENTITY,
+        "priors are stated on ln τ²",
+        "use fit_reml, or link='log'",
+    ),
+    Limit(
+        ("check", "score_test", "permutation_test", "bootstrap_test", "robust"),
+        IDENTITY,
+        "their likelihoods are those of ln τ², which has no border",
+        "use link='log'; wald_test, likelihood_ratio_test and confidence_intervals take the link",
+    ),
+    Limit(
+        ("cochran_q", "forest"),
+        INDIVIDUAL,
+        "they need sampling variances, which individual data do not have",
+        "see the variances of the scale terms, fit.components",
+    ),
+    Limit(
+        ("estimate_tau2", "q_profile_interval"),
+        GROUPED,
+        "the classical estimators are of one τ² that independent effects share",
+        "use fit_reml and its profile likelihood",
+    ),
+    Limit(
+        ("estimate_tau2", "q_profile_interval"),
+        MODERATED,
+        "the classical estimators are of one τ² that all studies share",
+        "use scale='~ 1', or fit_reml and its profile likelihood",
+    ),
+    Limit(
+        ("study_weights",),
+        NORMAL,
+        "only effects with the tails of a t are discounted; with normal ones all weights are 1",
+        "make the model with study_effects='student_t'",
+    ),
+    Limit(
+        ("true_effects='latent'",),
+        GROUPED,
+        "groups share their effects, so that a row's own is not one of the model's variables",
+        "leave it out: true effects are integrated, and true_effects() draws them",
+    ),
+    Limit(
+        ("engine='collapsed'", "average", "coverage", "report"),
+        RANDOM_SCALE,
+        "they need likelihoods in closed form, by the hundred",
+        "use fit_bayes with engine='nuts', and bayes_factor for two models",
+    ),
+)
+
+
+def capabilities() -> pd.DataFrame:
+    """What cannot be done with which kind of model, why, and what to do instead.
+
+    Returns
+    -------
+    DataFrame
+        One row a verb and kind of model: verb, model, reason, instead.
+
+    Examples
+    --------
+    >>> capabilities().query("verb == 'study_weights'")["instead"].item()
+    "make the model with study_effects='student_t'"
+    """
+    rows = [
+        (verb, each.kind.words, each.reason, each.instead) for each in LIMITS for verb in each.verbs
+    ]
+    return pd.DataFrame(rows, columns=["verb", "model", "reason", "instead"])
+
+
+def require_capable(verb: str, design: Design) -> None:
+    """Refuse a verb that cannot take a kind of model, with the line of the table that says so.
+
+    Raises
+    ------
+    FitError
+    """
+    for limit in LIMITS:
+        if verb in limit.verbs and limit.kind.holds(design):
+            raise FitError(
+                f"{verb} does not take {limit.kind.words}: {limit.reason}; {limit.instead}"
+            )

@@ -1,0 +1,95 @@
+"""Linear functions l'α of the scale coefficients: ln τ² somewhere, or the logarithm of a ratio.
+
+`scale_values` gives them an estimate and a standard error in any model, also where coefficients
+diverge or the data say nothing of them: each term knows which of its l'α stay finite at a limit,
+and where the others go. This takes the place of `prediction.linear_scale.scale_at`, and `reference`
+that of its `Reference`; the loadings of the rows are ``scale_values(fit, Z).coordinates``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bayes_lsm.design.coefficients import scale_places
+from bayes_lsm.reml.estimates import Estimates
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class ScaleValues:
+    """Linear functions l'α of the scale coefficients.
+
+    Attributes
+    ----------
+    estimate : ndarray, shape (m,)
+        ±inf where it diverges; nan where a divergence pulls it both ways, and where the data say
+        nothing of it.
+    se : ndarray, shape (m,)
+        nan where there is none.
+    coordinates : ndarray, shape (m, q)
+        Those l as what multiplies `Estimates.limit_alpha`; 0 where the value is not finite.
+    covariance : ndarray, shape (q, q)
+        Of `Estimates.limit_alpha`; 0 for what is fixed, or that no coordinates need.
+    blind : ndarray of bool, shape (m,)
+        Where the data say nothing of it.
+    """
+
+    estimate: Array
+    se: Array
+    coordinates: Array
+    covariance: Array
+    blind: npt.NDArray[np.bool_]
+
+
+def scale_values(fit: Estimates, rows: Array) -> ScaleValues:
+    """l'α and its standard error for each row l of `rows` (m, q), on all scale coefficients.
+
+    Where coefficients diverge, l'α stays finite for those l that depend on the effects with τ² > 0
+    alone; their Hessian at the limit gives the standard error. Other l'α go to −inf, to +inf, or
+    both ways, as all the directions in which the coefficients can diverge say or do not say.
+    Coefficients that were fixed have no uncertainty; those that a bound holds have none that is
+    known.
+
+    Parameters
+    ----------
+    fit : RemlFit or Estimates
+    rows : ndarray, shape (m, q)
+
+    Returns
+    -------
+    ScaleValues
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> fit = lsm.LocationScaleModel(
+    ...     "yi ~ 1", scale="~ ablat", variance="vi", data=lsm.load_dataset("bcg")).fit_reml()
+    >>> found = scale_values(fit, np.eye(2))
+    >>> bool((found.se == fit.scale["se"]).all())
+    True
+    """
+    rows = np.asarray(rows, dtype=float)
+    coordinates, added = np.zeros_like(rows), np.zeros(len(rows))
+    blind, first = np.zeros(len(rows), dtype=bool), 0
+    for each in fit.terms.values():
+        here = slice(first, first + len(each.alpha))
+        coordinates[:, here], more = each.read(rows[:, here])
+        blind |= each.is_blind_at(coordinates[:, here])
+        with np.errstate(invalid="ignore"):  # −inf of one term and inf of another are undefined
+            added = added + more
+        first = here.stop
+    places = scale_places(fit.design)
+    covariance = fit.limit_vcov[np.ix_(places, places)]
+    certain = np.array([name in fit.fixed for name in fit.scale_names])
+    covariance[certain, :] = covariance[:, certain] = 0.0
+    unknown = np.isnan(np.diag(covariance))
+    covariance = np.nan_to_num(covariance)
+    variance = np.einsum("ij,jk,ik->i", coordinates, covariance, coordinates)
+    se = np.sqrt(np.maximum(variance, 0.0))
+    se[(coordinates[:, unknown] != 0).any(axis=1) | ~np.isfinite(added)] = np.nan
+    estimate = coordinates @ np.nan_to_num(fit.limit_alpha) + added
+    return ScaleValues(estimate, se, coordinates, covariance, blind)
