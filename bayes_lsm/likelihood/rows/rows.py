@@ -182,7 +182,7 @@ class Rows:
     def scores(self, alpha: Array, method: Method, cluster: Index) -> Array:
         """What each of G clusters adds to the score at α, shape (G, q); REML's or ML's."""
         design = self.design
-        tau2 = closed_form.tau2(alpha, design.Z, self.gone)
+        tau2 = self._tau2(alpha[None])[0]
         found = closed_form.score_contributions(
             tau2, design.y, design.v, design.X, design.Z, method=method
         )
