@@ -36,7 +36,7 @@ CASES = [
 ]
 
 
-EITHER_SOLVER = pytest.mark.usefixtures("either_solver")
+EITHER_SOLVER = pytest.mark.usefixtures("solver")
 
 
 @cache

@@ -9,7 +9,7 @@ from bayes_lsm.reml.scale_values import scale_values
 
 from .designs import example, homogeneous_group, make_design
 
-pytestmark = pytest.mark.usefixtures("either_solver")
+pytestmark = pytest.mark.usefixtures("solver")
 
 
 def diverging(data, location, scale, **options):
