@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
+from bayes_lsm.reml.diagnostics.clustered_sandwich import cluster_scores
 
 import bayes_lsm as lsm
 from bayes_lsm.design.clusters import read_clusters
 from bayes_lsm.design.design import build_design
 from bayes_lsm.reml import fit_reml, robust
-from bayes_lsm.reml.diagnostics.clustered_sandwich import cluster_scores
 from bayes_lsm.reml.search.maximum import estimate
 from bayes_lsm.specification import Specification
 
