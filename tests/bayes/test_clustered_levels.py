@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from bayes_lsm.reml.prediction.clustered_effects import level_heterogeneity
 
 import bayes_lsm as lsm
 from bayes_lsm import tau_contrasts, tau_means, tau_steps
@@ -10,7 +11,6 @@ from bayes_lsm.bayes import fit_bayes
 from bayes_lsm.bayes.prediction.heterogeneity import heterogeneity
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import FitError
-from bayes_lsm.reml.prediction.clustered_effects import level_heterogeneity
 from bayes_lsm.specification import Specification
 
 from .levels import MODELS, as_dependent, bayes_of, reml_at, reml_of

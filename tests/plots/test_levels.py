@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from bayes_lsm.reml.diagnostics.clustered_residuals import standard_errors
 from bayes_lsm.reml.prediction.clustered_effects import true_effects
 from scipy.stats import norm
 
@@ -11,7 +12,6 @@ from bayes_lsm import plots
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Flat, Normal, Priors
-from bayes_lsm.reml.diagnostics.clustered_residuals import standard_errors
 from bayes_lsm.reml.search.maximum import estimate
 from bayes_lsm.specification import Specification
 

@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+from bayes_lsm.reml.tests.clustered_score import expected_information
 from scipy.stats import chi2
 
 import bayes_lsm as lsm
@@ -20,7 +21,6 @@ from bayes_lsm.reml import (
     wald_test,
 )
 from bayes_lsm.reml.clustered_covariance import simulate_clustered
-from bayes_lsm.reml.tests.clustered_score import expected_information
 from bayes_lsm.reml.tests.score_test import expected_information as expected_information_of_one
 from bayes_lsm.specification import Specification
 

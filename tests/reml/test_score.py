@@ -3,13 +3,13 @@
 import numpy as np
 import pandas as pd
 import pytest
+from bayes_lsm.reml.tests.wald_and_ratio import wald_test
 from scipy.stats import chi2
 
 from bayes_lsm.errors import DivergentScaleWarning, FitError
 from bayes_lsm.likelihood.rows.closed_form import evaluate, log_likelihood
 from bayes_lsm.reml import fit_reml, likelihood_ratio_test
 from bayes_lsm.reml.tests.score_test import expected_information, score_test
-from bayes_lsm.reml.tests.wald_and_ratio import wald_test
 
 from .designs import example, homogeneous_group, make_design
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bayes_lsm.reml.tests.wald_and_ratio import wald_test
 from scipy.stats import chi2, norm, t
 
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.errors import DivergentScaleWarning, FitError
 from bayes_lsm.reml import fit_reml
-from bayes_lsm.reml.tests.wald_and_ratio import wald_test
 
 from .designs import example, homogeneous_group, make_design
 
