@@ -18,7 +18,7 @@ METHODS = pytest.mark.parametrize("method", ["REML", "ML"])
 
 
 @pytest.fixture(params=["rows", "blocks"])
-def either_solver(request, monkeypatch):
+def solver(request, monkeypatch):
     if request.param == "blocks":
         monkeypatch.setattr(Design, "is_independent", False)
 
@@ -84,7 +84,7 @@ def assert_scores(design, sigma, at, code, method):
 
 
 @METHODS
-@pytest.mark.usefixtures("either_solver")
+@pytest.mark.usefixtures("solver")
 def test_scores_of_rows_and_of_clusters_of_rows(method):
     design = make_design(example(k=15, seed=7), "~ x", "~ x")
     at = np.array([-0.4, 0.3])
@@ -112,7 +112,7 @@ def test_scores_of_correlated_outcomes():
     assert_scores(design, lambda alpha: gums_sigma(alpha, V, term.index, outcome), at, code, "REML")
 
 
-@pytest.mark.usefixtures("either_solver")
+@pytest.mark.usefixtures("solver")
 def test_scores_where_some_have_no_variance():
     """They are those of the same Σ, and rows without τ² add to them through β̂ alone."""
     design = make_design(example(k=15, seed=7), "~ x", "~ x")
@@ -130,7 +130,7 @@ def test_scores_where_some_have_no_variance():
 
 @METHODS
 @pytest.mark.parametrize("held", [None, np.array([False, True])])
-def test_climbs_of_either_solver_end_at_one_place(method, held, monkeypatch):
+def test_climbs_of_solver_end_at_one_place(method, held, monkeypatch):
     design = make_design(example(k=30, seed=2), "~ x", "~ x")
     starts = np.array([[-0.5, 0.4], [-1.5, 0.4], [0.5, 0.4]])
     rows = likelihood_of(design).climb(starts, method, held=held)

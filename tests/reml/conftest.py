@@ -1,12 +1,15 @@
-"""What several tests of the frequentist fits ask for."""
+"""Either solver, for tests of what every verb says of independent effects."""
 
 import pytest
 
 from bayes_lsm.design.design import Design
 
+SOLVERS = ["rows", "blocks"]
 
-@pytest.fixture(params=["rows", "blocks"])
-def either_solver(request, monkeypatch):
-    """Independent effects by their own solver, and by that of effects in blocks."""
+
+@pytest.fixture(params=SOLVERS)
+def solver(request, monkeypatch):
+    """The solver of independent effects, or that of any effects in its place."""
     if request.param == "blocks":
         monkeypatch.setattr(Design, "is_independent", False)
+    return request.param

@@ -24,7 +24,7 @@ def test_a_good_optimum():
         assert check(fit).reached == found.reached
 
 
-def test_either_solver_says_the_same(monkeypatch):
+def test_solver_says_the_same(monkeypatch):
     data = lsm.load_dataset("bangertdrowns2004")
 
     def ask():
@@ -41,7 +41,7 @@ def test_either_solver_says_the_same(monkeypatch):
     assert max(rows.gradient, blocks.gradient) < 1e-4
 
 
-@pytest.mark.usefixtures("either_solver")
+@pytest.mark.usefixtures("solver")
 def test_fixed_coefficients_stay_fixed():
     """With the slope of ln τ² at 0 it is the model without that moderator."""
     data = example(k=25)
@@ -54,7 +54,7 @@ def test_fixed_coefficients_stay_fixed():
     assert other.maxima == pytest.approx([0.0], abs=1e-6)
 
 
-@pytest.mark.usefixtures("either_solver")
+@pytest.mark.usefixtures("solver")
 def test_with_every_coefficient_fixed_there_is_nothing_to_climb():
     fit = fit_reml(make_design(example(k=12)), fixed={"intrcpt": -1.0})
     found = fit.check(starts=3)

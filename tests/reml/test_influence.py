@@ -85,7 +85,7 @@ def test_leave_one_out_as_metafor(name):
         near(model[name], theirs[name])
 
 
-@pytest.mark.usefixtures("either_solver")
+@pytest.mark.usefixtures("solver")
 @pytest.mark.parametrize("method", ["REML", "ML"])
 def test_refits_by_hand(method):
     data = example(k=25, seed=3)
@@ -126,7 +126,7 @@ def test_refits_by_hand(method):
         assert found.dffits[i] == pytest.approx(X[i] @ shift / spread**0.5, rel=1e-5)
 
 
-@pytest.mark.usefixtures("either_solver")
+@pytest.mark.usefixtures("solver")
 def test_a_study_that_alone_is_heterogeneous():
     # All of group b but row 1 agree: without it they have no τ².
     data = homogeneous_group("b").assign(study=[f"s{i}" for i in range(40)])
@@ -205,7 +205,7 @@ def test_tau2_that_the_other_studies_leave_open():
     assert "do not tell the τ² of row 10" in str(found)
 
 
-@pytest.mark.usefixtures("either_solver")
+@pytest.mark.usefixtures("solver")
 def test_a_study_that_is_a_level_of_its_own():
     data = example(k=11).assign(g=["c", *"ababababab"], study=list("abcdefghijk"))
     fit = fit_reml(make_design(data, "~ g", study="study"))
@@ -231,7 +231,7 @@ def test_too_few_studies_to_spare_one():
     assert "3 studies cannot carry 2 location and 2 scale" in str(found)
 
 
-@pytest.mark.usefixtures("either_solver")
+@pytest.mark.usefixtures("solver")
 def test_climbs_of_many_studies_end_where_searches_do(monkeypatch):
     fit = fit_reml(make_design(example(k=30, seed=4), "~ x", "~ x"))
     searched = influence(fit, progress=False)
@@ -247,7 +247,7 @@ def test_climbs_of_many_studies_end_where_searches_do(monkeypatch):
     np.testing.assert_allclose(climbed.dfbetas, searched.dfbetas, atol=1e-5)
 
 
-@pytest.mark.usefixtures("either_solver")
+@pytest.mark.usefixtures("solver")
 def test_climbs_towards_a_limit_are_searched(monkeypatch):
     data = homogeneous_group("b")
     data.loc[1, "yi"] = 9.0
@@ -260,7 +260,7 @@ def test_climbs_towards_a_limit_are_searched(monkeypatch):
     assert not found.searched[0]
 
 
-@pytest.mark.usefixtures("either_solver")
+@pytest.mark.usefixtures("solver")
 def test_fixed_coefficients_stay_fixed():
     data = example(k=15)
     fit = fit_reml(make_design(data, "~ 1", "~ x"), fixed={"x": 0.5})
@@ -335,7 +335,7 @@ def test_the_table_of_clusters_has_all_columns(clustered):
     assert found.measures == tuple(table.columns[table.notna().any()])
 
 
-@pytest.mark.usefixtures("either_solver")
+@pytest.mark.usefixtures("solver")
 def test_clusters_of_independent_effects():
     """Two refits by hand: whole clusters go, and their χ² is that of the rows' joint errors."""
     data = example(k=24, seed=5)
@@ -360,7 +360,7 @@ def test_clusters_of_independent_effects():
     assert np.isnan(found.dffits).all()
 
 
-def test_either_solver_says_the_same(monkeypatch):
+def test_solver_says_the_same(monkeypatch):
     data = load_dataset("bcg")
 
     def ask():

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bayes_lsm.reml.tests.orders import arrangements, count_arrangements
 
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.errors import DivergentScaleWarning, FitError
 from bayes_lsm.reml import fit_reml
 from bayes_lsm.reml.search.rows_search import Search
 from bayes_lsm.reml.search.surface import Surface
+from bayes_lsm.reml.tests.orders import arrangements, count_arrangements
 from bayes_lsm.reml.tests.permutation_test import permutation_test
 
 from .designs import example, homogeneous_group, make_design

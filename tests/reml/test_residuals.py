@@ -53,7 +53,7 @@ def test_one_tau2_as_metafor(name):
         near(standard[column], case["rstandard"][column])
 
 
-@pytest.mark.usefixtures("either_solver")
+@pytest.mark.usefixtures("solver")
 @pytest.mark.parametrize("name", LOCATION_SCALE)
 def test_location_scale_models_as_metafor(name):
     case = LOCATION_SCALE[name]
@@ -109,7 +109,7 @@ def test_several_terms_as_metafor(name):
     assert hat_values(fit).sum() == pytest.approx(len(fit.beta))
 
 
-@pytest.mark.usefixtures("either_solver")
+@pytest.mark.usefixtures("solver")
 def test_weights_of_rows_are_what_they_count_for_in_the_mean():
     independent = fit_reml(make_design(example()))
     np.testing.assert_allclose(weights(independent, kind="rowsum"), weights(independent))
@@ -135,7 +135,7 @@ def test_deleted_residuals_are_those_of_influence():
     np.testing.assert_array_equal(found.values, there.rstudent)
 
 
-@pytest.mark.usefixtures("either_solver")
+@pytest.mark.usefixtures("solver")
 def test_a_study_that_decides_its_own_fitted_value_has_no_standardized_residual():
     data = example(k=11).assign(g=["c", *"ababababab"])
     fit = fit_reml(make_design(data, "~ g"))

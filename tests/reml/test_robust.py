@@ -220,7 +220,7 @@ def test_without_clusters_every_study_is_its_own(fit):
     np.testing.assert_array_equal(found.vcov_location, robust(fit, np.arange(24)).vcov_location)
 
 
-@pytest.mark.usefixtures("either_solver")
+@pytest.mark.usefixtures("solver")
 def test_clusters_of_many_sizes():
     """Clusters of one size are worked on together: in any order it is the same covariance."""
     data, rng = example(k=24, seed=5), np.random.default_rng(3)

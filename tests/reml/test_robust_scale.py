@@ -52,7 +52,7 @@ def test_it_is_the_sandwich_of_the_scores(model, method):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-@pytest.mark.usefixtures("either_solver")
+@pytest.mark.usefixtures("solver")
 def test_under_ml_it_is_the_joint_sandwich_of_both_parts():
     fit = fit_reml(make_design(example(k=24, seed=5), "~ x", "~ x"), method="ML")
     y, v, X, Z = fit.design.y, fit.design.v, fit.design.X, fit.design.terms[0].Z[:, 0]
@@ -82,7 +82,7 @@ def test_under_ml_it_is_the_joint_sandwich_of_both_parts():
 
 
 @METHODS
-def test_either_solver_says_the_same(method, monkeypatch):
+def test_solver_says_the_same(method, monkeypatch):
     data = example(k=24, seed=5)
 
     def ask():
@@ -102,7 +102,7 @@ def test_either_solver_says_the_same(method, monkeypatch):
 
 
 @METHODS
-@pytest.mark.usefixtures("either_solver")
+@pytest.mark.usefixtures("solver")
 def test_at_a_limit(method):
     data = homogeneous_group("b")
     clusters = np.repeat(np.arange(20), 2)
@@ -117,7 +117,7 @@ def test_at_a_limit(method):
     assert "no finite maximum" in str(found)
 
 
-@pytest.mark.usefixtures("either_solver")
+@pytest.mark.usefixtures("solver")
 def test_a_limit_that_takes_a_moderator_with_it():
     """ln τ² = α + x γ has a value in two studies alone: a saturated limit, of which γ is a part."""
     data = homogeneous_group("b")
@@ -133,7 +133,7 @@ def test_a_limit_that_takes_a_moderator_with_it():
     )
 
 
-@pytest.mark.usefixtures("either_solver")
+@pytest.mark.usefixtures("solver")
 def test_no_heterogeneity_at_all():
     data = example(k=12)
     fit = quietly(make_design(data.assign(yi=0.1 * data["x"]), "~ 1", "~ x"))
@@ -143,7 +143,7 @@ def test_no_heterogeneity_at_all():
     assert str(found)
 
 
-@pytest.mark.usefixtures("either_solver")
+@pytest.mark.usefixtures("solver")
 def test_a_fixed_coefficient_has_no_variance():
     data = example(k=24, seed=5)
     fit = fit_reml(make_design(data, "~ x", "~ x"), fixed={"x": 0.6})
