@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import chi2
 
 from bayes_lsm.datasets import load_dataset
-from bayes_lsm.design.design import build_design
+from bayes_lsm.design.design import Design, build_design
 from bayes_lsm.errors import DivergentScaleWarning
 from bayes_lsm.likelihood.typical_variance import typical_variance
 from bayes_lsm.reml import fit_reml, likelihood_ratio_test
