@@ -148,6 +148,11 @@ def _format(column: str, value: object, digits: int) -> str:
     return f"{0.0 if size <= _NOISE else value:.{digits}f}"
 
 
+def format_pval(pval: float) -> str:
+    """``p = .0410``, or ``p < .0001``."""
+    return "p < .0001" if pval < 1e-4 else f"p = {pval:.4f}"
+
+
 def last_label(label: object) -> object:
     """The statistic that a column holds, without the fit that it is of."""
     return label[-1] if isinstance(label, tuple) else label

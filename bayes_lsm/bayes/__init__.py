@@ -24,13 +24,12 @@ the functions that need them.
 from bayes_lsm.bayes.bayes_fit import BayesFit
 from bayes_lsm.bayes.calibration.calibration import Calibration, calibrate
 from bayes_lsm.bayes.calibration.coverage import Coverage, coverage
-from bayes_lsm.bayes.clustered_prior_predictive import LevelPriorPredictive
 from bayes_lsm.bayes.cross_validation.elpd import Elpd, ElpdComparison, compare_elpd
 from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck, posterior_predictive_check
 from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis, diagnose
 from bayes_lsm.bayes.evidence.averaging import ModelAverage, average_models
+from bayes_lsm.bayes.evidence.bayes_factor import BayesFactor, bayes_factor
 from bayes_lsm.bayes.evidence.clustered_averaging import ClusteredModelAverage
-from bayes_lsm.bayes.evidence.evidence import BayesFactor, bayes_factor
 from bayes_lsm.bayes.evidence.model_prior import ModelPrior
 from bayes_lsm.bayes.evidence.savage_dickey import SavageDickey, savage_dickey
 from bayes_lsm.bayes.fitting import fit_bayes
@@ -54,7 +53,6 @@ __all__ = [
     "Elpd",
     "ElpdComparison",
     "Heterogeneity",
-    "LevelPriorPredictive",
     "ModelAverage",
     "ModelPrior",
     "Prediction",

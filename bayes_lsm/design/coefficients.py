@@ -2,7 +2,7 @@
 
 With several scale terms a coefficient is called ``"school: size"``, a correlation
 ``"outcome | trial: AL, PD"``, by the grouping of its term; where no other term has one of that
-name, ``"size"`` is enough. With one term that is its whole name.
+name, ``"size"`` is enough. With one term that is what it is called.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def find[T: (Coefficient, Pair, Coefficient | Pair)](
         When there is none, or several scale terms have one.
     """
     for each in known:
-        if each.label == wanted:
+        if wanted in (each.label, f"{each.grouping}: {each.name}"):
             return each
     found = [each for each in known if each.name == wanted]
     if len(found) == 1:
@@ -101,3 +101,37 @@ def find[T: (Coefficient, Pair, Coefficient | Pair)](
     if found:
         raise FitError(f"several scale terms have {wanted!r}; write one of {listed}")
     raise FitError(f"there is no {what} {wanted!r}; there are {listed or 'none'}")
+
+
+def term_columns(
+    part: str, names: Sequence[str], terms: str | Sequence[str] | None = None
+) -> list[int]:
+    """Columns of some terms of a part; of all its moderators (or the intercept) by default.
+
+    Raises
+    ------
+    FitError
+        For an unknown term, one that several scale terms have, and one that is given twice.
+    """
+    if terms is None:
+        return [j for j, name in enumerate(names) if name.split(": ")[-1] != "intrcpt"] or [0]
+    given = [terms] if isinstance(terms, str) else list(terms)
+    if not given:
+        raise FitError(f"no terms are given; the {part} terms are {', '.join(names)}")
+    wanted = [_whole_name(part, names, term) for term in given]
+    if len(set(wanted)) < len(wanted):
+        raise FitError(f"each term can be given once, got {', '.join(wanted)}")
+    return [list(names).index(term) for term in wanted]
+
+
+def _whole_name(part: str, names: Sequence[str], term: str) -> str:
+    """The term as it is called; of several scale terms, with the grouping that it may leave out."""
+    if term in names:
+        return term
+    found = [name for name in names if name.endswith(f": {term}")]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        listed = ", ".join(map(repr, found))
+        raise FitError(f"several scale terms have {term!r}; write one of {listed}")
+    raise FitError(f"there is no {part} term {term!r}; the {part} terms are {', '.join(names)}")

@@ -10,8 +10,8 @@ from bayes_lsm.choices import require_choice
 from bayes_lsm.design.coefficients import coefficients
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError, warn
-from bayes_lsm.reml.estimates import Estimates, Test
-from bayes_lsm.reml.method import require_method
+from bayes_lsm.reml.estimates import Test
+from bayes_lsm.reml.method import require_informed, require_method
 from bayes_lsm.reml.reml_fit import RemlFit
 from bayes_lsm.reml.search.maximum import Bounds, maximise
 from bayes_lsm.reml.uninformed import say
@@ -81,7 +81,7 @@ def fit_reml(
     facts = {each.name: getattr(found, each.name) for each in fields(found)}
     facts |= {"test": test, "fixed": fixed}
     if test == "knha":
-        facts["vcov_location"] = found.vcov_location * _knapp_hartung(found)
+        facts["vcov_location"] = found.vcov_location * found.knapp_hartung
     fit = RemlFit(**facts)
     _warn(fit)
     return fit
@@ -104,13 +104,7 @@ def _check_settings(
             f"REML and ML need study_effects='normal', got {study_effects!r}; use fit_bayes, or "
             "normal study effects"
         )
-    for lone in design.lone_levels:
-        if lone.is_absorbed and method == "REML":
-            raise FitError(
-                f"{lone.said}, and the location part has a coefficient of its own there, so that "
-                "the data do not inform its heterogeneity; merge the level with another, leave the "
-                "term out of one of the parts, or use fit_bayes(), where the prior gives it"
-            )
+    require_informed(design, method)
     for what, given in (("fixed value", fixed), ("bound", bounds), ("start", start or {})):
         for term in given:
             if term not in names:
@@ -133,14 +127,6 @@ def _check_settings(
     missing = [name for name in names if start is not None and name not in {**start, **fixed}]
     if missing:
         raise FitError(f"start must give every scale coefficient; missing: {', '.join(missing)}")
-
-
-def _knapp_hartung(found: Estimates) -> float:
-    """Weighted residual mean square, by which the location covariance is multiplied."""
-    design = found.design
-    residuals = design.y - design.X @ found.beta
-    df = len(design.y) - len(found.beta)
-    return float(residuals @ found.covariance.solve(residuals)) / df
 
 
 def _warn(fit: RemlFit) -> None:

@@ -191,7 +191,7 @@ def compile_for(model: pm.Model, design: Design, priors: Priors, *, seed: int) -
     from bayes_lsm.bayes.engines.nuts_coordinates import build_sampling_model, can_map, pilot_data
 
     kept = [name for name in _KEPT_VARIABLES if name in model.named_vars]
-    if not design.is_independent or not can_map(model, resolve_priors(design, priors)):
+    if not can_map(model, design, resolve_priors(design, priors)):
         return compile_model(model, kept), False
     numbers = pilot_data(design, priors, seed)
     compiled = compile_model(

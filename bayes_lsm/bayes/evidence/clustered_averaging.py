@@ -12,13 +12,11 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.engines.clustered import sample_clustered
-from bayes_lsm.bayes.engines.collapsed import require_collapsible
+from bayes_lsm.bayes.engines.collapsed import require_collapsible, sample_collapsed
 from bayes_lsm.bayes.evidence.averages import Averages, in_words, sample_models
 from bayes_lsm.bayes.evidence.clustered_nested import (
     first_coefficients,
     formula_terms,
-    take_columns,
 )
 from bayes_lsm.bayes.evidence.model_prior import ModelPrior
 from bayes_lsm.bayes.evidence.submodels import SubModel, Term, find_terms
@@ -32,7 +30,7 @@ from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.term_draws import flat_coefficients, join_terms, split_terms, terms_of
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import restrict
+from bayes_lsm.design.subsets import restrict, take_columns
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Priors, ResolvedPriors
 
@@ -127,7 +125,7 @@ def average_clustered(
         own = ResolvedPriors(
             restrict(priors.location, model.location), restrict(priors.scale, model.scale)
         )
-        drawn = sample_clustered(smaller, own, draws=draws, seed=its_seed)
+        drawn = sample_collapsed(smaller, own, draws=draws, seed=its_seed)
         scale = flat_coefficients(split_terms(smaller, drawn))  # α and κ
         return Draws(drawn.flat_location[None], scale[None], importance=drawn.importance)
 

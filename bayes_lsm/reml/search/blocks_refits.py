@@ -18,6 +18,8 @@ from bayes_lsm.design.coefficients import coefficients, pairs, scale_places
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.exchangeable import Exchangeable
 from bayes_lsm.errors import FitError
+from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
+from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.search import maximum
 from bayes_lsm.reml.search.refits import Refits, Shift, Starts, free_places, held
@@ -37,7 +39,7 @@ _FLOOR = 0.05
 _TOLERANCE = 1e-13
 # ln τ² of what has no variance.
 _NOTHING = -700.0
-# Variance, relative to the largest, of a direction that has none.
+# Variance of a combination of coefficients, each of variance 1, that stands for none.
 _BLIND = 1e-12
 
 
@@ -121,11 +123,12 @@ class BlocksRefitter:
         matrices = [each.correlation for each in found.terms.values()]
         with np.errstate(divide="ignore"):
             log_tau2 = np.log(found.tau2)
+        scale = found.knapp_hartung if self._fit.test == "knha" else 1.0
         return _Refit(
             value=found.highest,
             converged=found.converged and math.isfinite(found.highest),
             beta=found.beta,
-            vcov_location=found.vcov_location,
+            vcov_location=found.vcov_location * scale,
             rotated=self._forth @ alpha,
             information=information,
             log_tau2=np.maximum(log_tau2, _NOTHING),
@@ -154,12 +157,14 @@ class BlocksRefitter:
         from bayes_lsm.likelihood.blocks.blocks import ascend
 
         end = ascend(start, arrange_design(design), method=self._fit.method, tolerance=_TOLERANCE)
+        knha = self._fit.test == "knha" and end.converged
+        scale = _mean_square(design, end.alpha, end.at.beta) if knha else 1.0
         return replace(
             self._nothing(),
             value=end.at.value,
             converged=bool(end.converged and np.isfinite(end.at.value)),
             beta=end.at.beta,
-            vcov_location=end.at.covariance,
+            vcov_location=end.at.covariance * scale,
             rotated=self._forth @ end.alpha,
             information=-self._back.T @ end.at.hessian @ self._back,
         )
@@ -196,6 +201,21 @@ class BlocksRefitter:
             yield np.r_[alpha, np.zeros(term.size - len(term.names))]
 
 
+def _mean_square(design: Design, alpha: Array, beta: Array) -> float:
+    """Knapp and Hartung's weighted residual mean square at some α and κ."""
+    tau2, correlations, first = [], [], 0
+    for term in design.terms:
+        q, s = len(term.names), len(term.effects)
+        tau2.append(np.exp(term.Z @ alpha[first : first + q]))
+        kind = term.correlation if term.n_correlations else "none"
+        kappa = alpha[None, first + q : first + term.size]
+        correlations.append(correlation_matrices(kappa, s, kind)[0])
+        first += term.size
+    residuals = design.y - design.X @ beta
+    covariance = likelihood_of(design).covariance(tau2, correlations)
+    return float(residuals @ covariance.solve(residuals)) / (len(residuals) - len(beta))
+
+
 def _coefficients_of(Z: Array, used: npt.NDArray[np.bool_], log_tau2: Array) -> Array:
     """The coefficients that come nearest to some ln τ² (G, s)."""
     return np.asarray(np.linalg.lstsq(Z[used], log_tau2[used], rcond=None)[0])
@@ -223,17 +243,20 @@ def _finite(found: Estimates, back: Array) -> tuple[Array, Array]:
     known = np.isfinite(np.diag(V))
     if known.all():
         forth = np.linalg.inv(back)
-        return alpha, _information(forth @ V @ forth.T, found)
+        return alpha, _information(forth @ V @ forth.T)
     moved = block_diag(*[_kept_of_all(each) for each in terms])[known] @ back
-    information = _information(V[np.ix_(known, known)], found)
+    information = _information(V[np.ix_(known, known)])
     return np.nan_to_num(alpha), np.asarray(moved.T @ information @ moved)
 
 
-def _information(covariance: Array, found: Estimates) -> Array:
-    """Its inverse; 0 along directions of which the data say nothing."""
-    if any(each.blind.any() for each in found.terms.values()):
-        return np.linalg.pinv(covariance, _BLIND, hermitian=True)
-    return np.linalg.inv(covariance)
+def _information(covariance: Array) -> Array:
+    """Its inverse; 0 along directions of which the data say nothing, which have no variance."""
+    size = np.sqrt(np.diag(covariance))
+    size[size == 0] = 1.0
+    values, vectors = np.linalg.eigh(covariance / np.outer(size, size))
+    told = values > _BLIND
+    vectors = vectors[:, told] / size[:, None]
+    return np.asarray(vectors / values[told] @ vectors.T)
 
 
 def _all(each: TermEstimate, alpha: Array, kappa: Array) -> Array:

@@ -40,6 +40,7 @@ class Refits:
         The log-likelihood; −inf where it cannot be computed.
     converged : ndarray of bool, shape (m,)
     beta, vcov_location : ndarray, shapes (m, p) and (m, p, p)
+        As the fit's test has it: by Knapp and Hartung, if that is what was asked for.
     rotated : ndarray, shape (m, s)
         The free scale coefficients and κ, in coordinates in which each term's columns are
         orthogonal with mean square 1; finite, also where they diverge.
@@ -74,19 +75,16 @@ class Refits:
         """Whether nothing can be said of a set."""
         return ~self.converged
 
-    @cached_property
+    @property
     def diverged(self) -> Mask:
         """Whether scale coefficients ran to infinity, or the data say nothing of them."""
-        if not self.information.shape[1]:
-            return np.zeros(len(self.value), dtype=bool)
-        least = np.linalg.eigvalsh(self._information)[:, 0]
-        return np.asarray((least < _DIVERGING) & ~self.failed)
+        return np.asarray(self._scale[2][:, self.places].any(axis=1))
 
     @cached_property
     def alpha(self) -> Array:
         """The free scale coefficients (m, q); ±inf or nan where they diverge."""
         found = (self.rotated @ self.back.T)[:, self.places]
-        for i in np.flatnonzero(self.diverged):
+        for i in np.flatnonzero(self._is_flat):
             for j, sign in self.infinite(int(i)).items():
                 found[i, j] = sign
         return found
@@ -102,7 +100,7 @@ class Refits:
             estimate, covariance, chosen = self.beta, self.vcov_location, list(tested)
             z = estimate / np.sqrt(np.einsum("ijj->ij", covariance))
         else:
-            estimate, covariance, blind = self._scale_covariances()
+            estimate, covariance, blind = self._scale
             z = np.where(blind, 0.0, estimate / np.sqrt(np.einsum("ijj->ij", covariance)))
             z, chosen = z[:, self.places], [int(self.places[j]) for j in tested]
         b = estimate[:, chosen]
@@ -110,7 +108,7 @@ class Refits:
         with np.errstate(all="ignore"):
             joint = np.einsum("ij,ij->i", b, _solve(V, b))
         if part == "scale":
-            for i in np.flatnonzero(self.diverged):
+            for i in np.flatnonzero(self._is_flat):
                 joint[i] = self._joint_at_limit(int(i), chosen)
         z[self.failed], joint[self.failed] = np.inf, np.inf
         return z, joint
@@ -124,14 +122,23 @@ class Refits:
             found[self.failed] = np.eye(found.shape[1])
         return found
 
-    def _scale_covariances(self) -> tuple[Array, Array, Mask]:
+    @cached_property
+    def _is_flat(self) -> Mask:
+        """Whether the likelihood is flat in some direction, on the way to a limit or everywhere."""
+        if not self.information.shape[1]:
+            return np.zeros(len(self.value), dtype=bool)
+        least = np.linalg.eigvalsh(self._information)[:, 0]
+        return np.asarray((least < _DIVERGING) & ~self.failed)
+
+    @cached_property
+    def _scale(self) -> tuple[Array, Array, Mask]:
         """Of α and κ: estimates, covariances of what is finite, and which coefficients diverge."""
         estimate = self.rotated @ self.back.T
         information = self._information.copy()
-        information[self.diverged] = np.eye(len(self.back))
+        information[self._is_flat] = np.eye(len(self.back))
         covariance = self.back @ np.linalg.inv(information) @ self.back.T
         blind = np.zeros(estimate.shape, dtype=bool)
-        for i in np.flatnonzero(self.diverged):
+        for i in np.flatnonzero(self._is_flat):
             values, vectors = np.linalg.eigh(self.information[i])
             informed = values > _DIVERGING
             directions = self.back @ vectors

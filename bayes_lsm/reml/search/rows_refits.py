@@ -56,6 +56,7 @@ class RowsRefitter:
         offset = self._offset if fit.fixed else None
         self._surface = Surface(self._y, self._v, self._X, self._Z, fit.method, offset=offset)
         self._rotated_Z = self._surface.rotated_Z
+        self._is_scaled = fit.test == "knha"
         self._signs: dict[bytes, Mapping[int, float]] = {}
 
     @property
@@ -70,6 +71,7 @@ class RowsRefitter:
         )
         log_tau2 = best.alpha @ self._rotated_Z.T + self._offset
         gone = log_tau2 < np.log(_VANISHED * self._v)
+        best = self._scale(best, Y, self._X, log_tau2)
         return self._refits(best, log_tau2, lambda i: self._where_to(gone[i]))
 
     def orders(
@@ -101,7 +103,18 @@ class RowsRefitter:
             log_tau2, Z = np.take_along_axis(log_tau2, rows, axis=1), self._Z[rows]
         log_tau2 += offset
         gone = log_tau2 < np.log(_VANISHED * self._v)
+        X = self._X[rows] if what.part == "location" else self._X
+        best = self._scale(best, y, X, log_tau2)
         return self._refits(best, log_tau2, lambda i: _signs(Cone(Z[i % len(Z)]), gone[i]))
+
+    def _scale(self, best: Summits, y: Array, X: Array, log_tau2: Array) -> Summits:
+        """Knapp and Hartung's covariances of effects (n,) or (m, n), X (n, p) or (m, n, p)."""
+        if not self._is_scaled:
+            return best
+        residuals = y - np.einsum("...ij,...j->...i", X, best.beta)
+        square = np.sum(residuals**2 / (self._v + np.exp(log_tau2)), axis=1)
+        factor = square / (len(self._v) - self._X.shape[1])
+        return best._replace(covariance=best.covariance * factor[:, None, None])
 
     def _refits(
         self, best: Summits, log_tau2: Array, infinite: Callable[[int], Mapping[int, float]]

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import block_diag
 from scipy.special import chdtrc
 
+from bayes_lsm.design.coefficients import scale_places, term_columns
+from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.rows.closed_form import evaluate, expected_information
+from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.search.rows_search import Search
-from bayes_lsm.reml.tests.wald_and_ratio import format_pval, require_free_log_link, term_columns
+from bayes_lsm.reml.requirements import require_log_link, require_no_bounds
+from bayes_lsm.reml.search.maximum import estimate
+from bayes_lsm.reml.search.refits import held
+from bayes_lsm.tables import format_pval
 
 Array = npt.NDArray[np.float64]
 
@@ -59,17 +64,20 @@ def score_test(fit: Estimates, terms: str | Sequence[str] | None = None) -> Scor
     r"""Test scale coefficients by the slope of the likelihood at the fit without them.
 
     The statistic is U'I⁻¹U with the (REML or ML) score U and the *expected* information
-    I_jk = ½ tr(P V_j P V_k) at the reduced fit (W in place of P for ML). Expected, because it is
-    positive definite wherever the test is made, while the negative Hessian need not be away from
-    its own maximum. The full model is never fitted, so the test exists when its coefficients
-    diverge.
+    I_jk = ½ tr(P V_j P V_k) at the reduced fit, V_j = ∂Σ/∂α_j (Σ⁻¹ in place of P for ML), less what
+    estimating the other coefficients and the correlations costs. Expected, because it is positive
+    definite wherever the test is made, while the negative Hessian need not be away from its own
+    maximum. The full model is never fitted, so the test exists when its coefficients diverge.
 
     Parameters
     ----------
     fit : RemlFit or Estimates
-        Of the full model, by either method; only its design and method are used.
+        Of the full model, by either method; only its design, its method and what it holds fixed
+        are used.
     terms : str or sequence of str, optional
-        Scale terms that are 0 under the null hypothesis; default: all scale moderators.
+        Scale coefficients that are 0 under the null hypothesis: of several scale terms
+        ``"school: size"``, or ``"size"`` where no other term has one of that name. By default all
+        scale moderators that are not fixed.
 
     Returns
     -------
@@ -78,8 +86,8 @@ def score_test(fit: Estimates, terms: str | Sequence[str] | None = None) -> Scor
     Raises
     ------
     FitError
-        For an unknown term; a link other than log, fixed or bounded coefficients; and when τ² is 0
-        in some studies at the reduced fit: on that border the likelihood has no slope to test.
+        For an unknown or fixed term; a link other than log, or coefficients at a bound; and when a
+        variance is 0 at the reduced fit: on that border the likelihood has no slope to test.
 
     Examples
     --------
@@ -95,44 +103,86 @@ def score_test(fit: Estimates, terms: str | Sequence[str] | None = None) -> Scor
     Mathematical Proceedings of the Cambridge Philosophical Society, 44(1), 50-57.
     doi:10.1017/S0305004100023987
     """
-    if not fit.design.is_independent:
-        from bayes_lsm.reml.tests.clustered_score import score_at_null
-
-        return ScoreTest(*score_at_null(fit, terms))
-    require_free_log_link(fit, "a score test")
-    design, method = fit.design, fit.method
-    y, v, X, Z = design.y, design.v, design.X, design.Z
-    names = design.scale.names
-    tested = term_columns("scale", names, terms)
-    others = [j for j in range(len(names)) if j not in tested]
-    alpha = np.zeros(len(names))
-    if others:
-        best = Search(y, v, X, Z[:, others], method).best
-        if best.limit is not None:
-            raise FitError(
-                f"there is no score test of {', '.join(names[j] for j in tested)}: without these "
-                f"terms τ² is 0 in {int(best.limit.zero.sum())} of {len(y)} studies, where the "
-                "likelihood has no slope; use bootstrap_test"
-            )
-        alpha[others] = best.alpha
-    # Orthogonal columns, the tested ones last: neither units nor origins of moderators lose digits.
-    Q, R = np.linalg.qr(Z[:, [*others, *tested]])
-    m = len(others)
-    rotated = R @ alpha[[*others, *tested]]
-    information = expected_information(rotated, v, X, Q, method=method)
-    slope = evaluate(rotated, y, v, X, Q, method=method).score[m:]
-    efficient = information[m:, m:]
-    if others:
-        cross = information[:m, m:]
-        efficient = efficient - cross.T @ np.linalg.solve(information[:m, :m], cross)
-    statistic = float(slope @ np.linalg.solve(efficient, slope))
-    to_terms = R[m:, m:]
+    require_log_link(fit, "a score test")
+    require_no_bounds(fit, "a score test")
+    design, free = held(fit)
+    names = [fit.scale_names[j] for j in free]
+    tested = _tested(fit, names, terms)
+    null = estimate(design.without(scale=tested), fit.method)
+    zeros = [
+        f"τ² is 0 in {(each.term.used & (each.tau2 == 0)).sum()} of {each.term.used.sum()} "
+        f"{each.divergence.many}"
+        for each in null.terms.values()
+        if each.divergence is not None
+    ]
+    if zeros or not null.converged:
+        raise FitError(
+            f"there is no score test of {', '.join(names[j] for j in tested)}: without these terms "
+            f"{' and '.join(zeros) or 'the fit did not converge'}, where the likelihood has no "
+            "slope to be tested; use bootstrap_test"
+        )
+    places = scale_places(design)[tested]
+    others = np.setdiff1d(np.arange(sum(term.size for term in design.terms)), places)
+    alpha = np.zeros(len(places) + len(others))
+    alpha[others] = np.concatenate([np.r_[each.alpha, each.kappa] for each in null.terms.values()])
+    rotated, R = _orthogonal(design, tested)
+    likelihood = likelihood_of(rotated)
+    information = likelihood.information(R @ alpha, fit.method)
+    slope = likelihood.evaluate(R @ alpha, fit.method).score
+    # The others have no slope at the null's maximum, but for where its search ended.
+    cross = np.linalg.solve(
+        information[np.ix_(others, others)], information[np.ix_(others, places)]
+    )
+    score = slope[places] - cross.T @ slope[others]
+    efficient = information[np.ix_(places, places)] - information[np.ix_(places, others)] @ cross
+    statistic = float(score @ np.linalg.solve(efficient, score))
+    to_terms = R[np.ix_(places, places)]
+    at_null = np.array([fit.fixed.get(name, 0.0) for name in fit.scale_names])
+    at_null[free] = alpha[scale_places(design)]
     return ScoreTest(
         terms=tuple(names[j] for j in tested),
         statistic=statistic,
         df=len(tested),
         pval=float(chdtrc(len(tested), statistic)),
-        score=to_terms.T @ slope,
+        score=(R.T @ slope)[places],
         information=to_terms.T @ efficient @ to_terms,
-        alpha=alpha,
+        alpha=at_null,
     )
+
+
+def _tested(fit: Estimates, names: Sequence[str], terms: str | Sequence[str] | None) -> list[int]:
+    """Which of the free coefficients are tested."""
+    if not names:
+        raise FitError("there is no score test: every scale coefficient is fixed; free one")
+    if terms is not None:
+        asked = [fit.scale_names[j] for j in term_columns("scale", fit.scale_names, terms)]
+        fixed = [name for name in asked if name in fit.fixed]
+        if fixed:
+            raise FitError(
+                f"there is no score test of {', '.join(fixed)}: the fit holds it fixed; refit with "
+                "it free"
+            )
+        terms = asked
+    return term_columns("scale", names, terms)
+
+
+def _orthogonal(design: Design, tested: Sequence[int]) -> tuple[Design, Array]:
+    """The design with orthonormal columns, and R (s, s) from its own scale coefficients and κ.
+
+    Neither units nor origins of moderators lose digits then. The tested columns of each term come
+    last, so that each spans what the others leave of it.
+    """
+    terms, turns, first = [], [], 0
+    for term in design.terms:
+        q = len(term.names)
+        last = [j - first for j in tested if 0 <= j - first < q]
+        order = [*(j for j in range(q) if j not in last), *last]
+        Q, R = np.linalg.qr(term.table[:, order])
+        Z, turn = np.empty_like(term.table), np.eye(term.size)
+        Z[:, order], turn[np.ix_(order, order)] = Q, R
+        terms.append(replace(term, Z=Z.reshape(term.Z.shape)))
+        turns.append(turn)
+        first += q
+    location = replace(design.location, matrix=np.linalg.qr(design.X)[0])
+    turned = replace(design, location=location, terms=tuple(terms))
+    return turned, np.asarray(block_diag(*turns))
