@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm.choices import require_choice
+from bayes_lsm.design.coefficients import coefficients, find
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_parts import ScalePart, scale_part
 from bayes_lsm.errors import FitError
@@ -118,7 +119,7 @@ def tau_means(
     variable : str
         A column that the scale formula uses.
     grouping : str, optional
-        Of several scale terms, the one that is meant where several use the column.
+        The scale term that is meant, where several use the column.
     values : sequence, optional
         Where the means are wanted; by default all levels. Needed for a numeric column.
     at : mapping of column to value, optional
@@ -193,7 +194,7 @@ def tau_contrasts(
     variable : str
         A column that the scale formula uses.
     grouping : str, optional
-        Of several scale terms, the one that is meant where several use the column.
+        The scale term that is meant, where several use the column.
     kind : {"pairwise", "reference"}, default "pairwise"
         Each level against each earlier one, or against the first alone.
     values : sequence, optional
@@ -299,47 +300,27 @@ def tau_steps(
     I(ni / 100)       0.5   0.13   1.99
     """
     _check(fit, measure)
-    known = _columns(fit.design)
-    names = [label for label in known if label.split(": ")[-1] != "intrcpt"]
+    known = coefficients(fit.design)
     asked = [terms] if isinstance(terms, str) else terms
-    chosen = names if asked is None else [_called(term, list(known)) for term in asked]
+    if asked is None:
+        chosen = [each for each in known if each.name.split(": ")[-1] != "intrcpt"]
+    else:
+        chosen = [find(term, known, "scale coefficient") for term in asked]
     if not chosen:
         raise FitError("the scale part has no moderators, so there is nothing to compare")
     if step != "sd" and not (isinstance(step, int | float) and math.isfinite(step) and step):
         raise FitError(f"step must be a finite number other than 0, or 'sd'; got {step!r}")
     rows = np.zeros((len(chosen), len(known)))
-    for i, term in enumerate(chosen):
-        size = float(np.std(known[term], ddof=1)) if step == "sd" else step
+    for row, each in zip(rows, chosen, strict=True):
+        scale = fit.design.terms[each.t]
+        size = float(np.std(scale.Z[scale.used][:, each.j], ddof=1)) if step == "sd" else step
         if size == 0:
-            raise FitError(f"the scale term {term!r} is constant and has no SD; give a step")
-        rows[i, list(known).index(term)] = size
+            raise FitError(f"the scale term {each.label!r} is constant and has no SD; give a step")
+        row[known.index(each)] = size
     by = "one SD" if step == "sd" else f"{step:g}"
     what = f"{_compared(measure)} when a term grows by {by}"
-    return _results(fit, what, rows, chosen, measure, method, level, compared=True)
-
-
-def _columns(design: Design) -> dict[str, Array]:
-    """The values of each scale coefficient's column, by its (with several terms whole) name."""
-    if design.is_independent:
-        return dict(zip(design.scale.names, design.Z.T, strict=True))
-    return {
-        f"{term.name}: {name}": values
-        for term in design.terms
-        for name, values in zip(term.names, term.Z[term.used].T, strict=True)
-    }
-
-
-def _called(wanted: str, known: list[str]) -> str:
-    """The whole name of a coefficient; its grouping may be left out where one alone has it."""
-    found = [name for name in known if name == wanted] or [
-        name for name in known if name.endswith(f": {wanted}")
-    ]
-    if len(found) > 1:
-        listed = ", ".join(map(repr, found))
-        raise FitError(f"several scale terms have {wanted!r}; write one of {listed}")
-    if not found:
-        raise FitError(f"there is no scale term {wanted!r}; the terms are {', '.join(known)}")
-    return found[0]
+    labels = [each.label for each in chosen]
+    return _results(fit, what, rows, labels, measure, method, level, compared=True)
 
 
 def _compared(measure: Measure) -> str:

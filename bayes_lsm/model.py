@@ -11,7 +11,6 @@ import pandas as pd
 from bayes_lsm.bayes import (
     BayesFit,
     ClusteredModelAverage,
-    LevelPriorPredictive,
     ModelAverage,
     ModelPrior,
     PriorPredictive,
@@ -238,7 +237,7 @@ class LocationScaleModel:
         prior: Priors | PresetName | None = None,
         draws: int = 10_000,
         seed: int | None = None,
-    ) -> PriorPredictive | LevelPriorPredictive:
+    ) -> PriorPredictive:
         """What the priors say of τ, ratios of τ and new effects, before the data do.
 
         See `bayes_lsm.bayes.prior_predictive`.

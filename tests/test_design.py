@@ -193,6 +193,17 @@ def test_a_design_keeps_numbers_of_its_own(data):
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(built)).X, built.X)
 
 
+def test_kept_rows_keep_their_order(data):
+    """Each row keeps its own moderators: in X, and in Z, which is known by group."""
+    data["x"] = np.arange(len(data)) / 7.0
+    built = design(data, "~ x", "~ x")
+    rows = np.array([5, 2, 7])
+    kept = built.keep(rows)
+    np.testing.assert_array_equal(kept.X, built.X[rows])
+    np.testing.assert_array_equal(kept.Z, built.Z[rows])
+    assert kept.terms[0].groups == tuple(built.terms[0].groups[i] for i in rows)
+
+
 def test_the_data_are_left_as_they_were(data):
     data["g"] = pd.Categorical(data["g"], categories=list("abcdz"))
     before = data.copy()

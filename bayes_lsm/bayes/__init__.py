@@ -1,32 +1,29 @@
 """Bayesian fits: priors that keep heterogeneous coefficients finite.
 
-`graph` turns a design and priors into a `pm.Model`, `sampling` draws from it, `diagnostics` says
-whether the draws can be trusted, `tree` makes them an ArviZ DataTree, and `fit` puts it all into a
-`BayesFit`; `families` has the PyMC twins of the priors, and `prior_predictive` says what priors
-imply. `student` says what differs with Student-t study effects, `student_collapsed` draws from such
-a model directly (`direct` takes either kind), and `weights` shows which studies it discounts.
-`clustered` draws from a model with several scale terms directly, `clustered_graph` and
-`clustered_nuts` through PyMC, `clustered_fitting` makes a `clustered_fit` of either, and
-`posterior_summaries` prints any fit. Another engine is one more module that returns `Draws`;
-`calibration` and `coverage` check any engine on simulated effects (`replications` and
-`clustered_replications`). PyMC and ArviZ are imported inside the functions that need them.
+The way of a fit, for every kind of model: `fitting` binds the priors to the data
+(`resolved_priors`), has an engine draw (`engines`), asks whether its draws can be trusted
+(`engines.diagnostics`), and puts it all into a `BayesFit` (`bayes_fit`), the face whose methods are
+the verbs. What was drawn are `Draws` (`draws`), named as the variables of the PyMC model
+(`coordinates`); `term_draws` shows them by scale term. `pymc_model` turns a design and priors into
+a `pm.Model` (`graph`; `families` has the PyMC twins of the priors), and draws
+into an ArviZ DataTree (`datatree`, `pointwise_likelihood`, `prior_draws`).
 
-What is asked of a fit: `prediction`, `probability`, `effects`, `heterogeneity` and `contrasts`, the
-verbs of the REML room; `evidence` (Bayes factors) and `savage_dickey` (of `nested` models); `loo`
-(leave-one-study-out, K-fold, WAIC) and `clustered_loo` (the same of whole clusters), by the exact
-refits of `refits`, which ask `row_deletion` and `clustered_deletion` for them, as `criteria`;
-`checks` (posterior predictive, of `quantities`); `sensitivity` (the same model under other priors);
-and of a model with some of its terms left out (`submodels`), `averaging`. Of several scale terms
-`clustered_checks`, `clustered_nested`, `clustered_diagnosis` and `clustered_averaging` have what
-differs, as have `clustered_prior` and `clustered_prior_predictive` before there are data, and
-`dispatch` hands a verb on to such a fit. With Student-t study effects the same modules
-answer; `student_deletion` leaves rows out, and `scores` says how far out an effect is.
+The engines: `collapsed` (independent effects), `student_collapsed` (Student-t ones) and `clustered`
+(several scale terms) need no chains, and `direct` says which draws from a model; `nuts` draws from
+any. Another one is a module that returns `Draws`, and a line of `direct`.
+
+What is asked of a fit: `prediction` (effects, τ, probabilities, heterogeneity, contrasts),
+`cross_validation` (leave-one-out, K-fold, WAIC), `evidence` (marginal likelihoods, Bayes factors,
+the Savage–Dickey ratio, model averaging), `diagnostics` (posterior predictive checks, influence),
+`sensitivity` (the same model under other priors) and `summaries`. Before there are data
+`prior_predictive` says what the priors imply, and `calibration` checks any engine on simulated
+effects. `student` has what differs with Student-t study effects. PyMC and ArviZ are imported inside
+the functions that need them.
 """
 
 from bayes_lsm.bayes.bayes_fit import BayesFit
 from bayes_lsm.bayes.calibration.calibration import Calibration, calibrate
 from bayes_lsm.bayes.calibration.coverage import Coverage, coverage
-from bayes_lsm.bayes.clustered_prior_predictive import LevelPriorPredictive
 from bayes_lsm.bayes.cross_validation.elpd import Elpd, ElpdComparison, compare_elpd
 from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck, posterior_predictive_check
 from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis, diagnose
@@ -56,7 +53,6 @@ __all__ = [
     "Elpd",
     "ElpdComparison",
     "Heterogeneity",
-    "LevelPriorPredictive",
     "ModelAverage",
     "ModelPrior",
     "Prediction",

@@ -90,7 +90,7 @@ class Draws:
     @property
     def size(self) -> int:
         """Number of draws in all chains together."""
-        return self.location.shape[0] * self.location.shape[1]
+        return int(np.prod(self.location.shape[:2]))
 
     @property
     def flat_location(self) -> Array:
@@ -121,7 +121,7 @@ class Draws:
     def _map(self, change: Callable[[Array], Array]) -> Draws:
         """Every variable changed, but for a fixed ν; without what the sampler says of draws."""
         arrays = {each.name: getattr(self, each.name) for each in fields(self)}
-        changed = {
+        changed: dict[str, Any] = {
             name: change(values)
             for name, values in arrays.items()
             if isinstance(values, np.ndarray) and values.shape[:2] == self.location.shape[:2]

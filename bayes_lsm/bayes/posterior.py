@@ -122,7 +122,10 @@ class Posterior(Printable):
         intercepts, and correlations, are in `summary`.
         """
         summary, terms = self.summary(), self.design.terms
-        tables = {term.name: summary.loc[self.design.part_name("scale", term)] for term in terms}
+        tables = {
+            term.name: summary.loc[[self.design.part_name("scale", term)]].droplevel("part")
+            for term in terms
+        }
         if len(terms) == 1:
             return tables[terms[0].name]
         return pd.concat(tables, names=["grouping", "term"])

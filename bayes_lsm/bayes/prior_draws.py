@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD
+from bayes_lsm.bayes.resolved_priors.resolve import scale_sd_prior
 from bayes_lsm.bayes.student.effects import df_prior, sample_df
 from bayes_lsm.bayes.term_draws import RandomInterceptDraws, join_terms, terms_of
 from bayes_lsm.design.design import Design
@@ -35,7 +35,7 @@ def draw_priors(
     terms = terms_of(design, resolved.scale.sample(size, rng))
     df = df_prior(design, priors)
     drawn_df = None if df is None else np.atleast_2d(sample_df(df, size, rng))
-    of_sd = priors.scale_sd or DEFAULT_SCALE_SD
+    of_sd = scale_sd_prior(priors)
     drawn = {
         name: replace(each, random=_random_intercepts(each.term, of_sd.sample, size, rng))
         for name, each in terms.items()

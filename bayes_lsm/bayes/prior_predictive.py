@@ -1,23 +1,28 @@
-"""What the priors say before the data do: τ, ratios of τ, and new effects.
+"""What the priors say before the data do: τ, ratios of τ, correlations, and new effects.
 
-Priors of coefficients are hard to judge; what they imply for the heterogeneity of studies, for how
-much it differs between levels, and for the effects that one would see, is not. No study's effect is
-used, except by presets that follow the spread of the effects.
+Priors of coefficients are hard to judge; what they imply for heterogeneity, for how much it differs
+between levels, and for the effects that one would see, is not. No row's effect is used, except by
+presets that follow the spread of the effects.
 """
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.resolved_priors.resolve import require_log_link, resolve_priors
-from bayes_lsm.bayes.student.effects import describe, df_prior, sample_df
+from bayes_lsm.bayes.bayes_fit import BayesFit
+from bayes_lsm.bayes.draws import Array, Draws, row_blocks
+from bayes_lsm.bayes.engines.diagnostics import convergence
+from bayes_lsm.bayes.prediction.clustered_effects import chosen_terms
+from bayes_lsm.bayes.prior_draws import draw_priors
+from bayes_lsm.bayes.resolved_priors.resolve import pieces, resolve_priors
+from bayes_lsm.bayes.student.effects import said_before
+from bayes_lsm.bayes.term_draws import TermDraws
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError, PriorError
 from bayes_lsm.links import LARGEST_EXPONENT
@@ -25,8 +30,8 @@ from bayes_lsm.priors import Priors, ResolvedPriors, contrasts
 from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable, text_table, wrap_notes
 
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.clustered_prior_predictive import LevelPriorPredictive
+Index = npt.NDArray[np.intp]
+Found = Iterator[tuple[tuple[str, str], Array]]
 
 PROBABILITIES = (0.025, 0.25, 0.5, 0.75, 0.975)
 _HEADINGS = {
@@ -36,25 +41,139 @@ _HEADINGS = {
     "correlation": "Correlation",
     "effect": "Effect",
 }
-_LARGEST_BLOCK = 4_000_000  # numbers at a time: 32 MB
 
 
-class PriorQuantiles(Printable):
-    """Quantiles of what the priors of a model imply, as a table that prints."""
+@dataclass(frozen=True, eq=False)
+class PriorPredictive(Printable):
+    """Quantiles of what the priors of a model imply.
+
+    Attributes
+    ----------
+    design : Design
+    priors : Priors
+    draws : Draws
+        Of all that is unknown, from the priors.
+    seed : int
+        What to pass to `prior_predictive` for the same draws again.
+    """
 
     design: Design
+    priors: Priors
+    draws: Draws
+    seed: int
 
     _digits = 3
 
-    @property
-    @abstractmethod
+    @cached_property
+    def drawn(self) -> BayesFit:
+        """The draws, held as a fit holds those of the posterior.
+
+        Its `predict`, `heterogeneity` and the like say what the priors imply (the notes below their
+        tables are those of a posterior).
+        """
+        diagnostics = convergence(self.design, self.draws)
+        return BayesFit(self.design, self.priors, self.draws, self.seed, diagnostics, ())
+
+    @cached_property
+    def tau(self) -> pd.DataFrame:
+        """Quantiles of the τ of each effect of each group.
+
+        One row a study (k rows) where effects are independent; else indexed by grouping (where
+        there are several scale terms), group and effect. Effects that have no rows in a group are
+        left out.
+        """
+        tables = [_tau_of_groups(each) for each in self.drawn.terms.values()]
+        if len(tables) > 1:
+            return pd.concat(tables)
+        (alone,) = tables
+        (term,) = self.design.terms
+        short = alone.droplevel("grouping" if len(term.effects) > 1 else ["grouping", "effect"])
+        return short.rename_axis(index={"group": _unit(self.design)})
+
+    @cached_property
     def table(self) -> pd.DataFrame:
-        """The quantiles that are printed, indexed by what they are of, and where."""
+        """The quantiles that are printed, indexed by what they are of, and where.
+
+        ``tau``: of a study with average moderators (or of each level in ``0 + group``), and of one
+        picked at random; ``tau_ratio``: per standard deviation of a moderator, per step of one with
+        two values, or between two levels; ``scale_sd`` of random intercepts of ln τ²;
+        ``correlation`` of effects. All of these of each scale term where there are several, by its
+        grouping; with them also ``tau`` in total: the SD of the true effect of a row picked at
+        random, all levels together. ``effect``: the mean of average studies (or rows), the true and
+        the observed effect of one picked at random.
+        """
+        rng = np.random.default_rng([self.seed, 1])
+        row = rng.integers(len(self.design.y), size=self.draws.size)
+        terms = self.drawn.terms.values()
+        found = dict(pair for each in terms for pair in self._of_term(each, row, rng))
+        found |= self._effects(row, rng)
+        order = list(_HEADINGS)
+        keys = sorted(found, key=lambda key: order.index(key[0]))
+        quantiles = [np.quantile(found[key], PROBABILITIES) for key in keys]
+        index = pd.MultiIndex.from_tuples(keys, names=["part", "of"])
+        return pd.DataFrame(quantiles, index, _quantile_names())
+
+    def _of_term(self, each: TermDraws, row: Index, rng: np.random.Generator) -> Found:
+        """What the priors of one scale term imply."""
+        term, alone, unit = each.term, len(self.design.terms) == 1, _unit(self.design)
+        whose = [] if alone else [term.name]
+        first = 0
+        of_pieces = list(pieces(term))
+        for piece, _ in of_pieces:
+            alpha = each.alpha[:, first : first + len(piece.names)]
+            first += len(piece.names)
+            of_piece = [] if len(of_pieces) == 1 else [piece.effects[0]]
+            for part, of, values in _of_formula(piece.names, piece.Z[piece.used], alpha, unit):
+                yield (part, _joined(": ".join(whose + of_piece), of)), values
+        differ = bool(each.random) or np.ptp(term.table[term.used.ravel()], axis=0).any()
+        # The only effect of a row has the SD of its true effect.
+        if differ or (alone and len(term.effects) == 1):
+            group, effect = _any_unit(each, row, rng)
+            tau = _tau(each, group)[np.arange(len(group)), effect]
+            yield ("tau", _joined(": ".join(whose), f"any {unit}")), tau
+        for random in each.random:
+            yield ("scale_sd", ": ".join([*whose, random.of.column])), random.sd
+        for name, correlation in zip(term.pairs, each.pairs[1].T, strict=True):
+            yield ("correlation", ": ".join([*whose, name])), correlation
+
+    def _effects(self, row: Index, rng: np.random.Generator) -> dict[tuple[str, str], Array]:
+        design, beta = self.design, self.draws.flat_location
+        variance = {name: _variance(each, row) for name, each in self.drawn.terms.items()}
+        kept = chosen_terms(self.drawn, None)
+        between = np.sum([variance[name] for name in kept], axis=0) if kept else np.zeros(len(beta))
+        rest = np.sum([variance[name] for name in set(variance) - set(kept)], axis=0)
+        rows, levels = contrasts(design.X, "standardised")
+        names, one, many = design.location.names, "row", "rows"
+        if design.is_independent:
+            one, many = "study", "studies"
+        found: dict[tuple[str, str], Array] = {}
+        if len(kept) > 1 or any(len(self.drawn.terms[name].term.effects) > 1 for name in kept):
+            found["tau", f"total, any {one}"] = np.sqrt(between)
+        for j in levels:
+            what = f"average {many}" if len(levels) == 1 else names[j]
+            found["effect", f"mean of {what}"] = beta @ rows[j]
+        mean = np.einsum("ij,ij->i", beta, design.X[row])
+        if self.draws.df is None:
+            noise = rng.standard_normal(len(beta))
+        else:
+            noise = rng.standard_t(self.draws.flat_df)
+        true = mean + np.sqrt(between) * noise
+        found["effect", f"true, of any {one}"] = true
+        error = np.sqrt(design.v[row] + rest) * rng.standard_normal(len(beta))
+        found["effect", f"observed, of any {one}"] = true + error
+        return found
 
     @property
     def title(self) -> str:
         """The kind of model, and its size."""
         return model_title(self.design, "prior predictions")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """How it was made."""
+        made = f"{self.draws.size} draws from the priors, seed {self.seed}"
+        priors, *effects = said_before(self.design, self.priors)
+        return (f"{made}; {priors}", *effects, *self.design.notes)
 
     def to_dataframe(self) -> pd.DataFrame:
         """The table, unrounded."""
@@ -75,116 +194,18 @@ class PriorQuantiles(Printable):
         return cells.rename(index=_HEADINGS, level="part")
 
 
-@dataclass(frozen=True, eq=False)
-class PriorPredictive(PriorQuantiles):
-    """Quantiles of what the priors of a model imply.
-
-    Attributes
-    ----------
-    design : Design
-    priors : Priors
-    location : ndarray, shape (draws, p)
-    scale : ndarray, shape (draws, q)
-        Draws of the coefficients from their priors; `scale` on ln τ².
-    seed : int
-        What to pass to `prior_predictive` for the same draws again.
-    df : ndarray, shape (draws,) or (1,), or None
-        Degrees of freedom ν of Student-t study effects; one where ν is fixed.
-    """
-
-    design: Design
-    priors: Priors
-    location: Array
-    scale: Array
-    seed: int
-    df: Array | None = None
-
-    @cached_property
-    def tau(self) -> pd.DataFrame:
-        """Quantiles of the τ of each study, one row a study (k rows)."""
-        block = max(1, _LARGEST_BLOCK // len(self.scale))
-        rows = [
-            np.quantile(0.5 * self.scale @ self.design.Z[i : i + block].T, PROBABILITIES, axis=0)
-            for i in range(0, self.design.n_studies, block)
-        ]
-        # exp() goes up only, so the quantiles of τ are those of ln τ, taken to τ.
-        quantiles = exp(np.concatenate(rows, axis=1).T)
-        return pd.DataFrame(quantiles, pd.Index(self.design.labels, name="study"), quantile_names())
-
-    @cached_property
-    def table(self) -> pd.DataFrame:
-        """The quantiles that are printed, indexed by what they are of, and where.
-
-        ``tau``: of a study with average moderators (or of each level in ``0 + group``) and of a
-        study of these data picked at random; ``tau_ratio``: per standard deviation of a moderator,
-        per step of one with two values, or between two levels; ``effect``: the mean of studies with
-        average moderators, and the true and the observed effect of a study picked at random.
-        """
-        rng = np.random.default_rng([self.seed, 1])
-        rows, levels = contrasts(self.design.Z, "standardised")
-        names = self.design.scale.names
-        log_tau = 0.5 * self.scale @ rows.T
-        study = rng.integers(self.design.n_studies, size=len(self.scale))
-        log_tau_of_study = 0.5 * np.einsum("ij,ij->i", self.scale, self.design.Z[study])
-        found: dict[tuple[str, str], Array] = {}
-        for j in levels:
-            where = "average study" if len(levels) == 1 else names[j]
-            found["tau", where] = exp(log_tau[:, j])
-        found["tau", "any study"] = exp(log_tau_of_study)
-        for j in levels[1:]:
-            ratio = log_tau[:, j] - log_tau[:, levels[0]]
-            found["tau_ratio", f"{names[j]} / {names[levels[0]]}"] = exp(ratio)
-        for j in set(range(len(names))) - set(levels):
-            found["tau_ratio", per_what(names[j], self.design.Z[:, j])] = exp(log_tau[:, j])
-        found |= self._effects(study, found["tau", "any study"], rng)
-        quantiles = [np.quantile(values, PROBABILITIES) for values in found.values()]
-        index = pd.MultiIndex.from_tuples(found, names=["part", "of"])
-        return pd.DataFrame(quantiles, index, quantile_names())
-
-    def _effects(
-        self, study: np.ndarray, tau: Array, rng: np.random.Generator
-    ) -> dict[tuple[str, str], Array]:
-        rows, levels = contrasts(self.design.X, "standardised")
-        mean = np.einsum("ij,ij->i", self.location, self.design.X[study])
-        if self.df is None:
-            true = mean + tau * rng.standard_normal(len(tau))
-        else:
-            true = mean + tau * rng.standard_t(self.df, len(tau))
-        observed = true + np.sqrt(self.design.v[study]) * rng.standard_normal(len(tau))
-        average = {
-            ("effect", "mean of average studies" if len(levels) == 1 else f"mean of {name}"): (
-                self.location @ rows[j]
-            )
-            for j, name in enumerate(self.design.location.names)
-            if j in levels
-        }
-        return {
-            **average,
-            ("effect", "true, of any study"): true,
-            ("effect", "observed, of any study"): observed,
-        }
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """How it was made."""
-        made = f"{len(self.scale)} draws from the priors, seed {self.seed}"
-        df = df_prior(self.design, self.priors)
-        effects = [] if df is None else [describe(df)]
-        return (f"{made}; priors: {self.priors.describe()}", *effects, *self.design.notes)
-
-
 def prior_predictive(
     design: Design,
     *,
     prior: Priors | None = None,
     draws: int = 10_000,
     seed: int | None = None,
-) -> PriorPredictive | LevelPriorPredictive:
-    """What the priors of a model imply for τ, ratios of τ, and effects.
+) -> PriorPredictive:
+    """What the priors of a model imply for τ, ratios of τ, correlations, and effects.
 
     Parameters
     ----------
-    design : Design or Design
+    design : Design
     prior : Priors, optional
         Default: those of the design's specification.
     draws : int, default 10000
@@ -194,7 +215,7 @@ def prior_predictive(
 
     Returns
     -------
-    PriorPredictive, or with several scale terms LevelPriorPredictive
+    PriorPredictive
 
     Raises
     ------
@@ -212,33 +233,27 @@ def prior_predictive(
     >>> said = model.prior_predictive(prior=prior, seed=1)
     >>> said.table.loc[("tau", "average study")].round(2).to_list()
     [0.01, 0.15, 0.33, 0.57, 1.11]
+
+    Several scale terms:
+
+    >>> model = lsm.LocationScaleModel.from_file("konstantopoulos2011")
+    >>> said = model.prior_predictive(seed=1)
+    >>> said.table.loc[("tau", "total, any row")].round(1).to_list()
+    [0.1, 0.2, 0.4, 0.6, 2.3]
     """
     if not isinstance(draws, int | np.integer) or draws < 100:
         raise FitError(f"draws must be a whole number of at least 100, got {draws!r}")
     prior = prior or design.specification.priors
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])
-    if not design.is_independent:
-        from bayes_lsm.bayes.clustered_prior_predictive import level_prior_predictive
-
-        return level_prior_predictive(design, prior, draws=int(draws), seed=seed)
-    require_log_link(design)
     resolved = resolve_priors(design, prior)
-    require_proper(resolved)
-    rng = np.random.default_rng(seed)
-    location = resolved.location.sample(draws, rng)
-    scale, df = resolved.scale.sample(draws, rng), df_prior(design, prior)
-    drawn_df = None if df is None else sample_df(df, draws, rng)
-    return PriorPredictive(design, prior, location, scale, seed, drawn_df)
+    _require_distributions(resolved)
+    drawn = draw_priors(design, prior, resolved, int(draws), np.random.default_rng(seed))
+    return PriorPredictive(design, prior, drawn, seed)
 
 
-def require_proper(priors: ResolvedPriors) -> None:
-    """Refuse priors that cannot be drawn from.
-
-    Raises
-    ------
-    PriorError
-    """
+def _require_distributions(priors: ResolvedPriors) -> None:
+    """Refuse priors that cannot be drawn from."""
     if not priors.is_proper:
         part = "scale" if priors.location.is_proper else "location"
         raise PriorError(
@@ -247,17 +262,86 @@ def require_proper(priors: ResolvedPriors) -> None:
         )
 
 
-def exp(logarithm: Array) -> Array:
+def _unit(design: Design) -> str:
+    """What has a τ of its own."""
+    return "study" if design.is_independent else "group"
+
+
+def _joined(whose: str, what: str) -> str:
+    return f"{whose}, {what}" if whose else what
+
+
+def _of_formula(
+    names: tuple[str, ...], Z: Array, alpha: Array, unit: str
+) -> Iterator[tuple[str, str, Array]]:
+    """τ at average moderators, and by what moderators multiply it."""
+    rows, levels = contrasts(Z, "standardised")
+    log_tau = 0.5 * alpha @ rows.T
+    for j in levels:
+        yield "tau", f"average {unit}" if len(levels) == 1 else names[j], _exp(log_tau[:, j])
+    for j in levels[1:]:
+        ratio = log_tau[:, j] - log_tau[:, levels[0]]
+        yield "tau_ratio", f"{names[j]} / {names[levels[0]]}", _exp(ratio)
+    for j in sorted(set(range(len(names))) - set(levels)):
+        yield "tau_ratio", _per_what(names[j], Z[:, j]), _exp(log_tau[:, j])
+
+
+def _any_unit(each: TermDraws, row: Index, rng: np.random.Generator) -> tuple[Index, Index]:
+    """The group and the effect of one picked at random for each draw."""
+    term = each.term
+    if len(term.groups) == len(term.index) and len(term.effects) == 1:
+        # So that the τ of a row goes with its effect.
+        return term.index[row], np.zeros(len(row), dtype=np.intp)
+    group, effect = np.nonzero(term.used)
+    chosen = rng.integers(len(group), size=len(row))
+    return group[chosen], effect[chosen]
+
+
+def _tau(each: TermDraws, group: Index) -> Array:
+    """τ (S, s) of the effects of one group for each draw."""
+    draw = np.arange(len(group))[:, None]
+    eta: Array = np.einsum("ask,ak->as", each.term.Z[group], each.alpha)
+    for random in each.random:
+        eta += random.effect[draw, random.of.index[group]]
+    return _exp(0.5 * eta)
+
+
+def _variance(each: TermDraws, row: Index) -> Array:
+    """The variance (S,) that a term gives one row for each draw."""
+    slopes = each.term.slopes[row]
+    # An effect that the row does not have may have a τ of any size.
+    loads = slopes * np.where(slopes == 0, 0.0, _tau(each, each.term.index[row]))
+    total: Array = np.einsum("as,ast,at->a", loads, each.correlation, loads)
+    return np.maximum(total, 0.0)
+
+
+def _tau_of_groups(each: TermDraws) -> pd.DataFrame:
+    term = each.term
+    group, effect = np.nonzero(term.used)
+    unit = group * len(term.effects) + effect
+    # exp() goes up only, so the quantiles of τ are those of ln τ², taken to τ.
+    parts = [
+        np.quantile(each.log_tau2(unit[block]), PROBABILITIES, axis=1).T
+        for block in row_blocks(len(unit), len(each.alpha))
+    ]
+    keys = [
+        (term.name, term.groups[g], term.effects[k]) for g, k in zip(group, effect, strict=True)
+    ]
+    index = pd.MultiIndex.from_tuples(keys, names=["grouping", "group", "effect"])
+    return pd.DataFrame(_exp(0.5 * np.concatenate(parts)), index, _quantile_names())
+
+
+def _exp(logarithm: Array) -> Array:
     """The exponential, without overflow."""
     return np.asarray(np.exp(np.clip(logarithm, -LARGEST_EXPONENT, LARGEST_EXPONENT)))
 
 
-def per_what(name: str, column: Array) -> str:
+def _per_what(name: str, column: Array) -> str:
     """What the ratio of τ of a moderator is of."""
     two_valued = np.isin(column, (column.min(), column.max())).all()
     return f"{name}, per step" if two_valued else f"{name}, per SD"
 
 
-def quantile_names() -> list[str]:
+def _quantile_names() -> list[str]:
     """The columns of the tables."""
     return [f"{100 * probability:g}%" for probability in PROBABILITIES]

@@ -2,7 +2,7 @@
 
 With several scale terms a coefficient is called ``"school: size"``, a correlation
 ``"outcome | trial: AL, PD"``, by the grouping of its term; where no other term has one of that
-name, ``"size"`` is enough. With one term that is its whole name.
+name, ``"size"`` is enough. With one term that is what it is called.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ def find[T: (Coefficient, Pair, Coefficient | Pair)](
         When there is none, or several scale terms have one.
     """
     for each in known:
-        if each.label == wanted:
+        if wanted in (each.label, f"{each.grouping}: {each.name}"):
             return each
     found = [each for each in known if each.name == wanted]
     if len(found) == 1:

@@ -353,7 +353,7 @@ def build_design(
     design = Design(
         specification, y, v, blocks, location, terms, labels, dropped, caution, kinds, shown
     )
-    _check_size(design)
+    check_size(design)
     _check_words(design)
     if dropped:
         warn(frames.describe_dropped(dropped, len(data)), DroppedRowsWarning)
@@ -393,8 +393,13 @@ def _check_finite(column: str, values: Array, labels: Sequence[str]) -> None:
         )
 
 
-def _check_size(design: Design) -> None:
-    """More rows than coefficients, so that something is left for the heterogeneity."""
+def check_size(design: Design) -> None:
+    """More rows than coefficients, so that something is left for the heterogeneity.
+
+    Raises
+    ------
+    DataError
+    """
     k, p = design.X.shape
     q = sum(term.size for term in design.terms)
     if k < p + q:

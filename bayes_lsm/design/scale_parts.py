@@ -30,7 +30,7 @@ class ScalePart:
     Attributes
     ----------
     grouping : str
-        Of its scale term; empty in a model that has one scale term.
+        Of its scale term.
     part : Part
         Evaluated in each study, or each group of the term.
     location : Part
@@ -40,6 +40,8 @@ class ScalePart:
         Where its coefficients begin among all scale coefficients of a fit, and how many those are.
     simple : bool
         Whether a coefficient is one of the formula's columns: not where a group has several slopes.
+    alone : bool
+        Whether there is no other scale term, so that names need no grouping.
     """
 
     grouping: str
@@ -48,7 +50,8 @@ class ScalePart:
     kinds: Mapping[str, Kind]
     first: int
     total: int
-    simple: bool = True
+    simple: bool
+    alone: bool
 
     @property
     def used(self) -> dict[Any, set[str]]:
@@ -62,8 +65,8 @@ class ScalePart:
         return [name for name in self.kinds if any(name in found for found in self.used.values())]
 
     def label(self, name: str) -> str:
-        """The whole name of a coefficient: ``"school: size"``."""
-        return f"{self.grouping}: {name}" if self.grouping else name
+        """What a coefficient, or column, is called: ``"school: size"``."""
+        return name if self.alone else f"{self.grouping}: {name}"
 
     def among_all(self, rows: Array) -> Array:
         """Rows (m, q) of its coefficients as rows of all of a fit's."""
@@ -110,13 +113,14 @@ def scale_parts(design: Design) -> list[ScalePart]:
     sizes = [len(term.names) for term in design.terms]
     return [
         ScalePart(
-            term.name if len(design.terms) > 1 else "",
+            term.name,
             term.part,
             design.location,
             design.kinds,
             sum(sizes[:t]),
             sum(sizes),
             term.names == term.part.names,
+            len(design.terms) == 1,
         )
         for t, term in enumerate(design.terms)
     ]
@@ -133,10 +137,10 @@ def scale_part(design: Design, variable: str, grouping: str | None = None) -> Sc
     """
     parts = scale_parts(design)
     if grouping is not None:
-        known = ", ".join(repr(each.grouping) for each in parts if each.grouping)
+        known = ", ".join(repr(each.grouping) for each in parts)
         parts = [each for each in parts if each.grouping == " ".join(grouping.split())]
         if not parts:
-            raise FitError(f"there is no scale term {grouping!r}; there are {known or 'no others'}")
+            raise FitError(f"there is no scale term {grouping!r}; there are {known}")
     using = [each for each in parts if variable in each.columns] or parts[:1]
     if len(using) > 1:
         listed = ", ".join(repr(each.grouping) for each in using)

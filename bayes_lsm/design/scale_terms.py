@@ -113,8 +113,11 @@ class ScaleTerm:
         return used
 
     def keep(self, rows: Index) -> ScaleTerm:
-        """The term of some rows, whether or not they can carry it."""
-        groups, index = np.unique(self.index[rows], return_inverse=True)
+        """The term of some rows, whether or not they can carry it.
+
+        Its groups are in the order of their appearance, as those of all rows are.
+        """
+        index, groups = pd.factorize(self.index[rows])
         return replace(
             self,
             groups=tuple(self.groups[g] for g in groups),
@@ -122,6 +125,20 @@ class ScaleTerm:
             slopes=self.slopes[rows],
             Z=self.Z[groups],
             random=tuple(replace(each, index=each.index[groups]) for each in self.random),
+        )
+
+    def at_zero(self, gone: npt.NDArray[np.bool_]) -> ScaleTerm:
+        """The term in which some effects (G, s) have no variance; those of no group are left out.
+
+        One effect stays, so that it is a term.
+        """
+        kept = np.flatnonzero(~gone.all(axis=0)) if not gone.all() else np.array([0])
+        slopes = np.where(gone[self.index], 0.0, self.slopes)
+        return replace(
+            self,
+            effects=tuple(self.effects[k] for k in kept),
+            slopes=slopes[:, kept],
+            Z=np.ascontiguousarray(self.Z[:, kept]),
         )
 
     def hold(self, values: Mapping[int, float]) -> ScaleTerm:

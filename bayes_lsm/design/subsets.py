@@ -1,13 +1,13 @@
 """Parts of a design: some of its rows, some of its columns, and which rows are one study.
 
-What the engines need of a design are four arrays, so a part of one is those arrays and no more.
+What densities of independent effects need of a design are four arrays, so some rows of one are
+those arrays and no more.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -47,7 +47,7 @@ class Numbers(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Subset:
-    """Some rows or some columns of a design of independent effects."""
+    """Some rows of a design of independent effects."""
 
     y: Array
     v: Array
@@ -65,10 +65,34 @@ def take_rows(numbers: Numbers, rows: Indices) -> Subset:
     return Subset(numbers.y[rows], numbers.v[rows], numbers.X[rows], numbers.Z[rows])
 
 
-def take_columns(numbers: Numbers, location: Sequence[int], scale: Sequence[int]) -> Subset:
-    """The given columns of either matrix."""
-    X, Z = numbers.X[:, list(location)], numbers.Z[:, list(scale)]
-    return Subset(numbers.y, numbers.v, np.ascontiguousarray(X), np.ascontiguousarray(Z))
+def take_columns(design: Design, location: Sequence[int], scale: Sequence[int]) -> Design:
+    """The same rows with these coefficients, in the given order.
+
+    Parameters
+    ----------
+    design : Design
+    location : sequence of int
+        Columns of X.
+    scale : sequence of int
+        Coefficients of ln τ², and κ, counted through all terms: two effects are correlated only
+        where their κ is among them.
+    """
+    terms, first = [], 0
+    for term in design.terms:
+        q = len(term.names)
+        own = [j - first for j in scale if first <= j < first + q]
+        names = tuple(term.names[j] for j in own)
+        kept = replace(term, names=names, Z=np.ascontiguousarray(term.Z[:, :, own]))
+        uncorrelated = len(term.effects) == 2 and first + q not in scale
+        terms.append(replace(kept, correlation="none") if uncorrelated else kept)
+        first += term.size
+    part = design.location
+    fewer = replace(
+        part,
+        names=tuple(part.names[j] for j in location),
+        matrix=np.ascontiguousarray(part.matrix[:, list(location)]),
+    )
+    return replace(design, location=fewer, terms=tuple(terms))
 
 
 def restrict(block: PriorBlock, kept: Sequence[int]) -> PriorBlock:
@@ -85,7 +109,7 @@ def restrict(block: PriorBlock, kept: Sequence[int]) -> PriorBlock:
             "factor without one) cannot be left out; keep it"
         )
     priors = tuple(block.priors[j] for j in kept)
-    return dataclasses.replace(block, contrasts=block.contrasts[np.ix_(kept, kept)], priors=priors)
+    return replace(block, contrasts=block.contrasts[np.ix_(kept, kept)], priors=priors)
 
 
 @dataclass(frozen=True, eq=False)

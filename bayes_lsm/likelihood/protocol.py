@@ -6,8 +6,9 @@ of the next term, and so on; `bayes_lsm.design.coefficients` has their names.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +65,24 @@ class Evaluation:
 
 
 @dataclass(frozen=True, eq=False)
+class Locations:
+    """Generalised least squares at each of m α; nan where X'Σ⁻¹X is singular.
+
+    Attributes
+    ----------
+    beta : ndarray, shape (m, p)
+    covariance : ndarray, shape (m, p, p)
+        (X'Σ⁻¹X)⁻¹.
+    squares : ndarray, shape (m,)
+        r'Σ⁻¹r with r = y − Xβ̂.
+    """
+
+    beta: Array
+    covariance: Array
+    squares: Array
+
+
+@dataclass(frozen=True, eq=False)
 class Climbs:
     """Where m climbs ended, and what the criterion is there.
 
@@ -96,7 +115,7 @@ class Covariance(Protocol):
     def solve(self, right: Array) -> Array:
         """Σ⁻¹B for B of shape (n, m) or (n,)."""
 
-    def explained(self, left: Array) -> Array:
+    def explained(self, left: Any) -> Array:
         """The diagonal of B'Σ⁻¹B (m,), for a sparse or dense B of shape (n, m)."""
 
     def draw(self, sets: int, rng: np.random.Generator) -> Array:
@@ -129,14 +148,27 @@ class Likelihood(Protocol):
     def information(self, alpha: Array, method: Method) -> Array:
         """Expected information ½ tr(P V_j P V_k) at α, shape (q, q); ½ tr(Σ⁻¹V_jΣ⁻¹V_k) for ML."""
 
-    def locations(self, alphas: Array) -> tuple[Array, Array]:
-        """Generalised least squares at each row of alphas (m, q): β̂ (m, p), covariances (m, p, p).
+    def locations(self, alphas: Array) -> Locations:
+        """Generalised least squares at each row of alphas (m, q)."""
 
-        nan where X'Σ⁻¹X is singular.
+    def location_slopes(self, alpha: Array) -> Array:
+        """∂β̂/∂α' (p, q) at α (q,)."""
+
+    def at(self, gone: Sequence[Mask]) -> Likelihood:
+        """The same with the variances of some effects (G, s) of each term held at 0.
+
+        The coefficients are those of all effects, and the κ of those that are left.
         """
 
     def draw_location(self, alphas: Array, noise: Array, prior: NormalPrior) -> Array:
         """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
+
+    def first_guess(self) -> tuple[Array, Array]:
+        """ln of every variance by α: its derivatives (m, q), and a guess of it from residuals (m,).
+
+        In these a κ counts as a variance that is guessed to be 1, as informative as there are
+        groups that could tell it.
+        """
 
     def covariance(self, tau2: list[Array], correlations: list[Array]) -> Covariance:
         """Σ where each term's effects have the variances (G, s) and correlations (s, s)."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from bayes_lsm.bayes.bayes_fit import BayesFit
-    from bayes_lsm.priors import PriorBlock
+    from bayes_lsm.design.design import Design
+    from bayes_lsm.priors import PriorBlock, ResolvedPriors
 
 Array = npt.NDArray[np.float64]
 type Curve = Callable[[float, float], tuple[Array, Array]]
@@ -105,62 +106,97 @@ class _Belief:
 
 
 def _beliefs(fit: BayesFit, part: str) -> list[_Belief]:
-    if fit.design.is_independent:
-        return _of_one_term(fit, part)
-    return _of_several_terms(fit, part)
+    """Of parts with that name, ``"scale"`` being all scale terms."""
+    whole = fit.parts()
+    chosen = [name for name in whole if name == part or name.startswith(f"{part} (")]
+    if not chosen:
+        require_choice("part", part, whole)
+    curves, found = _prior_curves(fit), []
+    for name in chosen:
+        terms, draws = whole[name]
+        for j, term in enumerate(terms):
+            label = term if name == part else f"{name}: {term}"
+            label = "ν" if name == "study_effects" else label
+            found.append(_Belief(term, label, draws[:, j], curves[name, j]))
+    return found
 
 
-def _of_one_term(fit: BayesFit, part: str) -> list[_Belief]:
+def _prior_curves(fit: BayesFit) -> dict[tuple[str, int], Curve | None]:
+    """By part and place: exact where a prior is of one number alone, else from draws.
+
+    None where the prior is flat, alone or together with others.
+    """
+    from bayes_lsm.bayes.prior_draws import draw_priors
     from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-
-    parts = fit.parts()
-    require_choice("part", part, parts)
-    names, draws = parts[part]
-    if part == "study_effects":
-        return [_Belief(name, "ν", draws[:, 0], _curve_of_df(fit)) for name in names]
-    block: PriorBlock = getattr(resolve_priors(fit.design, fit.priors), part)
-    return [
-        _Belief(name, name, draws[:, j], _prior_curve(block, j) if _is_proper(block, j) else None)
-        for j, name in enumerate(names)
-    ]
-
-
-def _curve_of_df(fit: BayesFit) -> Curve | None:
     from bayes_lsm.bayes.student.effects import df_prior
+    from bayes_lsm.priors import ResolvedPriors
 
-    prior = df_prior(fit.design, fit.priors)
-    if not isinstance(prior, DegreesOfFreedom):
-        return None
+    design, priors = fit.design, fit.priors
+    resolved, rng = resolve_priors(design, priors), np.random.default_rng(0)
+    drawable = ResolvedPriors(_without_flat(resolved.location), _without_flat(resolved.scale))
+    drawn = draw_priors(design, priors, drawable, _PRIOR_DRAWS, rng).parts(design)
+    curves: dict[tuple[str, int], Curve | None] = {
+        (part, j): _curve_of_draws(values[0, :, j])
+        for part, (names, values) in drawn.items()
+        for j in range(len(names))
+    }
+    for key, block, place in _places(design, resolved):
+        if _is_flat(block, place):
+            curves[key] = None
+        elif list(np.flatnonzero(block.contrasts[place])) == [place]:
+            curves[key] = _exact_curve(block, place)
+    df = df_prior(design, priors)
+    if isinstance(df, DegreesOfFreedom):
+        curves["study_effects", 0] = _curve_of_df(df)
+    return curves
 
+
+def _places(
+    design: Design, resolved: ResolvedPriors
+) -> Iterator[tuple[tuple[str, int], PriorBlock, int]]:
+    """Where each coefficient stands in its block of priors."""
+    for j in range(len(design.location.names)):
+        yield ("location", j), resolved.location, j
+    first = 0
+    for term in design.terms:
+        for j in range(len(term.names)):
+            yield (design.part_name("scale", term), j), resolved.scale, first + j
+        first += term.size
+
+
+def _without_flat(block: PriorBlock) -> PriorBlock:
+    """The block with something in the place of flat priors that can be drawn from."""
+    from bayes_lsm.priors import Flat, Normal
+
+    some = tuple(Normal() if isinstance(each, Flat) else each for each in block.priors)
+    return replace(block, priors=some)
+
+
+def _is_flat(block: PriorBlock, j: int) -> bool:
+    """Whether a flat prior says nothing of coefficient j either."""
+    from bayes_lsm.priors import Flat
+
+    flat = [isinstance(each, Flat) for each in block.priors]
+    return bool(np.linalg.inv(block.contrasts)[j, flat].any())
+
+
+def _exact_curve(block: PriorBlock, j: int) -> Curve:
+    stretch = block.contrasts[j, j]
+
+    def curve(low: float, high: float) -> tuple[Array, Array]:
+        x = _about(low, high)
+        return x, np.exp(block.priors[j].logpdf(stretch * x)) * abs(stretch)
+
+    return curve
+
+
+def _curve_of_df(prior: DegreesOfFreedom) -> Curve:
     def curve(low: float, high: float) -> tuple[Array, Array]:
         x = _about(low, high)
         inside = x[x >= prior.lower]
         return inside, np.exp(prior.logpdf(inside))
 
     return curve
-
-
-def _of_several_terms(fit: BayesFit, part: str) -> list[_Belief]:
-    """Of parts with that name, ``"scale"`` being all scale terms; priors as they are drawn."""
-    from bayes_lsm.bayes.sensitivity.clustered_sensitivity import Terms
-    from bayes_lsm.bayes.sensitivity.refits import Refitter, is_part
-
-    subject = Terms(fit)
-    parts = fit.parts()
-    names = list(dict.fromkeys(each.part for each in subject.coefficients))
-    if not any(is_part(name, part) for name in names):
-        require_choice("part", part, names)
-    if not subject.priors.is_proper:
-        raise FitError("this figure needs proper priors, got a flat one; give a wide normal prior")
-    prior = Refitter(subject, _PRIOR_DRAWS, 0).sample_prior(subject.priors, _PRIOR_DRAWS)
-    found = []
-    for each, drawn in zip(subject.coefficients, prior.T, strict=True):
-        if is_part(each.part, part):
-            terms, values = parts[each.part]
-            label = each.term if each.part == part else f"{each.part}: {each.term}"
-            own = _curve_of_draws(each.shown(drawn))
-            found.append(_Belief(each.term, label, values[:, terms.index(each.term)], own))
-    return found
 
 
 def _draw(ax: Axes, belief: _Belief, level: float) -> None:
@@ -192,27 +228,6 @@ def _draw(ax: Axes, belief: _Belief, level: float) -> None:
     ax.set_xlim(low, high)
     ax.set_ylim(bottom=0)
     ax.set_yticks([])
-
-
-def _is_proper(block: PriorBlock, j: int) -> bool:
-    from bayes_lsm.priors import Flat
-
-    used = np.flatnonzero(block.contrasts[j])
-    alone = list(used) == [j]
-    return not isinstance(block.priors[j], Flat) if alone else block.is_proper
-
-
-def _prior_curve(block: PriorBlock, j: int) -> Curve:
-    """The density of coefficient j: exact where its prior is of it alone, else from draws."""
-    row = block.contrasts[j]
-    if list(np.flatnonzero(row)) != [j]:
-        return _curve_of_draws(block.sample(_PRIOR_DRAWS, np.random.default_rng(0))[:, j])
-
-    def curve(low: float, high: float) -> tuple[Array, Array]:
-        x = _about(low, high)
-        return x, np.exp(block.priors[j].logpdf(row[j] * x)) * abs(row[j])
-
-    return curve
 
 
 def _curve_of_draws(drawn: Array) -> Curve:

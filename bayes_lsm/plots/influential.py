@@ -25,11 +25,9 @@ from bayes_lsm.plots.reading import refuse_fit
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bayes_lsm.reml.diagnostics.clustered_influence import ClusterInfluence
     from bayes_lsm.reml.diagnostics.influence import Influence
 
 Array = npt.NDArray[np.float64]
-type AnyInfluence = "Influence | ClusterInfluence"
 
 _TITLES = {
     "rstudent": "studentised deleted residual",
@@ -48,7 +46,7 @@ _NEUTRAL = {"rstudent": 0.0, "dffits": 0.0, "cov.r": 1.0, "tau2.change": 0.0}
 
 
 def influence(
-    found: AnyInfluence,
+    found: Influence,
     measures: Sequence[str] | None = None,
     *,
     axes: Sequence[Axes] | npt.NDArray[Any] | None = None,
@@ -60,10 +58,10 @@ def influence(
 
     Parameters
     ----------
-    found : Influence or ClusterInfluence
-        From `RemlFit.influence` or `RemlFit.influence`.
+    found : Influence
+        From `RemlFit.influence`.
     measures : sequence of str, optional
-        Columns of ``found.to_dataframe()``; by default all that have a title.
+        Columns of ``found.to_dataframe()``; by default all that say something of these clusters.
     axes : sequence of Axes, optional
         As many as measures; by default those of a new figure.
     columns : int, default 3
@@ -97,7 +95,8 @@ def influence(
     refuse_fit(found, "influence measures", "fit.influence()")
     table = found.to_dataframe()
     known = [measure for measure in _TITLES if measure in table]
-    wanted = list(known if measures is None else measures)
+    told = [measure for measure in known if measure in found.measures]
+    wanted = list(told if measures is None else measures)
     for measure in wanted:
         if measure not in known:
             raise FitError(
@@ -114,7 +113,7 @@ def influence(
     return given
 
 
-def _draw(ax: Axes, values: Array, found: AnyInfluence, neutral: float | None) -> None:
+def _draw(ax: Axes, values: Array, found: Influence, neutral: float | None) -> None:
     from matplotlib.ticker import MaxNLocator
 
     x = np.arange(1, len(values) + 1)
@@ -139,7 +138,7 @@ def _draw(ax: Axes, values: Array, found: AnyInfluence, neutral: float | None) -
 def _name_studies(
     ax: Axes,
     values: Array,
-    found: AnyInfluence,
+    found: Influence,
     labels: Sequence[str],
     count: int,
     width: int,

@@ -14,8 +14,6 @@ from bayes_lsm.bayes.prediction.clustered_effects import row_effects
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.forest import Order, Row, diamonds, study_rows
 from bayes_lsm.plots.reading import row_names
-from bayes_lsm.reml.diagnostics.clustered_residuals import standard_errors
-from bayes_lsm.reml.prediction.clustered_effects import true_effects
 from bayes_lsm.reml.reml_fit import RemlFit
 
 if TYPE_CHECKING:
@@ -70,13 +68,7 @@ def _under_headings(fit: LevelFit, by: str | Sequence[object], studies: Sequence
 
 def _total_variances(fit: LevelFit) -> Array:
     """Σ_ii of each row (n,): at the estimates, or at posterior medians of τ²."""
-    if not fit.design.is_independent:
-        return standard_errors(fit)[0] ** 2
-    found = fit.design.v.astype(float)
-    for each in fit.terms.values():
-        sds = each.term.slopes * np.sqrt(each.tau2[each.term.index])
-        found += np.einsum("ij,jk,ik->i", sds, each.correlation.mean(axis=0), sds)
-    return found
+    return np.asarray(fit.design.v + fit.tau2)
 
 
 def fitted_means(fit: LevelFit, level: float) -> Array:
@@ -97,8 +89,7 @@ def fitted_means(fit: LevelFit, level: float) -> Array:
 
 def own_effects(fit: LevelFit, level: float) -> Array:
     """Each row's own true effect, and the ends of its interval (n, 3)."""
-    if not fit.design.is_independent:
-        table = true_effects(fit, level=level)
-    else:
-        table = row_effects(fit, level=level)
+    table = (
+        fit.blup(level=level).table if isinstance(fit, RemlFit) else row_effects(fit, level=level)
+    )
     return table[["estimate", "pi_lb", "pi_ub"]].to_numpy()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,10 +52,8 @@ def refuse_fit(found: object, what: str, how: str) -> None:
 
 def study_weights(fit: AnyFit) -> Array:
     """Each study's weight 1/(v_i + τ_i²) in per cent, with its own τ_i² (k,)."""
-    from bayes_lsm.reml.diagnostics.residuals import weights
-
-    # It reads v and τ² alone, which a Bayesian fit has as well.
-    return weights(cast("RemlFit", fit))
+    inverse = 1.0 / (fit.design.v + fit.tau2)
+    return np.asarray(100.0 * inverse / inverse.sum())
 
 
 def interval_name(fit: Fit) -> str:

@@ -11,16 +11,19 @@ whether to believe it. `tau2_estimators` has the classical estimators of one Ï„Â
 """
 
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
-from bayes_lsm.reml.diagnostics.clustered_influence import ClusterInfluence, ClusterLeaveOneOut
-from bayes_lsm.reml.diagnostics.clustered_residuals import ClusteredRobustFit
-from bayes_lsm.reml.diagnostics.influence import Influence, LeaveOneOut, influence, leave_one_out
+from bayes_lsm.reml.diagnostics.check import Check, check
+from bayes_lsm.reml.diagnostics.influence import Influence, influence
+from bayes_lsm.reml.diagnostics.leave_one_out import LeaveOneOut, leave_one_out
 from bayes_lsm.reml.diagnostics.residuals import fitted_values, hat_values, residuals, weights
 from bayes_lsm.reml.diagnostics.robust import RobustFit, robust
 from bayes_lsm.reml.estimates import Test
 from bayes_lsm.reml.fitting import fit_reml
 from bayes_lsm.reml.intervals.intervals import confidence_intervals
 from bayes_lsm.reml.intervals.profile import Profile, profile
-from bayes_lsm.reml.prediction.prediction import Blups, Prediction, blup, predict, predict_tau
+from bayes_lsm.reml.prediction.blup import Blups, blup
+from bayes_lsm.reml.prediction.group_effects import GroupEffects, group_effects
+from bayes_lsm.reml.prediction.heterogeneity import Heterogeneity, heterogeneity
+from bayes_lsm.reml.prediction.prediction import Prediction, predict, predict_tau
 from bayes_lsm.reml.prediction.tau2_estimators import estimate_tau2, q_profile_interval
 from bayes_lsm.reml.reml_fit import RemlFit
 from bayes_lsm.reml.search.divergence import Divergence
@@ -35,10 +38,10 @@ __all__ = [
     "Blups",
     "BootstrapTest",
     "Bounds",
-    "ClusterInfluence",
-    "ClusterLeaveOneOut",
-    "ClusteredRobustFit",
+    "Check",
     "Divergence",
+    "GroupEffects",
+    "Heterogeneity",
     "Influence",
     "LeaveOneOut",
     "LikelihoodRatioTest",
@@ -52,11 +55,14 @@ __all__ = [
     "WaldTest",
     "blup",
     "bootstrap_test",
+    "check",
     "confidence_intervals",
     "estimate_tau2",
     "fit_reml",
     "fitted_values",
+    "group_effects",
     "hat_values",
+    "heterogeneity",
     "influence",
     "leave_one_out",
     "likelihood_ratio_test",

@@ -16,7 +16,7 @@ from bayes_lsm.design.coefficients import coefficients, scale_places
 from bayes_lsm.design.design import Design
 from bayes_lsm.likelihood.blocks.covariance import loadings
 from bayes_lsm.likelihood.likelihood import likelihood_of
-from bayes_lsm.likelihood.protocol import Covariance
+from bayes_lsm.likelihood.protocol import Covariance, Likelihood
 from bayes_lsm.reml.search.divergence import Divergence, together
 from bayes_lsm.reml.term_estimate import TermEstimate, at_border, correlation_table
 from bayes_lsm.reml.uninformed import location_directions, say, without_unknown
@@ -99,6 +99,22 @@ class Estimates:
     def limit_alpha(self) -> Array:
         """`TermEstimate.limit_alpha` of all terms, shape (q,)."""
         return np.concatenate([each.limit_alpha for each in self.terms.values()])
+
+    @property
+    def summit(self) -> Array:
+        """`limit_alpha` and κ of all terms, as the likelihood takes them; 0 for what a limit took.
+
+        Shape (m,), or less where a limit took correlated effects.
+        """
+        found = [np.r_[each.limit_alpha, each.kappa] for each in self.terms.values()]
+        return np.asarray(np.nan_to_num(np.concatenate(found)))
+
+    @property
+    def is_fixed(self) -> npt.NDArray[np.bool_]:
+        """Which of all coefficients and κ are in `fixed`, shape (m,)."""
+        found = np.zeros(len(self.stop), dtype=bool)
+        found[scale_places(self.design)] = [name in self.fixed for name in self.scale_names]
+        return found
 
     @property
     def vcov_scale(self) -> Array:
@@ -227,6 +243,17 @@ class Estimates:
     def effective_n(self) -> int:
         """The number of observations of BIC and AICc: n − p for REML, as in metafor."""
         return len(self.design.y) - (len(self.beta) if self.method == "REML" else 0)
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """That of the design, with those variances held at 0 that a limit took.
+
+        `summit` is where the fit is.
+        """
+        found = likelihood_of(self.design)
+        if self.divergence is None:
+            return found
+        return found.at([each.tau2 == 0 for each in self.terms.values()])
 
     @property
     def covariance(self) -> Covariance:

@@ -11,7 +11,7 @@ from bayes_lsm.design.coefficients import coefficients
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError, warn
 from bayes_lsm.reml.estimates import Test
-from bayes_lsm.reml.method import require_method
+from bayes_lsm.reml.method import require_informed, require_method
 from bayes_lsm.reml.reml_fit import RemlFit
 from bayes_lsm.reml.search.maximum import Bounds, maximise
 from bayes_lsm.reml.uninformed import say
@@ -104,13 +104,7 @@ def _check_settings(
             f"REML and ML need study_effects='normal', got {study_effects!r}; use fit_bayes, or "
             "normal study effects"
         )
-    for lone in design.lone_levels:
-        if lone.is_absorbed and method == "REML":
-            raise FitError(
-                f"{lone.said}, and the location part has a coefficient of its own there, so that "
-                "the data do not inform its heterogeneity; merge the level with another, leave the "
-                "term out of one of the parts, or use fit_bayes(), where the prior gives it"
-            )
+    require_informed(design, method)
     for what, given in (("fixed value", fixed), ("bound", bounds), ("start", start or {})):
         for term in given:
             if term not in names:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import get_args
 
 from bayes_lsm.choices import require_choice
+from bayes_lsm.design.design import Design
+from bayes_lsm.errors import FitError
 from bayes_lsm.reml.prediction.tau2_estimators import Estimator
 from bayes_lsm.specification import Method
 
@@ -21,6 +23,23 @@ def require_method(method: str) -> None:
         For any other method.
     """
     require_choice("method", method, Method, cure=_cure(str(method).upper()))
+
+
+def require_informed(design: Design, method: Method) -> None:
+    """Refuse what the restricted likelihood cannot see: a level of one study with its own mean.
+
+    Raises
+    ------
+    FitError
+        Where the location part has a coefficient of that study's own.
+    """
+    for lone in design.lone_levels:
+        if lone.is_absorbed and method == "REML":
+            raise FitError(
+                f"{lone.said}, and the location part has a coefficient of its own there, so that "
+                "the data do not inform its heterogeneity; merge the level with another, leave the "
+                "term out of one of the parts, or use fit_bayes(), where the prior gives it"
+            )
 
 
 def _cure(method: str) -> str:

@@ -25,11 +25,17 @@ if TYPE_CHECKING:
     from bayes_lsm.design.clusters import Cluster
     from bayes_lsm.design.exchangeable import PartName
     from bayes_lsm.reml.diagnostics.check import Check
-    from bayes_lsm.reml.diagnostics.residuals import ResidualKind, Residuals
+    from bayes_lsm.reml.diagnostics.influence import Influence
+    from bayes_lsm.reml.diagnostics.leave_one_out import LeaveOneOut
+    from bayes_lsm.reml.diagnostics.residuals import ResidualKind, Residuals, WeightKind
     from bayes_lsm.reml.diagnostics.robust import Kind as RobustKind
-    from bayes_lsm.reml.intervals.intervals import IntervalMethod
+    from bayes_lsm.reml.diagnostics.robust import RobustFit
+    from bayes_lsm.reml.intervals.intervals import IntervalMethod, IntervalPart
     from bayes_lsm.reml.intervals.profile import Profile
-    from bayes_lsm.reml.prediction.prediction import ScaleUncertainty
+    from bayes_lsm.reml.prediction.blup import Blups
+    from bayes_lsm.reml.prediction.group_effects import GroupEffects
+    from bayes_lsm.reml.prediction.heterogeneity import Heterogeneity
+    from bayes_lsm.reml.prediction.prediction import Prediction, ScaleUncertainty
     from bayes_lsm.reml.search.refits import Starts
     from bayes_lsm.reml.tests.bootstrap_test import BootstrapTest
     from bayes_lsm.reml.tests.likelihood_ratio_test import LikelihoodRatioTest
@@ -175,8 +181,8 @@ class RemlFit(Estimates, Printable):
     def _heterogeneity_as_text(self) -> list[str]:
         return [str(self.heterogeneity())] if self.design.is_independent else []
 
-    def heterogeneity(self) -> Any:
-        """τ², I², H², R² and Cochran's Q; see `bayes_lsm.reml.prediction.heterogeneity`."""
+    def heterogeneity(self) -> Heterogeneity:
+        """τ², I², H², R² and Cochran's Q, level by level; see `heterogeneity`."""
         from bayes_lsm.reml.prediction.heterogeneity import heterogeneity
 
         return heterogeneity(self)
@@ -188,8 +194,8 @@ class RemlFit(Estimates, Printable):
         terms: Sequence[str] | None = None,
         level: float = 0.95,
         scale_uncertainty: ScaleUncertainty = "propagated",
-    ) -> Any:
-        """Effects, prediction intervals and τ at new moderators, or of the studies themselves.
+    ) -> Prediction:
+        """Effects, prediction intervals and τ at new moderators, or those of the data.
 
         See `bayes_lsm.reml.prediction.prediction.predict`.
         """
@@ -199,23 +205,32 @@ class RemlFit(Estimates, Printable):
             self, new_data, terms=terms, level=level, scale_uncertainty=scale_uncertainty
         )
 
-    def predict_tau(self, new_data: pd.DataFrame | None = None, *, level: float = 0.95) -> Any:
-        """τ at new moderators, or of the studies themselves.
+    def predict_tau(
+        self,
+        new_data: pd.DataFrame | None = None,
+        *,
+        terms: Sequence[str] | None = None,
+        level: float = 0.95,
+    ) -> Prediction:
+        """τ at new moderators, or those of the data.
 
         See `bayes_lsm.reml.prediction.prediction.predict_tau`.
         """
         from bayes_lsm.reml.prediction.prediction import predict_tau
 
-        return predict_tau(self, new_data, level=level)
+        return predict_tau(self, new_data, terms=terms, level=level)
 
-    def blup(self, *, level: float = 0.95) -> Any:
-        """Best linear unbiased predictions of the rows' true effects.
-
-        See `bayes_lsm.reml.prediction.prediction.blup`.
-        """
-        from bayes_lsm.reml.prediction.prediction import blup
+    def blup(self, *, level: float = 0.95) -> Blups:
+        """Best linear unbiased predictions of the rows' true effects; see `blup`."""
+        from bayes_lsm.reml.prediction.blup import blup
 
         return blup(self, level=level)
+
+    def group_effects(self, *, level: float = 0.95) -> GroupEffects:
+        """Best linear unbiased predictions of the groups' effects; see `group_effects`."""
+        from bayes_lsm.reml.prediction.group_effects import group_effects
+
+        return group_effects(self, level=level)
 
     def scale_functions(
         self,
@@ -377,7 +392,7 @@ class RemlFit(Estimates, Printable):
     def confidence_intervals(
         self,
         *,
-        part: Any = "scale",
+        part: IntervalPart = "scale",
         method: IntervalMethod = "wald",
         level: float = 0.95,
         iterations: int = 1000,
@@ -424,21 +439,23 @@ class RemlFit(Estimates, Printable):
 
         return hat_values(self)
 
-    def weights(self) -> Array:
+    def weights(self, *, kind: WeightKind = "diagonal") -> Array:
         """Each row's share of the weights, in per cent; see `weights`."""
         from bayes_lsm.reml.diagnostics.residuals import weights
 
-        return weights(self)
+        return weights(self, kind=kind)
 
-    def influence(self, *, cluster: Cluster | None = None, progress: bool = True) -> Any:
+    def influence(self, *, cluster: Cluster | None = None, progress: bool = True) -> Influence:
         """What each study, or cluster, does to the fit, by refits without it; see `influence`."""
         from bayes_lsm.reml.diagnostics.influence import influence
 
         return influence(self, cluster=cluster, progress=progress)
 
-    def leave_one_out(self, *, cluster: Cluster | None = None, progress: bool = True) -> Any:
+    def leave_one_out(
+        self, *, cluster: Cluster | None = None, progress: bool = True
+    ) -> LeaveOneOut:
         """The fit without each study, or cluster, in turn; see `leave_one_out`."""
-        from bayes_lsm.reml.diagnostics.influence import leave_one_out
+        from bayes_lsm.reml.diagnostics.leave_one_out import leave_one_out
 
         return leave_one_out(self, cluster=cluster, progress=progress)
 
@@ -448,7 +465,7 @@ class RemlFit(Estimates, Printable):
         *,
         kind: RobustKind = "CR1",
         small_sample: bool = True,
-    ) -> Any:
+    ) -> RobustFit:
         """Cluster-robust standard errors; see `robust`."""
         from bayes_lsm.reml.diagnostics.robust import robust
 

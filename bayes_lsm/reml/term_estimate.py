@@ -103,6 +103,13 @@ class TermEstimate:
         loads = slopes * np.where(slopes == 0, 0.0, np.sqrt(tau2))
         return np.asarray(np.einsum("ij,jk,ik->i", loads, np.nan_to_num(self.correlation), loads))
 
+    def tau2_at(self, Z: Array) -> Array:
+        """τ² of effects with scale moderators Z (…, q); 0, inf or nan where it has a limit."""
+        rows, added = self.read(Z.reshape(-1, Z.shape[-1]))
+        with np.errstate(over="ignore"):
+            tau2 = np.exp(rows @ np.nan_to_num(self.limit_alpha) + added)
+        return np.asarray(tau2.reshape(Z.shape[:-1]))
+
     def read(self, rows: Array) -> tuple[Array, Array]:
         """Rows (m, q) of Z as what multiplies `limit_alpha`, and what is added to it (m,).
 

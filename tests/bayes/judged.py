@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.engines.collapsed import Target, _efficiency, resample
+from bayes_lsm.bayes.engines.importance_sampling import Target, _efficiency, resample
 from bayes_lsm.bayes.engines.proposal import Mixture, fit_mixture
 
 _PARTICLES = 3000

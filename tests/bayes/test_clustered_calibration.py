@@ -8,8 +8,8 @@ import pytest
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes.calibration.clustered_replications import Clusters, observed_effects
-from bayes_lsm.bayes.engines.clustered import sample_clustered
-from bayes_lsm.bayes.resolved_priors.clustered_prior import draw_from_prior
+from bayes_lsm.bayes.engines.collapsed import sample_collapsed
+from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.term_draws import join_terms, split_terms
 from bayes_lsm.priors import HalfNormal, Normal, Priors
@@ -71,7 +71,7 @@ def test_right_engine_stays_inside(small):
         ("Joint", "log-likelihood"),
     ]
     assert checked.ecdf_difference().shape == (100, 8)
-    assert "Correlation: outcome | trial" in str(checked)
+    assert "\nCorrelation\n" in str(checked)
 
 
 def altered(design, change):
@@ -79,7 +79,7 @@ def altered(design, change):
     resolved = resolve_priors(design, MODERATE)
 
     def engine(simulated, seed):
-        drawn = sample_clustered(simulated, resolved, draws=400, seed=seed)
+        drawn = sample_collapsed(simulated, resolved, draws=400, seed=seed)
         terms = {
             name: replace(each, **change(each))
             for name, each in split_terms(simulated, drawn).items()
@@ -116,12 +116,13 @@ def test_wrong_engine_falls_out(small, change, part):
 def test_new_effects_have_the_covariance_of_the_model():
     """By a matrix of all rows: y of nested groups, at one truth over and over."""
     design = model_of("konstantopoulos2011").design
-    one = draw_from_prior(design, MODERATE, size=1, seed=1, rng=np.random.default_rng(5))
+    resolved = resolve_priors(design, MODERATE)
+    one = draw_priors(design, MODERATE, resolved, 1, np.random.default_rng(5))
     size = 20_000
-    many = one.draws.take(np.zeros(size, dtype=int))
+    many = one.take(np.zeros(size, dtype=int))
     y = observed_effects(design, many, np.random.default_rng(6))[:, :12]
     covariance = np.diag(design.v)
-    for each in one.terms.values():
+    for each in split_terms(design, one).values():
         tau2 = np.exp(each.term.table @ each.alpha[0])
         shared = each.term.index[:, None] == each.term.index
         covariance = covariance + shared * tau2[each.term.index]
@@ -129,7 +130,7 @@ def test_new_effects_have_the_covariance_of_the_model():
     sd = np.sqrt(np.diag(covariance))
     # Five standard errors for some hundred numbers.
     assert (
-        np.abs(y.mean(axis=0) - design.X[:12] @ one.draws.flat_location[0]) < 5 * sd / np.sqrt(size)
+        np.abs(y.mean(axis=0) - design.X[:12] @ one.flat_location[0]) < 5 * sd / np.sqrt(size)
     ).all()
     error = np.abs(np.cov(y.T) - covariance)
     assert (error < 5 * np.sqrt(2 / size) * np.outer(sd, sd)).all()
@@ -139,14 +140,14 @@ def test_truths_of_random_intercepts_are_of_their_prior():
     design = countries().design
     prior = MODERATE.model_copy(update={"scale_sd": HalfNormal(0.7)})
     rng = np.random.default_rng(1)
-    true = draw_from_prior(design, prior, size=20_000, seed=1, rng=rng)
-    random = true.terms["study"].random[0]
+    true = draw_priors(design, prior, resolve_priors(design, prior), 20_000, rng)
+    random = split_terms(design, true)["study"].random[0]
     # E ω = 0.7 √(2/π) and E ω² = 0.49, to four standard errors: 1.2% of the second.
     assert random.sd.mean() == pytest.approx(
         0.7 * np.sqrt(2 / np.pi), abs=4 * 0.42 / np.sqrt(20_000)
     )
     assert np.mean(random.effect**2) == pytest.approx(0.49, rel=0.05)
-    world = Clusters(true, None)
+    world = Clusters(design, true, None)
     assert world.truth.shape == (20_000, len(world.names)) == (20_000, 1 + 1 + 1 + 8)
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.engines.clustered import ClusteredTarget
-from bayes_lsm.bayes.engines.collapsed import _Target, draw_weighted
+from bayes_lsm.bayes.engines.collapsed import CollapsedTarget
 from bayes_lsm.bayes.engines.diagnostics import dominated, weight_problems
+from bayes_lsm.bayes.engines.importance_sampling import draw_weighted
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 
 from .grids import Axis, quadrature
@@ -25,7 +25,7 @@ LEVELS = np.array([0.025, 0.25, 0.5, 0.75, 0.975])
 @pytest.mark.parametrize("number", [0, 2, 4, 6, 9, 10, 11, 13, 17, 21, 33, 41])
 def test_no_silent_errors(number):
     model = hard_model(number)
-    target = _Target(model.design, resolve_priors(model.design, model.specification.priors))
+    target = CollapsedTarget(model.design, resolve_priors(model.design, model.specification.priors))
     exact = judge(target, points=400_000, seed=number)
     phi, found = draw_weighted(target, 4000, np.random.default_rng(number))
     if weight_problems(found):
@@ -58,7 +58,7 @@ def districts(moderator):
             "slides", scale={f"district: {moderator}": lsm.priors.Normal(0, 10)}
         ),
     )
-    target = ClusteredTarget(model.design, resolve_priors(model.design, model.specification.priors))
+    target = CollapsedTarget(model.design, resolve_priors(model.design, model.specification.priors))
     turn = np.eye(3)
     if moderator == "early":
         axes = [

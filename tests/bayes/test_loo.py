@@ -14,7 +14,7 @@ import bayes_lsm as lsm
 from bayes_lsm.bayes.engines.collapsed import propose, sample_collapsed
 from bayes_lsm.bayes.pointwise_likelihood import log_likelihood
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-from bayes_lsm.design.subsets import group_studies, take_rows
+from bayes_lsm.design.subsets import group_studies
 from bayes_lsm.likelihood.rows.deletion import leave_out, location_moments, row_sums
 from bayes_lsm.likelihood.rows.integrated import Integrated
 from bayes_lsm.priors import Normal, Priors
@@ -146,7 +146,7 @@ def test_loo_is_that_of_refits_one_by_one(name):
     worst = np.argsort(-np.abs(found.columns["psis"] - found.pointwise))[:2]
     full = sample_collapsed(design, priors, draws=20_000, seed=8).importance
     for i in {*worst, 0, 5, 11}:
-        left = take_rows(design, np.setdiff1d(np.arange(design.n_studies), i))
+        left = design.keep(np.setdiff1d(np.arange(design.n_studies), i))
         refit = sample_collapsed(left, priors, draws=20_000, seed=9)
         exact = full.log_evidence - refit.importance.log_evidence
         # Four Monte Carlo errors of both routes.

@@ -186,12 +186,16 @@ for line in sys.stdin:
 """
 
 
+@dataclass(frozen=True, eq=False)
 class Checkout:
     """A process that runs the package of one checkout."""
 
-    def __init__(self, root: Path) -> None:
+    process: subprocess.Popen[str]
+
+    @classmethod
+    def start(cls, root: Path) -> Checkout:
         environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-        self._process = subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-c", WORKER],
             cwd=root,
             env=environment,
@@ -199,19 +203,21 @@ class Checkout:
             stdout=subprocess.PIPE,
             text=True,
         )
-        package = Path(self._answer()["package"])
+        checkout = cls(process)
+        package = Path(checkout._answer()["package"])
         if package.parents[1] != root:
             raise RuntimeError(f"the process for {root} imports {package}")
+        return checkout
 
     def _answer(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        found: dict[str, Any] = json.loads(self._process.stdout.readline())
+        assert self.process.stdout is not None
+        found: dict[str, Any] = json.loads(self.process.stdout.readline())
         return found
 
     def _ask(self, **what: object) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(what) + "\n")
-        self._process.stdin.flush()
+        assert self.process.stdin is not None
+        self.process.stdin.write(json.dumps(what) + "\n")
+        self.process.stdin.flush()
         return self._answer()
 
     def prepare(self, case: Case) -> str:
@@ -230,7 +236,7 @@ class Checkout:
         return found["clock"] / case.repeats, found["processor"] / case.repeats
 
     def close(self) -> None:
-        self._process.communicate()
+        self.process.communicate()
 
 
 def compare(
@@ -267,7 +273,7 @@ def show(name: str, found: tuple[Ratio, Ratio] | str) -> None:
 def main(arguments: Sequence[str]) -> None:
     other = Path(arguments[0]).resolve()
     pairs = int(arguments[1]) if len(arguments) > 1 else PAIRS
-    checkouts = [Checkout(HERE), Checkout(other)]
+    checkouts = [Checkout.start(HERE), Checkout.start(other)]
     print(f"{'median of':<42} {'here (ms)':>9} {'there':>9} {'ratio':>7} {'of CPU':>7}   quartiles")
     for case in CASES:
         show(case.name, compare(*checkouts, case, pairs))

@@ -38,7 +38,7 @@ def design():
 
 def test_q_and_typical_variance(design):
     P = projection(design.v, design.X)
-    q = cochran_q(design.y, design.v, design.X)
+    q = cochran_q(design)
     assert q.statistic == pytest.approx(design.y @ P @ design.y)
     assert q.df == 28
     assert q.pval == pytest.approx(chi2.sf(q.statistic, 28))

@@ -12,12 +12,13 @@ import pytest
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.errors import BayesLsmWarning, DivergentScaleWarning
 from bayes_lsm.reml import fit_reml
-from bayes_lsm.reml.diagnostics.influence import influence, leave_one_out
+from bayes_lsm.reml.diagnostics.influence import influence
+from bayes_lsm.reml.diagnostics.leave_one_out import leave_one_out
 
 from .designs import example, homogeneous_group, make_design
 
 # The package exports a function of the module's name.
-engine = sys.modules["bayes_lsm.reml.diagnostics.residuals"]
+engine = sys.modules["bayes_lsm.reml.diagnostics.deletion"]
 
 CASES = json.loads(
     (Path(__file__).parents[1] / "reference" / "frequentist.json").read_text(encoding="utf-8")
@@ -223,7 +224,7 @@ def test_too_few_studies_to_spare_one():
 def test_climbs_of_many_studies_end_where_searches_do(monkeypatch):
     fit = fit_reml(make_design(example(k=60, seed=4), "~ x", "~ x"))
     searched = influence(fit, progress=False)
-    monkeypatch.setattr(engine, "_MANY_STUDIES", 10)
+    monkeypatch.setattr(engine, "_MANY", 10)
     monkeypatch.setattr(engine, "_SEARCHED", 5)
     climbed = influence(fit, progress=False)
     assert climbed.leave_one_out.searched.sum() == 5
@@ -239,7 +240,7 @@ def test_climbs_towards_a_limit_are_searched(monkeypatch):
     data = homogeneous_group("b")
     data.loc[1, "yi"] = 9.0
     fit = fit_reml(make_design(data, "~ g", "~ g"))
-    monkeypatch.setattr(engine, "_MANY_STUDIES", 10)
+    monkeypatch.setattr(engine, "_MANY", 10)
     monkeypatch.setattr(engine, "_SEARCHED", 0)
     found = leave_one_out(fit, progress=False)
     assert found.searched[1]

@@ -16,8 +16,7 @@ from scipy.stats import norm
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import DataError, DivergentScaleWarning, FitError
-from bayes_lsm.reml import fit_reml
-from bayes_lsm.reml.prediction.prediction import blup, predict, predict_tau
+from bayes_lsm.reml import blup, fit_reml, predict, predict_tau
 from bayes_lsm.specification import Specification
 
 from .designs import example, homogeneous_group, make_design

@@ -12,8 +12,9 @@ import pytest
 import bayes_lsm as lsm
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.errors import BayesLsmWarning, FitError
+from bayes_lsm.likelihood.rows.closed_form import score_contributions
 from bayes_lsm.reml import fit_reml
-from bayes_lsm.reml.diagnostics.robust import robust, score_contributions
+from bayes_lsm.reml.diagnostics.robust import robust
 
 from .designs import example, homogeneous_group, make_design
 

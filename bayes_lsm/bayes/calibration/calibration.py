@@ -35,7 +35,7 @@ from bayes_lsm.bayes.calibration.replications import (
 )
 from bayes_lsm.bayes.calibration.uniformity import rank_ecdf, simultaneous_band, uniformity_pvalue
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.resolved_priors.clustered_prior import draw_from_prior
+from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior, said_before, sample_df
 from bayes_lsm.design.design import Design
@@ -261,8 +261,8 @@ def calibrate(
         own = make_clustered_sampler(
             design, prior, engine=cast("str | Sampler", engine), draws=draws
         )
-        true = draw_from_prior(design, prior, size=simulations, seed=seed, rng=rng)
-        world = Clusters(design, true.draws, own)
+        resolved = resolve_priors(design, prior)
+        world = Clusters(design, draw_priors(design, prior, resolved, simulations, rng), own)
     else:
         sample = make_sampler(design, prior, engine=cast("str | Sampler", engine), draws=draws)
         world = _studies(design, prior, sample, simulations, rng)

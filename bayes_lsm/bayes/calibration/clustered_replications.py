@@ -23,7 +23,7 @@ from bayes_lsm.bayes.calibration.replications import (
 )
 from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.engines.clustered import sample_clustered
+from bayes_lsm.bayes.engines.collapsed import sample_collapsed
 from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.engines.nuts import compile_for, read_chains, run_nuts
 from bayes_lsm.bayes.prediction.group_effects import GroupEffects
@@ -99,7 +99,7 @@ def make_clustered_sampler(
         if any(term.random for term in design.terms):
             raise FitError("random intercepts of ln τ² need engine='nuts', got 'collapsed'")
         resolved = resolve_priors(design, prior)
-        return lambda simulated, seed: sample_clustered(simulated, resolved, draws=draws, seed=seed)
+        return lambda simulated, seed: sample_collapsed(simulated, resolved, draws=draws, seed=seed)
     if engine == "nuts":
         return _compiled_nuts(design, prior, draws=draws)
     raise unknown_engine(engine)

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayes_lsm.bayes.cross_validation.refits import LeftOut
-from bayes_lsm.bayes.engines.clustered import ClusteredTarget
-from bayes_lsm.bayes.engines.collapsed import Points, normal_prior, propose_for, require_collapsible
+from bayes_lsm.bayes.engines.collapsed import Points, normal_prior, propose, require_collapsible
 from bayes_lsm.design.clusters import connected_rows
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import Array, Indices, Studies
@@ -122,11 +121,9 @@ class ClusterDeletion:
 
     def near(self, left: Indices, *, points: int, seed: int) -> ClusterPosterior:
         """Points near the posterior of the rows `left`."""
-        mean, precision = normal_prior(self.priors.location)
+        mean, _ = normal_prior(self.priors.location)
         sums = RowSums(self.design, mean)
-        target = ClusteredTarget(sums.take(left), self.priors)
-        rng = np.random.default_rng(seed)
-        found = propose_for(target, (mean, precision), points, rng)
+        found = propose(sums.take(left), self.priors, points=points, seed=seed)
         total = sums.of(left, found.alphas)
         return ClusterPosterior(sums, len(left) == self.rows, found, total)
 

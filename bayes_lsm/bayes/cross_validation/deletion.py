@@ -9,6 +9,7 @@ import numpy as np
 
 from bayes_lsm.bayes.cross_validation.refits import LeftOut
 from bayes_lsm.bayes.engines.collapsed import Points, propose, require_collapsible
+from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import Array, Indices, Numbers, Studies, take_rows
 from bayes_lsm.priors import ResolvedPriors
 
@@ -25,7 +26,7 @@ class RowDeletion:
         When β cannot be integrated out.
     """
 
-    design: Numbers
+    design: Design
     priors: ResolvedPriors
 
     def __post_init__(self) -> None:
@@ -50,7 +51,7 @@ class RowDeletion:
         """Points near the posterior of the rows `left`."""
         from bayes_lsm.likelihood.rows.deletion import row_sums
 
-        part = take_rows(self.design, left)
+        part = self.design.keep(left)
         found = propose(part, self.priors, points=points, seed=seed)
         sums = row_sums(found.alphas, *_arrays(part), found.mean, found.precision)
         return RowPosterior(self.design, len(left) == self.rows, found, sums)

@@ -25,8 +25,7 @@ from bayes_lsm.bayes.cross_validation.clustered_loo import loo, psis_loo
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.diagnostics.study_influence import Medians
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.engines.clustered import sample_clustered
-from bayes_lsm.bayes.engines.collapsed import can_collapse
+from bayes_lsm.bayes.engines.collapsed import can_collapse, sample_collapsed
 from bayes_lsm.bayes.engines.diagnostics import LARGEST_PARETO_K
 from bayes_lsm.bayes.engines.pareto import smooth_weights
 from bayes_lsm.bayes.posterior_sampling import draw_posterior
@@ -134,7 +133,7 @@ class Clusters:
         kept = np.ones(len(fit.design.y), dtype=bool)
         kept[rows] = False
         left = fit.design.keep(kept)
-        return sample_clustered(left, priors, draws=fit.draws.size, seed=fit.seed)
+        return sample_collapsed(left, priors, draws=fit.draws.size, seed=fit.seed)
 
 
 def one_after_another(z: Array, log_density: Array, log_weights: Array) -> Array:

@@ -22,7 +22,7 @@ from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
 from bayes_lsm.bayes.engines.pareto import smooth_weights
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
-from bayes_lsm.design.subsets import Array, take_rows
+from bayes_lsm.design.subsets import Array
 from bayes_lsm.progress import track
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def study_influence(fit: Posterior, *, progress: bool = True) -> pd.DataFrame:
         for u in track(again.tolist(), "Refitting", progress=progress and len(again) > _FEW):
             left = np.setdiff1d(np.arange(len(fit.design.y)), studies.rows[u])
             own = sample_directly(
-                take_rows(fit.design, left),
+                fit.design.keep(left),
                 priors,
                 df,
                 draws=len(fit.draws.flat_location),

@@ -101,11 +101,3 @@ def _middle_and_width(priors: Sequence[Univariate]) -> tuple[Array, Array]:
     drawn = np.column_stack([prior.sample(2000, rng) for prior in priors])
     lower, middle, upper = np.quantile(drawn, [0.16, 0.5, 0.84], axis=0)
     return middle, (upper - lower) / 2
-
-
-def log_tau2_of_residuals(y: Array, v: Array, X: Array) -> tuple[Array, Array]:
-    """A first guess: β (p,) by least squares, and ln τ² (k,) of each study by its residual."""
-    root = np.sqrt(v + v.mean())
-    b = np.linalg.lstsq(X / root[:, None], y / root, rcond=None)[0]
-    # The mean of ln χ²₁ is −1.27.
-    return b, np.log(np.maximum((y - X @ b) ** 2 - v, 0.05 * v)) + 1.27

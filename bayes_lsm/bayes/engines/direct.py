@@ -1,16 +1,12 @@
 """The engines that need no chains, and which of them draws from a model.
 
-`collapsed` has independent normal study effects, `student_collapsed` Student-t ones, `clustered`
-any number of scale terms. Another such engine is one more module that returns `Draws`, and one line
-here.
+`collapsed` has normal effects, `student_collapsed` Student-t study effects. Another such engine is
+one more module that returns `Draws`, and one line here.
 """
 
 from __future__ import annotations
 
-from typing import cast
-
 from bayes_lsm.bayes.draws import Draws
-from bayes_lsm.bayes.engines.clustered import sample_clustered
 from bayes_lsm.bayes.engines.collapsed import can_collapse, require_collapsible, sample_collapsed
 from bayes_lsm.bayes.engines.student_collapsed import (
     can_sample_student,
@@ -19,7 +15,6 @@ from bayes_lsm.bayes.engines.student_collapsed import (
 )
 from bayes_lsm.bayes.student.excess import Degrees
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import Numbers
 from bayes_lsm.priors import ResolvedPriors
 
 
@@ -44,7 +39,7 @@ def require_direct(priors: ResolvedPriors, df: Degrees | None, cure: str) -> Non
 
 
 def sample_directly(
-    design: Numbers,
+    design: Design,
     priors: ResolvedPriors,
     df: Degrees | None,
     *,
@@ -55,7 +50,7 @@ def sample_directly(
 
     Parameters
     ----------
-    design : Design, or of independent effects a part of one
+    design : Design
     priors : ResolvedPriors
     df : DegreesOfFreedom, Excess, float or None
         See `sample_student`; None for normal study effects.
@@ -70,6 +65,4 @@ def sample_directly(
     """
     if df is not None:
         return sample_student(design, priors, df, draws=draws, seed=seed)
-    if design.is_independent:
-        return sample_collapsed(design, priors, draws=draws, seed=seed)
-    return sample_clustered(cast("Design", design), priors, draws=draws, seed=seed)
+    return sample_collapsed(design, priors, draws=draws, seed=seed)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bayes_lsm.bayes.coordinates import DIMS
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.engines.compiled_models import compile_model
 from bayes_lsm.bayes.pymc_model.graph import BUILDERS
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
     import pymc as pm
 
 _KEPT_STATISTICS = ("diverging", "energy", "depth", "n_steps", "step_size", "mean_tree_accept")
-_KEPT_VARIABLES = ("location", "scale", "correlation", "scale_sd", "scale_effect")
-_KEPT_VARIABLES += ("true_effect", "df")
+_KEPT_VARIABLES = (*DIMS, "true_effect", "df")
 # Where a far region has to be visited: transitions to a draw that is kept, and steps short enough
 # for a path to turn into it. Five seeds of 20,000 draws of the bundled half-flat model then gave
 # 0.57 effective draws a draw or more, in the middle and in the tails, and no divergence. Kept one
@@ -96,10 +96,10 @@ def read_chains(
 
     `df` is the prior of ν, its fixed value, or None for normal study effects.
     """
-    found = {name: posterior[name] for name in _KEPT_VARIABLES if name in posterior}
-    if df is None or isinstance(df, DegreesOfFreedom):
-        return Draws(**found, stats=stats)
-    return Draws(**{**found, "df": np.full((1, 1), df)}, stats=stats)
+    found: dict[str, Any] = {name: posterior[name] for name in _KEPT_VARIABLES if name in posterior}
+    if df is not None and not isinstance(df, DegreesOfFreedom):
+        found["df"] = np.full((1, 1), df)
+    return Draws(**found, stats=stats)
 
 
 def run_nuts(
@@ -191,7 +191,7 @@ def compile_for(model: pm.Model, design: Design, priors: Priors, *, seed: int) -
     from bayes_lsm.bayes.engines.nuts_coordinates import build_sampling_model, can_map, pilot_data
 
     kept = [name for name in _KEPT_VARIABLES if name in model.named_vars]
-    if not design.is_independent or not can_map(model, resolve_priors(design, priors)):
+    if not can_map(model, design, resolve_priors(design, priors)):
         return compile_model(model, kept), False
     numbers = pilot_data(design, priors, seed)
     compiled = compile_model(

@@ -79,8 +79,10 @@ def _near_normal(block: PriorBlock, seed: int) -> PriorBlock:
     return PriorBlock(block.contrasts, tuple(normals))
 
 
-def can_map(model: pm.Model, priors: ResolvedPriors) -> bool:
-    """Whether it is known what each free variable's prior is stated on, from θ."""
+def can_map(model: pm.Model, design: Design, priors: ResolvedPriors) -> bool:
+    """Whether effects are independent, and what each free variable is, from θ, is known."""
+    if not design.is_independent:
+        return False
     families = [
         *priors.location.priors,
         *(prior for prior in priors.scale.priors if not isinstance(prior, Flat)),

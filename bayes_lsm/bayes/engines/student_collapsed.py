@@ -1,8 +1,8 @@
 """The fast engine for Student-t study effects: what is integrated out is the study effects.
 
 With t effects β has no closed form, so location and scale coefficients and ν are drawn together, by
-the same adaptive importance sampling as α alone with normal effects (`collapsed`). Each point costs
-a sum over some dozens of λ a study (`likelihood.student`).
+the same adaptive importance sampling as α alone with normal effects. Each point costs a sum over
+some dozens of λ a study (`likelihood.student`).
 """
 
 from __future__ import annotations
@@ -13,12 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.engines.collapsed import CHAINS, draw_weighted, propose_phi
-from bayes_lsm.bayes.engines.coordinates import Coordinates, Univariate, log_tau2_of_residuals
+from bayes_lsm.bayes.engines.coordinates import Coordinates, Univariate
+from bayes_lsm.bayes.engines.importance_sampling import CHAINS, draw_weighted, propose_phi
 from bayes_lsm.bayes.student.effects import arrays
 from bayes_lsm.bayes.student.excess import Degrees, Excess
 from bayes_lsm.design.subsets import Numbers
 from bayes_lsm.errors import FitError
+from bayes_lsm.likelihood.rows.closed_form import log_tau2_of_residuals
 from bayes_lsm.priors import ResolvedPriors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 

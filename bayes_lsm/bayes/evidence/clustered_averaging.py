@@ -12,24 +12,25 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.engines.clustered import sample_clustered
-from bayes_lsm.bayes.engines.collapsed import require_collapsible
+from bayes_lsm.bayes.engines.collapsed import require_collapsible, sample_collapsed
 from bayes_lsm.bayes.evidence.averages import Averages, in_words, sample_models
 from bayes_lsm.bayes.evidence.clustered_nested import (
     first_coefficients,
     formula_terms,
-    take_columns,
 )
 from bayes_lsm.bayes.evidence.model_prior import ModelPrior
 from bayes_lsm.bayes.evidence.submodels import SubModel, Term, find_terms
 from bayes_lsm.bayes.posterior import Posterior
-from bayes_lsm.bayes.prediction.clustered_heterogeneity import LevelHeterogeneity
-from bayes_lsm.bayes.prediction.clustered_prediction import LevelPrediction
+from bayes_lsm.bayes.prediction.clustered_heterogeneity import (
+    LevelHeterogeneity,
+    level_heterogeneity,
+)
+from bayes_lsm.bayes.prediction.clustered_prediction import LevelPrediction, predict_levels
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.term_draws import flat_coefficients, join_terms, split_terms, terms_of
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import restrict
+from bayes_lsm.design.subsets import restrict, take_columns
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Priors, ResolvedPriors
 
@@ -69,14 +70,14 @@ class ClusteredModelAverage(Averages[Design]):
         level: float = 0.95,
     ) -> LevelPrediction:
         """Effects in new groups or known ones; see `BayesFit.predict`."""
-        found = self._fit.predict(
-            new_data, terms=terms, known=known, variance=variance, level=level
+        found = predict_levels(
+            self._fit, new_data, terms=terms, known=known, variance=variance, level=level
         )
         return replace(found, heading=f"Predictions of a {self.title}", remarks=self.notes)
 
     def heterogeneity(self, *, level: float = 0.95) -> LevelHeterogeneity:
         """τ², τ and I² of each scale term; see `BayesFit.heterogeneity`."""
-        found = self._fit.heterogeneity(level=level)
+        found = level_heterogeneity(self._fit, level=level)
         return replace(found, heading=f"Heterogeneity of a {self.title}", remarks=self.notes)
 
     @property
@@ -124,7 +125,7 @@ def average_clustered(
         own = ResolvedPriors(
             restrict(priors.location, model.location), restrict(priors.scale, model.scale)
         )
-        drawn = sample_clustered(smaller, own, draws=draws, seed=its_seed)
+        drawn = sample_collapsed(smaller, own, draws=draws, seed=its_seed)
         scale = flat_coefficients(split_terms(smaller, drawn))  # α and κ
         return Draws(drawn.flat_location[None], scale[None], importance=drawn.importance)
 

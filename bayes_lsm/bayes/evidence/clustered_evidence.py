@@ -15,8 +15,7 @@ import numpy as np
 
 from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.engines.clustered import sample_clustered
-from bayes_lsm.bayes.engines.collapsed import can_collapse
+from bayes_lsm.bayes.engines.collapsed import can_collapse, sample_collapsed
 from bayes_lsm.bayes.evidence.bridge import MOST_ITERATIONS, bridge
 from bayes_lsm.bayes.evidence.evidence import (
     EVIDENCE_DRAWS,
@@ -62,7 +61,7 @@ def evidence(fit: Posterior) -> Evidence:
         return read_importance(fit.importance)
     plain = not any(term.random for term in fit.design.terms)
     if plain and can_collapse(priors):
-        draws = sample_clustered(
+        draws = sample_collapsed(
             fit.design, priors, draws=max(EVIDENCE_DRAWS, fit.draws.size), seed=fit.seed
         )
         return read_evidence(draws)

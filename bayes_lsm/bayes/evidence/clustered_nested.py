@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
-from bayes_lsm.bayes.engines.clustered import sample_clustered
-from bayes_lsm.bayes.engines.collapsed import normal_prior, require_collapsible
+from bayes_lsm.bayes.engines.collapsed import normal_prior, require_collapsible, sample_collapsed
 from bayes_lsm.bayes.evidence.conditionals import Unknowns
 from bayes_lsm.bayes.evidence.evidence import read_evidence
 from bayes_lsm.bayes.evidence.nested import PartName, Reduced, thinned, unknown_term, worth_of
@@ -24,7 +23,7 @@ from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.term_draws import are_random, flat_coefficients, split_terms
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
-from bayes_lsm.design.subsets import Array, restrict
+from bayes_lsm.design.subsets import Array, restrict, take_columns
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.arrange import error_covariance, likelihood_terms
 from bayes_lsm.priors import ResolvedPriors
@@ -117,7 +116,7 @@ class Levels:
             restrict(self.priors.location, kept["location"]),
             restrict(self.priors.scale, kept["scale"]),
         )
-        drawn = sample_clustered(design, priors, draws=draws, seed=self._fit.seed)
+        drawn = sample_collapsed(design, priors, draws=draws, seed=self._fit.seed)
         unknowns = _unknowns(design, priors, range(len(kept["scale"])))
         alphas = flat_coefficients(split_terms(design, drawn))
         worth = np.inf if drawn.importance is None else drawn.importance.ess
@@ -174,22 +173,3 @@ def _names(design: Design) -> tuple[str, ...]:
         else:  # a partial correlation, of which 0 is no model
             found += [f"({term.name}: κ {j + 1})" for j in range(kappas)]
     return tuple(found)
-
-
-def take_columns(design: Design, location: Sequence[int], scale: Sequence[int]) -> Design:
-    """The same rows with these columns, and correlations only where they are among them."""
-    part = design.location
-    terms = []
-    for term, first in zip(design.terms, first_coefficients(design), strict=True):
-        q = len(term.names)
-        own = [j - first for j in scale if first <= j < first + q]
-        names = tuple(term.names[j] for j in own)
-        kept = replace(term, names=names, Z=np.ascontiguousarray(term.Z[:, :, own]))
-        uncorrelated = len(term.effects) == 2 and first + q not in scale
-        terms.append(replace(kept, correlation="none") if uncorrelated else kept)
-    fewer = replace(
-        part,
-        names=tuple(part.names[j] for j in location),
-        matrix=np.ascontiguousarray(part.matrix[:, list(location)]),
-    )
-    return replace(design, location=fewer, terms=tuple(terms))

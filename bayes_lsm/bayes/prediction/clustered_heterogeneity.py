@@ -17,7 +17,7 @@ import pandas as pd
 from bayes_lsm.bayes.draws import Array, row_blocks
 from bayes_lsm.bayes.prediction.prediction import how
 from bayes_lsm.bayes.summaries.intervals import Interval, bounds, check_interval
-from bayes_lsm.likelihood.blocks.sampling_weights import typical_variance
+from bayes_lsm.likelihood.typical_variance import typical_variance
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.results import ResultTable, model_title
 

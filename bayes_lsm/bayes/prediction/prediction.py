@@ -301,16 +301,17 @@ def row_tau2(fit: Posterior) -> Array:
     The diagonal of Σ_l A_l D_l A_l', with D_l the covariance of a term's effects. It is the median
     of the logarithm, as τ² itself spans orders of magnitude.
     """
+    from bayes_lsm.bayes.prediction import points
     from bayes_lsm.bayes.prediction.clustered_prediction import by_distinct_points
-    from bayes_lsm.bayes.prediction.points import points_of
 
-    def summarise(some: Points) -> dict[str, Array]:
-        total = sum(each.variance(fit.terms[name]) for name, each in some.new.items())
+    def summarise(some: points.Points) -> dict[str, Array]:
+        variances = [each.variance(fit.terms[name]) for name, each in some.new.items()]
+        total = np.sum(variances, axis=0)
         with np.errstate(divide="ignore"):  # a τ² of 0
             return {"tau2": np.exp(np.median(np.log(total), axis=1))}
 
-    points = points_of(fit, None, terms=list(fit.terms), known=())
-    return by_distinct_points(fit, points, summarise)["tau2"].to_numpy()
+    rows = points.points_of(fit, None, terms=list(fit.terms), known=())
+    return by_distinct_points(fit, rows, summarise)["tau2"].to_numpy()
 
 
 def asks_for_levels(fit: Posterior, terms: Sequence[str] | None, known: Sequence[str]) -> bool:

@@ -16,8 +16,7 @@ from scipy.linalg import block_diag
 
 from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.engines.clustered import sample_clustered
-from bayes_lsm.bayes.engines.collapsed import can_collapse
+from bayes_lsm.bayes.engines.collapsed import can_collapse, sample_collapsed
 from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.engines.nuts import sample_nuts
 from bayes_lsm.bayes.resolved_priors.resolve import (
@@ -109,7 +108,7 @@ class Terms:
 
     def draw(self, priors: ResolvedPriors, *, draws: int, seed: int) -> Refitted:
         return self._posterior(
-            priors, sample_clustered(self._fit.design, priors, draws=draws, seed=seed)
+            priors, sample_collapsed(self._fit.design, priors, draws=draws, seed=seed)
         )
 
     def drawn(self) -> Refitted:

@@ -12,6 +12,7 @@ import numpy as np
 from scipy.special import gammaincinv
 
 from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.bayes.resolved_priors.resolve import scale_sd_prior
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import Numbers
 from bayes_lsm.errors import FitError, PriorError
@@ -75,6 +76,8 @@ def said_before(design: Design, priors: Priors) -> tuple[str, ...]:
     """For the notes below a table: the priors, and study effects that are not normal."""
     df = df_prior(design, priors)
     effects = () if df is None else (describe(df),)
+    if any(term.random for term in design.terms):
+        priors = priors.model_copy(update={"scale_sd": scale_sd_prior(priors)})
     return (f"priors: {priors.describe()}", *effects)
 
 

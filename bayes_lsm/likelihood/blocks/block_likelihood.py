@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -13,9 +14,10 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks import blocks
 from bayes_lsm.likelihood.blocks.arrange import arrange_design
 from bayes_lsm.likelihood.blocks.covariance import BlockCovariance, block_covariance
-from bayes_lsm.likelihood.blocks.information import expected_information
+from bayes_lsm.likelihood.blocks.first_guess import derivatives_of_variances, guess_variances
+from bayes_lsm.likelihood.blocks.information import expected_information, location_slopes
 from bayes_lsm.likelihood.blocks.scores import scores
-from bayes_lsm.likelihood.protocol import Climbs, Criterion, Evaluation, NormalPrior
+from bayes_lsm.likelihood.protocol import Climbs, Criterion, Evaluation, Locations, NormalPrior
 from bayes_lsm.specification import Method
 
 Array = npt.NDArray[np.float64]
@@ -50,16 +52,26 @@ class Blocks:
         """Expected information ½ tr(P V_j P V_k) at α, shape (q, q); of Σ⁻¹ for ML."""
         return expected_information(alpha, self.design, method=method)
 
-    def locations(self, alphas: Array) -> tuple[Array, Array]:
-        """Generalised least squares at each row of alphas (m, q): β̂ (m, p), covariances (m, p, p).
-
-        nan where X'Σ⁻¹X is singular.
-        """
+    def locations(self, alphas: Array) -> Locations:
+        """Generalised least squares at each row of alphas (m, q)."""
         return blocks.locations(alphas, self.data)
+
+    def location_slopes(self, alpha: Array) -> Array:
+        """∂β̂/∂α' (p, q) at α (q,)."""
+        return location_slopes(alpha, self.design)
+
+    def at(self, gone: Sequence[Mask]) -> Blocks:
+        """The same with the variances of some effects (G, s) of each term held at 0."""
+        terms = zip(self.design.terms, gone, strict=True)
+        return Blocks(replace(self.design, terms=tuple(term.at_zero(each) for term, each in terms)))
 
     def draw_location(self, alphas: Array, noise: Array, prior: NormalPrior) -> Array:
         """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
         return blocks.draw_location(alphas, noise, self.data, prior=prior)
+
+    def first_guess(self) -> tuple[Array, Array]:
+        """ln of every variance by α, and a guess of it; see `Likelihood.first_guess`."""
+        return derivatives_of_variances(self.design), guess_variances(self.design)
 
     def covariance(self, tau2: list[Array], correlations: list[Array]) -> BlockCovariance:
         """Σ where each term's effects have the variances (G, s) and correlations (s, s)."""

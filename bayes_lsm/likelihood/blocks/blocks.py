@@ -39,7 +39,7 @@ from bayes_lsm.likelihood.blocks.terms import (
     collapse,
     of_single_rows,
 )
-from bayes_lsm.likelihood.protocol import Criterion, Evaluation, NormalPrior
+from bayes_lsm.likelihood.protocol import Criterion, Evaluation, Locations, NormalPrior
 
 __all__ = [
     "Arranged",
@@ -236,16 +236,15 @@ def log_likelihoods(alphas: Array, data: Arranged, *, method: Criterion) -> Arra
     return values + constant
 
 
-def locations(alphas: Array, data: Arranged) -> tuple[Array, Array]:
-    """Generalised least squares at each row of alphas (m, q): β̂ (m, p), covariances (m, p, p).
-
-    nan where X'Σ⁻¹X is singular.
-    """
-    criterion, _ = _criterion(data, "ML")
-    betas = np.full((len(alphas), data.p), np.nan)
-    covariances = np.full((len(alphas), data.p, data.p), np.nan)
-    kernels.locations_at(np.ascontiguousarray(alphas), *criterion, betas, covariances)
-    return betas, covariances
+def locations(alphas: Array, data: Arranged) -> Locations:
+    """Generalised least squares at each row of alphas (m, q); nan where X'Σ⁻¹X is singular."""
+    (layout, root, y, _), _ = _criterion(data, "ML")
+    m, p = len(alphas), data.p
+    found = Locations(np.full((m, p), np.nan), np.full((m, p, p), np.nan), np.full(m, np.nan))
+    kernels.locations_at(
+        np.ascontiguousarray(alphas), layout, root, y, found.beta, found.covariance, found.squares
+    )
+    return found
 
 
 def draw_location(alphas: Array, noise: Array, data: Arranged, *, prior: NormalPrior) -> Array:

@@ -414,10 +414,17 @@ def sums_at(alphas, layout, A, b, c):
 
 
 @njit(cache=True, parallel=True)
-def locations_at(alphas, layout, prior_root, prior_y, adjusted, betas, covariances):
-    """Fills β̂ (m, p) and its covariance (m, p, p) at each row of alphas (m, q)."""
+def locations_at(alphas, layout, prior_root, prior_y, betas, covariances, squares):
+    """Fills β̂ (m, p), its covariance (m, p, p) and r'Σ⁻¹r (m,) at each row of alphas (m, q)."""
     for i in prange(len(alphas)):
-        value_at(alphas[i], layout, prior_root, prior_y, adjusted, betas[i], covariances[i])
+        white = prepare(alphas[i], layout, len(prior_y))
+        total = whiten(layout, white, prior_root, prior_y, False, False)
+        if np.isfinite(total):
+            solve_location(white.R, white.c, betas[i], covariances[i])
+            squares[i] = dot(white.y, white.y)
+            for k in range(len(layout.y)):
+                if layout.spare[k] > 0.0:
+                    squares[i] += layout.squares[k] / white.D[k]
 
 
 @njit(cache=True, parallel=True)

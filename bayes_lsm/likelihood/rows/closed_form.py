@@ -197,3 +197,11 @@ def score_contributions(
     X = location.basis * np.sqrt(variance)[:, None]
     B = -(Z.T * (tau2 * w * u)) @ X
     return np.asarray(own + (u[:, None] * X) @ B.T)
+
+
+def log_tau2_of_residuals(y: Array, v: Array, X: Array) -> tuple[Array, Array]:
+    """A first guess: β (p,) by least squares, and ln τ² (k,) of each study by its residual."""
+    root = np.sqrt(v + v.mean())
+    b = np.linalg.lstsq(X / root[:, None], y / root, rcond=None)[0]
+    # The mean of ln χ²₁ is −1.27.
+    return b, np.log(np.maximum((y - X @ b) ** 2 - v, 0.05 * v)) + 1.27

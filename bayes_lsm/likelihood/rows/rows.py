@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,7 @@ from scipy import sparse
 from bayes_lsm.design.clusters import sum_by_cluster
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.protocol import Climbs, Criterion, Evaluation, NormalPrior
+from bayes_lsm.likelihood.protocol import Climbs, Criterion, Evaluation, Locations, NormalPrior
 from bayes_lsm.likelihood.rows import closed_form
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.specification import Method
@@ -20,6 +23,11 @@ from bayes_lsm.specification import Method
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 Mask = npt.NDArray[np.bool_]
+
+# A row's weight, relative to the largest, below which X'WX might become singular.
+_SMALLEST_WEIGHT = 1e-10
+# Numbers in the largest table of weights.
+_LARGEST_TABLE = 2_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,9 +69,17 @@ class DiagonalCovariance:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The normal likelihood of a design of independent effects; see `Likelihood`."""
+    """The normal likelihood of a design of independent effects; see `Likelihood`.
+
+    Attributes
+    ----------
+    design : Design
+    gone : ndarray of bool, shape (n,), or None
+        Rows whose τ² is held at 0.
+    """
 
     design: Design
+    gone: Mask | None = None
 
     def evaluate(self, alpha: Array, criterion: Criterion) -> Evaluation:
         """A criterion at α (q,), its score and its Hessian."""
@@ -71,7 +87,7 @@ class Rows:
         if isinstance(criterion, NormalPrior):
             raise FitError("the rows' likelihood with β integrated out has values only")
         found = closed_form.evaluate(
-            alpha, design.y, design.v, design.X, design.Z, method=criterion
+            alpha, design.y, design.v, design.X, design.Z, method=criterion, zero=self.gone
         )
         location = found.location
         return Evaluation(
@@ -83,10 +99,12 @@ class Rows:
         design = self.design
         if isinstance(criterion, NormalPrior):
             return np.asarray(self._integrated(criterion).log_marginal(alphas))
-        tau2s = tau2_from_log(alphas @ design.Z.T)
         y, v, X = design.y, design.v, design.X
         return np.array(
-            [closed_form.log_likelihood(y, v, X, each, method=criterion) for each in tau2s]
+            [
+                closed_form.log_likelihood(y, v, X, tau2, method=criterion)
+                for tau2 in self._tau2(alphas)
+            ]
         )
 
     def information(self, alpha: Array, method: Method) -> Array:
@@ -94,20 +112,58 @@ class Rows:
         design = self.design
         return closed_form.expected_information(alpha, design.v, design.X, design.Z, method=method)
 
-    def locations(self, alphas: Array) -> tuple[Array, Array]:
-        """Weighted least squares at each row of alphas (m, q): β̂ (m, p), covariances (m, p, p)."""
+    def locations(self, alphas: Array) -> Locations:
+        """Weighted least squares at each row of alphas (m, q)."""
+        design, (m, (n, p)) = self.design, (len(alphas), self.design.X.shape)
+        # In orthonormal coordinates of X the normal equations keep their digits.
+        back = np.linalg.solve(np.linalg.qr(design.X, mode="r"), np.eye(p))
+        X = design.X @ back
+        XX = (X[:, :, None] * X[:, None, :]).reshape(n, p * p)
+        Xy = X * design.y[:, None]
+        found = Locations(np.empty((m, p)), np.empty((m, p, p)), np.empty(m))
+        for here in np.array_split(np.arange(m), min(m, math.ceil(m * n / _LARGEST_TABLE))):
+            w = 1.0 / (design.v + self._tau2(alphas[here]))
+            w = np.maximum(w, _SMALLEST_WEIGHT * w.max(axis=1, keepdims=True))
+            inverse = np.linalg.inv((w @ XX).reshape(-1, p, p))
+            beta = np.einsum("kij,kj->ki", inverse, w @ Xy)
+            found.beta[here] = beta @ back.T
+            found.covariance[here] = back @ inverse @ back.T
+            found.squares[here] = np.sum(w * (design.y - beta @ X.T) ** 2, axis=1)
+        return found
+
+    def location_slopes(self, alpha: Array) -> Array:
+        """∂β̂/∂α' = −(X'WX)⁻¹X' diag(w_i² r_i ∂τ_i²/∂α'), shape (p, q)."""
         design = self.design
-        found = [
-            closed_form.estimate_location(design.y, design.v + tau2, design.X)
-            for tau2 in tau2_from_log(alphas @ design.Z.T)
-        ]
-        return np.array([each.beta for each in found]), np.array(
-            [each.covariance for each in found]
-        )
+        tau2 = self._tau2(alpha[None])[0]
+        w = 1.0 / (design.v + tau2)
+        there = closed_form.estimate_location(design.y, 1.0 / w, design.X)
+        slope = np.ones_like(w) if self._is_identity else tau2
+        moved = (w**2 * there.residuals * slope)[:, None] * design.Z
+        return np.asarray(-there.covariance @ (design.X.T @ moved))
+
+    def at(self, gone: Sequence[Mask]) -> Rows:
+        """The same with the τ² of some rows held at 0."""
+        return replace(self, gone=gone[0][:, 0])
+
+    @property
+    def _is_identity(self) -> bool:
+        return self.design.specification.link == "identity"
+
+    def _tau2(self, alphas: Array) -> Array:
+        """τ² (m, n) at each row of alphas (m, q)."""
+        predictor = alphas @ self.design.Z.T
+        tau2 = np.maximum(predictor, 0.0) if self._is_identity else tau2_from_log(predictor)
+        return tau2 if self.gone is None else np.where(self.gone, 0.0, tau2)
 
     def draw_location(self, alphas: Array, noise: Array, prior: NormalPrior) -> Array:
         """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
         return np.asarray(self._integrated(prior).draw_location(alphas, noise))
+
+    def first_guess(self) -> tuple[Array, Array]:
+        """ln τ² of each row by α: its derivatives (n, q), and a guess of it (n,)."""
+        design = self.design
+        _, log_tau2 = closed_form.log_tau2_of_residuals(design.y, design.v, design.X)
+        return design.Z, log_tau2
 
     def covariance(self, tau2: list[Array], correlations: list[Array]) -> DiagonalCovariance:
         """Σ where each effect has the variance τ² (n, 1)."""
@@ -126,13 +182,21 @@ class Rows:
     def scores(self, alpha: Array, method: Method, cluster: Index) -> Array:
         """What each of G clusters adds to the score at α, shape (G, q); REML's or ML's."""
         design = self.design
+        tau2 = self._tau2(alpha[None])[0]
         found = closed_form.score_contributions(
-            tau2_from_log(design.Z @ alpha), design.y, design.v, design.X, design.Z, method=method
+            tau2, design.y, design.v, design.X, design.Z, method=method
         )
         return sum_by_cluster(found, cluster)
 
+    @cached_property
+    def _known(self) -> dict[NormalPrior, Any]:
+        return {}
+
     def _integrated(self, prior: NormalPrior) -> Any:
+        """With β integrated out; kept for the prior, as its products take as long as a call."""
         from bayes_lsm.likelihood.rows.integrated import Integrated  # loads numba
 
-        design = self.design
-        return Integrated(design.y, design.v, design.X, design.Z, prior.mean, prior.precision)
+        if prior not in self._known:
+            y, v, X, Z = self.design.y, self.design.v, self.design.X, self.design.Z
+            self._known[prior] = Integrated(y, v, X, Z, prior.mean, prior.precision)
+        return self._known[prior]

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.capabilities import require_capable
+from bayes_lsm.design.coordinates import unit_steps
 from bayes_lsm.errors import FitError
-from bayes_lsm.reml.search.surface import Surface
+from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.tables import wrap_notes
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ Array = npt.NDArray[np.float64]
 SAME = 1e-6
 # Beyond this the curvatures differ so much that standard errors lose half their digits.
 LARGEST_CONDITION = 1e8
+# Curvature, in units of ln τ², below which the log-likelihood is flat.
+_FLAT = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,9 +92,9 @@ def check(fit: Estimates, *, starts: int = 50, seed: int = 0) -> Check:
     Parameters
     ----------
     fit : RemlFit or Estimates
-        With the log link.
+        With the log link; its fixed coefficients stay fixed.
     starts : int, default 50
-        Random starting points, near and far from the estimate.
+        Random starting points, near and far from where an ordinary optimiser stops.
     seed : int, default 0
 
     Raises
@@ -106,32 +110,25 @@ def check(fit: Estimates, *, starts: int = 50, seed: int = 0) -> Check:
     unique:           yes (50 of 50 climbs end there)
     well conditioned: yes (condition 6.53, largest slope ...)
     """
-
-    if not fit.design.is_independent:
-        from bayes_lsm.reml.diagnostics.clustered_check import clustered_check
-
-        return clustered_check(fit, starts=starts, seed=seed)
     if starts < 1:
         raise FitError(f"starts must be at least 1, got {starts}")
-    design = fit.design
-    if design.specification.link != "log":
-        raise FitError("check() is for the log link; the identity link's optimum is checked by it")
-    free = [j for j, name in enumerate(design.scale.names) if name not in fit.fixed]
-    held = np.array([fit.fixed.get(name, 0.0) for name in design.scale.names])
-    surface = Surface(
-        design.y, design.v, design.X, design.Z[:, free], fit.method, offset=design.Z @ held
-    )
-    here = surface.forth @ fit.stop[free]
-    rng = np.random.default_rng(seed)
+    require_capable("check", fit.design)
+    likelihood, back = likelihood_of(fit.design), _back(fit)
     radii = np.resize([0.5, 2.0, 5.0], starts)[:, None]
-    begun = here + radii * rng.normal(size=(starts, len(free)))
-    points = surface.climb(list(begun @ surface.back.T))
-    gains = np.array([point.value - fit.loglik for point in points])
+    steps = radii * np.random.default_rng(seed).normal(size=(starts, back.shape[1])) @ back.T
+    ends = likelihood.climb(fit.stop + steps, fit.method, held=fit.is_fixed)
+    gains = ends.value - fit.loglik
     # Climbs along a tail end below its limit, by no more than rounding.
     reached = int((np.abs(gains) < SAME).sum())
-    maxima = np.unique(np.round(gains[np.isfinite(gains)], 6))[::-1]
-    interior = fit.divergence is None and not fit.at_bound
-    gradient, condition = _at(surface, here) if interior else (math.nan, math.nan)
+    peaks = np.array([_is_peak(back.T @ hessian @ back) for hessian in ends.hessian])
+    maxima = np.unique(np.round(gains[(gains > -SAME) | (peaks & np.isfinite(gains))], 6))[::-1]
+    interior = fit.divergence is None and not fit.at_bound and not fit.has_border
+    gradient = condition = math.nan
+    if interior and back.shape[1]:
+        here = likelihood.evaluate(fit.summit, fit.method)
+        gradient = float(np.abs(back.T @ here.score).max())
+        curvature = np.linalg.eigvalsh(-back.T @ here.hessian @ back)
+        condition = float(curvature[-1] / curvature[0]) if curvature[0] > 0 else math.inf
     return Check(
         interior=interior,
         unique=bool((np.abs(maxima) < SAME).all()) and fit.rival is None,
@@ -144,9 +141,18 @@ def check(fit: Estimates, *, starts: int = 50, seed: int = 0) -> Check:
     )
 
 
-def _at(surface: Surface, here: Array) -> tuple[float, float]:
-    (point,) = surface.climb([surface.back @ here])
-    _, score = surface.value_and_score(point.rotated)
-    curvature = np.linalg.eigvalsh(-point.hessian)
-    condition = curvature[-1] / curvature[0] if curvature[0] > 0 else math.inf
-    return float(np.abs(score).max()), float(condition)
+def _back(fit: Estimates) -> Array:
+    """From unit steps of the coefficients that are not fixed to steps of all (m, f)."""
+    held = [j for j, name in enumerate(fit.scale_names) if name in fit.fixed]
+    found = np.zeros((len(fit.stop), int((~fit.is_fixed).sum())))
+    found[~fit.is_fixed] = unit_steps(fit.design.without(scale=held))
+    return found
+
+
+def _is_peak(hessian: Array) -> bool:
+    """Whether a climb has ended on a maximum.
+
+    Where variances are next to nothing the log-likelihood is flat, though it may rise again farther
+    on: such an end is no other maximum unless it is as high as the fit.
+    """
+    return bool(np.isfinite(hessian).all() and np.linalg.eigvalsh(hessian).max(initial=-1) < -_FLAT)

@@ -1,22 +1,18 @@
 r"""Cluster-robust covariances: standard errors that hold when the rows of a cluster are dependent.
 
-Location. With M = (X'WX)⁻¹, W = diag(1/(v + τ²)), residuals e and rows in clusters c,
+Location. With W = Σ⁻¹, M = (X'WX)⁻¹, residuals e and clusters c that are independent of each other
+under the model,
 
     V_β = M [ Σ_c X_c'W_c A_c e_c e_c' A_c' W_c X_c ] M
 
 where A_c = I for CR0 and CR1, and for CR2 (Bell & McCaffrey 2002; Pustejovsky & Tipton 2018)
-A_c = D_c B_c^{−½} D_c with D_c = Φ_c^{½}, Φ = W⁻¹ and B_c = D_c (Φ_c − X_c M X_c') D_c, so that V_β
-is unbiased if Φ is right. CR1 is CR0 times G/(G − p), G clusters, as in metafor's ``robust``.
+A_c = D_c' B_c^{−½} D_c with D_c'D_c = Σ_c and B_c = D_c (Σ_c − X_c M X_c') D_c', so that V_β is
+unbiased if Σ is right. CR1 is CR0 times G/(G − p), G clusters, as in metafor's ``robust``.
 
-Scale. The profile log-likelihood of α is a sum over studies, ℓ_i(α, β̂(α)), and so is its score.
-With u_i = w_i e_i, f_i = dτ_i²/d(z_i'α) = τ_i² and dβ̂/dα = M B', B = −Σ_i f_i w_i u_i z_i x_i',
+Scale. The profile log-likelihood of α is a sum over clusters, ℓ_c(α, β̂(α)), and so is its score s_c
+(`Likelihood.scores`, with REML's share of ln|X'WX|). Then
 
-    s_i = ½ f_i (u_i² − w_i + w_i h_i) z_i  +  B M x_i u_i
-
-where the term w_i h_i, the study's part of d ln|X'WX|/dα, is REML's alone. The second term is what
-β̂ passes on; it adds up to 0 over all studies but not over a cluster. Then
-
-    V_α = (−H)⁻¹ [ Σ_c s_c s_c' ] (−H)⁻¹,    s_c = Σ_{i in c} s_i
+    V_α = (−H)⁻¹ [ Σ_c s_c s_c' ] (−H)⁻¹
 
 with H the Hessian of the (restricted) log-likelihood. Under ML it is the α block of the sandwich of
 the joint scores of (β, α). CR1 is CR0 times G/(G − 1). There is no CR2 for a score of τ²: with
@@ -25,51 +21,39 @@ the joint scores of (β, α). CR1 is CR0 times G/(G − 1). There is no CR2 for 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.special import fdtrc, ndtr, ndtri, stdtr, stdtrit
 
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_choice
-from bayes_lsm.design.clusters import Cluster
+from bayes_lsm.design.clusters import Cluster, Clusters, read_clusters, shared, sum_by_cluster
+from bayes_lsm.design.coefficients import scale_places
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.rows.closed_form import estimate_location, evaluate
+from bayes_lsm.likelihood.protocol import Covariance
+from bayes_lsm.reml.diagnostics.location_projection import LocationProjection, project
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.results import model_title, stack_parts
-from bayes_lsm.specification import Method
+from bayes_lsm.reml.wald import FTest
+from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable
 
-if TYPE_CHECKING:
-    from bayes_lsm.reml.diagnostics.clustered_residuals import ClusteredRobustFit
-
 Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
 Kind = Literal["CR0", "CR1", "CR2"]
 
 # Eigenvalues of B_c, relative to the largest possible, that are the rounding of 0.
 _ZERO = 1e-12
 
 
-@dataclass(frozen=True)
-class RobustTest:
-    """An F test of all location moderators; it unpacks as statistic, df, df2, pval."""
-
-    statistic: float
-    df: int
-    df2: int
-    pval: float
-
-    def __iter__(self):  # type: ignore[no-untyped-def]
-        return iter((self.statistic, self.df, self.df2, self.pval))
-
-
 @dataclass(frozen=True, eq=False)
-class ClusterRobust[Fit: Estimates](Printable):
-    """What robust fits of one and of several scale terms share; the estimates are the fit's.
+class RobustFit(Printable):
+    """A fit with cluster-robust covariances; the estimates are the fit's.
 
     Attributes
     ----------
@@ -79,7 +63,8 @@ class ClusterRobust[Fit: Estimates](Printable):
         G.
     vcov_location : ndarray, shape (p, p)
     vcov_scale : ndarray, shape (q, q)
-        nan where the fit has no covariance: for diverging, fixed and unidentified coefficients.
+        Of the scale coefficients of all terms; nan where the fit has no covariance: for diverging,
+        fixed and unidentified coefficients.
     df_location : ndarray, shape (p,)
         Degrees of freedom of the t-tests: G − p, or Satterthwaite's for CR2; inf for tests with the
         normal distribution.
@@ -87,7 +72,7 @@ class ClusterRobust[Fit: Estimates](Printable):
         G − 1, or inf.
     """
 
-    fit: Fit
+    fit: Estimates
     kind: Kind
     n_clusters: int
     vcov_location: Array
@@ -96,42 +81,39 @@ class ClusterRobust[Fit: Estimates](Printable):
     df_scale: Array
 
     @property
-    def location(self) -> pd.DataFrame:
-        """Location coefficients: estimate, se, tval, df, pval, ci_lb, ci_ub; one row a term."""
-        names = self.fit.design.location.names
-        return t_table(names, self.fit.beta, self.vcov_location, self.df_location)
-
-    @property
-    def title(self) -> str:
-        """The kind of model, how it was fitted, and the clusters."""
-        how = f"{self.fit.label}; {self.kind} in {self.n_clusters} clusters"
-        return model_title(self.fit.design, how)
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What a reader of the table has to know."""
-        found = ["standard errors and tests are cluster-robust"]
-        if self.kind == "CR2":
-            found.append("CR2 is for the location part; the scale part has CR1")
-        return (*found, *self.fit.notes)
-
-
-@dataclass(frozen=True, eq=False)
-class RobustFit(ClusterRobust[Estimates]):
-    """A fit with cluster-robust covariances; see `ClusterRobust` for its numbers."""
-
-    @property
     def design(self) -> Design:
         """The numbers that were fitted."""
         return self.fit.design
 
     @property
-    def scale(self) -> pd.DataFrame:
-        """Scale coefficients of ln τ²: the same columns, one row a term."""
-        return t_table(self.design.scale.names, self.fit.alpha, self.vcov_scale, self.df_scale)
+    def location(self) -> pd.DataFrame:
+        """Location coefficients: estimate, se, tval, df, pval, ci_lb, ci_ub; one row a term."""
+        names = self.design.location.names
+        return t_table(names, self.fit.beta, self.vcov_location, self.df_location)
 
     @property
-    def qm(self) -> RobustTest:
+    def scale(self) -> pd.DataFrame:
+        """Scale coefficients of ln τ²: the same columns, one row a term.
+
+        Indexed by grouping and term where there are several scale terms.
+        """
+        tables = self._scale_tables()
+        if len(tables) == 1:
+            return next(iter(tables.values()))
+        return pd.concat(tables, names=["grouping", "term"])
+
+    def _scale_tables(self) -> dict[str, pd.DataFrame]:
+        tables, first = {}, 0
+        for name, each in self.fit.terms.items():
+            here = slice(first, first + len(each.alpha))
+            first = here.stop
+            tables[name] = t_table(
+                each.term.names, each.shown, self.vcov_scale[here, here], self.df_scale[here]
+            )
+        return tables
+
+    @property
+    def qm(self) -> FTest:
         """F test of all location moderators (of the intercept, when there are none), as metafor.
 
         With G − p denominator degrees of freedom, for CR0 and CR1; nan for CR2, whose tests have
@@ -143,13 +125,31 @@ class RobustFit(ClusterRobust[Estimates]):
         b, V = self.fit.beta[tested], self.vcov_location[np.ix_(tested, tested)]
         # Fewer clusters than moderators would leave V singular.
         if self.kind == "CR2" or self.n_clusters <= len(tested):
-            return RobustTest(np.nan, len(tested), df2, np.nan)
+            return FTest(np.nan, len(tested), df2, np.nan)
         statistic = float(b @ np.linalg.solve(V, b)) / len(tested)
-        return RobustTest(statistic, len(tested), df2, float(fdtrc(len(tested), df2, statistic)))
+        return FTest(statistic, len(tested), df2, float(fdtrc(len(tested), df2, statistic)))
 
     def to_dataframe(self) -> pd.DataFrame:
-        """Both tables as one, indexed by part and term."""
-        return stack_parts(self.location, self.scale)
+        """All tables as one, indexed by part and term."""
+        parts = {
+            self.design.part_name("scale", self.fit.terms[name].term): table
+            for name, table in self._scale_tables().items()
+        }
+        return pd.concat({"location": self.location, **parts}, names=["part", "term"])
+
+    @property
+    def title(self) -> str:
+        """The kind of model, how it was fitted, and the clusters."""
+        how = f"{self.fit.label}; {self.kind} in {self.n_clusters} clusters"
+        return model_title(self.design, how)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of the table has to know."""
+        found = ["standard errors and tests are cluster-robust"]
+        if self.kind == "CR2":
+            found.append("CR2 is for the location part; the scale part has CR1")
+        return (*found, *self.fit.notes)
 
 
 def robust(
@@ -158,16 +158,17 @@ def robust(
     *,
     kind: Kind = "CR1",
     small_sample: bool = True,
-) -> RobustFit | ClusteredRobustFit:
+) -> RobustFit:
     """Cluster-robust covariances of the location and the scale coefficients of a fit.
 
     Parameters
     ----------
     fit : RemlFit or Estimates
         With the log link.
-    cluster : sequence of length k
-        The cluster of each row that was fitted: numbers or text, none missing. With several scale
-        terms also the grouping of one of them; by default the outermost groups.
+    cluster : str or sequence of length n, optional
+        The groups of a scale term, or the cluster of each row that was fitted: numbers or text,
+        none missing. By default the outermost groups, which are the rows themselves where effects
+        are independent (the covariance is then robust to their variances alone).
     kind : {"CR1", "CR2", "CR0"}, default "CR1"
         ``"CR0"``: without correction. ``"CR1"``: metafor's, times G/(G − p) for β, and G/(G − 1)
         for α. ``"CR2"``: bias-reduced, with Satterthwaite degrees of freedom, as clubSandwich; for
@@ -177,13 +178,13 @@ def robust(
 
     Returns
     -------
-    RobustFit or ClusteredRobustFit
+    RobustFit
 
     Raises
     ------
     FitError
-        For clusters that are missing or as few as the location coefficients, for an unknown kind,
-        and for the identity link.
+        For clusters that are missing, that depend on each other under the model, or that are as few
+        as the location coefficients; for an unknown kind; and for the identity link.
 
     Examples
     --------
@@ -203,118 +204,64 @@ def robust(
     estimation and hypothesis testing in fixed effects models. Journal of Business & Economic
     Statistics, 36(4), 672-683. doi:10.1080/07350015.2016.1247004
     """
-    if not fit.design.is_independent:
-        from bayes_lsm.reml.diagnostics.clustered_residuals import clustered_robust
-
-        return clustered_robust(fit, cluster, kind=kind, small_sample=small_sample)
-    design = fit.design
     require_choice("kind", kind, Kind)
-    if design.specification.link != "log":
-        raise FitError("robust covariances are for the log link; fit the model with link='log'")
-    groups, G = _groups(design, cluster)
-    p, q = design.X.shape[1], design.Z.shape[1]
+    require_capable("robust", fit.design)
+    p, q = len(fit.beta), len(fit.alpha)
+    clusters = _independent_clusters(fit.design, cluster, p)
+    G, code, projection = len(clusters), clusters.code, project(fit)
+    e = fit.design.y - fit.design.X @ fit.beta
     if kind == "CR2":
-        vcov_location, df = _cr2(fit, groups, G)
+        vcov_location, df = _cr2(projection, e, code)
     else:
-        factor = G / (G - p) if kind == "CR1" else 1.0
-        vcov_location, df = factor * _cr0(fit, groups, G), np.full(p, float(G - p))
-    factor = 1.0 if kind == "CR0" else G / (G - 1)
+        whitened = projection.basis * projection.covariance.whiten(e)[:, None]
+        scores = sum_by_cluster(whitened, code) @ projection.back.T
+        vcov_location, df = scores.T @ scores, np.full(p, float(G - p))
+        vcov_location = vcov_location * (G / (G - p) if kind == "CR1" else 1.0)
     df_scale = np.full(q, float(G - 1))
     if not small_sample:
         df, df_scale = np.full(p, np.inf), np.full(q, np.inf)
-    vcov_scale = factor * _scale_sandwich(fit, groups, G)
+    vcov_scale = (1.0 if kind == "CR0" else G / (G - 1)) * _scale_sandwich(fit, code)
     return RobustFit(fit, kind, G, vcov_location, vcov_scale, df, df_scale)
 
 
-def _groups(design: Design, cluster: Cluster | None) -> tuple[npt.NDArray[np.intp], int]:
-    """Clusters as 0, 1, … of each row, and their number."""
-    k, p = design.X.shape
-    if cluster is None:
-        raise FitError(f"cluster must hold the cluster of each of the {k} rows; give one")
-    if isinstance(cluster, str):
+def _independent_clusters(design: Design, cluster: Cluster | None, p: int) -> Clusters:
+    clusters = read_clusters(design, cluster)
+    common = shared(design, clusters)
+    if common:
         raise FitError(
-            f"cluster must hold the cluster of each of the {k} rows, got the text {cluster!r}; "
-            f"pass the column itself: data[{cluster!r}]"
+            f"{common} lie in several clusters, so that the model itself makes these dependent; "
+            "give coarser clusters"
         )
-    codes, names = pd.factorize(np.asarray(cluster, dtype=object))
-    if len(codes) != k:
-        dropped = len(design.dropped)
-        cure = (
-            f"; {dropped} rows of the data were left out, leave theirs out too" if dropped else ""
-        )
-        raise FitError(f"cluster must have one value for each of {k} rows, got {len(codes)}{cure}")
-    if (codes < 0).any():
-        row = design.labels[int(np.flatnonzero(codes < 0)[0])]
-        raise FitError(f"cluster has no value for {row}; give each row one")
-    if len(names) <= p:
+    if len(clusters) <= p:
         raise FitError(
-            f"{len(names)} clusters are too few for {p} location coefficients; at least {p + 1} "
+            f"{len(clusters)} clusters are too few for {p} location coefficients; at least {p + 1} "
             "are needed"
         )
-    return codes, len(names)
+    return clusters
 
 
-def _sums(values: Array, groups: npt.NDArray[np.intp], G: int) -> Array:
-    """Sums of the rows of `values` (k, m) over clusters (G, m)."""
-    sums = np.zeros((G, values.shape[1]))
-    np.add.at(sums, groups, values)
-    return sums
-
-
-def _cr0(fit: Estimates, groups: npt.NDArray[np.intp], G: int) -> Array:
-    whitened = _whiten(fit)
-    scores = _sums(whitened.residuals[:, None] * whitened.basis, groups, G) @ whitened.back.T
-    return np.asarray(scores.T @ scores)
-
-
-class _Whitened(NamedTuple):
-    """W^½X = Q R: sums over Q (k, p) keep the digits that those over X lose in extreme units.
-
-    `residuals` are W^½e (k,), and `back` is R⁻¹ (p, p), so that X = W^-½ Q R and M = R⁻¹R⁻ᵀ.
-    """
-
-    basis: Array
-    residuals: Array
-    back: Array
-
-
-def _whiten(fit: Estimates) -> _Whitened:
-    design = fit.design
-    variance = design.v + fit.tau2
-    location = estimate_location(design.y, variance, design.X)
-    root = np.sqrt(variance)
-    Q = location.basis
-    R = np.triu(Q.T @ (design.X / root[:, None]))
-    return _Whitened(Q, location.residuals / root, np.linalg.solve(R, np.eye(len(R))))
-
-
-def _cr2(fit: Estimates, groups: npt.NDArray[np.intp], G: int) -> tuple[Array, Array]:
+def _cr2(projection: LocationProjection, e: Array, code: Index) -> tuple[Array, Array]:
     """The bias-reduced covariance, and Satterthwaite degrees of freedom of each coefficient.
 
     With a_c = A_c W_c X_c M t for a coefficient t, the variance estimate is Σ_c (a_c'e_c)², a
-    quadratic form in normal variables with the matrix P, P_cd = 1(c = d) a_c'Φ_c a_c − a_c'X_c M
+    quadratic form in normal variables with the matrix P, P_cd = 1(c = d) a_c'Σ_c a_c − a_c'X_c M
     X_d'a_d, and df = (tr P)²/tr PP.
     """
-    variance = fit.design.v + fit.tau2
-    root = np.sqrt(variance)[:, None]
-    whitened = _whiten(fit)
-    e = whitened.residuals * root[:, 0]
-    X = whitened.basis * root  # in whose coordinates M is the identity
-    pulls = (whitened.basis / root) @ whitened.back.T
-    adjusted = np.empty_like(pulls)
-    order = np.argsort(groups, kind="stable")
-    for rows in np.split(order, np.cumsum(np.bincount(groups, minlength=G))[:-1]):
-        D = np.sqrt(variance[rows])
-        B = D[:, None] * (np.diag(variance[rows]) - X[rows] @ X[rows].T) * D
-        values, vectors = np.linalg.eigh(B)
-        kept = values > _ZERO * np.max(D) ** 4
-        half = (vectors[:, kept] / np.sqrt(values[kept])) @ vectors[:, kept].T
-        adjusted[rows] = D[:, None] * (half @ (D[:, None] * pulls[rows]))
-    estimates = _sums(adjusted * e[:, None], groups, G)
-    own = _sums(adjusted**2 * variance[:, None], groups, G)
-    df = np.empty(len(whitened.back))
+    X, back = projection.fitted, projection.back  # in whose coordinates M is the identity
+    pulls, own = np.empty_like(X), np.empty((int(code.max()) + 1, X.shape[1]))
+    for members, rows, sigma in _stacks(projection.covariance, code):
+        L, here = np.linalg.cholesky(sigma), X[rows]
+        D = np.swapaxes(L, 1, 2)
+        values, vectors = np.linalg.eigh(D @ (sigma - here @ np.swapaxes(here, 1, 2)) @ L)
+        kept = values > _ZERO * np.linalg.eigvalsh(sigma)[:, -1:] ** 2
+        roots = np.divide(1.0, np.sqrt(np.abs(values)), out=np.zeros_like(values), where=kept)
+        half = (vectors * roots[:, None, :]) @ np.swapaxes(vectors, 1, 2)
+        pull = L @ (half @ np.linalg.solve(L, here)) @ back.T
+        pulls[rows], own[members] = pull, np.einsum("csi,cst,cti->ci", pull, sigma, pull)
+    estimates = sum_by_cluster(pulls * e[:, None], code)
+    df = np.empty(len(back))
     for j in range(len(df)):
-        U = _sums(adjusted[:, [j]] * X, groups, G)
+        U = sum_by_cluster(pulls[:, [j]] * X, code)
         through = np.sum(U**2, axis=1)
         S = U.T @ U
         squared = np.sum(own[:, j] ** 2 - 2 * own[:, j] * through) + np.trace(S @ S)
@@ -322,81 +269,41 @@ def _cr2(fit: Estimates, groups: npt.NDArray[np.intp], G: int) -> tuple[Array, A
     return estimates.T @ estimates, df
 
 
-def score_contributions(
-    fit_tau2: Array, y: Array, v: Array, X: Array, Z: Array, *, method: Method
-) -> Array:
-    """Each study's part of the score of α (k, q); at a maximum they add up to 0.
+def _stacks(covariance: Covariance, code: Index) -> Iterator[tuple[Index, Index, Array]]:
+    """Clusters of one size together: their numbers (m,), rows (m, s) and Σ (m, s, s)."""
+    order = np.argsort(code, kind="stable")
+    sizes = np.bincount(code)
+    starts = np.cumsum(sizes) - sizes
+    place = np.empty(len(code), dtype=np.intp)
+    place[order] = np.arange(len(code)) - starts[code[order]]
+    entries = covariance.matrix.tocoo()
+    i, j = entries.coords
+    for size in np.unique(sizes):
+        members = np.flatnonzero(sizes == size)
+        number = np.full(len(sizes), -1)
+        number[members] = np.arange(len(members))
+        here = (number[code[i]] >= 0) & (code[i] == code[j])
+        sigma = np.zeros((len(members), size, size))
+        sigma[number[code[i[here]]], place[i[here]], place[j[here]]] = entries.data[here]
+        yield members, order[starts[members][:, None] + np.arange(size)], sigma
 
-    Parameters
-    ----------
-    fit_tau2 : ndarray, shape (k,)
-        τ² of each study, ln τ² = Zα; studies with τ² = 0 contribute through β̂ only.
-    y, v : ndarray, shape (k,)
-    X : ndarray, shape (k, p)
-    Z : ndarray, shape (k, q)
-    method : {"REML", "ML"}
+
+def _scale_sandwich(fit: Estimates, code: Index) -> Array:
+    """(−H)⁻¹ Σ s s' (−H)⁻¹ of the scale coefficients of all terms.
+
+    At a limit H and the scores are those of the effects that have a variance, and so hold for the
+    coefficients that are finite there. Where a limit took correlated effects there is none: the
+    correlations of the others are coefficients of another model.
     """
-    variance = v + fit_tau2
-    location = estimate_location(y, variance, X)
-    w = 1.0 / variance
-    u = w * location.residuals
-    h = np.sum(location.basis**2, axis=1) if method == "REML" else 0.0
-    own = 0.5 * (fit_tau2 * (u**2 - w + w * h))[:, None] * Z
-    # With X in the coordinates W^-½Q, in which (X'WX)⁻¹ is the identity.
-    X = location.basis * np.sqrt(variance)[:, None]
-    B = -(Z.T * (fit_tau2 * w * u)) @ X
-    passed_on = (u[:, None] * X) @ B.T
-    return np.asarray(own + passed_on)
-
-
-def _scale_sandwich(fit: Estimates, groups: npt.NDArray[np.intp], G: int) -> Array:
-    """(−H)⁻¹ Σ s s' (−H)⁻¹ on the user's coefficients.
-
-    It is computed for coefficients γ of an orthonormal basis of Z in the studies with τ² > 0, and
-    then read for α: so it holds at a limit too, for the coefficients that are finite there.
-    """
-    design = fit.design
-    q = design.Z.shape[1]
-    covariance = np.full((q, q), np.nan)
-    given = np.isfinite(np.diag(fit.vcov_scale)) & np.isfinite(fit.alpha)
-    estimated = [j for j, name in enumerate(design.scale.names) if name not in fit.fixed]
-    free = fit.tau2 > 0
-    if not given.any():
-        return covariance
-    left, sizes, right = np.linalg.svd(_scaled(design.Z[np.ix_(free, estimated)]), False)
-    rank = int((sizes > 1e-9 * sizes[0]).sum())
-    basis = np.zeros((design.n_studies, rank))
-    basis[free] = left[:, :rank]
-    log_tau2 = np.log(np.where(free, fit.tau2, 1.0))
-    scores = score_contributions(fit.tau2, design.y, design.v, design.X, basis, method=fit.method)
-    # The estimated ln τ² is one more column, with the coefficient 1; the others have 0 then.
-    gamma = np.concatenate([np.zeros(rank), [1.0]])
-    here = evaluate(
-        gamma,
-        design.y,
-        design.v,
-        design.X,
-        np.column_stack([basis, log_tau2]),
-        method=fit.method,
-        zero=~free,
-    )
-    bread = np.linalg.pinv(-here.hessian[:rank, :rank], rcond=1e-12, hermitian=True)
-    pulled = _sums(scores, groups, G) @ bread
-    back = (right[:rank].T / sizes[:rank]) / _lengths(design.Z[np.ix_(free, estimated)])[:, None]
-    full = back @ (pulled.T @ pulled) @ back.T
-    covariance[np.ix_(estimated, estimated)] = full
-    covariance[~given, :] = covariance[:, ~given] = np.nan
-    return covariance
-
-
-def _lengths(Z: Array) -> Array:
-    """Lengths of the columns; 1 for a column of zeros."""
-    lengths = np.linalg.norm(Z, axis=0)
-    return np.where(lengths > 0, lengths, 1.0)
-
-
-def _scaled(Z: Array) -> Array:
-    return np.asarray(Z / _lengths(Z))
+    covariance = np.full(fit.vcov_terms.shape, np.nan)
+    given = np.flatnonzero(np.isfinite(np.diag(fit.limit_vcov)))
+    if len(given) and len(fit.summit) == len(covariance):
+        scores = fit.likelihood.scores(fit.summit, fit.method, code)
+        pulled = scores[:, given] @ fit.limit_vcov[np.ix_(given, given)]
+        covariance[np.ix_(given, given)] = pulled.T @ pulled
+        covariance[np.isnan(fit.vcov_terms)] = np.nan
+    places = scale_places(fit.design)
+    return covariance[np.ix_(places, places)]
 
 
 def t_table(names: Sequence[str], estimate: Array, covariance: Array, df: Array) -> pd.DataFrame:

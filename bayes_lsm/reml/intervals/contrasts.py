@@ -1,29 +1,31 @@
 """Linear functions of the scale coefficients with the intervals and tests of REML and ML.
 
-`scale_at` gives them a Wald interval, also where coefficients diverge; `profile_interval` makes
-each a coefficient of its own and profiles it. `bayes_lsm.contrasts` asks for them.
+`scale_values` gives them a Wald interval, also where coefficients diverge; `profile` makes each a
+coefficient of its own and profiles it. `bayes_lsm.contrasts` asks for them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.special import chdtrc
 
-from bayes_lsm.choices import require_choice
+from bayes_lsm.choices import require_choice, require_level
 from bayes_lsm.contrasts import POWER, ContrastInterval, Measure, ScaleFunctions
-from bayes_lsm.errors import FitError
-from bayes_lsm.reml.intervals.contrast_profile import profile_interval
-from bayes_lsm.reml.prediction.linear_scale import Reference, check_level, scale_at
-
-if TYPE_CHECKING:
-    from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.intervals.profile import profile_of
+from bayes_lsm.reml.intervals.slices import slices_along
+from bayes_lsm.reml.reference import Reference
+from bayes_lsm.reml.scale_values import scale_values
 
 Array = npt.NDArray[np.float64]
+
+# A log-likelihood that is higher by less is the same up to rounding.
+_SAME = 1e-9
 
 
 def scale_functions(
@@ -57,64 +59,51 @@ def scale_functions(
     ------
     FitError
         For a method that is not one of REML's, a level outside (0, 1), or a profile of a fit that a
-        bound holds.
+        bound holds, or of the coefficients of several scale terms.
     """
-    if not fit.design.is_independent:
-        from bayes_lsm.reml.intervals.clustered_contrasts import clustered_functions
-
-        return clustered_functions(
-            fit, rows, labels, measure=measure, method=method, level=level, compared=compared
-        )
-    check_level(level)
+    require_level(level)
     require_choice("measure", measure, Measure)
     method = "delta" if method is None else method
     require_choice("for a REML fit method", method, ("delta", "profile"))
-    if method == "profile" and fit.at_bound:
-        raise FitError("there is no profile of a fit that a bound holds; use method='delta'")
-    scale, reference = scale_at(fit, rows), Reference.of_scale(fit)
+    rows = np.asarray(rows, dtype=float)
+    found = scale_values(fit, rows)
     if method == "delta":
-        cure = "; method='profile' gives a one-sided interval"
-        return wald_functions(
-            (scale.estimate, scale.se),
-            reference,
-            labels,
-            measure=measure,
-            level=level,
-            compared=compared,
-            cure=cure,
-        )
-    tests: dict[str, Array] = {}
-    profiles = [profile_interval(fit, row, level=level) for row in rows]
-    bounds = np.array([profile[:2] for profile in profiles]).T
-    if compared:
-        ratio = np.array([profile[2] for profile in profiles])
+        reference = Reference(fit.df_scale)
+        half = reference.quantile(0.5 + level / 2) * found.se
+        bounds = np.array([found.estimate - half, found.estimate + half])
+        tests = _wald_tests(found.estimate, found.se, reference)
+        how, cure = "Wald", "; method='profile' gives a one-sided interval"
+    else:
+        profiles = np.array([_profiled(fit, row, level) for row in rows])
+        bounds, ratio = profiles[:, :2].T, profiles[:, 2]
         tests = {"LRT": ratio, "pval": chdtrc(1, ratio)}
-    table = _on_measure(scale.estimate, scale.se, bounds, measure)
-    return ScaleFunctions(table.assign(**tests), "profile", tuple(_notes(scale.estimate, labels)))
+        how, cure = "profile", ""
+    table = _on_measure(found.estimate, found.se, bounds, measure)
+    remarks = tuple(_notes(found.estimate, found.blind, labels, cure))
+    return ScaleFunctions(table.assign(**tests) if compared else table, how, remarks)
 
 
-def wald_functions(
-    found: tuple[Array, Array],
-    reference: Reference,
-    labels: Sequence[str],
-    *,
-    measure: Measure,
-    level: float,
-    compared: bool,
-    cure: str = "",
-) -> ScaleFunctions:
-    """Estimates of l'α and their standard errors as a table, with Wald intervals and tests."""
-    estimate, se = found
-    half = reference.quantile(0.5 + level / 2) * se
-    tests: dict[str, Array] = {}
-    if compared:
-        z = np.where(np.isfinite(estimate), estimate, np.nan) / se
-        tests = {"zval": z, "pval": 2 * reference.cdf(-np.abs(z))}
-        if reference.df is not None:
-            df = np.full(len(z), reference.df)
-            tests = {"tval": z, "df": df, "pval": tests["pval"]}
-    table = _on_measure(estimate, se, np.array([estimate - half, estimate + half]), measure)
-    return ScaleFunctions(table.assign(**tests), "Wald", tuple(_notes(estimate, labels, cure)))
+def _wald_tests(estimate: Array, se: Array, reference: Reference) -> dict[str, Array]:
+    """Of l'α = 0."""
+    z = np.where(np.isfinite(estimate), estimate, np.nan) / se
+    pval = 2 * reference.cdf(-np.abs(z))
+    if reference.df is None:
+        return {"zval": z, "pval": pval}
+    return {"tval": z, "df": np.full(len(z), reference.df), "pval": pval}
+
+
+def _profiled(fit: Estimates, row: Array, level: float) -> tuple[float, float, float]:
+    """The profile interval of l'α, and the likelihood-ratio statistic of l'α = 0."""
+    free = np.array([name not in fit.fixed for name in fit.scale_names])
+    if not row[free].any():  # it is known
+        value = float(row[~free] @ fit.alpha[~free])
+        return value, value, math.nan
+    slices = slices_along(fit, row)
+    found = profile_of(slices, level=level)
+    null = slices.search(0.0)[0]
+    if null > found.maximum + _SAME:
+        found = profile_of(slices, points=[*found.values, 0.0], level=level)
+    return found.lower, found.upper, max(0.0, 2 * (found.maximum - null))
 
 
 def _on_measure(estimate: Array, se: Array, bounds: Array, measure: Measure) -> pd.DataFrame:
@@ -127,13 +116,17 @@ def _on_measure(estimate: Array, se: Array, bounds: Array, measure: Measure) -> 
     return pd.DataFrame({"estimate": estimate, "se": se, "ci_lb": bounds[0], "ci_ub": bounds[1]})
 
 
-def _notes(estimate: Array, labels: Sequence[str], cure: str = "") -> Iterable[str]:
+def _notes(
+    estimate: Array, blind: npt.NDArray[np.bool_], labels: Sequence[str], cure: str
+) -> Iterable[str]:
     """What has to be said of rows without a finite estimate."""
+    infinite = f", because scale coefficients run to infinity{cure}"
     for here, how in (
-        (np.isneginf(estimate), "runs to 0"),
-        (np.isposinf(estimate), "runs to infinity"),
-        (np.isnan(estimate), "is not identified"),
+        (np.isneginf(estimate), f"runs to 0{infinite}"),
+        (np.isposinf(estimate), f"runs to infinity{infinite}"),
+        (np.isnan(estimate) & ~blind, f"is not identified{infinite}"),
+        (blind, "is not informed by the data"),
     ):
         if here.any():
             rows = ", ".join(labels[i] for i in np.flatnonzero(here)[:8])
-            yield f"{rows} {how}, because scale coefficients run to infinity{cure}"
+            yield f"{rows} {how}"

@@ -28,6 +28,7 @@ from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices, kappa_of
 from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.requirements import require_log_link, require_no_bounds
 from bayes_lsm.reml.scale_values import scale_values
 from bayes_lsm.reml.search.maximum import climb, estimate
 from bayes_lsm.specification import Correlation, Method
@@ -164,7 +165,7 @@ def slices_along(fit: Estimates, row: Array) -> Slices:
     FitError
         For coefficients of several scale terms, and a fit that has no profiles.
     """
-    _require_profile(fit)
+    _require(fit)
     known = coefficients(fit.design)
     free = np.array([each.label not in fit.fixed for each in known])
     touched = {each.t for each, moves in zip(known, (row != 0) & free, strict=True) if moves}
@@ -213,7 +214,7 @@ def _turned(term: ScaleTerm, row: Array, free: Mask) -> tuple[ScaleTerm, int]:
 
 
 def _of_pair(fit: Estimates, which: Pair) -> Slices:
-    _require_profile(fit)
+    _require(fit)
     term = fit.design.terms[which.t]
     first = [which.a, which.b]
     order = first + [k for k in range(len(term.effects)) if k not in first]
@@ -237,11 +238,6 @@ def _of_pair(fit: Estimates, which: Pair) -> Slices:
     return replace(found, estimate=float(found.hide(rho)))
 
 
-def _require_profile(fit: Estimates) -> None:
-    if fit.design.specification.link != "log":
-        raise FitError("a profile needs a fit with link='log', got link='identity'")
-    if fit.at_bound:
-        raise FitError(
-            f"there is no profile of a fit that a bound holds ({', '.join(fit.at_bound)}); refit "
-            "without bounds"
-        )
+def _require(fit: Estimates) -> None:
+    require_log_link(fit, "a profile")
+    require_no_bounds(fit, "a profile")

@@ -1,31 +1,30 @@
-"""Predictions: the mean effect, a new study's true effect, τ, and each study's own true effect."""
+"""Predictions at some moderators: the mean effect, a new true effect, and τ."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.choices import require_choice
-from bayes_lsm.errors import FitError
+from bayes_lsm.choices import require_choice, require_level
+from bayes_lsm.design.new_data import NewData
 from bayes_lsm.links import tau2_from_log
-from bayes_lsm.reml.prediction.linear_scale import (
-    Reference,
-    ScaleValue,
-    check_level,
-    is_identity,
-    scale_at,
-)
+from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.prediction.predictive import predictive_interval
+from bayes_lsm.reml.prediction.variances import (
+    TermVariance,
+    Total,
+    is_identity,
+    of_the_data,
+    variances_at,
+)
+from bayes_lsm.reml.reference import Reference
 from bayes_lsm.reml.uninformed import depends
 from bayes_lsm.results import ResultTable, model_title
-
-if TYPE_CHECKING:
-    from bayes_lsm.reml.estimates import Estimates
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -54,11 +53,6 @@ class Prediction(ResultTable):
     scale_uncertainty: ScaleUncertainty = "propagated"
 
 
-@dataclass(frozen=True, eq=False)
-class Blups(ResultTable):
-    """Each study's own true effect: see `blup`."""
-
-
 def predict(
     fit: Estimates,
     new_data: pd.DataFrame | None = None,
@@ -66,23 +60,27 @@ def predict(
     terms: Sequence[str] | None = None,
     level: float = 0.95,
     scale_uncertainty: ScaleUncertainty = "propagated",
-) -> Any:
-    r"""The mean effect, and a prediction interval for the true effect of a new study.
+) -> Prediction:
+    r"""The mean effect, and a prediction interval for the true effect of a new study, or group.
 
-    By default the uncertainty of α is in the prediction interval (``"propagated"``): it holds the
-    central `level` of
+    By default the uncertainty of the variances is in the prediction interval (``"propagated"``): it
+    holds the central `level` of
 
-        θ_new ~ ∫ Normal(x'β̂(α), x'V_β(α)x + τ²(z'α)) dNormal(α; α̂, V_α),
+        θ_new ~ ∫ Normal(x'β̂(α), x'V_β(α)x + τ²(α)) dNormal(α; α̂, V_α),
 
-    computed as `predictive` says. ``"plug-in"`` takes α̂ for known, as metafor does:
-    θ_new ~ Normal(x'β̂, x'V_β x + τ̂²). When the fit tests by t, t takes the place of Normal.
+    computed as `predictive` says, with τ² the sum of the chosen terms' variances. ``"plug-in"``
+    takes α̂ for known, as metafor does: θ_new ~ Normal(x'β̂, x'V_β x + τ̂²). When the fit tests by t,
+    t takes the place of Normal.
 
     Parameters
     ----------
     fit : RemlFit
     new_data : DataFrame, optional
-        One row for each prediction, with every column that the location and the scale formula use.
-        By default the studies themselves.
+        One row for each prediction, with every column that the formulas use. By default those of
+        the data: new studies, or groups, like them.
+    terms : sequence of str, optional
+        The scale terms whose variances the new effect has, by their groupings; by default all but
+        the residual of individual data. ``["district"]`` predicts the mean of a new district.
     level : float, default 0.95
         Of the confidence and prediction intervals.
     scale_uncertainty : {"propagated", "plug-in"}, default "propagated"
@@ -91,14 +89,16 @@ def predict(
     -------
     Prediction
         Columns estimate, se, ci_lb, ci_ub (of the mean effect), pi_lb, pi_ub (prediction interval),
-        tau2, tau, tau_ci_lb, tau_ci_ub (Wald on the scale of the link). Effects are in units of y.
-        Where a diverging coefficient makes τ² = 0, the prediction interval is that of the mean;
-        where it leaves τ² undefined, numbers are missing. The notes say so.
+        tau2, tau, tau_ci_lb, tau_ci_ub (Wald on the scale of the link; of a sum of variances by the
+        delta method); before those τ² of each chosen term, where there are several. Effects are in
+        units of y. Where a diverging coefficient makes τ² = 0, the prediction interval is that of
+        the mean; where it leaves τ² undefined, or the data say nothing of it, numbers are missing.
+        The notes say so.
 
     Raises
     ------
     FitError
-        For a level outside (0, 1) or an unknown `scale_uncertainty`.
+        For an unknown scale term, a level outside (0, 1) or an unknown `scale_uncertainty`.
     DataError
         For a column or a value that is missing in the new data.
 
@@ -123,30 +123,22 @@ def predict(
     Viechtbauer, W., & López-López, J. A. (2022). Location-scale models for meta-analysis.
     Research Synthesis Methods, 13(6), 697-715. doi:10.1002/jrsm.1562
     """
-    if not fit.design.is_independent:
-        from bayes_lsm.reml.prediction.clustered_effects import predict_levels
-
-        if new_data is None:
-            raise FitError(
-                "with several scale terms new_data must say where to predict, one row for each "
-                "prediction; the effects of the groups in the data are blup()"
-            )
-        return predict_levels(
-            fit, new_data, terms=terms, level=level, scale_uncertainty=scale_uncertainty
-        )
-    _check(level, scale_uncertainty)
-    X, Z, labels = _points(fit, new_data)
-    quantile = Reference.of_location(fit).quantile(0.5 + level / 2)
-    estimate, se = X @ fit.beta, np.sqrt(np.einsum("ij,jk,ik->i", X, fit.vcov_location, X))
-    se[depends(X, fit.blind_location)] = np.nan
-    scale = scale_at(fit, Z)
-    tau2 = _tau2(fit, scale.estimate)
+    require_level(level)
+    require_choice("scale_uncertainty", scale_uncertainty, ScaleUncertainty)
+    points = _points(fit, new_data)
+    parts = variances_at(fit, points, terms)
+    total = Total.of(fit, list(parts.values()), len(points.X))
+    quantile = Reference(fit.df_location).quantile(0.5 + level / 2)
+    estimate = points.X @ fit.beta
+    se = np.sqrt(np.einsum("ij,jk,ik->i", points.X, fit.vcov_location, points.X))
+    se[depends(points.X, fit.blind_location)] = np.nan
+    tau2 = _tau2(fit, total.predictor)
     if scale_uncertainty == "plug-in":
         half = quantile * np.sqrt(se**2 + np.where(np.isfinite(tau2), tau2, np.nan))
         lower, upper = estimate - half, estimate + half
     else:
-        lower, upper = predictive_interval(fit, X, se, scale, level)
-    tau = _tau_interval(fit, scale, level)
+        lower, upper = predictive_interval(fit, points.X, se, list(parts.values()), level)
+    several = parts if len(fit.terms) > 1 else {}
     table = pd.DataFrame(
         {
             "estimate": estimate,
@@ -155,15 +147,14 @@ def predict(
             "ci_ub": estimate + quantile * se,
             "pi_lb": lower,
             "pi_ub": upper,
+            **{f"tau2 ({name})": _tau2(fit, each.predictor) for name, each in several.items()},
             "tau2": tau2,
-            "tau": np.sqrt(tau2),
-            "tau_ci_lb": tau[0],
-            "tau_ci_ub": tau[1],
+            **_tau_columns(fit, total, level),
         },
-        index=pd.Index(labels, name="study" if new_data is None else None),
+        index=pd.Index(points.labels, name="study" if new_data is None else None),
     )
     how = f"{fit.label}; {100 * level:g}% intervals; uncertainty of τ² {_WHAT[scale_uncertainty]}"
-    notes = (*_scale_notes(fit, scale, labels, scale_uncertainty == "propagated"), *fit.notes)
+    notes = (*_notes(fit, parts, points.labels, scale_uncertainty == "propagated"), *fit.notes)
     title = f"Predictions of a {model_title(fit.design, how)}"
     return Prediction(title, table, notes, level, scale_uncertainty)
 
@@ -172,7 +163,11 @@ _WHAT = {"propagated": "propagated", "plug-in": "ignored"}
 
 
 def predict_tau(
-    fit: Estimates, new_data: pd.DataFrame | None = None, *, level: float = 0.95
+    fit: Estimates,
+    new_data: pd.DataFrame | None = None,
+    *,
+    terms: Sequence[str] | None = None,
+    level: float = 0.95,
 ) -> Prediction:
     """τ² and τ at some values of the scale moderators.
 
@@ -180,21 +175,25 @@ def predict_tau(
     ----------
     fit : RemlFit
     new_data : DataFrame, optional
-        One row for each prediction, with every column that the location and the scale formula use:
-        the location moderators change nothing here, but must be there. By default the studies.
+        One row for each prediction, with every column that the formulas use: the location
+        moderators change nothing here, but must be there. By default those of the data.
+    terms : sequence of str, optional
+        The scale terms whose variances are added, by their groupings; by default all but the
+        residual of individual data.
     level : float, default 0.95
 
     Returns
     -------
     Prediction
-        Columns estimate, se, ci_lb, ci_ub (of ln τ², or of τ² with the identity link), then tau2,
-        tau2_ci_lb, tau2_ci_ub, tau, tau_ci_lb, tau_ci_ub. Where a diverging coefficient makes
-        τ² = 0 there is no standard error and no interval.
+        Columns estimate, se, ci_lb, ci_ub (of ln τ², or of τ² with the identity link; of the sum of
+        several variances by the delta method), then tau2, tau2_ci_lb, tau2_ci_ub, tau, tau_ci_lb,
+        tau_ci_ub. Where a diverging coefficient makes τ² = 0 there is no standard error and no
+        interval.
 
     Raises
     ------
     FitError
-        For a level outside (0, 1).
+        For an unknown scale term, and a level outside (0, 1).
     DataError
         For a column or a value that is missing in the new data.
 
@@ -210,104 +209,36 @@ def predict_tau(
     row 0     -2.56  1.96  0.28
     row 1     -2.57  1.03  0.28
     """
-    if not fit.design.is_independent:
-        raise FitError(
-            "predict_tau is for fits with one scale term and independent effects; see "
-            "fit.predict(new_data) and fit.components"
-        )
-    _check(level)
-    _, Z, labels = _points(fit, new_data)
-    scale = scale_at(fit, Z)
-    half = Reference.of_scale(fit).quantile(0.5 + level / 2) * scale.se
-    tau2, tau = _tau2(fit, scale.estimate), _tau_interval(fit, scale, level)
-    lower, upper = scale.estimate - half, scale.estimate + half
+    require_level(level)
+    points = _points(fit, new_data)
+    parts = variances_at(fit, points, terms)
+    total = Total.of(fit, list(parts.values()), len(points.X))
+    lower, upper = _bounds(fit, total, level)
+    estimate = total.predictor
     if is_identity(fit):
-        lower, upper = np.maximum(lower, 0.0), np.maximum(upper, 0.0)
+        estimate, lower, upper = np.maximum([estimate, lower, upper], 0.0)
+    tau = _tau_columns(fit, total, level)
     table = pd.DataFrame(
         {
-            "estimate": np.maximum(scale.estimate, 0) if is_identity(fit) else scale.estimate,
-            "se": scale.se,
+            "estimate": estimate,
+            "se": total.se,
             "ci_lb": lower,
             "ci_ub": upper,
-            "tau2": tau2,
-            "tau2_ci_lb": tau[0] ** 2,
-            "tau2_ci_ub": tau[1] ** 2,
-            "tau": np.sqrt(tau2),
-            "tau_ci_lb": tau[0],
-            "tau_ci_ub": tau[1],
+            "tau2": _tau2(fit, total.predictor),
+            "tau2_ci_lb": tau["tau_ci_lb"] ** 2,
+            "tau2_ci_ub": tau["tau_ci_ub"] ** 2,
+            **tau,
         },
-        index=pd.Index(labels, name="study" if new_data is None else None),
+        index=pd.Index(points.labels, name="study" if new_data is None else None),
     )
     what = "τ²" if is_identity(fit) else "ln τ², τ²"
     how = f"{fit.label}; {100 * level:g}% intervals"
-    notes = (*_scale_notes(fit, scale, labels, propagated=False), *fit.notes)
+    notes = (*_notes(fit, parts, points.labels, propagated=False), *fit.notes)
     return Prediction(f"{what} and τ of a {model_title(fit.design, how)}", table, notes, level)
 
 
-def blup(fit: Estimates, *, level: float = 0.95) -> Any:
-    """Each study's own true effect θ_i = x_i'β + u_i, by best linear unbiased prediction.
-
-    With λ_i = τ_i²/(τ_i² + v_i), θ̂_i = λ_i y_i + (1 − λ_i) x_i'β̂ has the prediction variance
-    λ_i v_i + (1 − λ_i)² x_i'V_β x_i, and û_i = λ_i (y_i − x_i'β̂) has λ_i v_i + λ_i² x_i'V_β x_i.
-    These are metafor's ``blup()`` and ``ranef()`` with each study's own τ_i², which is taken as
-    known.
-
-    Parameters
-    ----------
-    fit : RemlFit
-    level : float, default 0.95
-        Of the intervals.
-
-    Returns
-    -------
-    Blups
-        One row a study: estimate, se, pi_lb, pi_ub (of θ_i, in units of y), u, u_se, u_pi_lb,
-        u_pi_ub, and weight (λ_i). A study with τ² = 0 has the mean effect of its moderators, and
-        u = 0 exactly; u and λ are nan in one of whose τ² the data say nothing.
-
-    Raises
-    ------
-    FitError
-        For a level outside (0, 1).
-
-    Examples
-    --------
-    >>> from bayes_lsm import Specification, build_design, load_dataset
-    >>> from bayes_lsm.reml import fit_reml
-    >>> spec = Specification("yi ~ ablat", "vi", scale="~ ablat")
-    >>> found = blup(fit_reml(build_design(spec, load_dataset("bcg"))))
-    >>> [round(value, 3) for value in found.table["estimate"].iloc[:3]]
-    [-1.003, -1.416, -1.03]
-
-    References
-    ----------
-    Robinson, G. K. (1991). That BLUP is a good thing: the estimation of random effects.
-    Statistical Science, 6(1), 15-32. doi:10.1214/ss/1177011926
-    """
-    if not fit.design.is_independent:
-        from bayes_lsm.reml.prediction.clustered_effects import level_effects
-
-        return level_effects(fit, level=level)
-    _check(level)
-    design, weight = fit.design, fit.tau2 / (fit.tau2 + fit.design.v)
-    mean = design.X @ fit.beta
-    var_mean = np.einsum("ij,jk,ik->i", design.X, fit.vcov_location, design.X)
-    u = weight * (design.y - mean)
-    theta = mean + u
-    se = np.sqrt(weight * design.v + (1 - weight) ** 2 * var_mean)
-    u_se = np.sqrt(weight * design.v + weight**2 * var_mean)
-    u[~fit.is_known] = u_se[~fit.is_known] = weight[~fit.is_known] = np.nan
-    quantile = Reference.of_location(fit).quantile(0.5 + level / 2)
-    columns = {}
-    for name, value, error in (("", theta, se), ("u", u, u_se)):
-        prefix = f"{name}_" if name else ""
-        columns[name or "estimate"] = value
-        columns[f"{prefix}se"] = error
-        columns[f"{prefix}pi_lb"] = value - quantile * error
-        columns[f"{prefix}pi_ub"] = value + quantile * error
-    table = pd.DataFrame({**columns, "weight": weight}, index=pd.Index(design.labels, name="study"))
-    how = f"{fit.label}; {100 * level:g}% intervals"
-    return Blups(f"True effects in a {model_title(design, how)}", table, fit.notes, level)
+def _points(fit: Estimates, new_data: pd.DataFrame | None) -> NewData:
+    return of_the_data(fit) if new_data is None else fit.design.for_new_data(new_data)
 
 
 def _tau2(fit: Estimates, value: Array) -> Array:
@@ -317,81 +248,61 @@ def _tau2(fit: Estimates, value: Array) -> Array:
     return np.where(np.isposinf(value), np.inf, tau2_from_log(value))
 
 
-def _tau_interval(fit: Estimates, scale: ScaleValue, level: float) -> tuple[Array, Array]:
-    half = Reference.of_scale(fit).quantile(0.5 + level / 2) * scale.se
-    return (
-        np.sqrt(_tau2(fit, scale.estimate - half)),
-        np.sqrt(_tau2(fit, scale.estimate + half)),
-    )
+def _bounds(fit: Estimates, total: Total, level: float) -> tuple[Array, Array]:
+    half = Reference(fit.df_scale).quantile(0.5 + level / 2) * total.se
+    return total.predictor - half, total.predictor + half
 
 
-def _points(fit: Estimates, new_data: pd.DataFrame | None) -> tuple[Array, Array, tuple[str, ...]]:
-    if new_data is None:
-        return fit.design.X, fit.design.Z, fit.design.labels
-    new = fit.design.for_new_data(new_data)
-    return new.X, new.Z, new.labels
+def _tau_columns(fit: Estimates, total: Total, level: float) -> dict[str, Array]:
+    lower, upper = _bounds(fit, total, level)
+    values = {"tau": total.predictor, "tau_ci_lb": lower, "tau_ci_ub": upper}
+    return {name: np.sqrt(_tau2(fit, value)) for name, value in values.items()}
 
 
-def _check(level: float, scale_uncertainty: str = "propagated") -> None:
-    check_level(level)
-    require_choice("scale_uncertainty", scale_uncertainty, ScaleUncertainty)
+def _notes(
+    fit: Estimates, parts: Mapping[str, TermVariance], labels: Sequence[str], propagated: bool
+) -> Iterator[str]:
+    """What has to be said of the rows whose τ² is unusual, term by term."""
+    for name, part in parts.items():
+        what = "τ²" if len(fit.terms) == 1 else f"τ² of {name!r}"
+        alone = ""
+        if len(parts) == 1:
+            interval = "the prediction interval shows" if propagated else "the intervals show"
+            alone = f"; there {interval} the uncertainty of the mean alone"
+        for rows, before, after in _unusual(part, what, alone, propagated):
+            if rows.any():
+                yield f"{before} in {_listed(labels, rows)}{after}"
 
 
-def _scale_notes(
-    fit: Estimates, scale: ScaleValue, labels: Sequence[str], propagated: bool
-) -> Iterable[str]:
-    """What has to be said of the rows whose τ² is unusual."""
-    gone, found = np.isneginf(scale.estimate), np.isfinite(scale.estimate)
-    interval = "the prediction interval shows" if propagated else "the intervals show"
-    kinds: list[tuple[Mask, Callable[[str], str]]] = [
-        (
-            gone,
-            lambda rows: (
-                f"τ² = 0 in {rows}, because scale coefficients run to infinity; there {interval} "
-                "the uncertainty of the mean alone"
-            ),
-        ),
-        (
-            np.isposinf(scale.estimate),
-            lambda rows: (
-                f"τ² is infinite in {rows}, because scale coefficients run to infinity: these "
-                "values of the moderators lie beyond the data"
-            ),
-        ),
-        (
-            scale.blind,
-            lambda rows: f"the data say nothing of τ² in {rows}",
-        ),
-        (
-            np.isnan(scale.estimate) & ~scale.blind,
-            lambda rows: (
-                f"τ² is not defined in {rows}: scale coefficients that run to infinity pull it "
-                "both ways"
-            ),
-        ),
-        (
-            found & np.isnan(scale.se),
-            lambda rows: f"τ² has no standard error in {rows}, so its intervals are missing",
-        ),
-    ]
-    if is_identity(fit):
-        kinds.append(
-            (
-                found & (scale.estimate < 0),
-                lambda rows: f"a predicted τ² below 0 was set to 0 in {rows}",
-            )
+def _unusual(
+    part: TermVariance, what: str, alone: str, propagated: bool
+) -> Iterator[tuple[Mask, str, str]]:
+    """Rows, and what stands before and after their names."""
+    active, value = part.active, part.predictor
+    found = active & np.isfinite(part.log_tau2)
+    infinity = "because scale coefficients run to infinity"
+    yield active.any(axis=1) & np.isneginf(value), f"{what} = 0", f", {infinity}{alone}"
+    beyond = "these values of the moderators lie beyond the data"
+    yield np.isposinf(value), f"{what} is infinite", f", {infinity}: {beyond}"
+    yield part.blind, f"the data say nothing of {what}", ""
+    both = ": scale coefficients that run to infinity pull it both ways"
+    yield np.isnan(value) & ~part.blind, f"{what} is not defined", both
+    missing = (found & np.isnan(part.se)).any(axis=1)
+    yield missing, f"{what} has no standard error", ", so its intervals are missing"
+    if part.identity:
+        yield (
+            (found & (part.log_tau2 < 0)).any(axis=1),
+            f"a predicted {what} below 0 was set to 0",
+            "",
         )
     elif propagated:
-        kinds.append(
-            (
-                found & (scale.se > VAGUE),
-                lambda rows: (
-                    f"the data say little about τ² in {rows} (SE of ln τ² above {VAGUE:g}): there "
-                    "the prediction interval rests on a normal approximation for ln τ²"
-                ),
-            )
+        vague = (found & (part.se > VAGUE)).any(axis=1)
+        normal = "there the prediction interval rests on a normal approximation for ln τ²"
+        yield (
+            vague,
+            f"the data say little about {what}",
+            f" (SE of ln τ² above {VAGUE:g}): {normal}",
         )
-    return [say(_listed(labels, rows)) for rows, say in kinds if rows.any()]
 
 
 def _listed(labels: Sequence[str], rows: Mask) -> str:

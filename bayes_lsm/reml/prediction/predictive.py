@@ -1,78 +1,233 @@
-r"""The distribution of a new study's true effect when τ², and with it β̂, is uncertain.
+r"""The distribution of a new true effect when variances, and with them β̂, are uncertain.
 
-Let η = z'α be the scale predictor of the new study, ln τ² (or τ² with the identity link), and c its
-coordinates in the α that have a covariance C. With α ~ Normal(α̂, C), η ~ Normal(η̂, s²), s² = c'Cc,
-and given η the coefficients have the mean α(η) = α̂ + Cc (η − η̂)/s² and the covariance
-C − Cc c'C/s². Given α the effect is Normal(x'β̂(α), x'V_β(α)x + τ²). So
+With γ all scale coefficients and κ of the correlations, γ ~ Normal(γ̂, C), and V(γ) the variance of
+the chosen terms in the new row (see `variances`),
 
-    θ_new ~ ∫ Normal( x'β̂(α(η)),  x'V_β(α(η))x + x'J (C − Cc c'C/s²) J'x + τ²(η) ) dNormal(η; η̂, s²)
+    θ_new ~ ∫ Normal( x'β̂(γ),  x'V_β(γ)x + V(γ) ) dNormal(γ; γ̂, C).
 
-with J = ∂β̂/∂α' = −(X'WX)⁻¹X' diag(w_i² r_i ∂τ_i²/∂α'): exact along the line α(η), and of first
-order across it. The integral is a trapezoidal sum, exact to rounding for such smooth functions.
+Where V hangs on one linear function η = l'γ alone, as ln τ² of one effect does, γ(η) = γ̂ +
+Cl (η − η̂)/s² with s² = l'Cl is its mean given η, and C − Cl l'C/s² its covariance. Then
+
+    θ_new ~ ∫ Normal( x'β̂(γ(η)),  x'V_β(γ(η))x + x'J (C − Cl l'C/s²) J'x + V(η) ) dNormal(η; η̂, s²)
+
+with J = ∂β̂/∂γ': exact along the line γ(η), and of first order across it. The integral is a
+trapezoidal sum, exact to rounding for such smooth functions. Elsewhere it is a mean over points of
+a scrambled Sobol sequence, always the same ones, along the principal axes of C.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import ndtri
 
-from bayes_lsm.links import tau2_from_log
-from bayes_lsm.reml.prediction.linear_scale import Reference, ScaleValue, is_identity
-
-if TYPE_CHECKING:
-    from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.likelihood.likelihood import likelihood_of
+from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.prediction.variances import TermVariance, Uncertain, is_identity
+from bayes_lsm.reml.reference import Reference
 
 Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
 
 # The normal distribution of η is integrated over ± that many SDs, in steps that are small against
 # its SD and against the width (about 2 in ln τ²) over which an integrand changes.
 # With the identity link the integrand has an edge at τ² = 0, and the sum needs finer steps.
 _RANGE, _STEP, _STEP_LOG_TAU2, _STEP_IDENTITY = 7.5, 0.4, 0.5, 0.02
 _MOST_NODES = 1501
-# Rows × nodes × studies beyond which β̂ is held at its estimate: with that many studies, how it
-# follows α does not matter.
+# Points of the sequence: tail probabilities of 2.5% are then good to about 0.05%.
+_POINTS = 4096
+# Points γ × rows of the data beyond which β̂ is held at its estimate: with that many rows, how it
+# follows γ does not matter.
 _MOST_WORK = 100_000_000
 _LARGEST_TABLE = 2_000_000
-# A study's weight, relative to the largest, below which X'WX might become singular.
-_SMALLEST_WEIGHT = 1e-10
+# Correlations of two predictors this near to ±1 are those of one.
+_SAME = 1e-10
 
 
 def predictive_interval(
-    fit: Estimates, X: Array, se: Array, scale: ScaleValue, level: float
+    fit: Estimates, X: Array, se: Array, parts: Sequence[TermVariance], level: float
 ) -> tuple[Array, Array]:
-    """The central `level` of the effects of new studies, with their moderators in rows X (m, p).
+    """The central `level` of true effects in new rows, with their location moderators X (m, p).
 
-    nan for rows whose scale predictor is not finite or has no standard error; that of the mean
-    alone (se, (m,)) where τ² is 0.
+    nan for rows in which a chosen variance is not known; that of the mean alone (se, (m,)) where
+    there is no variance.
     """
-    reference = Reference.of_location(fit)
-    mean = X @ fit.beta
-    half = np.where(np.isneginf(scale.estimate), reference.quantile(0.5 + level / 2) * se, np.nan)
+    new = _NewRows(fit, X, parts)
+    reference, mean = Reference(fit.df_location), X @ fit.beta
+    half = np.where(new.known & ~new.vary, reference.quantile(0.5 + level / 2) * se, np.nan)
     bounds = np.array([mean - half, mean + half])
-    ready = np.flatnonzero(np.isfinite(scale.estimate) & np.isfinite(scale.se))
-    if not len(ready):
-        return bounds[0], bounds[1]
-    nodes, weights = _nodes(fit, float(scale.se[ready].max()))
-    follows = len(ready) * len(nodes) * len(fit.tau2) <= _MOST_WORK
-    path = _Path(fit, scale) if follows else None
-    for rows in np.array_split(ready, math.ceil(len(ready) * len(nodes) / _LARGEST_TABLE)):
-        eta = scale.estimate[rows, None] + scale.se[rows, None] * nodes
-        variance = _tau2(fit, eta)
-        centre = np.repeat(mean[rows, None], len(nodes), axis=1)
-        if path is None:
-            variance += se[rows, None] ** 2
-        else:
-            for i, row in enumerate(rows):
-                centre[i], of_mean = path.location(X[row], int(row), nodes)
-                variance[i] += of_mean
-        mixture = Mixture(centre, np.sqrt(variance), weights, reference)
-        for j, probability in enumerate((0.5 - level / 2, 0.5 + level / 2)):
-            bounds[j, rows] = mixture.quantile(probability, mean[rows], se[rows])
+    ready = new.vary & new.known & np.isfinite(se)
+    for rows, conditionals in (
+        (np.flatnonzero(ready & new.is_line), _along_lines),
+        (np.flatnonzero(ready & ~new.is_line), _over_points),
+    ):
+        for here, centre, variance, weights in conditionals(new, rows) if len(rows) else ():
+            mixture = Mixture(centre, np.sqrt(variance), weights, reference)
+            for j, probability in enumerate((0.5 - level / 2, 0.5 + level / 2)):
+                bounds[j, here] = mixture.quantile(probability, mean[here], se[here])
     return bounds[0], bounds[1]
+
+
+# Rows, then x'β̂ and the variance of θ given each of K points (rows, K), and their weights (K,).
+Conditional = tuple[Index, Array, Array, Array]
+
+
+class _NewRows:
+    """What is asked: m new rows, and what their variance hangs on.
+
+    Attributes
+    ----------
+    vary, known : ndarray of bool, shape (m,)
+        Whether a row has any variance, and whether all of it is known, with its uncertainty.
+    lead : ndarray, shape (m, M)
+        Of the predictors of its effects the one with the largest variance, as a function of γ.
+    is_line : ndarray of bool, shape (m,)
+        Whether the others move with it, and no correlation counts that is uncertain.
+    """
+
+    def __init__(self, fit: Estimates, X: Array, parts: Sequence[TermVariance]) -> None:
+        self.fit, self.X, self.parts = fit, X, parts
+        self.uncertain = Uncertain.of(fit)
+        m, C = len(X), self.uncertain.covariance
+        self.vary, self.known = np.zeros(m, dtype=bool), np.ones(m, dtype=bool)
+        self.is_line = np.ones(m, dtype=bool)
+        functions = [np.zeros((m, 1, len(C)))]
+        for part in parts:
+            finite, gone = np.isfinite(part.log_tau2), np.isneginf(part.log_tau2)
+            self.vary |= (part.active & ~gone).any(axis=1)
+            self.known &= (~part.active | gone | (finite & ~np.isnan(part.se))).all(axis=1)
+            counts = part.active & finite
+            functions.append(np.where(counts[:, :, None], part.coordinates, 0.0))
+            if np.diag(C)[part.correlation_places].any():
+                self.is_line &= counts.sum(axis=1) < 2
+        found = np.concatenate(functions, axis=1)
+        spread = found @ C
+        variance = np.sum(spread * found, axis=2)
+        first = variance.argmax(axis=1)
+        self.lead = found[np.arange(m), first]
+        shared = np.einsum("iej,ij->ie", spread, self.lead)
+        largest = variance[np.arange(m), first][:, None]
+        self.is_line &= (shared**2 >= (1 - _SAME) * variance * largest).all(axis=1)
+
+    def variances(
+        self, rows: Index, move: Callable[[Array], Array], gammas: Array | None = None
+    ) -> Array:
+        """Of the true effects in some rows, where γ has moved; shape (rows, K).
+
+        `move` says by how much functions of γ (rows, s, M) have, shape (rows, s, K).
+        """
+        found: Array | float = 0.0
+        for part in self.parts:
+            found = found + part.along(rows, move(part.coordinates[rows]), gammas)
+        return np.asarray(found)
+
+
+class _Locations:
+    """β̂ and its covariance where γ is, the variances that are gone being 0."""
+
+    def __init__(self, fit: Estimates, uncertain: Uncertain) -> None:
+        self._fit, self._uncertain = fit, uncertain
+        self._likelihood = likelihood_of(fit.design)
+        self._columns = np.arange(len(uncertain.estimate))
+        if fit.divergence is None:
+            return
+        terms, columns, first = fit.terms.values(), [], 0
+        self._likelihood = self._likelihood.at([each.tau2 == 0 for each in terms])
+        for each in terms:
+            columns.append(first + np.arange(len(each.alpha) + len(each.kappa)))
+            first += each.term.size
+        self._columns = np.concatenate(columns)
+
+    def follow(self, points: int) -> bool:
+        """Whether that is worth while at so many points."""
+        return points * len(self._fit.design.y) <= _MOST_WORK
+
+    def at(self, gammas: Array) -> tuple[Array, Array]:
+        """β̂ (K, p) and its covariance (K, p, p) at each row of gammas (K, M)."""
+        fit = self._fit
+        found = self._likelihood.locations(np.ascontiguousarray(gammas[:, self._columns]))
+        beta, covariance = found.beta, found.covariance
+        if fit.test == "knha":
+            covariance = covariance * (found.squares / fit.df_location)[:, None, None]
+        bad = ~np.isfinite(beta).all(axis=1)
+        beta[bad], covariance[bad] = fit.beta, fit.vcov_location
+        return beta, covariance
+
+    def slopes(self) -> Array:
+        """∂β̂/∂γ' at the estimate, shape (p, M)."""
+        found = np.zeros((len(self._fit.beta), len(self._uncertain.estimate)))
+        here = self._uncertain.estimate[self._columns]
+        found[:, self._columns] = self._likelihood.location_slopes(here)
+        return found
+
+
+def _along_lines(new: _NewRows, rows: Index) -> Iterator[Conditional]:
+    """Of rows whose variance hangs on one function of γ, at nodes of it."""
+    uncertain = new.uncertain
+    lines, line = np.unique(new.lead[rows], axis=0, return_inverse=True)
+    spread = lines @ uncertain.covariance
+    s = np.sqrt(np.maximum(np.sum(spread * lines, axis=1), 0.0))[:, None]
+    along = np.divide(spread, s, out=np.zeros_like(spread), where=s > 0)  # γ's, of one SD of η
+    nodes, weights = _nodes(new.fit, float(s.max()))
+    locations, J = _Locations(new.fit, uncertain), None
+    if locations.follow(len(lines) * len(nodes)):
+        J = locations.slopes()
+    for here in _tables(len(rows), len(nodes)):
+        at, x = rows[here], new.X[rows[here]]
+        variance = new.variances(at, _by_nodes(along[line[here]], nodes))
+        if J is None:
+            centre, of_mean = _held(new.fit, x, len(nodes))
+            yield at, centre, variance + of_mean, weights
+            continue
+        pull = x @ J
+        across = np.einsum("ij,jk,ik->i", pull, uncertain.covariance, pull)
+        across -= np.sum(pull * along[line[here]], axis=1) ** 2
+        variance += np.maximum(across, 0.0)[:, None]
+        centre = np.empty_like(variance)
+        order = np.argsort(line[here], kind="stable")
+        for mine in np.split(order, np.flatnonzero(np.diff(line[here][order])) + 1):
+            gammas = uncertain.estimate + nodes[:, None] * along[line[here[mine[0]]]]
+            centre[mine], of_mean = _means(x[mine], *locations.at(gammas))
+            variance[mine] += of_mean
+        yield at, centre, variance, weights
+
+
+def _by_nodes(along: Array, nodes: Array) -> Callable[[Array], Array]:
+    return lambda functions: np.einsum("isj,ij->is", functions, along)[:, :, None] * nodes
+
+
+def _over_points(new: _NewRows, rows: Index) -> Iterator[Conditional]:
+    """Of any rows, at points γ of a sequence."""
+    gammas = _points(new.uncertain)
+    locations, found = _Locations(new.fit, new.uncertain), None
+    if locations.follow(len(gammas)):
+        found = locations.at(gammas)
+    weights, moves = np.full(len(gammas), 1.0 / len(gammas)), gammas - new.uncertain.estimate
+    for here in _tables(len(rows), len(gammas)):
+        at, x = rows[here], new.X[rows[here]]
+        centre, of_mean = _held(new.fit, x, len(gammas)) if found is None else _means(x, *found)
+        variance = new.variances(at, lambda functions: functions @ moves.T, gammas)
+        yield at, centre, of_mean + variance, weights
+
+
+def _means(x: Array, beta: Array, covariance: Array) -> tuple[Array, Array]:
+    """x'β̂ and its variance (m, K), of rows x (m, p) at K points."""
+    return x @ beta.T, np.einsum("ij,kjl,il->ik", x, covariance, x, optimize=True)
+
+
+def _held(fit: Estimates, x: Array, points: int) -> tuple[Array, Array]:
+    """The same where β̂ is held at its estimate."""
+    centre, variance = _means(x, fit.beta[None], fit.vcov_location[None])
+    return np.repeat(centre, points, axis=1), variance
+
+
+def _tables(rows: int, points: int) -> list[Index]:
+    return np.array_split(np.arange(rows), math.ceil(rows * points / _LARGEST_TABLE))
 
 
 def _nodes(fit: Estimates, largest: float) -> tuple[Array, Array]:
@@ -84,55 +239,17 @@ def _nodes(fit: Estimates, largest: float) -> tuple[Array, Array]:
     return nodes, weights / weights.sum()
 
 
-def _tau2(fit: Estimates, eta: Array) -> Array:
-    return np.maximum(eta, 0.0) if is_identity(fit) else tau2_from_log(eta)
+def _points(uncertain: Uncertain) -> Array:
+    """Points of γ (K, M)."""
+    from scipy.stats import qmc
 
-
-class _Path:
-    """β̂ and its covariance as α moves along the line on which it follows one row's η."""
-
-    def __init__(self, fit: Estimates, scale: ScaleValue) -> None:
-        design = fit.design
-        self._fit, self._scale = fit, scale
-        self._zero = fit.tau2 == 0 if fit.divergence else np.zeros(len(fit.tau2), dtype=bool)
-        with np.errstate(divide="ignore"):
-            self._eta = fit.tau2 if is_identity(fit) else np.log(fit.tau2)
-        # In orthonormal coordinates of X the normal equations keep their digits.
-        self._R = np.linalg.qr(design.X, mode="r")
-        self._X = np.linalg.solve(self._R.T, design.X.T).T
-        n, p = self._X.shape
-        self._XX = (self._X[:, :, None] * self._X[:, None, :]).reshape(n, p * p)
-        self._Xy = self._X * design.y[:, None]
-        self._J = self._slope()
-
-    def _slope(self) -> Array:
-        """∂β̂/∂α' at the estimate, shape (p, r), in the coordinates of X here."""
-        fit, X = self._fit, self._X
-        w = 1 / (fit.design.v + fit.tau2)
-        slope = np.ones_like(w) if is_identity(fit) else fit.tau2
-        residuals = fit.design.y - fit.design.X @ fit.beta
-        weighted = (w**2 * residuals * slope)[:, None] * self._scale.loadings
-        return -np.linalg.solve(X.T @ (w[:, None] * X), X.T @ weighted)
-
-    def location(self, x: Array, row: int, nodes: Array) -> tuple[Array, Array]:
-        """x'β̂ and its variance at each node (K,)."""
-        fit, scale = self._fit, self._scale
-        x = np.linalg.solve(self._R.T, x)
-        along, s = scale.covariance @ scale.coordinates[row], float(scale.se[row])
-        covariance = scale.covariance - (np.outer(along, along) / s**2 if s > 0 else 0.0)
-        across = x @ self._J
-        shift = scale.loadings @ along / s if s > 0 else np.zeros(len(fit.tau2))
-        tau2 = np.where(self._zero, 0.0, _tau2(fit, self._eta + nodes[:, None] * shift))
-        w = 1 / (fit.design.v + tau2)
-        w = np.maximum(w, _SMALLEST_WEIGHT * w.max(axis=1, keepdims=True))
-        p = len(x)
-        inverse = np.linalg.inv((w @ self._XX).reshape(-1, p, p))
-        beta = np.einsum("kij,kj->ki", inverse, w @ self._Xy)
-        variance = inverse @ x @ x
-        if fit.test == "knha":
-            residuals = fit.design.y - beta @ self._X.T
-            variance *= np.sum(w * residuals**2, axis=1) / (len(fit.tau2) - p)
-        return beta @ x, variance + max(0.0, float(across @ covariance @ across))
+    known = np.flatnonzero(np.diag(uncertain.covariance) > 0)
+    values, vectors = np.linalg.eigh(uncertain.covariance[np.ix_(known, known)])
+    axes = (vectors * np.sqrt(np.maximum(values, 0.0)))[:, ::-1]  # the longest first
+    points = ndtri(qmc.Sobol(len(known), seed=0).random(_POINTS).clip(1e-12, 1 - 1e-12))
+    draws = np.repeat(uncertain.estimate[None], _POINTS, axis=0)
+    draws[:, known] += points @ axes.T
+    return draws
 
 
 @dataclass(frozen=True, eq=False)

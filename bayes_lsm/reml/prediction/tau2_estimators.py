@@ -14,6 +14,7 @@ All but SJ can be negative, and are then set to 0. Standard errors are those of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -23,15 +24,22 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import chdtri
 
-from bayes_lsm.choices import require_choice
+from bayes_lsm.choices import require_choice, require_level
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.rows.closed_form import estimate_location, typical_sampling_variance
+from bayes_lsm.likelihood.rows.closed_form import estimate_location
+from bayes_lsm.likelihood.typical_variance import typical_variance
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.prediction.heterogeneity import Heterogeneity, standard_error_tau2
-from bayes_lsm.reml.search.rows_search import Search
+from bayes_lsm.reml.prediction.heterogeneity import (
+    Heterogeneity,
+    levels,
+    measures,
+    standard_error_tau2,
+)
+from bayes_lsm.reml.search.maximum import estimate
 from bayes_lsm.reml.wald import cochran_q
 from bayes_lsm.results import model_title, wald_table
+from bayes_lsm.specification import Method
 from bayes_lsm.tables import Printable, format_cells, format_table, text_table, wrap_notes
 
 Array = npt.NDArray[np.float64]
@@ -78,18 +86,25 @@ class Tau2Estimate(Printable):
 
     def heterogeneity(self) -> Heterogeneity:
         """τ², its SE, I², H², R² and Cochran's Q."""
-        design = self.design
-        typical = typical_sampling_variance(design.v, design.X)
+        design, typical = self.design, typical_variance(self.design)
+        rows = np.full(len(design.y), self.tau2)
         return Heterogeneity(
-            tau2=self.tau2,
-            se_tau2=self.se_tau2,
-            I2=100 * self.tau2 / (self.tau2 + typical),
-            H2=self.tau2 / typical + 1,
-            R2=self.R2,
+            heading=f"Heterogeneity of a {self.title}",
+            table=levels(design, np.array([self.tau2]), np.array([self.se_tau2]), typical),
+            remarks=self.notes,
+            level=0.95,
             typical_variance=typical,
             Q=cochran_q(design),
+            by_row=measures(rows, rows + typical, typical, pd.Index(design.labels, name="study")),
+            R2=self.R2,
+            R2_scale=math.nan,
             constant=True,
         )
+
+    @property
+    def label(self) -> str:
+        """The estimator."""
+        return self.estimator
 
     @property
     def title(self) -> str:
@@ -136,7 +151,8 @@ def estimate_tau2(design: Design, estimator: Estimator = "REML") -> Tau2Estimate
     Raises
     ------
     FitError
-        For an unknown estimator, or a location-scale model, which has no single τ².
+        For an unknown estimator, a location-scale model, which has no single τ², and effects that
+        are not independent.
 
     Examples
     --------
@@ -162,10 +178,9 @@ def estimate_tau2(design: Design, estimator: Estimator = "REML") -> Tau2Estimate
     """
     require_choice("estimator", estimator, Estimator)
     _require_one_tau2(design, "estimate_tau2")
-    y, v, X = design.y, design.v, design.X
-    found = _ESTIMATORS[estimator](y, v, X)
+    found = _ESTIMATORS[estimator](design)
     tau2 = max(0.0, found.tau2)
-    location = estimate_location(y, v + tau2, X)
+    location = estimate_location(design.y, design.v + tau2, design.X)
     return Tau2Estimate(
         design=design,
         estimator=estimator,
@@ -180,6 +195,11 @@ def estimate_tau2(design: Design, estimator: Estimator = "REML") -> Tau2Estimate
 
 
 def _require_one_tau2(design: Design, what: str) -> None:
+    if not design.is_independent:
+        raise FitError(
+            f"{what} is for independent effects with one τ² that all share, got a {design.kind}; "
+            "fit_reml() has the variances of every model, and confidence_intervals() theirs"
+        )
     if design.scale.names != ("intrcpt",):
         raise FitError(
             f"{what} is for one τ² that all studies share, but this scale part is "
@@ -189,10 +209,11 @@ def _require_one_tau2(design: Design, what: str) -> None:
 
 
 def _r2(design: Design, estimator: Estimator, tau2: float) -> float:
-    if design.X.shape[1] == 1 or "intrcpt" not in design.location.names:
+    names = design.location.names
+    if len(names) == 1 or "intrcpt" not in names:
         return np.nan
-    ones = np.ones((design.n_studies, 1))
-    total = max(0.0, _ESTIMATORS[estimator](design.y, design.v, ones).tau2)
+    alone = design.without(location=[j for j, name in enumerate(names) if name != "intrcpt"])
+    total = max(0.0, _ESTIMATORS[estimator](alone).tau2)
     return 100 * max(0.0, 1 - tau2 / total) if total > 0 else 0.0
 
 
@@ -225,7 +246,8 @@ class _Projection:
         return float(np.sum(wd * we * (1.0 - 2.0 * self._h)) + np.sum(M * N.T))
 
 
-def _dersimonian_laird(y: Array, v: Array, X: Array) -> _Found:
+def _dersimonian_laird(design: Design) -> _Found:
+    y, v, X = design.y, design.v, design.X
     df = len(y) - X.shape[1]
     P = _Projection(y, 1.0 / v, X)
     trace = P.trace()
@@ -235,7 +257,8 @@ def _dersimonian_laird(y: Array, v: Array, X: Array) -> _Found:
     return _Found(tau2, float(np.sqrt(variance)))
 
 
-def _hedges(y: Array, v: Array, X: Array) -> _Found:
+def _hedges(design: Design) -> _Found:
+    y, v, X = design.y, design.v, design.X
     df = len(y) - X.shape[1]
     P = _Projection(y, np.ones_like(v), X)
     tau2 = (P.quadratic - P.trace(v)) / df
@@ -244,7 +267,8 @@ def _hedges(y: Array, v: Array, X: Array) -> _Found:
     return _Found(tau2, float(np.sqrt(variance)))
 
 
-def _sidik_jonkman(y: Array, v: Array, X: Array) -> _Found:
+def _sidik_jonkman(design: Design) -> _Found:
+    y, v, X = design.y, design.v, design.X
     df = len(y) - X.shape[1]
     rough = float(np.var(y))
     P = _Projection(y, 1.0 / (v + rough), X)
@@ -253,7 +277,8 @@ def _sidik_jonkman(y: Array, v: Array, X: Array) -> _Found:
     return _Found(t, float(rough / df * np.sqrt(2.0 * spread)))
 
 
-def _paule_mandel(y: Array, v: Array, X: Array) -> _Found:
+def _paule_mandel(design: Design) -> _Found:
+    y, v, X = design.y, design.v, design.X
     k, p = X.shape
     root = _q_root(y, v, X, float(k - p))
     tau2 = -1.0 if root is None else root
@@ -261,16 +286,17 @@ def _paule_mandel(y: Array, v: Array, X: Array) -> _Found:
     return _Found(tau2, float(np.sqrt(2.0 * k**2 / (k - p)) / total))
 
 
-def _likelihood(method: Literal["ML", "REML"]) -> Callable[[Array, Array, Array], _Found]:
-    def estimate(y: Array, v: Array, X: Array) -> _Found:
-        best = Search(y, v, X, np.ones((len(y), 1)), method).best
-        tau2 = float(best.tau2[0])
-        return _Found(tau2, standard_error_tau2(v, X, tau2, method=method), best.converged)
+def _likelihood(method: Method) -> Callable[[Design], _Found]:
+    def of(design: Design) -> _Found:
+        found = estimate(design, method)
+        tau2 = float(found.tau2[0])
+        se = standard_error_tau2(design, tau2, typical_variance(design), method)
+        return _Found(tau2, se, found.converged)
 
-    return estimate
+    return of
 
 
-_ESTIMATORS: dict[Estimator, Callable[[Array, Array, Array], _Found]] = {
+_ESTIMATORS: dict[Estimator, Callable[[Design], _Found]] = {
     "DL": _dersimonian_laird,
     "HE": _hedges,
     "SJ": _sidik_jonkman,
@@ -366,7 +392,8 @@ def q_profile_interval(
     Raises
     ------
     FitError
-        For a level outside (0, 1), or a location-scale model, which has no single τ².
+        For a level outside (0, 1), a location-scale model, which has no single τ², and effects that
+        are not independent.
 
     Examples
     --------
@@ -386,24 +413,20 @@ def q_profile_interval(
     Viechtbauer, W. (2007). Confidence intervals for the amount of heterogeneity in meta-analysis.
     Statistics in Medicine, 26(1), 37-52. doi:10.1002/sim.2514
     """
-    if not 0.0 < level < 1.0:
-        raise FitError(f"level must be between 0 and 1, such as 0.95, got {level}")
-    design = fit if isinstance(fit, Design) else fit.design
+    require_level(level)
+    design = getattr(fit, "design", fit)
     _require_one_tau2(design, "q_profile_interval")
     y, v, X = design.y, design.v, design.X
-    if isinstance(fit, Estimates):
-        estimate, estimator = float(fit.tau2[0]), str(fit.method)
-    else:
-        found = estimate_tau2(fit, "PM") if isinstance(fit, Design) else fit
-        estimate, estimator = found.tau2, found.estimator
+    found = estimate_tau2(design, "PM") if fit is design else fit
+    estimated = float(np.ravel(found.tau2)[0])
     tail, df = (1.0 - level) / 2.0, len(y) - X.shape[1]
     lower = _q_root(y, v, X, float(chdtri(df, tail)))
     upper = _q_root(y, v, X, float(chdtri(df, 1.0 - tail)))
-    values = np.array([estimate, lower or 0.0, upper or 0.0])
-    typical = typical_sampling_variance(v, X)
+    values = np.array([estimated, lower or 0.0, upper or 0.0])
+    typical = typical_variance(design)
     table = pd.DataFrame(
         [values, np.sqrt(values), 100 * values / (values + typical), values / typical + 1],
         index=["τ²", "τ", "I²", "H²"],
         columns=["estimate", "ci_lb", "ci_ub"],
     )
-    return QProfileInterval(table, level, estimator, upper is None)
+    return QProfileInterval(table, level, found.label, upper is None)
