@@ -7,7 +7,7 @@ from pandas.testing import assert_frame_equal
 import bayes_lsm as lsm
 from bayes_lsm import bayes
 from bayes_lsm.bayes.cross_validation.loo import psis_loo
-from bayes_lsm.bayes.evidence.evidence import evidence
+from bayes_lsm.bayes.evidence.marginal_likelihood import evidence
 from bayes_lsm.bayes.prediction.study_weights import study_weights
 from bayes_lsm.errors import FitError, PriorError
 

@@ -276,8 +276,8 @@ class Total:
                 predictor, gradient = predictor + part.predictor, gradient + part.gradient
         else:
             logs = np.array([part.predictor for part in parts]).reshape(-1, m)
-            predictor = np.logaddexp.reduce(logs, axis=0, initial=-np.inf)
             with np.errstate(invalid="ignore"):
+                predictor = np.logaddexp.reduce(logs, axis=0, initial=-np.inf)
                 shares = np.where(np.isneginf(logs), 0.0, np.exp(logs - predictor))
             for share, part in zip(shares, parts, strict=True):
                 gradient += share[:, None] * part.gradient

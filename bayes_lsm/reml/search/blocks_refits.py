@@ -20,7 +20,7 @@ from bayes_lsm.design.exchangeable import Exchangeable
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
 from bayes_lsm.likelihood.likelihood import likelihood_of
-from bayes_lsm.links import LARGEST_EXPONENT
+from bayes_lsm.links import tau2_from_log
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.search import maximum
 from bayes_lsm.reml.search.refits import Refits, Shift, Starts, free_places, held
@@ -33,8 +33,6 @@ Index = npt.NDArray[np.intp]
 _WORK = 50_000
 # Rounds of climbs from around the best point, with one start and with several.
 _TURNS: Mapping[Starts, int] = {"one": 0, "several": 3}
-# What c may add to ln τ², so that neither it nor a product with it overflows.
-_MOST = 300.0
 # Share of a row's variance below which no climb starts.
 _FLOOR = 0.05
 _TOLERANCE = 1e-13
@@ -65,7 +63,7 @@ class BlocksRefitter:
     Parameters
     ----------
     fit : Estimates
-        What it holds fixed goes into the slopes.
+        What it holds fixed is an offset of ln τ².
     """
 
     def __init__(self, fit: Estimates) -> None:
@@ -175,7 +173,7 @@ class BlocksRefitter:
         )
 
     def _shifted(self, what: Exchangeable, j: int, c: float) -> tuple[Exchangeable, Array]:
-        """What is permuted, with c in its effects or its slopes, and where climbs start."""
+        """What is permuted, with c in its effects or its ln τ², and where climbs start."""
         design = what.design
         start = np.concatenate(list(self._common()))
         if what.part == "location":
@@ -184,8 +182,7 @@ class BlocksRefitter:
         terms = list(design.terms)
         term = terms[which.t]
         column = term.Z[:, :, which.j]
-        root = np.exp(0.5 * np.clip(c * column, -_MOST, _MOST))
-        terms[which.t] = replace(term, slopes=term.slopes * root[term.index])
+        terms[which.t] = replace(term, offset=term.offsets + c * column)
         # One common τ² less the offset, which the permuted columns can follow in its mean alone.
         offset = np.full(term.Z.shape[:2], c * float(np.mean(column[term.used])))
         first = int(scale_places(design)[j]) - which.j
@@ -200,8 +197,10 @@ class BlocksRefitter:
         ]
         total = float(np.mean(self._design.v)) + sum(row)
         for term, size in zip(self._design.terms, row, strict=True):
-            slope = float(np.mean(np.sum(term.slopes**2, axis=1)))
-            level = math.log(max(size, _FLOOR * total) / slope)
+            offset = term.offsets[term.index]
+            most = float(offset.max())
+            slope = float(np.mean(np.sum(term.slopes**2 * np.exp(offset - most), axis=1)))
+            level = math.log(max(size, _FLOOR * total) / slope) - most
             alpha = _coefficients_of(term.Z, term.used, np.full(term.Z.shape[:2], level))
             yield np.r_[alpha, np.zeros(term.size - len(term.names))]
 
@@ -211,7 +210,7 @@ def _variances(design: Design, alpha: Array) -> tuple[list[Array], list[Array]]:
     tau2, correlations, first = [], [], 0
     for term in design.terms:
         q, s = len(term.names), len(term.effects)
-        tau2.append(np.exp(np.minimum(term.Z @ alpha[first : first + q], LARGEST_EXPONENT)))
+        tau2.append(tau2_from_log(term.offsets + term.Z @ alpha[first : first + q]))
         kind = term.correlation if term.n_correlations else "none"
         kappa = alpha[None, first + q : first + term.size]
         correlations.append(correlation_matrices(kappa, s, kind)[0])
