@@ -183,9 +183,14 @@ def _of_level(fit: RemlFit, of: Of | None, grouping: str | None, level: float) -
         raise FitError(f"there is no scale term {grouping!r}; there are {known}")
     if of == "effect":
         raise FitError("the effects of a level are deviations from x'β; use of='deviation'")
-    table = fit.blup(level=level).table.loc[grouping]
-    several = len(table.index.get_level_values("effect").unique()) > 1
-    labels = [f"{group}: {effect}" if several else str(group) for group, effect in table.index]
+    # The groups' effects are still called blup() by Bayesian fits.
+    table = getattr(fit, "group_effects", fit.blup)(level=level).table
+    if "grouping" in table.index.names:
+        table = table.loc[grouping]
+    term = next(term for term in fit.design.terms if term.name == grouping)
+    names = [(group, effect) for group in term.groups for effect in term.effects]
+    several = len(term.effects) > 1
+    labels = [f"{group}: {effect}" if several else str(group) for group, effect in names]
     values = table[["estimate", "pi_lb", "pi_ub"]].to_numpy()
     return _TrueEffects(values, labels, "deviation", f"effects of {grouping}")
 

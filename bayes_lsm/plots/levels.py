@@ -14,7 +14,6 @@ from bayes_lsm.bayes.prediction.clustered_effects import row_effects
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.forest import Order, Row, diamonds, study_rows
 from bayes_lsm.plots.reading import row_names
-from bayes_lsm.reml.prediction.clustered_effects import true_effects
 from bayes_lsm.reml.reml_fit import RemlFit
 
 if TYPE_CHECKING:
@@ -90,8 +89,7 @@ def fitted_means(fit: LevelFit, level: float) -> Array:
 
 def own_effects(fit: LevelFit, level: float) -> Array:
     """Each row's own true effect, and the ends of its interval (n, 3)."""
-    if not fit.design.is_independent:
-        table = true_effects(fit, level=level)
-    else:
-        table = row_effects(fit, level=level)
+    table = (
+        fit.blup(level=level).table if isinstance(fit, RemlFit) else row_effects(fit, level=level)
+    )
     return table[["estimate", "pi_lb", "pi_ub"]].to_numpy()

@@ -2,8 +2,7 @@
 
 `scale_values` gives them an estimate and a standard error in any model, also where coefficients
 diverge or the data say nothing of them: each term knows which of its l'α stay finite at a limit,
-and where the others go. This takes the place of `prediction.linear_scale.scale_at`, and `reference`
-that of its `Reference`; the loadings of the rows are ``scale_values(fit, Z).coordinates``.
+and where the others go.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 import pytest
-from bayes_lsm.reml.prediction.clustered_effects import true_effects
 from scipy.stats import norm
 
 import bayes_lsm as lsm
@@ -11,7 +10,7 @@ from bayes_lsm import plots
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Flat, Normal, Priors
-from bayes_lsm.reml.diagnostics.clustered_residuals import standard_errors
+from bayes_lsm.reml import blup
 from bayes_lsm.reml.search.maximum import estimate
 from bayes_lsm.specification import Specification
 
@@ -52,7 +51,7 @@ def test_forest_of_levels(schools):
     labels = [text.get_text() for text in ax.get_yticklabels()]
     assert sum(label.startswith("district ") for label in labels) == 11
     # The first number is the weight 1/Σ_ii in per cent.
-    weights = 1 / standard_errors(schools)[0] ** 2
+    weights = 1 / (schools.design.v + schools.tau2)
     share = 100 * weights[0] / weights.sum()
     assert f"{share:.1f}%" in [text.get_text() for text in artists(ax, "number")]
 
@@ -73,11 +72,11 @@ def test_forest_of_outcomes_shows_what_is_fitted(gums):
 def test_forest_with_the_rows_own_effects(schools):
     ax = plots.forest(schools, by="district", blups=True)
     (points,) = artists(ax, "blup")
-    shown = true_effects(schools)
+    shown = schools.blup().table
     order = np.argsort(-points.get_ydata())
     np.testing.assert_allclose(points.get_xdata()[order], shown["estimate"], rtol=1e-12)
     # A row's effect is its mean, its district's and its school's.
-    effects = schools.blup().table["estimate"]
+    effects = schools.group_effects().table["estimate"]
     district = schools.terms["district"].term
     school = schools.terms["district/school"].term
     sums = schools.beta[0] + np.array(
@@ -134,7 +133,7 @@ def test_forest_of_outcomes_of_a_bayesian_fit():
 def test_own_effects_of_one_term_are_the_blups():
     data = lsm.load_dataset("bcg")
     words = Specification("yi ~ ablat", "vi", scale={"residual": "~ ablat"})
-    several = true_effects(estimate(build_design(words, data), "REML"))
+    several = blup(estimate(build_design(words, data), "REML")).table
     one = lsm.LocationScaleModel("yi ~ ablat", "~ ablat", variance="vi", data=data).fit_reml()
     columns = ["estimate", "se", "pi_lb", "pi_ub"]
     # Both stop within 1e-13 of the likelihood: √ of that in the coefficients.
@@ -155,7 +154,7 @@ def test_own_effects_with_a_matrix_of_sampling_errors(gums):
     D = np.kron(np.eye(len(tau)), each.correlation) * np.outer(tau.ravel(), tau.ravel())
     W, X = np.linalg.inv(V + A @ D @ A.T), design.X
     P = W - W @ X @ np.linalg.inv(X.T @ W @ X) @ X.T @ W
-    found = true_effects(gums)
+    found = gums.blup().table
     np.testing.assert_allclose(found["estimate"], design.y - V @ P @ design.y, rtol=1e-8)
     np.testing.assert_allclose(found["se"], np.sqrt(np.diag(V - V @ P @ V)), rtol=1e-8)
 
@@ -164,7 +163,8 @@ def test_caterpillar_of_a_level(schools, gums):
     for fit, name in ((schools, "district"), (gums, "outcome | trial")):
         ax = plots.caterpillar(fit, grouping=name)
         (points,) = artists(ax, "blup")
-        expected = fit.blup().table.loc[name]["estimate"]
+        effects = fit.group_effects().table
+        expected = (effects.loc[name] if len(fit.terms) > 1 else effects)["estimate"]
         np.testing.assert_allclose(points.get_xdata(), np.sort(expected)[::-1])
     with pytest.raises(FitError, match="say which level with grouping="):
         plots.caterpillar(schools)

@@ -324,27 +324,25 @@ def profile(question: Question) -> Numbers:
 def heterogeneity(question: Question) -> Numbers:
     """Of the whole: the average study of one term, the sum of several."""
     found = question.reml.heterogeneity()
-    table = getattr(found, "table", None)
-    if table is None:
-        return {name: getattr(found, name) for name in ("tau2", "tau", "I2", "typical_variance")}
-    return {**some(table.loc[["total"]], "tau2", "tau", "I2"), **_typical(found)}
-
-
-def _typical(found: Any) -> Numbers:
-    return {"typical_variance": found.typical_variance}
+    return {name: getattr(found, name) for name in ("tau2", "tau", "I2", "typical_variance")}
 
 
 @verb
 def heterogeneity_by_level(question: Question) -> Numbers:
-    table = getattr(question.reml.heterogeneity(), "table", None)
-    return {} if table is None else some(table, "tau2", "tau", "I2")
+    """Of each scale term, and of all together, where they are not one of the rows."""
+    if question.design.is_independent:
+        return {}
+    table = question.reml.heterogeneity().table
+    return some(
+        pd.concat([table.head(len(question.design.terms)), table.tail(1)]), "tau2", "tau", "I2"
+    )
 
 
 @verb
 def heterogeneity_of_one_term(question: Question) -> Numbers:
-    found = question.reml.heterogeneity()
-    if not hasattr(found, "by_study"):
+    if not question.design.is_independent:
         return {}
+    found = question.reml.heterogeneity()
     whole = {name: getattr(found, name) for name in ("se_tau2", "H2", "R2", "R2_scale")}
     rows = some(found.by_study, "tau2", "I2", "H2")
     return {**whole, **{f"{name} by study": column for name, column in rows.items()}}
@@ -405,19 +403,15 @@ EFFECTS = ("estimate", "se", "sd", "pi_lb", "pi_ub")
 @verb
 def true_effects(question: Question) -> Numbers:
     """θ̂ of every row, in units of y."""
-    fit = question.reml
-    if fit.design.is_independent:
-        return some(fit.blup(), *EFFECTS)
-    from bayes_lsm.reml.prediction import clustered_effects
-
-    return some(clustered_effects.true_effects(fit), *EFFECTS)
+    return some(question.reml.blup(), *EFFECTS)
 
 
 @verb
 def group_effects(question: Question) -> Numbers:
-    """û of every group, deviations from x'β."""
-    fit = question.reml
-    return some(fit.blup(), *EFFECTS) if not fit.design.is_independent else {}
+    """û of every group, deviations from x'β, where the groups are not the rows."""
+    if question.design.is_independent:
+        return {}
+    return some(question.reml.group_effects(), *EFFECTS)
 
 
 # Residuals and influence -------------------------------------------------------------------------

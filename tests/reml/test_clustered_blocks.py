@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from bayes_lsm.reml.clustered_covariance import covariance_of_effects, simulate_clustered
 
 import bayes_lsm as lsm
 from bayes_lsm.likelihood.blocks.covariance import loadings
-from bayes_lsm.reml.clustered_covariance import covariance_of_effects, simulate_clustered
 
 
 def outcomes():

@@ -8,8 +8,8 @@ from bayes_lsm import plots
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.covariance import blocks, loadings
 from bayes_lsm.reml import fitted_values, hat_values, leave_one_out, weights
-from bayes_lsm.reml.clustered_covariance import covariance_of_effects
 from bayes_lsm.reml.diagnostics import residuals, robust
+from bayes_lsm.reml.prediction.group_effects import covariance_of_effects
 from bayes_lsm.reml.search.maximum import estimate
 
 from .nested import nested_data, nested_model

@@ -10,8 +10,8 @@ import bayes_lsm as lsm
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import DivergentScaleWarning, FitError
 from bayes_lsm.reml import fit_reml, permutation_test
-from bayes_lsm.reml.clustered_covariance import simulate_clustered
 from bayes_lsm.reml.intervals.intervals import confidence_intervals
+from bayes_lsm.reml.resampling import simulate
 from bayes_lsm.reml.search.maximum import estimate
 from bayes_lsm.specification import Specification
 
@@ -33,7 +33,7 @@ def one_term():
 def test_bootstrap_is_percentiles_of_the_other_engines_refits(one_term):
     clustered, single = one_term
     rng = np.random.default_rng(3)
-    Y = np.vstack([simulate_clustered(clustered, 20, rng) for _ in range(3)])  # its batches
+    Y = np.vstack([simulate(clustered, 20, rng) for _ in range(3)])  # its batches
     refits = [_refit(single, y) for y in Y]
     for part in ("location", "scale"):
         found = clustered.confidence_intervals(

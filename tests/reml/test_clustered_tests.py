@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+from bayes_lsm.reml.tests.clustered_score import expected_information
 from scipy.stats import chi2
 
 import bayes_lsm as lsm
@@ -19,8 +20,7 @@ from bayes_lsm.reml import (
     score_test,
     wald_test,
 )
-from bayes_lsm.reml.clustered_covariance import simulate_clustered
-from bayes_lsm.reml.tests.clustered_score import expected_information
+from bayes_lsm.reml.resampling import simulate
 from bayes_lsm.reml.tests.score_test import expected_information as expected_information_of_one
 from bayes_lsm.specification import Specification
 
@@ -195,7 +195,7 @@ def test_expected_information_is_the_mean_of_the_negative_hessian():
     at, rng = coefficients_of(fit), np.random.default_rng(1)
     negative = [
         -evaluate(at, arrange_design(dataclasses.replace(fit.design, y=y)), method="REML").hessian
-        for y in simulate_clustered(fit, 500, rng)
+        for y in simulate(fit, 500, rng)
     ]
     error = np.std(negative, axis=0) / np.sqrt(len(negative))
     expected = expected_information(at, fit.design, method="REML")

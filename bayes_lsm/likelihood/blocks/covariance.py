@@ -90,7 +90,13 @@ def blocks(design: Design, A: sparse.csr_array, D: sparse.csr_array) -> Iterator
     V = error_covariance(design)
     V = sparse.diags_array(V) if isinstance(V, np.ndarray) else V
     sigma = sparse.csr_array(A @ D @ A.T + V)
+    variances = sigma.diagonal()
     for rows in block_rows(design, A):
+        if len(rows) == 1:  # of individuals in one arm there are thousands
+            i = int(rows[0])
+            columns = np.unique(A.indices[A.indptr[i] : A.indptr[i + 1]])
+            yield DenseBlock(rows, columns, variances[[i], None])
+            continue
         yield DenseBlock(rows, np.unique(A[rows].indices), sigma[rows][:, rows].toarray())
 
 
@@ -117,6 +123,17 @@ class BlockCovariance:
     parts: tuple[DenseBlock, ...]
     size: int
 
+    @cached_property
+    def _alone(self) -> tuple[Index, Array]:
+        """Rows that share nothing, and their variances."""
+        found = [part for part in self.parts if len(part.rows) == 1]
+        rows = np.array([part.rows[0] for part in found], dtype=np.intp)
+        return rows, np.array([part.sigma[0, 0] for part in found])
+
+    @cached_property
+    def _shared(self) -> list[DenseBlock]:
+        return [part for part in self.parts if len(part.rows) > 1]
+
     @property
     def variances(self) -> Array:
         """Its diagonal, shape (n,)."""
@@ -127,16 +144,19 @@ class BlockCovariance:
 
     def solve(self, right: Array) -> Array:
         """Σ⁻¹B for B of shape (n, m) or (n,)."""
+        alone, variances = self._alone
         found = np.empty(right.shape)
-        for part in self.parts:
+        found[alone] = (right[alone].T / variances).T
+        for part in self._shared:
             found[part.rows] = part.solve(right[part.rows])
         return found
 
     def explained(self, left: Any) -> Array:
         """The diagonal of B'Σ⁻¹B (m,), for a sparse or dense B of shape (n, m)."""
         left = sparse.csr_array(left)
-        found = np.zeros(left.shape[1])
-        for part in self.parts:
+        alone, variances = self._alone
+        found = np.asarray((1.0 / variances) @ left[alone].power(2))
+        for part in self._shared:
             here = left[part.rows]
             columns = np.unique(here.indices)
             dense = here[:, columns].toarray()

@@ -9,11 +9,11 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
+from bayes_lsm.choices import require_level
 from bayes_lsm.likelihood.blocks.arrange import error_covariance
 from bayes_lsm.likelihood.blocks.covariance import loadings
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.prediction.group_effects import covariance_of_effects, interval_table
-from bayes_lsm.reml.prediction.linear_scale import check_level
 from bayes_lsm.results import ResultTable, model_title
 
 Array = npt.NDArray[np.float64]
@@ -66,7 +66,7 @@ def blup(fit: Estimates, *, level: float = 0.95) -> Blups:
     Robinson, G. K. (1991). That BLUP is a good thing: the estimation of random effects.
     Statistical Science, 6(1), 15-32. doi:10.1214/ss/1177011926
     """
-    check_level(level)
+    require_level(level)
     design, covariance, A = fit.design, fit.covariance, loadings(fit.design)
     T = sparse.csr_array(A @ covariance_of_effects(fit) @ A.T)
     V = error_covariance(design)

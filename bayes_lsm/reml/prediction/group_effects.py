@@ -9,9 +9,10 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
+from bayes_lsm.choices import require_level
 from bayes_lsm.likelihood.blocks.covariance import loadings, stack_covariances
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.prediction.linear_scale import Reference, check_level
+from bayes_lsm.reml.reference import Reference
 from bayes_lsm.results import ResultTable, model_title
 
 Array = npt.NDArray[np.float64]
@@ -60,7 +61,7 @@ def group_effects(fit: Estimates, *, level: float = 0.95) -> GroupEffects:
     Robinson, G. K. (1991). That BLUP is a good thing: the estimation of random effects. Statistical
     Science, 6(1), 15-32. doi:10.1214/ss/1177011926
     """
-    check_level(level)
+    require_level(level)
     design, covariance = fit.design, fit.covariance
     D = covariance_of_effects(fit)
     shared = sparse.csr_array(loadings(design) @ D)
@@ -87,7 +88,7 @@ def covariance_of_effects(fit: Estimates) -> sparse.csr_array:
 
 def interval_table(fit: Estimates, estimate: Array, se: Array, level: float) -> pd.DataFrame:
     """Predictions with their intervals: estimate, se, pi_lb, pi_ub."""
-    half = Reference.of_location(fit).quantile(0.5 + level / 2) * se
+    half = Reference(fit.df_location).quantile(0.5 + level / 2) * se
     return pd.DataFrame(
         {"estimate": estimate, "se": se, "pi_lb": estimate - half, "pi_ub": estimate + half}
     )

@@ -20,8 +20,7 @@ from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.likelihood.typical_variance import typical_variance
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.prediction.linear_scale import Uncertain
-from bayes_lsm.reml.prediction.variances import of_the_data, variances_at
+from bayes_lsm.reml.prediction.variances import Uncertain, of_the_data, variances_at
 from bayes_lsm.reml.uninformed import mean_of_known
 from bayes_lsm.reml.wald import ChiSquareTest, cochran_q
 from bayes_lsm.results import ResultTable, model_title

@@ -10,13 +10,19 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.choices import require_choice
+from bayes_lsm.choices import require_choice, require_level
 from bayes_lsm.design.new_data import NewData
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.prediction.linear_scale import Reference, check_level, is_identity
 from bayes_lsm.reml.prediction.predictive import predictive_interval
-from bayes_lsm.reml.prediction.variances import TermVariance, Total, of_the_data, variances_at
+from bayes_lsm.reml.prediction.variances import (
+    TermVariance,
+    Total,
+    is_identity,
+    of_the_data,
+    variances_at,
+)
+from bayes_lsm.reml.reference import Reference
 from bayes_lsm.reml.uninformed import depends
 from bayes_lsm.results import ResultTable, model_title
 
@@ -117,12 +123,12 @@ def predict(
     Viechtbauer, W., & López-López, J. A. (2022). Location-scale models for meta-analysis.
     Research Synthesis Methods, 13(6), 697-715. doi:10.1002/jrsm.1562
     """
-    check_level(level)
+    require_level(level)
     require_choice("scale_uncertainty", scale_uncertainty, ScaleUncertainty)
     points = _points(fit, new_data)
     parts = variances_at(fit, points, terms)
     total = Total.of(fit, list(parts.values()), len(points.X))
-    quantile = Reference.of_location(fit).quantile(0.5 + level / 2)
+    quantile = Reference(fit.df_location).quantile(0.5 + level / 2)
     estimate = points.X @ fit.beta
     se = np.sqrt(np.einsum("ij,jk,ik->i", points.X, fit.vcov_location, points.X))
     se[depends(points.X, fit.blind_location)] = np.nan
@@ -203,7 +209,7 @@ def predict_tau(
     row 0     -2.56  1.96  0.28
     row 1     -2.57  1.03  0.28
     """
-    check_level(level)
+    require_level(level)
     points = _points(fit, new_data)
     parts = variances_at(fit, points, terms)
     total = Total.of(fit, list(parts.values()), len(points.X))
@@ -243,7 +249,7 @@ def _tau2(fit: Estimates, value: Array) -> Array:
 
 
 def _bounds(fit: Estimates, total: Total, level: float) -> tuple[Array, Array]:
-    half = Reference.of_scale(fit).quantile(0.5 + level / 2) * total.se
+    half = Reference(fit.df_scale).quantile(0.5 + level / 2) * total.se
     return total.predictor - half, total.predictor + half
 
 

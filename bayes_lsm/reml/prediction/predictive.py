@@ -27,8 +27,8 @@ from scipy.special import ndtri
 
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.prediction.linear_scale import Reference, Uncertain, is_identity
-from bayes_lsm.reml.prediction.variances import TermVariance
+from bayes_lsm.reml.prediction.variances import TermVariance, Uncertain, is_identity
+from bayes_lsm.reml.reference import Reference
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -58,7 +58,7 @@ def predictive_interval(
     there is no variance.
     """
     new = _NewRows(fit, X, parts)
-    reference, mean = Reference.of_location(fit), X @ fit.beta
+    reference, mean = Reference(fit.df_location), X @ fit.beta
     half = np.where(new.known & ~new.vary, reference.quantile(0.5 + level / 2) * se, np.nan)
     bounds = np.array([mean - half, mean + half])
     ready = new.vary & new.known & np.isfinite(se)

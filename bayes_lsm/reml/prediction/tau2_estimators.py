@@ -24,7 +24,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import chdtri
 
-from bayes_lsm.choices import require_choice
+from bayes_lsm.choices import require_choice, require_level
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.rows.closed_form import estimate_location
@@ -36,7 +36,6 @@ from bayes_lsm.reml.prediction.heterogeneity import (
     measures,
     standard_error_tau2,
 )
-from bayes_lsm.reml.prediction.linear_scale import check_level
 from bayes_lsm.reml.search.maximum import estimate
 from bayes_lsm.reml.wald import cochran_q
 from bayes_lsm.results import model_title, wald_table
@@ -414,7 +413,7 @@ def q_profile_interval(
     Viechtbauer, W. (2007). Confidence intervals for the amount of heterogeneity in meta-analysis.
     Statistics in Medicine, 26(1), 37-52. doi:10.1002/sim.2514
     """
-    check_level(level)
+    require_level(level)
     design = getattr(fit, "design", fit)
     _require_one_tau2(design, "q_profile_interval")
     y, v, X = design.y, design.v, design.X

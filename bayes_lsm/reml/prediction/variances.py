@@ -17,12 +17,13 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.design.coefficients import scale_places
 from bayes_lsm.design.new_data import NewData, NewTerm
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.prediction.linear_scale import ScaleValue, Uncertain, is_identity, scale_at
+from bayes_lsm.reml.scale_values import ScaleValues, scale_values
 from bayes_lsm.reml.term_estimate import TermEstimate
 
 Array = npt.NDArray[np.float64]
@@ -30,6 +31,49 @@ Mask = npt.NDArray[np.bool_]
 
 # Step of a central difference in κ: its error is the square.
 _STEP = 1e-5
+
+
+@dataclass(frozen=True, eq=False)
+class Uncertain:
+    """The scale coefficients and κ of all terms, γ ~ Normal(γ̂, C), at a limit those that are left.
+
+    Attributes
+    ----------
+    estimate : ndarray, shape (M,)
+        `limit_alpha` and κ, term by term; 0 for what a limit took.
+    covariance : ndarray, shape (M, M)
+        0 for those, for what was fixed and for what is `unknown`.
+    unknown : ndarray of bool, shape (M,)
+        Those whose uncertainty nobody knows, such as one that a bound holds.
+    """
+
+    estimate: Array
+    covariance: Array
+    unknown: Mask
+
+    @classmethod
+    def of(cls, fit: Estimates) -> Uncertain:
+        """Of a fit."""
+        estimate = np.concatenate([_filled(each) for each in fit.terms.values()])
+        places = scale_places(fit.design)
+        missing = np.isnan(np.diag(fit.limit_vcov))[places]
+        given = np.array([name in fit.fixed for name in fit.scale_names], dtype=bool)
+        unknown = np.zeros(len(estimate), dtype=bool)
+        unknown[places] = missing & np.isfinite(fit.limit_alpha) & ~given
+        return cls(estimate, np.nan_to_num(fit.limit_vcov), unknown)
+
+
+def _filled(each: TermEstimate) -> Array:
+    """γ̂ of a term, as long as without a limit."""
+    found = np.zeros(each.term.size)
+    known = np.r_[np.nan_to_num(each.limit_alpha), each.kappa]
+    found[: len(known)] = known
+    return found
+
+
+def is_identity(fit: Estimates) -> bool:
+    """Whether the scale part is τ² itself."""
+    return fit.design.specification.link == "identity"
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,8 +85,10 @@ class TermVariance:
     each : TermEstimate
     slopes : ndarray, shape (m, s)
         Of its effects.
-    value : ScaleValue
+    value : ScaleValues
         ln τ² of each of the m·s effects; with the identity link τ².
+    coordinates : ndarray, shape (m, s, M)
+        It as a function of γ.
     place : int
         Where its coefficients begin among γ.
     identity : bool
@@ -51,7 +97,8 @@ class TermVariance:
 
     each: TermEstimate
     slopes: Array
-    value: ScaleValue
+    value: ScaleValues
+    coordinates: Array
     place: int
     identity: bool
 
@@ -69,11 +116,6 @@ class TermVariance:
     def se(self) -> Array:
         """Its standard error, shape (m, s)."""
         return self.value.se.reshape(self.slopes.shape)
-
-    @property
-    def coordinates(self) -> Array:
-        """It as a function of γ, shape (m, s, M)."""
-        return self.value.coordinates.reshape(*self.slopes.shape, -1)
 
     @property
     def blind(self) -> Mask:
@@ -171,14 +213,20 @@ def variances_at(
     FitError
         For an unknown scale term.
     """
-    chosen, found, first, place = _chosen(fit, terms), {}, 0, 0
+    chosen, size = _chosen(fit, terms), sum(each.term.size for each in fit.terms.values())
+    found, first, place = {}, 0, 0
     for (name, each), there in zip(fit.terms.items(), points.terms, strict=True):
         q = len(each.alpha)
         if name in chosen:
             rows = np.zeros((there.slopes.size, len(fit.alpha)))
             rows[:, first : first + q] = there.Z.reshape(-1, q)
-            value = scale_at(fit, rows)
-            found[name] = TermVariance(each, there.slopes, value, place, is_identity(fit))
+            value = scale_values(fit, rows)
+            coordinates = np.zeros((len(rows), size))
+            coordinates[:, scale_places(fit.design)] = value.coordinates
+            coordinates = coordinates.reshape(*there.slopes.shape, size)
+            found[name] = TermVariance(
+                each, there.slopes, value, coordinates, place, is_identity(fit)
+            )
         first, place = first + q, place + each.term.size
     return found
 
