@@ -12,10 +12,10 @@ import bayes_lsm as lsm
 from bayes_lsm.cli import main
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml import permutation_test, score_test, wald_test
-from bayes_lsm.report import ClusteredAnalysis, analyse, analysis_page, to_html, write_tables
+from bayes_lsm.report import Analysis, analyse, analysis_page, to_html, write_tables
 from bayes_lsm.report.cells import cells_of
-from bayes_lsm.report.clustered_analysis import _hypotheses
-from bayes_lsm.report.equations import levels_in_equations
+from bayes_lsm.report.scale_tests import _hypotheses
+from bayes_lsm.report.equations import in_equations
 
 from .test_analysis import table_in
 
@@ -150,7 +150,7 @@ def test_slopes_have_a_variance_each():
     data = pd.DataFrame({"g": np.repeat(np.arange(12), 4), "x": rng.normal(size=48)})
     data = data.assign(y=rng.normal(size=48), v=0.1, z=(data["g"] % 2).astype(float))
     model = lsm.LocationScaleModel("y ~ x", {"1 + x | g": "~ z"}, variance="v", data=data)
-    assert levels_in_equations(model.design) == (
+    assert in_equations(model.design) == (
         "yᵢ = μᵢ + (1, x)ᵢ·u[1 + x | g]ᵢ + eᵢ",
         "μᵢ = β₀ + β₁ xᵢ",
         "u[1 + x | g] ~ Normal(0, D R D), D = diag(τ), ln τ²[1] = α₀ + α₁ zᵢ, "
@@ -164,7 +164,7 @@ def test_slopes_have_a_variance_each():
 
 def test_sensitivity_is_in_the_lead():
     found = report_of("berkey1998")
-    assert isinstance(found, ClusteredAnalysis)
+    assert isinstance(found, Analysis)
     asked = found.bayes.sensitivity(factors=(), presets=(), draws=1000, progress=False)
     found = replace(found, sensitivity=asked)
     lead = to_html(analysis_page(found)).split("<section")[0]
