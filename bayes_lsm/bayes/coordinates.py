@@ -33,7 +33,7 @@ def coordinates(design: Design) -> dict[str, list[str]]:
     >>> import bayes_lsm as lsm
     >>> design = lsm.LocationScaleModel.from_file("konstantopoulos2011").design
     >>> coordinates(design)["scale_term"]
-    ['district: intrcpt', 'district/school: intrcpt', 'district/school: year']
+    ['district: intrcpt', 'district/school: intrcpt', 'district/school: I((year - 1990) / 10)']
     """
     alone = len(design.terms) == 1
     pairs = [("" if alone else f"{term.name}: ", term) for term in design.terms]

@@ -164,8 +164,8 @@ def test_coverage_at_a_known_truth(small):
         small,
         MODERATE,
         location={"outcomea": 0.3, "outcomeb": -0.2},
-        scale={"outcome | trial: outcomea": -2, "outcome | trial: outcomeb": -1.5},
-        correlation={"outcome | trial: a, b": 0.2},
+        scale={"outcomea": -2, "outcomeb": -1.5},
+        correlation={"a, b": 0.2},
         simulations=60,
         draws=400,
         seed=5,
@@ -180,20 +180,17 @@ def test_coverage_at_a_known_truth(small):
 
 KNOWN = {
     "location": {"outcomea": 0, "outcomeb": 0},
-    "scale": {"outcome | trial: outcomea": 0, "outcome | trial: outcomeb": 0},
-    "correlation": {"outcome | trial: a, b": 0},
+    "scale": {"outcomea": 0, "outcomeb": 0},
+    "correlation": {"a, b": 0},
 }
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (
-            {"scale": {"outcomea": 0}},
-            "scale coefficients must be given for 'outcome . trial: outcome",
-        ),
-        ({"correlation": None}, "correlations must be given for 'outcome . trial: a, b'; got none"),
-        ({"correlation": {"outcome | trial: a, b": 1}}, "not those of a positive definite matrix"),
+        ({"scale": {"outcomea": 0}}, "scale coefficients must be given for 'outcomea', 'outcomeb'"),
+        ({"correlation": None}, "correlations must be given for 'a, b'; got none"),
+        ({"correlation": {"a, b": 1}}, "not those of a positive definite matrix"),
         ({"df": 4}, "df is of Student-t study effects, which a Multivariate .* does not have"),
         ({"engine": "gibbs"}, "engine must be 'collapsed', 'nuts' or a function"),
         ({"draws": 5}, "draws must be a whole number of at least 100"),
@@ -217,7 +214,7 @@ def test_random_intercepts_are_said_to_need_nuts():
     design = countries().design
     with pytest.raises(lsm.FitError, match=r"random intercepts of ln τ² need engine='nuts'"):
         lsm.calibrate(design, MODERATE, progress=False)
-    known = {"location": {"intrcpt": 0}, "scale": {"study: intrcpt": -2}}
+    known = {"location": {"intrcpt": 0}, "scale": {"intrcpt": -2}}
     with pytest.raises(lsm.FitError, match=r"coverage does not take random intercepts of ln τ²"):
         lsm.coverage(design, MODERATE, **known, engine=lambda design, seed: None, progress=False)
 

@@ -141,7 +141,7 @@ def true_effects(
     >>> import bayes_lsm as lsm
     >>> fit = lsm.LocationScaleModel.from_file("konstantopoulos2011").fit_bayes(seed=1)
     >>> true_effects(fit, terms=["district"]).shape
-    (1, 4000, 56)
+    (4, 1000, 56)
     """
     chosen = chosen_terms(fit, terms)
     rng = np.random.default_rng(fit.seed if seed is None else seed)

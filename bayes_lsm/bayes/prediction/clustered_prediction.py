@@ -174,7 +174,7 @@ def new_effects(
     >>> fit = lsm.LocationScaleModel.from_file("konstantopoulos2011").fit_bayes(seed=1)
     >>> new = pd.DataFrame({"district": [11, 27], "year": 1990})
     >>> new_effects(fit, new, known=["district"]).shape
-    (1, 4000, 2)
+    (4, 1000, 2)
     """
     points = points_of(fit, new_data, terms=terms, known=known, variance=variance)
     effects = GroupEffects(fit.design, fit.draws)
