@@ -5,12 +5,14 @@ The way of a fit, for every kind of model: `fitting` binds the priors to the dat
 (`engines.diagnostics`), and puts it all into a `BayesFit` (`bayes_fit`), the face whose methods are
 the verbs. What was drawn are `Draws` (`draws`), named as the variables of the PyMC model
 (`coordinates`); `term_draws` shows them by scale term. `pymc_model` turns a design and priors into
-a `pm.Model` (`graph`; `families` has the PyMC twins of the priors), and draws
-into an ArviZ DataTree (`datatree`, `pointwise_likelihood`, `prior_draws`).
+a `pm.Model` (`graph`; `families` has the PyMC twins of the priors, `likelihood_node` says what the
+observed effects are), and draws into an ArviZ DataTree (`datatree`, `pointwise_likelihood`,
+`prior_draws`).
 
-The engines: `collapsed` (independent effects), `student_collapsed` (Student-t ones) and `clustered`
-(several scale terms) need no chains, and `direct` says which draws from a model; `nuts` draws from
-any. Another one is a module that returns `Draws`, and a line of `direct`.
+The engines: `collapsed` (normal effects, whatever their scale terms) and `student_collapsed`
+(Student-t study effects) need no chains but `importance_sampling`, and `direct` says which draws
+from a model; `nuts` draws from any. Another one is a module that returns `Draws`, and a line of
+`direct`.
 
 What is asked of a fit: `prediction` (effects, τ, probabilities, heterogeneity, contrasts),
 `cross_validation` (leave-one-out, K-fold, WAIC), `evidence` (marginal likelihoods, Bayes factors,

@@ -45,7 +45,7 @@ def prior_posterior(
 
     Parameters
     ----------
-    fit : BayesFit
+    fit : BayesFit, or its draws alone (a Posterior)
     terms : sequence of str, optional
         By default all of the part.
     part : str, default "scale"

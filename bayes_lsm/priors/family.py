@@ -15,8 +15,8 @@ ln τ², but the distribution may be *stated on* something else, which `on` name
 
 Every family is written as the density of x, which is what the statement is about or its logarithm.
 Then ``θ = power · x`` and the Jacobian from x to θ is a constant: `Family.logpdf` is the one place
-that knows it. To add a distribution, add a class to `families` or
-`variances`, and its PyMC twin to `bayes/families.py`.
+that knows it. To add a distribution, add a class to `families` or `variances`, and its PyMC twin to
+`bayes/pymc_model/families.py`.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def sample_nuts(
 ) -> Draws:
     """Draw from the posterior by the no-U-turn sampler.
 
-    The sampler moves in coordinates of its own (`sampler_coordinates`), which a short run of the
+    The sampler moves in coordinates of its own (`nuts_coordinates`), which a short run of the
     collapsed engine bends. Where that run finds a far region of little mass, one draw is kept of
     every four transitions, with an acceptance of 0.99 at least; the statistics tell of all four:
     whether one diverged, and their steps together. To sample without these coordinates, hand

@@ -1,1 +1,1 @@
-"""Priors bound to a design, and whether they leave the posterior proper."""
+"""Priors bound to a design: `resolve`, `propriety` of the posterior they leave, and `notes`."""
