@@ -414,7 +414,7 @@ def q_profile_interval(
     Statistics in Medicine, 26(1), 37-52. doi:10.1002/sim.2514
     """
     require_level(level)
-    design: Design = getattr(fit, "design", fit)
+    design = fit if isinstance(fit, Design) else fit.design
     _require_one_tau2(design, "q_profile_interval")
     y, v, X = design.y, design.v, design.X
     found = estimate_tau2(fit, "PM") if isinstance(fit, Design) else fit

@@ -279,7 +279,7 @@ def _information(covariance: Array) -> Array:
 def _all(each: TermEstimate, alpha: Array, kappa: Array) -> Array:
     """α and κ of a term; κ are 0 where a limit left fewer of them."""
     count = each.term.size - len(alpha)
-    return np.r_[alpha, kappa if len(kappa) == count else np.zeros(count)]
+    return np.asarray(np.r_[alpha, kappa if len(kappa) == count else np.zeros(count)])
 
 
 def _kept_of_all(each: TermEstimate) -> Array:
