@@ -207,7 +207,7 @@ def test_exact_is_the_limit_of_approximate():
     assert forced.pval == exact.pval
 
 
-def test_mirrored_permutations_are_ties(solver):
+def test_mirrored_permutations_are_ties():
     # Two groups of equal size: each arrangement has its mirror image, with z of the other sign.
     data = example(k=10, g=np.tile(["a", "b"], 5))
     data["yi"] = [-2.0, 1, 3, -4, 0.5, 5, 2.5, -3, -1, 2]
@@ -340,18 +340,18 @@ def test_the_exact_test_goes_through_every_order_of_the_clusters():
 
 
 def test_clusters_of_independent_effects_move_as_one(solver):
-    data = nested_data(2, districts=5, schools=2, rows=1)
+    data = nested_data(2, districts=4, schools=3, rows=1)
     fit = fit_reml(make_design(data, "~ z", "~ 1"))
     test = permutation_test(fit, part="location", cluster=data["district"].tolist())
     assert test.exact
-    assert test.iterations == 120
+    assert test.iterations == 24
 
     def read(moved):
         return estimate(make_design(moved, "~ z", "~ 1"), "REML").location.loc["z", "zval"]
 
-    expected = [by_hand(data, order, "z", read) for order in itertools.permutations(range(5))]
+    expected = [by_hand(data, order, "z", read) for order in itertools.permutations(range(4))]
     np.testing.assert_allclose(np.sort(test.null["z"]), np.sort(expected), atol=1e-5)
-    other = fit_reml(make_design(data.assign(x=np.arange(10.0)), "~ x", "~ 1"))
+    other = fit_reml(make_design(data.assign(x=np.arange(12.0)), "~ x", "~ 1"))
     with pytest.raises(FitError, match="x of 'location' differs within groups of 'cluster'"):
         permutation_test(other, part="location", cluster=data["district"].tolist())
 
@@ -359,8 +359,8 @@ def test_clusters_of_independent_effects_move_as_one(solver):
 def test_scale_moderators_of_several_terms_move_together():
     data = nested_data(4, districts=16, slopes=(1.5, 0.0))
     fit = nested_model(data, district="~ z", school="~ z").fit_reml()
-    test = permutation_test(fit, iterations=50, seed=1, progress=False)
-    again = permutation_test(fit, iterations=50, seed=1, progress=False)
+    test = permutation_test(fit, iterations=20, seed=1, progress=False)
+    again = permutation_test(fit, iterations=20, seed=1, progress=False)
     np.testing.assert_array_equal(test.null_joint, again.null_joint)
     assert list(test.table.index) == list(fit.scale_names)
     assert test.df == 2

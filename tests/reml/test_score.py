@@ -55,7 +55,7 @@ def test_expected_information_is_the_mean_of_the_negative_hessian(method, solver
     variance = design.v + np.exp(scale_matrix(design) @ alpha)
     rng = np.random.default_rng(1)
     # A solver of any effects takes longer for a set.
-    sets = {"rows": 6000, "blocks": 1500}[solver]
+    sets = {"rows": 6000, "blocks": 400}[solver]
     hessians = []
     for _ in range(sets):
         y = design.X @ [0.5, 0.3] + rng.normal(size=15) * np.sqrt(variance)

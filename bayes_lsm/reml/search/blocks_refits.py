@@ -230,7 +230,7 @@ def _of_rows(design: Design, tau2: list[Array], correlations: list[Array]) -> Ar
 def _log(tau2: Array) -> Array:
     """Its logarithm; that of next to nothing where it is 0."""
     with np.errstate(divide="ignore"):
-        return np.maximum(np.log(tau2), _NOTHING)
+        return np.asarray(np.maximum(np.log(tau2), _NOTHING))
 
 
 def _coefficients_of(Z: Array, used: npt.NDArray[np.bool_], log_tau2: Array) -> Array:

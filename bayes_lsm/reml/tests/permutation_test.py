@@ -280,7 +280,7 @@ class _Observed:
 
 def _observe(fit: Estimates, part: PartName) -> _Observed:
     """The fit's estimates, standard errors and z, and the joint χ² of its moderators."""
-    names, estimate, V = fit.design.location.names, fit.beta, fit.vcov_location
+    names, estimate, V = fit.design.location.names, fit.beta, fit.known_vcov_location
     if part == "scale":
         free = held(fit)[1]
         names = tuple(fit.scale_names[j] for j in free)
