@@ -51,8 +51,8 @@ def methods(found: Analysis) -> tuple[Block, ...]:
     )
     text = (
         f"{_fitted(found)} by {'restricted ' if reml.method == 'REML' else ''}maximum likelihood "
-        f"and by Bayesian inference.{effects} Confidence intervals are 95% Wald intervals; those of "
-        f"scale coefficients in the profile section are 95% profile-likelihood intervals."
+        f"and by Bayesian inference.{effects} Confidence intervals are 95% Wald intervals; of "
+        f"scale coefficients in the profile section they are 95% profile-likelihood intervals."
         f"{_tested(found)} Posterior draws ({found.bayes.draws.size}) were {engine}, with priors: "
         f"{bayes.priors.describe()}. Bayesian estimates are posterior medians with equal-tailed "
         f"95% intervals.{others} All computations were made with {versions(sampled=sampled)}."

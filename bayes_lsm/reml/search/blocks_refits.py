@@ -120,8 +120,6 @@ class BlocksRefitter:
             return self._nothing()
         alpha, information = _finite(found, self._back)
         matrices = [each.correlation for each in found.terms.values()]
-        with np.errstate(divide="ignore"):
-            log_tau2 = np.log(found.tau2)
         scale = found.knapp_hartung if self._fit.test == "knha" else 1.0
         return _Refit(
             value=found.highest,
@@ -130,7 +128,7 @@ class BlocksRefitter:
             vcov_location=found.vcov_location * scale,
             rotated=self._forth @ alpha,
             information=information,
-            log_tau2=np.maximum(log_tau2, _NOTHING),
+            log_tau2=_log(found.tau2),
             correlations=np.array([matrices[at.t][at.a, at.b] for at in pairs(design)]),
             infinite={j: a for j, a in enumerate(found.alpha) if not math.isfinite(a)},
         )
@@ -156,8 +154,13 @@ class BlocksRefitter:
         from bayes_lsm.likelihood.blocks.blocks import ascend
 
         end = ascend(start, arrange_design(design), method=self._fit.method, tolerance=_TOLERANCE)
-        knha = self._fit.test == "knha" and end.converged
-        scale = _mean_square(design, end.alpha, end.at.beta) if knha else 1.0
+        tau2, correlations = _variances(design, end.alpha)
+        scale = 1.0
+        if self._fit.test == "knha" and end.converged:
+            covariance = likelihood_of(design).covariance(tau2, correlations)
+            residuals = design.y - design.X @ end.at.beta
+            df = len(residuals) - len(end.at.beta)
+            scale = float(residuals @ covariance.solve(residuals)) / df
         return replace(
             self._nothing(),
             value=end.at.value,
@@ -166,6 +169,7 @@ class BlocksRefitter:
             vcov_location=end.at.covariance * scale,
             rotated=self._forth @ end.alpha,
             information=-self._back.T @ end.at.hessian @ self._back,
+            log_tau2=_log(_of_rows(design, tau2, correlations)),
         )
 
     def _shifted(self, what: Exchangeable, j: int, c: float) -> tuple[Exchangeable, Array]:
@@ -201,8 +205,8 @@ class BlocksRefitter:
             yield np.r_[alpha, np.zeros(term.size - len(term.names))]
 
 
-def _mean_square(design: Design, alpha: Array, beta: Array) -> float:
-    """Knapp and Hartung's weighted residual mean square at some α and κ."""
+def _variances(design: Design, alpha: Array) -> tuple[list[Array], list[Array]]:
+    """τ² (G, s) and R (s, s) of each term at some α and κ."""
     tau2, correlations, first = [], [], 0
     for term in design.terms:
         q, s = len(term.names), len(term.effects)
@@ -211,9 +215,22 @@ def _mean_square(design: Design, alpha: Array, beta: Array) -> float:
         kappa = alpha[None, first + q : first + term.size]
         correlations.append(correlation_matrices(kappa, s, kind)[0])
         first += term.size
-    residuals = design.y - design.X @ beta
-    covariance = likelihood_of(design).covariance(tau2, correlations)
-    return float(residuals @ covariance.solve(residuals)) / (len(residuals) - len(beta))
+    return tau2, correlations
+
+
+def _of_rows(design: Design, tau2: list[Array], correlations: list[Array]) -> Array:
+    """The variance of each row's effects, shape (n,)."""
+    found = np.zeros(len(design.y))
+    for term, values, R in zip(design.terms, tau2, correlations, strict=True):
+        loads = term.slopes * np.sqrt(values)[term.index]
+        found += np.einsum("ij,jk,ik->i", loads, R, loads)
+    return found
+
+
+def _log(tau2: Array) -> Array:
+    """Its logarithm; that of next to nothing where it is 0."""
+    with np.errstate(divide="ignore"):
+        return np.maximum(np.log(tau2), _NOTHING)
 
 
 def _coefficients_of(Z: Array, used: npt.NDArray[np.bool_], log_tau2: Array) -> Array:
@@ -228,7 +245,7 @@ def _back(design: Design) -> Array:
         Z = term.Z[term.used]
         R = np.linalg.qr(Z, mode="r") / math.sqrt(len(Z))
         parts += [np.linalg.inv(R), np.eye(term.size - len(term.names))]
-    return np.asarray(block_diag(*[part for part in parts if len(part)]))
+    return np.asarray(block_diag(*parts))
 
 
 def _finite(found: Estimates, back: Array) -> tuple[Array, Array]:
@@ -262,7 +279,7 @@ def _information(covariance: Array) -> Array:
 def _all(each: TermEstimate, alpha: Array, kappa: Array) -> Array:
     """α and κ of a term; κ are 0 where a limit left fewer of them."""
     count = each.term.size - len(alpha)
-    return np.r_[alpha, kappa if len(kappa) == count else np.zeros(count)]
+    return np.asarray(np.r_[alpha, kappa if len(kappa) == count else np.zeros(count)])
 
 
 def _kept_of_all(each: TermEstimate) -> Array:
