@@ -1,4 +1,4 @@
-"""Marginal means and ratios of τ²: against refits, finite differences, profiles by brute force."""
+"""Marginal means and ratios of τ²: against refits, predictions, and profiles by brute force."""
 
 import warnings
 from functools import cache
@@ -9,16 +9,22 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.stats import chi2, norm, t
 
+import bayes_lsm as lsm
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import DataError, DivergentScaleWarning, FitError
 from bayes_lsm.likelihood.rows.closed_form import log_likelihood
-from bayes_lsm.reml import fit_reml, likelihood_ratio_test
+from bayes_lsm.reml import fit_reml, likelihood_ratio_test, wald_test
 from bayes_lsm.reml.prediction.prediction import predict_tau
 from bayes_lsm.specification import Specification
 
 from .designs import homogeneous_group, make_design
+from .nested import nested_data, nested_model
+from .peers import gums
+
+HOW = ("delta", "profile")
+EITHER_SOLVER = pytest.mark.usefixtures("solver")
 
 
 @cache
@@ -166,6 +172,20 @@ def test_profile_of_a_contrast_is_that_of_a_refit():
     assert found["pval"] == pytest.approx(test.pval, rel=1e-6)
 
 
+def test_either_solver_says_the_same(monkeypatch):
+    design = make_design(three_groups()[0], "~ g", "~ g + x")
+    tables = []
+    for _ in range(2):
+        fit = fit_reml(design)
+        found = [verb(fit, "g", method=how) for verb in (tau_means, tau_contrasts) for how in HOW]
+        found.append(tau_steps(fit, step="sd"))
+        tables.append([each.table for each in found])
+        monkeypatch.setattr(type(design), "is_independent", False)
+    for rows, blocks in zip(*tables, strict=True):
+        # Both stop within 1e-13 of the likelihood: √ of that in the coefficients.
+        pd.testing.assert_frame_equal(rows, blocks, rtol=1e-5)
+
+
 @cache
 def group_without():
     data = homogeneous_group("b")
@@ -254,7 +274,7 @@ def test_bad_input():
         tau_means(fit, "g", values=[])
     with pytest.raises(DataError, match="has the level 'high'"):
         tau_means(fit, "g", values=["high"])
-    with pytest.raises(FitError, match="no scale term 'z'; the terms are intrcpt, gmid"):
+    with pytest.raises(FitError, match="no scale coefficient 'z'; there are 'intrcpt', 'gmid'"):
         tau_steps(fit, "z")
     for step in (0, np.inf, "SD"):
         with pytest.raises(FitError, match="step must be"):
@@ -267,7 +287,7 @@ def test_bad_input():
         tau_means(fit, "g", method="wald")
     with pytest.raises(FitError, match="kind must be"):
         tau_contrasts(fit, "g", kind="all")
-    with pytest.raises(FitError, match="level must lie between"):
+    with pytest.raises(FitError, match="level must be between 0 and 1"):
         tau_means(fit, "g", level=95)
     constant = fit_reml(make_design(data))
     with pytest.raises(FitError, match="none: the scale part is constant"):
@@ -279,5 +299,160 @@ def test_bad_input():
         tau_contrasts(identity, "g")
     top = fit.scale.loc["gtop", "estimate"]
     held = fit_reml(fit.design, bounds={"gtop": (-np.inf, top - 0.3)})
-    with pytest.raises(FitError, match="that a bound holds"):
+    with pytest.raises(FitError, match="no bound holds, got gtop"):
         tau_contrasts(held, "g", method="profile")
+
+
+def profiled(fit, row, level=0.95):
+    """Both ends of the profile interval of l'α, and the likelihood ratio of l'α = 0."""
+    table = fit.scale_functions(np.array([row]), ["l"], method="profile", level=level).table
+    return table.loc[0, ["ci_lb", "ci_ub", "LRT"]]
+
+
+@EITHER_SOLVER
+@pytest.mark.parametrize("term", ["gmid", "gtop", "x"])
+def test_the_profile_of_a_coefficient_is_that_of_refits(term):
+    fit = fit_reml(make_design(three_groups()[0], "~ g", "~ g + x"))
+    row = (np.array(fit.scale_names) == term) * 1.0
+    lower, upper, ratio = profiled(fit, row)
+    assert lower < fit.scale.loc[term, "estimate"] < upper
+    for bound in (lower, upper):
+        drop = 2 * (fit.loglik - profile_by_refit(fit, term, bound))
+        # The bound is found to 1e-9, the two maxima to about 1e-10.
+        assert drop == pytest.approx(chi2.ppf(0.95, 1), abs=1e-6)
+    assert ratio == pytest.approx(2 * (fit.loglik - profile_by_refit(fit, term, 0.0)), abs=1e-7)
+    one = fit.profile(term)
+    # Roots of the same profile, within 1e-10.
+    assert (lower, upper) == (pytest.approx(one.lower), pytest.approx(one.upper))
+
+
+@EITHER_SOLVER
+def test_profile_with_a_fixed_coefficient():
+    design = make_design(three_groups()[0], "~ g", "~ g + x")
+    fit = fit_reml(design, fixed={"x": 0.4})
+    lower, upper, _ = profiled(fit, [1.0, 0.0, 0.0, 2.0])
+    for bound in (lower, upper):
+        drop = fit.loglik - fit_reml(design, fixed={"x": 0.4, "intrcpt": bound - 0.8}).loglik
+        assert 2 * drop == pytest.approx(chi2.ppf(0.95, 1), abs=1e-6)
+    # What is fixed alone has no uncertainty.
+    lower, upper, ratio = profiled(fit, [0.0, 0.0, 0.0, 2.0])
+    assert (lower, upper) == pytest.approx((0.8, 0.8))
+    assert np.isnan(ratio)
+
+
+def test_a_function_of_one_terms_coefficients_is_profiled_among_others(several_terms):
+    data, fit = several_terms
+    found = tau_contrasts(fit, "g", measure="log_tau2", method="profile").table
+    turned = data.assign(g=pd.Categorical(data["g"], list("bac")))
+    other = nested_model(turned, school="~ g + x").fit_reml()
+    single = other.profile("school: gc")
+    assert found.loc["c − b", "ci_lb"] == pytest.approx(single.lower, abs=1e-6)
+    assert found.loc["c − b", "ci_ub"] == pytest.approx(single.upper, abs=1e-6)
+    reduced = fit_reml(other.design, fixed={"school: gc": 0.0}).loglik
+    # Two ways to the same two maxima, each within 1e-13.
+    assert found.loc["c − b", "LRT"] == pytest.approx(2 * (other.loglik - reduced), abs=1e-6)
+    across = np.zeros((1, 5))
+    across[0, [0, 1]] = 1.0, -1.0
+    with pytest.raises(FitError, match=r"several scale terms \('district', 'school'\)"):
+        fit.scale_functions(across, ["both"], method="profile")
+
+
+@pytest.fixture(scope="module")
+def several_terms():
+    rng = np.random.default_rng(4)
+    found = nested_data(2, districts=24, slopes=(0.0, 0.7))
+    kind = np.array(["a", "b", "c"])[rng.integers(0, 3, 72)]
+    data = found.assign(g=kind[found["school"]])
+    return data, nested_model(data, school="~ g + x").fit_reml()
+
+
+def test_means_are_those_of_predictions_at_the_mean_of_the_groups(several_terms):
+    data, fit = several_terms
+    groups = data.drop_duplicates("school")
+    new = pd.DataFrame({"g": list("abc"), "x": groups["x"].mean()})
+    predicted = fit.predict(new, terms=["school"]).table["tau2 (school)"]
+    np.testing.assert_allclose(tau_means(fit, "g").table["estimate"], predicted, rtol=1e-10)
+
+
+def test_ratios_are_wald_tests_of_contrasts(several_terms):
+    _, fit = several_terms
+    found = tau_contrasts(fit, "g", measure="log_tau2").table
+    test = wald_test(fit, contrast={"school: gc": 1, "school: gb": -1})
+    assert found.loc["c − b", "zval"] == pytest.approx(test.statistic)
+    assert found.loc["c − b", "ci_ub"] == pytest.approx(test.table["ci_ub"].iloc[0])
+    step = tau_steps(fit, "x", measure="log_tau2").table
+    assert step.loc["school: x", "estimate"] == pytest.approx(
+        fit.scale.loc[("school", "x")].iloc[0]
+    )
+
+
+def test_outcomes_have_a_mean_each():
+    fit = gums("unstructured").fit_reml()
+    table = tau_means(fit, "outcome").table
+    np.testing.assert_allclose(table["estimate"], np.exp(fit.alpha), rtol=1e-12)
+    # The only scale term may be named, too.
+    named = tau_means(fit, "outcome", grouping="outcome | trial").table
+    pd.testing.assert_frame_equal(named, table)
+
+
+def test_a_variable_of_several_terms_needs_its_term(several_terms):
+    fit = nested_model(several_terms[0], district="~ z", school="~ z").fit_reml()
+    with pytest.raises(FitError, match="several scale terms use 'z'; say which, grouping="):
+        tau_means(fit, "z", values=[0, 1])
+    found = tau_means(fit, "z", values=[0], grouping="school").table
+    level = fit.scale.loc[("school", "intrcpt"), "estimate"]
+    assert found["estimate"].iloc[0] == pytest.approx(np.exp(level))
+    with pytest.raises(FitError, match="there is no scale term 'town'; there are 'district'"):
+        tau_means(fit, "z", values=[0], grouping="town")
+    with pytest.raises(FitError, match="several scale terms have 'z'"):
+        tau_steps(fit, "z")
+
+
+def limit_data():
+    """Districts of kind a are all alike, those of kind b are not."""
+    rng = np.random.default_rng(1)
+    d = np.repeat(np.arange(20), 3)
+    g = np.where(d < 10, "a", "b")
+    y = np.where(d < 10, 0.0, 1.0) * rng.normal(size=20)[d] + 0.3 * rng.normal(size=60)
+    within = y - pd.Series(y).groupby(d).transform("mean").to_numpy()
+    return pd.DataFrame({"yi": np.where(g == "a", within, y), "vi": 0.05, "d": d, "g": g})
+
+
+def fit_limit(formula):
+    scale = {"d": formula}
+    with pytest.warns(DivergentScaleWarning):
+        return lsm.LocationScaleModel("yi ~ 1", scale, variance="vi", data=limit_data()).fit_reml()
+
+
+@pytest.mark.parametrize("formula", ["~ g", "~ 0 + g"])
+def test_a_level_without_variance_has_a_mean_of_0_in_any_coding(formula):
+    """ln τ² of kind b is −inf + inf of the coefficients of ``~ g``."""
+    fit = fit_limit(formula)
+    means = tau_means(fit, "g").table
+    alive = fit.terms["d"].tau2.max()
+    assert means["estimate"].to_list() == pytest.approx([0.0, alive])
+    assert means["se"].isna().to_list() == [True, False]
+    ratio = tau_contrasts(fit, "g")
+    assert ratio.table["estimate"].iloc[0] == np.inf
+    assert "runs to infinity" in str(ratio)
+    # The standard error of ln τ² of b is that of the model of its districts alone.
+    alone = limit_data().query("g == 'b'")
+    other = lsm.LocationScaleModel("yi ~ 1", {"d": "~ 1"}, variance="vi", data=alone).fit_reml()
+    ours = means["se"].iloc[1] / means["estimate"].iloc[1]
+    assert ours == pytest.approx(other.scale.loc["intrcpt", "se"], rel=0.1)
+
+
+@pytest.mark.parametrize("formula", ["~ g", "~ 0 + g"])
+def test_predictions_at_a_limit_do_not_depend_on_the_coding(formula):
+    fit = fit_limit(formula)
+    new = pd.DataFrame({"g": ["a", "b"]})
+    table = fit.predict(new).table
+    assert table["tau2"].to_list() == pytest.approx([0.0, fit.terms["d"].tau2.max()])
+    other = fit_limit("~ 0 + g").predict(new).table
+    np.testing.assert_allclose(table, other, rtol=1e-5)
+    # The deleted residual of a district of kind b has the τ² that the fit without it gives to b.
+    found = fit.influence(cluster="d")
+    by_kind = fit_limit("~ 0 + g").influence(cluster="d").leave_one_out
+    rows = fit.terms["d"].term.index == 15
+    expected = np.sqrt(0.05 + np.exp(by_kind.alpha[15, 1]) + by_kind.se_beta[15, 0] ** 2)
+    assert found.deleted_residual_se[rows] == pytest.approx(expected, rel=1e-6)
