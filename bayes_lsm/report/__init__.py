@@ -8,7 +8,6 @@ matplotlib are loaded when a page is written.
 
 from bayes_lsm.report.analysis import Analysis, analyse
 from bayes_lsm.report.analysis_page import analysis_page
-from bayes_lsm.report.clustered_analysis import ClusteredAnalysis
 from bayes_lsm.report.diagnosis import diagnosis_page
 from bayes_lsm.report.files import PAGE_ENDINGS, check_page_path, write_page, write_tables
 from bayes_lsm.report.html import to_html
@@ -33,7 +32,6 @@ from bayes_lsm.report.sensitivity import sensitivity_page
 __all__ = [
     "PAGE_ENDINGS",
     "Analysis",
-    "ClusteredAnalysis",
     "Code",
     "Equation",
     "Items",

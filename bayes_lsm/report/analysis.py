@@ -5,32 +5,22 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from bayes_lsm.bayes import diagnose, sensitivity
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.compare import Comparison, compare
+from bayes_lsm.design.coefficients import pairs
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import BayesLsmWarning, FitError
-from bayes_lsm.reml import (
-    RemlFit,
-    fit_reml,
-    likelihood_ratio_test,
-    score_test,
-)
-from bayes_lsm.report.clustered_analysis import (
-    JOINT,
-    ClusteredAnalysis,
-    analyse_clustered,
-    permute,
-    table_of_tests,
-)
+from bayes_lsm.reml import RemlFit, fit_reml
 from bayes_lsm.report.points import points_of
+from bayes_lsm.report.scale_tests import scale_tests
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes import BayesFit
@@ -54,14 +44,16 @@ class Analysis:
     comparison : Comparison
         The two side by side.
     tests : DataFrame or None
-        One row a scale moderator and one of all together; statistic and pval of the Wald, the
-        likelihood-ratio and the score test, and the p-value of the permutation test. None where
-        the scale part has no moderators.
+        One row a scale moderator (or difference between levels) and one of all together; statistic
+        and pval of the Wald, the likelihood-ratio and the score test, and the p-value of the
+        permutation test. None where the scale part has no moderators.
     test_notes : tuple of str
         Why a test is missing.
     permutation : PermutationTest or None
     profiles : mapping of str to Profile
-        Of each scale coefficient.
+        Of each scale coefficient and each correlation.
+    profile_notes : tuple of str
+        Why one is missing.
     points : DataFrame
         New data: each moderator at its levels, or its smallest, mean and largest value, the others
         at typical values; indexed by what is varied. Without columns where there are no moderators.
@@ -78,6 +70,7 @@ class Analysis:
     test_notes: tuple[str, ...]
     permutation: PermutationTest | None
     profiles: Mapping[str, Profile]
+    profile_notes: tuple[str, ...]
     points: pd.DataFrame
     sensitivity: Sensitivity | None
     diagnosis: Diagnosis
@@ -102,7 +95,7 @@ def analyse(
     permutations: int = 1000,
     with_sensitivity: bool = True,
     progress: bool = True,
-) -> Analysis | ClusteredAnalysis:
+) -> Analysis:
     """Fit a model both ways and ask everything that the report tells.
 
     Parameters
@@ -122,7 +115,7 @@ def analyse(
 
     Returns
     -------
-    Analysis, or with several scale terms ClusteredAnalysis
+    Analysis
 
     Raises
     ------
@@ -139,25 +132,16 @@ def analyse(
     >>> found.tests.index.to_list()
     ['I(weeks - 40)', 'all moderators']
     """
+    require_capable("report", model.design)
     with warnings.catch_warnings():
         # What the fits warn of is in their notes, which the report shows.
         warnings.simplefilter("ignore", BayesLsmWarning)
-        if not model.design.is_independent:
-            return analyse_clustered(
-                model,
-                prior=prior,
-                draws=draws,
-                seed=seed,
-                permutations=permutations,
-                with_sensitivity=with_sensitivity,
-                progress=progress,
-            )
-        _require_log_link(model)
         reml = _fit_reml(model)
         bayes = model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=progress)
-        tests, test_notes, permutation = _tests(
+        tests, test_notes, permutation = scale_tests(
             reml, permutations=permutations, seed=bayes.seed, progress=progress
         )
+        profiles, profile_notes = _profiles(reml)
         return Analysis(
             model,
             reml,
@@ -166,19 +150,11 @@ def analyse(
             tests,
             test_notes,
             permutation,
-            {term: reml.profile(term) for term in reml.design.scale.names},
+            profiles,
+            profile_notes,
             points_of(reml.design),
             sensitivity(bayes, progress=progress) if with_sensitivity else None,
             diagnose(bayes, progress=progress),
-        )
-
-
-def _require_log_link(model: LocationScaleModel) -> None:
-    link = model.specification.link
-    if link != "log":
-        raise FitError(
-            "a report takes models with link='log', which both REML and Bayes can fit, got "
-            f"{link!r}; use fit_reml and its own tables"
         )
 
 
@@ -190,53 +166,14 @@ def _fit_reml(model: LocationScaleModel) -> RemlFit:
     return fit_reml(design, method=words.method)
 
 
-def _tests(
-    reml: RemlFit, *, permutations: int, seed: int, progress: bool
-) -> tuple[pd.DataFrame | None, tuple[str, ...], PermutationTest | None]:
-    terms = [name for name in reml.design.scale.names if name != "intrcpt"]
-    if not terms:
-        return None, (), None
-    permuted, notes = permute(reml, permutations, seed=seed, progress=progress)
-    rows = {term: _row(reml, [term], permuted, notes) for term in terms}
-    rows[JOINT] = _row(reml, terms, permuted, notes)
-    return table_of_tests(rows), tuple(dict.fromkeys(notes)), permuted
-
-
-def _row(
-    reml: RemlFit, terms: list[str], permuted: PermutationTest | None, notes: list[str]
-) -> dict[tuple[str, str], Any]:
-    """The tests of some scale moderators being 0: all with a χ² statistic."""
-    single = len(terms) == 1
-    scale = reml.scale
-    if single:
-        wald, wald_p = float(scale["zval"][terms[0]]) ** 2, float(scale["pval"][terms[0]])
-    else:
-        wald, wald_p = reml.qs.statistic, reml.qs.pval
-    if math.isnan(wald):
-        notes.append("Wald test: a coefficient without a finite estimate has no standard error")
-    found: dict[tuple[str, str], Any] = {
-        ("", "df"): len(terms),
-        ("Wald", "χ²"): wald,
-        ("Wald", "pval"): wald_p,
-    }
-    try:
-        ratio = likelihood_ratio_test(reml, _without(reml, terms))
-        found |= {("LRT", "χ²"): ratio.statistic, ("LRT", "pval"): ratio.pval}
-    except FitError as error:
-        found |= {("LRT", "χ²"): math.nan, ("LRT", "pval"): math.nan}
-        notes.append(f"likelihood-ratio test: {error}")
-    try:
-        score = score_test(reml, terms)
-        found |= {("score", "χ²"): score.statistic, ("score", "pval"): score.pval}
-    except FitError as error:
-        found |= {("score", "χ²"): math.nan, ("score", "pval"): math.nan}
-        notes.append(f"score test: {error}")
-    if permuted is not None:
-        found["permutation", "pval"] = (
-            float(permuted.table["pval"][terms[0]]) if single else permuted.pval
-        )
-    return found
-
-
-def _without(reml: RemlFit, terms: list[str]) -> RemlFit:
-    return fit_reml(reml.design, method=reml.method, fixed=dict.fromkeys(terms, 0.0))
+def _profiles(reml: RemlFit) -> tuple[dict[str, Profile], tuple[str, ...]]:
+    """Of scale coefficients and of correlations."""
+    names = [*reml.scale_names, *(pair.label for pair in pairs(reml.design))]
+    found: dict[str, Profile] = {}
+    notes = []
+    for name in names:
+        try:
+            found[name] = reml.profile(name)
+        except FitError as error:
+            notes.append(f"{name}: {error}")
+    return found, tuple(notes)

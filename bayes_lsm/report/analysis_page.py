@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from bayes_lsm import plots
-from bayes_lsm.bayes.student.effects import describe_df, df_prior
+from bayes_lsm.design.new_data import formula_columns
 from bayes_lsm.plots.reading import is_number
-from bayes_lsm.report.clustered_analysis import ClusteredAnalysis
-from bayes_lsm.report.clustered_page import clustered_lead, clustered_sections
 from bayes_lsm.report.diagnosis import diagnosis_page
 from bayes_lsm.report.drawing import figure_of
 from bayes_lsm.report.equations import in_equations, in_words
@@ -24,27 +23,33 @@ from bayes_lsm.report.page import (
     Page,
     Picture,
     Section,
+    Status,
     Table,
     Text,
     Verdict,
     Verdicts,
 )
-from bayes_lsm.report.sensitivity import sensitivity_page
-from bayes_lsm.report.shared_sections import (
-    JUDGED,
+from bayes_lsm.report.results_sections import (
     MOST_FIGURES,
     estimates,
-    judged,
     predictions,
     profiles,
     said,
     tests,
 )
+from bayes_lsm.report.sensitivity import after_colon, label_of, sensitivity_page
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes import Heterogeneity
+    from bayes_lsm.design.design import Design
     from bayes_lsm.report.analysis import Analysis
 
+# Rows of a figure that can still be told apart.
+_MOST_ROWS = 150
+_JUDGED: dict[str, Status] = {
+    "data-driven": "good",
+    "prior-informed": "caution",
+    "prior-dominated": "bad",
+}
 _TWO_KINDS = (
     "The Bayesian fit has Student-t study effects, of which τ is the scale. REML cannot have them: "
     "all that is by REML here is of the same model with normal study effects, of which τ is the "
@@ -53,12 +58,12 @@ _TWO_KINDS = (
 )
 
 
-def analysis_page(found: Analysis | ClusteredAnalysis) -> Page:
+def analysis_page(found: Analysis) -> Page:
     """The whole report of a model.
 
     Parameters
     ----------
-    found : Analysis or ClusteredAnalysis
+    found : Analysis
         From `bayes_lsm.report.analyse`.
 
     Examples
@@ -70,19 +75,14 @@ def analysis_page(found: Analysis | ClusteredAnalysis) -> Page:
     >>> [section.heading for section in analysis_page(found).sections][:4]
     ['Data', 'Model', 'Effects', 'Estimates']
     """
-    if isinstance(found, ClusteredAnalysis):
-        lead, own = clustered_lead(found), clustered_sections(found)
-    else:
-        lead, own = _lead(found), _sections(found)
-    data, model, effects, heterogeneity = own
     sections = [
-        data,
-        model,
-        effects,
+        _data(found),
+        _model(found),
+        _effects(found),
         estimates(found),
         tests(found),
         profiles(found),
-        heterogeneity,
+        _heterogeneity(found),
         predictions(found),
     ]
     if found.sensitivity is not None:
@@ -94,154 +94,187 @@ def analysis_page(found: Analysis | ClusteredAnalysis) -> Page:
         Section("Methods", methods(found)),
         Section("How to make this report again", reproduction(found)),
     ]
-    robust = not isinstance(found, ClusteredAnalysis) and found.is_robust
-    title = found.model.specification.title or (found.bayes if robust else found.reml).title
-    return Page(title, lead, tuple(sections), made_with(found.bayes))
-
-
-def _sections(found: Analysis) -> tuple[Section, Section, Section, Section]:
-    """Data, model, effects and heterogeneity."""
-    return _data(found), _model(found), _effects(found), _heterogeneity(found)
+    shown = found.bayes if found.is_robust else found.reml
+    title = found.model.specification.title or shown.title
+    return Page(title, _lead(found), tuple(sections), made_with(found.bayes))
 
 
 def _lead(found: Analysis) -> tuple[Block, ...]:
-    design, words = found.design, found.model.specification
+    """The answer."""
+    words = found.model.specification
     question = f"{words.description.strip()} " if words.description.strip() else ""
-    verdicts = []
-    if found.reml.divergence is not None:
-        verdicts.append(
-            Verdict("REML", "bad", str(found.reml.divergence) + ".", word="no finite estimate")
-        )
-    if not found.reml.converged:
-        verdicts.append(Verdict("REML", "bad", "the optimiser did not converge."))
-    if found.sensitivity is not None:
-        sentences, judgements = (
-            each.loc["scale"] for each in (found.sensitivity.sentences, found.sensitivity.verdicts)
-        )
-        for term in map(str, judgements.index):
-            if term != "intrcpt" or found.tests is None:
-                word = str(judgements[term])
-                label = f"scale[{term}]"
-                sentence = str(sentences[term]).removeprefix(f"{label} ")
-                verdicts.append(Verdict(label, JUDGED[word], sentence, word=word))
-    verdicts += judged(found)
     return (
-        Text(f"{question}{design.kind} of {design.n_studies} effects."),
-        *map(Text, design.notes),
+        Text(f"{question}{found.design.kind} of {_sizes(found.design)}."),
+        *map(Text, found.design.notes),
         *((Text(_TWO_KINDS),) if found.is_robust else ()),
-        Verdicts(tuple(verdicts)),
+        Verdicts((*_of_reml(found), *_of_priors(found), _of_diagnostics(found))),
         Table("comparison", found.comparison, "REML and Bayes side by side", said=said(found)),
     )
+
+
+def _of_reml(found: Analysis) -> Iterator[Verdict]:
+    for term in found.reml.terms.values():
+        if term.divergence is not None:
+            name = found.design.part_name("REML", term.term)
+            yield Verdict(name, "bad", f"{term.divergence}.", word="no finite estimate")
+    if not found.reml.converged:
+        yield Verdict("REML", "bad", "the optimiser did not converge.")
+
+
+def _of_priors(found: Analysis) -> Iterator[Verdict]:
+    """How much of the scale part is prior; of levels of ln τ² only where nothing is tested."""
+    asked = found.sensitivity
+    if asked is None:
+        return
+    for (part, term), word, sentence in zip(
+        asked.table.index, asked.verdicts, asked.sentences, strict=True
+    ):
+        level = term == "intrcpt" and len(found.design.terms) == 1 and found.tests is not None
+        if part != "location" and not level:
+            yield Verdict(label_of(part, term), _JUDGED[word], after_colon(sentence), word=word)
+
+
+def _of_diagnostics(found: Analysis) -> Verdict:
+    """The worst of the diagnostics, and what they say together."""
+    worst = {each.status for each in found.diagnosis.findings}
+    status: Status = "bad" if "bad" in worst else "caution" if "caution" in worst else "good"
+    return Verdict("Diagnostics", status, found.diagnosis.verdict)
+
+
+def _sizes(design: Design) -> str:
+    """``56 effects; groups: district 11, district/school 56``."""
+    what = "effects" if (design.v > 0).any() else "individuals"
+    groups = [
+        f"{term.name} {len(term.groups)}" for term in design.terms if not term.grouping.is_residual
+    ]
+    return f"{len(design.y)} {what}" + (f"; groups: {', '.join(groups)}" if groups else "")
 
 
 def _data(found: Analysis) -> Section:
     design, words = found.design, found.model.specification
     source = f"the data {words.data!r}" if words.data else "a data frame"
-    table = pd.DataFrame(
-        {str(words.effect): design.y, str(words.variance): design.v},
-        index=pd.Index(design.labels, name="study"),
-    )
+    table = pd.DataFrame({str(words.effect): design.y}, index=pd.Index(design.labels, name="row"))
+    pieces: list[str | Mono] = [
+        f"{_sizes(design)}. Of {source}: outcomes in ",
+        Mono(str(words.effect)),
+    ]
+    if (design.v > 0).any():
+        table["sampling variance"] = design.v
+        pieces.append(
+            f", their standard errors from {np.sqrt(design.v.min()):.3g} to "
+            f"{np.sqrt(design.v.max()):.3g}"
+        )
+    pieces.append(f". Outcomes range from {design.y.min():.3g} to {design.y.max():.3g}.")
+    for term in design.terms:
+        if not term.grouping.is_residual and len(term.groups) < len(design.y):
+            table[f"group of {term.name}"] = np.array(term.groups, dtype=object)[term.index]
     for name in design.moderators:
         table[str(name)] = design.moderators[name].to_numpy()
     return Section(
-        "Data",
-        (
-            Text(
-                f"{design.n_studies} effects of {source}: effects in ",
-                Mono(str(words.effect)),
-                ", sampling variances in ",
-                Mono(str(words.variance)),
-                f". Effects range from {design.y.min():.3g} to {design.y.max():.3g}, their "
-                f"standard errors from {np.sqrt(design.v.min()):.3g} to "
-                f"{np.sqrt(design.v.max()):.3g}.",
-            ),
-            Table("studies", table, "The effects and their moderators", digits=3),
-        ),
+        "Data", (Text(*pieces), Table("rows", table, "The rows and their moderators", digits=3))
     )
 
 
 def _model(found: Analysis) -> Section:
     words = found.model.specification
-    df = df_prior(found.design, found.bayes.priors)
-    of_df = "" if df is None else f"; {describe_df(df)}"
+    formulas: list[str | Mono] = ["In formulas: location ", Mono(words.location)]
+    for term in found.design.terms:
+        formulas += [f"; scale of {term.name} ", Mono(term.part.formula)]
+    formulas.append(f". Priors of the Bayesian fit: {found.bayes.priors.describe()}.")
     return Section(
         "Model",
         (
             Text(in_words(found.design)),
             Equation(in_equations(found.design)),
-            Text(
-                "In formulas: location ", Mono(words.location), ", scale ", Mono(str(words.scale)),
-                f". Priors of the Bayesian fit: {found.bayes.priors.describe()}{of_df}.",
-            ),
+            Text(*formulas),
         ),
-    )  # fmt: skip
+    )
 
 
 def _effects(found: Analysis) -> Section:
-    fit, design = found.reml, found.design
+    design, fit = found.design, found.reml
     by = " By REML, with normal study effects." if found.is_robust else ""
-    blocks: list[Block] = [
-        Picture(
-            "forest",
-            figure_of(plots.forest(fit)),
-            alt=f"Forest plot of {design.n_studies} effects with 95% confidence intervals.",
-            caption="Squares: effects, by weight 1/(v + τ²). Pale diamonds: the mean effect that "
-            f"the model has for the study.{by}",
+    moved = len(design.location.names) > 1
+    diamonds = " Pale diamonds: the mean effect that the model has for the row." if moved else ""
+    blocks: list[Block] = []
+    if (design.v > 0).all() and len(design.y) <= _MOST_ROWS:
+        blocks.append(
+            Picture(
+                "forest",
+                figure_of(plots.forest(fit)),
+                alt=f"Forest plot of {len(design.y)} effects with 95% confidence intervals.",
+                caption=f"Squares: effects, by weight 1/Σᵢᵢ, the total variance.{diamonds}{by}",
+            )
         )
+    blocks += [*_groups(found), *_bubbles(found, by)]
+    if not blocks:
+        blocks.append(Text(f"There are too many rows and groups to draw (over {_MOST_ROWS})."))
+    return Section("Effects", tuple(blocks))
+
+
+def _groups(found: Analysis) -> Iterator[Picture]:
+    shown = [
+        term.name
+        for term in found.design.terms
+        if len(term.groups) < len(found.design.y)
+        and len(term.groups) * len(term.effects) <= _MOST_ROWS
     ]
-    blocks += [
-        Picture(
+    for i, name in enumerate(shown[:MOST_FIGURES], 1):
+        yield Picture(
+            f"groups_{i}",
+            figure_of(plots.caterpillar(found.reml, of="deviation", grouping=name)),
+            alt=f"The effects of the groups of {name} in order, with 95% intervals.",
+            caption=f"{name}: how far each group is from the mean (REML).",
+        )
+
+
+def _bubbles(found: Analysis, by: str) -> Iterator[Picture]:
+    if not (found.design.v > 0).all():
+        return
+    names = [name for name in map(str, found.design.moderators) if is_number(found.design, name)]
+    for i, name in enumerate(names[:MOST_FIGURES], 1):
+        yield Picture(
             f"bubble_{i}",
-            figure_of(plots.bubble(fit, name)),
+            figure_of(plots.bubble(found.reml, name)),
             alt=f"Effects against {name}, with the mean, its confidence band, the band of one τ "
             "around it and the prediction band.",
             caption=f"Effects against {name}. The prediction band and the dashed lines (mean ± τ) "
             f"change their width as the scale part says.{by}",
         )
-        for i, name in enumerate(_numbers(found), 1)
-    ]
-    return Section("Effects", tuple(blocks))
-
-
-def _numbers(found: Analysis) -> list[str]:
-    names = map(str, found.design.moderators.columns)
-    return [name for name in names if is_number(found.design, name)][:MOST_FIGURES]
 
 
 def _heterogeneity(found: Analysis) -> Section:
-    reml = found.reml.heterogeneity()
-    bayes = cast("Heterogeneity", found.bayes.heterogeneity())
-    about = "" if reml.constant else " of the average study"
-    values = {"tau2": reml.tau2, "tau": reml.tau, "I2": reml.I2, "H2": reml.H2}
+    reml, bayes = found.reml.heterogeneity(), found.bayes.heterogeneity()
     table = bayes.table.copy()
     table.columns = pd.MultiIndex.from_product([[found.bayes.label], table.columns])
-    table.insert(0, (found.reml.label, "estimate"), pd.Series(values))
-    q = reml.Q
+    for i, name in enumerate(reml.table):
+        table.insert(i, (found.reml.label, str(name)), reml.table[name])
+    note = "Without sampling errors I² is an intraclass correlation"
+    if reml.Q is not None:
+        note = f"Cochran's Q(df = {reml.Q.df}) = {reml.Q.statistic:.3f}, p = {reml.Q.pval:.3g}"
+    about = "" if reml.constant else " (means over the rows)"
     blocks: list[Block] = [
-        Table(
-            "heterogeneity",
-            table,
-            f"Heterogeneity{about}",
-            digits=3,
-            notes=(f"Cochran's Q(df = {q.df}) = {q.statistic:.3f}, p = {q.pval:.3g}",),
-        )
+        Table("heterogeneity", table, f"Each level{about}", digits=3, notes=(note,))
     ]
-    of_scale = [
-        name
-        for name in map(str, found.design.moderators.columns)
-        if any(name in term for term in found.design.scale.names)
-    ]
-    blocks += [
-        Picture(
-            f"heterogeneity_{i}",
-            figure_of(plots.heterogeneity([found.reml, found.bayes], name)),
-            alt=f"Heterogeneity τ against {name}, by REML and by Bayes, with 95% intervals.",
-            caption=f"τ against {name}.",
-        )
-        for i, name in enumerate(of_scale[:MOST_FIGURES], 1)
-    ]
-    if not reml.constant:
+    components = found.reml.components
+    if list(components.index) != [term.name for term in found.design.terms]:
+        caption = "τ² of each effect (REML; means where it differs between groups)"
+        blocks.append(Table("components", components, caption, digits=3))
+    for i, name in enumerate(_of_scale(found.design), 1):
         blocks.append(
-            Table("heterogeneity_by_study", bayes.by_study, "Each study (Bayes)", digits=3)
+            Picture(
+                f"heterogeneity_{i}",
+                figure_of(plots.heterogeneity([found.reml, found.bayes], name)),
+                alt=f"Heterogeneity τ against {name}, by REML and by Bayes, with 95% intervals.",
+                caption=f"τ against {name}.",
+            )
         )
+    if not reml.constant and len(found.design.y) <= _MOST_ROWS:
+        blocks.append(Table("heterogeneity_by_row", bayes.by_row, "Each row (Bayes)", digits=3))
     return Section("Heterogeneity", tuple(blocks))
+
+
+def _of_scale(design: Design) -> list[str]:
+    """The moderators of the scale formulas."""
+    used = {c for term in design.terms for c in formula_columns(term.part.formula)}
+    return [name for name in map(str, design.moderators) if name in used][:MOST_FIGURES]

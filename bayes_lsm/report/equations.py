@@ -21,7 +21,9 @@ _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 def in_equations(design: Design) -> tuple[str, ...]:
-    """The model's distributions, and its two linear predictors term by term.
+    """The model's distributions, and its linear predictors term by term.
+
+    Where each effect has a τ² of its own, in two levels; else as a sum with effects u of groups.
 
     Examples
     --------
@@ -32,7 +34,17 @@ def in_equations(design: Design) -> tuple[str, ...]:
     θᵢ ~ Normal(μᵢ, τᵢ²)
     μᵢ = β₀ + β₁ (weeks - 40)ᵢ
     ln τᵢ² = α₀ + α₁ (weeks - 40)ᵢ
+
+    >>> model = lsm.LocationScaleModel.from_file("konstantopoulos2011")
+    >>> print("\\n".join(in_equations(model.design)))
+    yᵢ = μᵢ + u[district]ᵢ + u[district/school]ᵢ + eᵢ
+    μᵢ = β₀
+    u[district] ~ Normal(0, τ²), ln τ² = α₀
+    u[district/school] ~ Normal(0, τ²), ln τ² = α₁ + α₂ ((year - 1990) / 10)ᵢ
+    eᵢ ~ Normal(0, vᵢ)
     """
+    if not design.is_independent:
+        return _sum_of_levels(design)
     robust = design.specification.study_effects == "student_t"
     return (
         "yᵢ ~ Normal(θᵢ, vᵢ)",
@@ -43,7 +55,19 @@ def in_equations(design: Design) -> tuple[str, ...]:
 
 
 def in_words(design: Design) -> str:
-    """The model in two sentences."""
+    """The model in some sentences.
+
+    Examples
+    --------
+    >>> import bayes_lsm as lsm
+    >>> in_words(lsm.LocationScaleModel.from_file("konstantopoulos2011").design)
+    'The observed effect yi is the sum of a mean that is one for all, of effects of the groups that
+    it belongs to, and of a sampling error of known variance (vi). The effects of groups are normal
+    around 0; the logarithm of their variance τ², the heterogeneity, is one for all groups of
+    “district”, and depends on year for those of “district/school”.'
+    """
+    if not design.is_independent:
+        return _levels_in_words(design)
     words = design.specification
     mean, spread = _moderators(design.location.names), _moderators(design.scale.names)
     first = f"depends on {mean}" if mean else "is one for all studies"
@@ -59,20 +83,8 @@ def in_words(design: Design) -> str:
     )
 
 
-def levels_in_equations(design: Design) -> tuple[str, ...]:
-    """The same of a model with several scale terms: u are the effects of groups.
-
-    Examples
-    --------
-    >>> import bayes_lsm as lsm
-    >>> model = lsm.LocationScaleModel.from_file("konstantopoulos2011")
-    >>> print("\\n".join(levels_in_equations(model.design)))
-    yᵢ = μᵢ + u[district]ᵢ + u[district/school]ᵢ + eᵢ
-    μᵢ = β₀
-    u[district] ~ Normal(0, τ²), ln τ² = α₀
-    u[district/school] ~ Normal(0, τ²), ln τ² = α₁ + α₂ ((year - 1990) / 10)ᵢ
-    eᵢ ~ Normal(0, vᵢ)
-    """
+def _sum_of_levels(design: Design) -> tuple[str, ...]:
+    """The model as a sum, with effects u of the groups of every scale term."""
     effects, lines, first = [], [], 0
     for term in design.terms:
         u = f"u[{term.name}]"
@@ -110,18 +122,7 @@ def _log_variance(term: ScaleTerm, first: int) -> str:
     )
 
 
-def levels_in_words(design: Design) -> str:
-    """A model with several scale terms in some sentences.
-
-    Examples
-    --------
-    >>> import bayes_lsm as lsm
-    >>> levels_in_words(lsm.LocationScaleModel.from_file("konstantopoulos2011").design)
-    'The observed effect yi is the sum of a mean that is one for all, of effects of the groups that
-    it belongs to, and of a sampling error of known variance (vi). The effects of groups are normal
-    around 0; the logarithm of their variance τ², the heterogeneity, is one for all groups of
-    “district”, and depends on year for those of “district/school”.'
-    """
+def _levels_in_words(design: Design) -> str:
     words = design.specification
     errors = f", and of a sampling error of known variance ({words.variance})"
     if not (design.v > 0).any():

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bayes_lsm.bayes.student.effects import describe_df, df_prior
-from bayes_lsm.report.clustered_analysis import ClusteredAnalysis
 from bayes_lsm.report.making import versions, was_sampled
 from bayes_lsm.report.page import Block, Code, Items, Link, Text
 
@@ -33,7 +32,7 @@ _OF_LEVELS = {
 }
 
 
-def methods(found: Analysis | ClusteredAnalysis) -> tuple[Block, ...]:
+def methods(found: Analysis) -> tuple[Block, ...]:
     """What was done, to be copied into a paper, and whom to cite."""
     reml, bayes = found.reml, found.bayes
     sampled = was_sampled(bayes)
@@ -43,10 +42,7 @@ def methods(found: Analysis | ClusteredAnalysis) -> tuple[Block, ...]:
         if found.sensitivity is not None
         else ""
     )
-    clustered = isinstance(found, ClusteredAnalysis)
-    fitted, effects = (
-        (_of_levels(found), "") if isinstance(found, ClusteredAnalysis) else _of_studies(found)
-    )
+    effects = _study_effects(found)
     integrated = "study effects" if effects else "location coefficients"
     engine = (
         "drawn by the no-U-turn sampler"
@@ -54,60 +50,54 @@ def methods(found: Analysis | ClusteredAnalysis) -> tuple[Block, ...]:
         else f"drawn by importance sampling with the {integrated} integrated out"
     )
     text = (
-        f"{fitted} by {'restricted ' if reml.method == 'REML' else ''}maximum likelihood and by "
-        f"Bayesian inference.{effects} Confidence intervals are 95% Wald intervals; intervals of "
-        f"scale coefficients in the profile section are 95% profile-likelihood intervals."
-        f"{_tested(found)} Posterior draws ({_draws(found)}) were {engine}, with priors: "
+        f"{_fitted(found)} by {'restricted ' if reml.method == 'REML' else ''}maximum likelihood "
+        f"and by Bayesian inference.{effects} Confidence intervals are 95% Wald intervals; of "
+        f"scale coefficients in the profile section they are 95% profile-likelihood intervals."
+        f"{_tested(found)} Posterior draws ({found.bayes.draws.size}) were {engine}, with priors: "
         f"{bayes.priors.describe()}. Bayesian estimates are posterior medians with equal-tailed "
         f"95% intervals.{others} All computations were made with {versions(sampled=sampled)}."
     )
+    citations = _CITATIONS | (_OF_LEVELS if len(found.design.terms) > 1 else {})
     cited = Items(
         tuple(
             Text(f"{words} ", Link(f"doi:{doi}", f"https://doi.org/{doi}"))
-            for words, doi in (_CITATIONS | (_OF_LEVELS if clustered else {})).items()
+            for words, doi in citations.items()
         )
     )
     return Text(text), cited
 
 
-def _of_studies(found: Analysis) -> tuple[str, str]:
-    """What was fitted, and how study effects differed."""
-    fitted = f"A location-scale model was fitted to {found.design.n_studies} effects"
+def _fitted(found: Analysis) -> str:
+    """What was fitted."""
+    design = found.design
+    grouped = [f"“{term.name}”" for term in design.terms if len(term.groups) < len(design.y)]
+    named = f" with effects of {' and of '.join(grouped)}" if grouped else ""
+    what = "effects" if (design.v > 0).any() else "individuals"
+    return f"A {design.kind.lower()}{named} was fitted to {len(design.y)} {what}"
+
+
+def _study_effects(found: Analysis) -> str:
+    """How study effects differed between the two fits."""
     df = df_prior(found.design, found.bayes.priors)
     if df is None:
-        return fitted, ""
-    return fitted, (
+        return ""
+    return (
         f" Study effects were normal in the first and Student t in the second, {describe_df(df)}."
     )
 
 
-def _of_levels(found: ClusteredAnalysis) -> str:
-    design = found.design
-    named = " and of ".join(f"“{term.name}”" for term in design.terms)
-    kind = design.kind.lower()
-    return f"A {kind} with effects of {named} was fitted to {len(design.y)} observations"
-
-
-def _tested(found: Analysis | ClusteredAnalysis) -> str:
+def _tested(found: Analysis) -> str:
     if found.tests is None:
         return ""
-    clustered = isinstance(found, ClusteredAnalysis)
     permuted = ""
     if found.permutation is not None:
-        of = " of whole clusters" if clustered else ""
         count = found.permutation.iterations
-        permuted = f", and by a permutation test with {count} permutations{of}"
-    tests = "Wald and score tests" if clustered else "Wald, likelihood-ratio and score tests"
+        permuted = f", and by a permutation test with {count} permutations"
+    tests = "Wald, likelihood-ratio and score tests"
     return f" Scale coefficients were tested by {tests}{permuted}."
 
 
-def _draws(found: Analysis | ClusteredAnalysis) -> int:
-    if isinstance(found, ClusteredAnalysis):
-        return found.bayes.draws.size
-    return len(found.bayes.draws.flat_scale)
-
-
-def reproduction(found: Analysis | ClusteredAnalysis) -> tuple[Block, ...]:
+def reproduction(found: Analysis) -> tuple[Block, ...]:
     """The model file, the seed, and the two ways to make the report again."""
     words, seed = found.model.specification, found.bayes.seed
     file = (

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import chi2
 
 from bayes_lsm.datasets import load_dataset
-from bayes_lsm.design.design import build_design
+from bayes_lsm.design.design import Design, build_design
 from bayes_lsm.errors import DivergentScaleWarning
 from bayes_lsm.likelihood.typical_variance import typical_variance
 from bayes_lsm.reml import fit_reml, likelihood_ratio_test
@@ -56,7 +56,9 @@ def test_standard_error(design, solver, monkeypatch):
         assert standard_error_tau2(design, 0.7, 0.1, method) == pytest.approx(value)
     # Where there is no heterogeneity the information about τ² is that at 0.
     P = projection(design.v, design.X)
-    assert standard_error_tau2(design, 0.0, 0.1, "REML") == pytest.approx(np.sqrt(2 / np.trace(P @ P)))
+    assert standard_error_tau2(design, 0.0, 0.1, "REML") == pytest.approx(
+        np.sqrt(2 / np.trace(P @ P))
+    )
 
 
 def test_i2_and_h2_are_one_ratio(design):

@@ -1,4 +1,4 @@
-"""Sections that the reports of models with one scale term and with several have in common."""
+"""The sections of a report that show results: estimates, tests, profiles and predictions."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm import plots
-from bayes_lsm.report.clustered_analysis import ClusteredAnalysis
 from bayes_lsm.report.drawing import figure_of
-from bayes_lsm.report.page import Block, Picture, Section, Status, Table, Text, Verdict
+from bayes_lsm.report.page import Block, Picture, Section, Table, Text
 
 if TYPE_CHECKING:
     from bayes_lsm.reml import Profile
@@ -19,14 +18,9 @@ if TYPE_CHECKING:
 
 MOST_FIGURES = 4
 _MOST_CURVES = 8
-JUDGED: dict[str, Status] = {
-    "data-driven": "good",
-    "prior-informed": "caution",
-    "prior-dominated": "bad",
-}
 
 
-def said(found: Analysis | ClusteredAnalysis) -> tuple[str, ...]:
+def said(found: Analysis) -> tuple[str, ...]:
     """What the lead says, so that no table has to say it again."""
     own = found.reml.notes + found.bayes.notes
     fits = ((found.reml.label, found.reml), (found.bayes.label, found.bayes))
@@ -34,7 +28,7 @@ def said(found: Analysis | ClusteredAnalysis) -> tuple[str, ...]:
     return (*found.design.notes, *own, *labelled)
 
 
-def estimates(found: Analysis | ClusteredAnalysis) -> Section:
+def estimates(found: Analysis) -> Section:
     """Both fits, coefficient by coefficient."""
     said = found.design.notes
     return Section(
@@ -47,13 +41,13 @@ def estimates(found: Analysis | ClusteredAnalysis) -> Section:
     )
 
 
-def _fit_statistics(found: Analysis | ClusteredAnalysis) -> pd.DataFrame:
+def _fit_statistics(found: Analysis) -> pd.DataFrame:
     reml = found.reml
     row = {"logLik": reml.loglik, "AIC": reml.aic, "BIC": reml.bic, "AICc": reml.aicc}
     return pd.DataFrame([row], index=[reml.label])
 
 
-def tests(found: Analysis | ClusteredAnalysis) -> Section:
+def tests(found: Analysis) -> Section:
     """Whether the heterogeneity hangs on moderators."""
     heading = "Tests of the scale coefficients"
     if found.tests is None:
@@ -79,15 +73,14 @@ def tests(found: Analysis | ClusteredAnalysis) -> Section:
     return Section(heading, tuple(blocks))
 
 
-def _tested(found: Analysis | ClusteredAnalysis) -> str:
+def _tested(found: Analysis) -> str:
     """The tests, by their names."""
-    ratio = "" if isinstance(found, ClusteredAnalysis) else ", likelihood-ratio"
     if found.permutation is None:
-        return f"by Wald{ratio} and score tests"
-    return f"by Wald{ratio}, score and permutation tests"
+        return "by Wald, likelihood-ratio and score tests"
+    return "by Wald, likelihood-ratio, score and permutation tests"
 
 
-def profiles(found: Analysis | ClusteredAnalysis) -> Section:
+def profiles(found: Analysis) -> Section:
     """How far the data bound each scale coefficient."""
     profiles: Mapping[str, Profile] = found.profiles
     table = pd.DataFrame.from_dict(
@@ -102,7 +95,6 @@ def profiles(found: Analysis | ClusteredAnalysis) -> Section:
         },
         orient="index",
     ).rename_axis("term")
-    notes = found.profile_notes if isinstance(found, ClusteredAnalysis) else ()
     shown = list(profiles.values())[: 2 * MOST_FIGURES]
     return Section(
         "Profiles of the scale coefficients",
@@ -114,16 +106,22 @@ def profiles(found: Analysis | ClusteredAnalysis) -> Section:
                 caption="Where a curve stays above the dashed line on one side, the data set no "
                 "bound there.",
             ),
-            Table("profiles", table, "95% profile-likelihood intervals", digits=3, notes=notes),
+            Table(
+                "profiles",
+                table,
+                "95% profile-likelihood intervals",
+                digits=3,
+                notes=found.profile_notes,
+            ),
         ),
     )
 
 
-def predictions(found: Analysis | ClusteredAnalysis) -> Section:
+def predictions(found: Analysis) -> Section:
     """Effects of new studies, or of new groups."""
     points = found.points
-    clustered = isinstance(found, ClusteredAnalysis)
-    whose = "in new groups of every level" if clustered else "of a new study"
+    several = len(found.design.terms) > 1
+    whose = "in new groups of every level" if several else "of a new study"
     moved = (
         ", and τ there; one moderator is moved at a time, the others are at their means or most "
         "frequent levels"
@@ -136,25 +134,16 @@ def predictions(found: Analysis | ClusteredAnalysis) -> Section:
             f"effect {whose}){moved}."
         )
     ]
-    # With one scale term and without moderators all rows of the data are alike.
-    new = points if clustered or points.shape[1] else None
     for name, fit in (("reml", found.reml), ("bayes", found.bayes)):
-        table = fit.predict(new).table.head(len(points)).set_axis(points.index, axis=0)
+        table = fit.predict(points).table.head(len(points)).set_axis(points.index, axis=0)
         blocks.append(Table(f"predictions_{name}", table.rename_axis("at"), fit.label, digits=3))
-    if not isinstance(found, ClusteredAnalysis) and len(points) <= _MOST_CURVES:
+    if len(points) <= _MOST_CURVES:
         blocks.append(
             Picture(
                 "new_effect",
-                figure_of(plots.new_effect(found.bayes, new)),
+                figure_of(plots.new_effect(found.bayes, points)),
                 alt="Density of the true effect of a new study at each of these points.",
                 caption="The true effect of a new study (Bayes).",
             )
         )
     return Section("Predictions", tuple(blocks))
-
-
-def judged(found: Analysis | ClusteredAnalysis) -> list[Verdict]:
-    """On the diagnostics: the worst of them, and what they say together."""
-    worst = {each.status for each in found.diagnosis.findings}
-    status: Status = "bad" if "bad" in worst else "caution" if "caution" in worst else "good"
-    return [Verdict("Diagnostics", status, found.diagnosis.verdict)]

@@ -1,0 +1,135 @@
+"""The tests of a report: whether the heterogeneity hangs on the scale moderators."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from bayes_lsm.bayes.resolved_priors.resolve import pieces
+from bayes_lsm.design.coefficients import coefficients
+from bayes_lsm.errors import FitError
+from bayes_lsm.priors import contrasts
+from bayes_lsm.reml import (
+    fit_reml,
+    likelihood_ratio_test,
+    permutation_test,
+    score_test,
+    wald_test,
+)
+
+if TYPE_CHECKING:
+    from bayes_lsm.design.design import Design
+    from bayes_lsm.reml import PermutationTest, RemlFit
+
+_JOINT = "all moderators"
+Contrast = dict[str, float]
+
+
+def scale_tests(
+    reml: RemlFit, *, permutations: int, seed: int, progress: bool
+) -> tuple[pd.DataFrame | None, tuple[str, ...], PermutationTest | None]:
+    """The table of tests, why some are missing, and the permutation test; None without moderators.
+
+    Parameters
+    ----------
+    reml : RemlFit
+    permutations : int
+        0 leaves the permutation test out.
+    seed : int
+    progress : bool
+    """
+    hypotheses = dict(_hypotheses(reml.design))
+    if not hypotheses:
+        return None, (), None
+    permuted, notes = _permute(reml, permutations, seed=seed, progress=progress)
+    rows = {label: _row(reml, [row], permuted, notes) for label, row in hypotheses.items()}
+    rows[_JOINT] = _row(reml, list(hypotheses.values()), permuted, notes)
+    return _table(rows), tuple(dict.fromkeys(notes)), permuted
+
+
+def _permute(
+    reml: RemlFit, permutations: int, *, seed: int, progress: bool
+) -> tuple[PermutationTest | None, list[str]]:
+    """The permutation test of the scale part, if it is asked for and can be; and its notes."""
+    if not permutations:
+        return None, []
+    try:
+        found = permutation_test(reml, iterations=permutations, seed=seed, progress=progress)
+    except FitError as error:
+        return None, [f"permutation test: {error}"]
+    return found, [f"permutation test: {note}" for note in found.notes]
+
+
+def _table(rows: Mapping[str, dict[tuple[str, str], Any]]) -> pd.DataFrame:
+    """One row a hypothesis; the last has all columns."""
+    table = pd.DataFrame.from_dict(dict(rows), orient="index").rename_axis("term")
+    table.columns = pd.MultiIndex.from_tuples(list(rows[_JOINT]), names=["test", "statistic"])
+    return table
+
+
+def _hypotheses(design: Design) -> Iterator[tuple[str, Contrast]]:
+    """What is 0 if ln τ² is constant: slopes, and differences of levels."""
+    labels = iter(coefficients(design))
+    for term in design.terms:
+        for piece, _ in pieces(term):
+            names = [next(labels).label for _ in piece.names]
+            _, levels = contrasts(piece.Z[piece.used], "raw")
+            for j in levels[1:]:
+                label = f"{names[j]} - {piece.names[levels[0]]}"
+                yield label, {names[j]: 1.0, names[levels[0]]: -1.0}
+            for j in sorted(set(range(len(names))) - set(levels)):
+                yield names[j], {names[j]: 1.0}
+
+
+def _row(
+    reml: RemlFit,
+    rows: list[Contrast],
+    permuted: PermutationTest | None,
+    notes: list[str],
+) -> dict[tuple[str, str], Any]:
+    """The tests of some hypotheses: all with a χ² statistic."""
+    found: dict[tuple[str, str], Any] = {
+        ("", "df"): len(rows),
+        ("Wald", "χ²"): math.nan,
+        ("Wald", "pval"): math.nan,
+        ("LRT", "χ²"): math.nan,
+        ("LRT", "pval"): math.nan,
+        ("score", "χ²"): math.nan,
+        ("score", "pval"): math.nan,
+    }
+    try:
+        wald = wald_test(reml, contrast=rows)
+        found["Wald", "χ²"] = wald.statistic ** (2 if len(rows) == 1 else 1)
+        found["Wald", "pval"] = wald.pval
+    except FitError as error:
+        notes.append(f"Wald test: {error}")
+    terms = [name for row in rows for name in row]
+    if len(terms) == len(rows):
+        try:
+            ratio = likelihood_ratio_test(reml, _without(reml, terms))
+            found["LRT", "χ²"], found["LRT", "pval"] = ratio.statistic, ratio.pval
+        except FitError as error:
+            notes.append(f"likelihood-ratio test: {error}")
+        try:
+            score = score_test(reml, terms)
+            found["score", "χ²"], found["score", "pval"] = score.statistic, score.pval
+        except FitError as error:
+            notes.append(f"score test: {error}")
+    else:
+        notes.append(
+            "likelihood-ratio and score tests: of slopes alone, not of differences between levels"
+        )
+    if permuted is not None:
+        single = permuted.table["pval"]
+        alone = len(terms) == 1 and terms[0] in single.index
+        found["permutation", "pval"] = (
+            float(single[terms[0]]) if alone else permuted.pval if len(rows) > 1 else math.nan
+        )
+    return found
+
+
+def _without(reml: RemlFit, terms: list[str]) -> RemlFit:
+    return fit_reml(reml.design, method=reml.method, fixed=dict.fromkeys(terms, 0.0))
