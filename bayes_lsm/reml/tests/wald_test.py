@@ -143,7 +143,7 @@ def wald_test(
 def _part_of(fit: Estimates, part: PartName) -> tuple[Sequence[str], Array, Array, int | None]:
     """Names, estimates, their covariance, and the degrees of freedom of t and F."""
     if part == "location":
-        return fit.design.location.names, fit.beta, fit.vcov_location, fit.df_location
+        return fit.design.location.names, fit.beta, fit.known_vcov_location, fit.df_location
     return fit.scale_names, fit.alpha, fit.vcov_scale, fit.df_scale
 
 
