@@ -5,14 +5,14 @@ the chosen terms in the new row (see `variances`),
 
     θ_new ~ ∫ Normal( x'β̂(γ),  x'V_β(γ)x + V(γ) ) dNormal(γ; γ̂, C).
 
-Where V hangs on one linear function η = l'γ alone, as ln τ² of one effect does, γ(η) = γ̂ +
-Cl (η − η̂)/s² with s² = l'Cl is its mean given η, and C − Cl l'C/s² its covariance. Then
+Where the model has one variance in each row, V hangs on one linear function η = l'γ alone, ln τ².
+With s² = l'Cl, γ(η) = γ̂ + Cl (η − η̂)/s² is the mean given η, and C − Cl l'C/s² the covariance. So
 
     θ_new ~ ∫ Normal( x'β̂(γ(η)),  x'V_β(γ(η))x + x'J (C − Cl l'C/s²) J'x + V(η) ) dNormal(η; η̂, s²)
 
 with J = ∂β̂/∂γ': exact along the line γ(η), and of first order across it. The integral is a
-trapezoidal sum, exact to rounding for such smooth functions. Elsewhere it is a mean over points of
-a scrambled Sobol sequence, always the same ones, along the principal axes of C.
+trapezoidal sum, exact to rounding for such smooth functions. With more variances it is a mean over
+points γ of a scrambled Sobol sequence, always the same ones, along the principal axes of C.
 """
 
 from __future__ import annotations
@@ -32,7 +32,6 @@ from bayes_lsm.reml.reference import Reference
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
-Mask = npt.NDArray[np.bool_]
 
 # The normal distribution of η is integrated over ± that many SDs, in steps that are small against
 # its SD and against the width (about 2 in ln τ²) over which an integrand changes.
@@ -45,8 +44,6 @@ _POINTS = 4096
 # follows γ does not matter.
 _MOST_WORK = 100_000_000
 _LARGEST_TABLE = 2_000_000
-# Correlations of two predictors this near to ±1 are those of one.
-_SAME = 1e-10
 
 
 def predictive_interval(
@@ -61,15 +58,13 @@ def predictive_interval(
     reference, mean = Reference(fit.df_location), X @ fit.beta
     half = np.where(new.known & ~new.vary, reference.quantile(0.5 + level / 2) * se, np.nan)
     bounds = np.array([mean - half, mean + half])
-    ready = new.vary & new.known & np.isfinite(se)
-    for rows, conditionals in (
-        (np.flatnonzero(ready & new.is_line), _along_lines),
-        (np.flatnonzero(ready & ~new.is_line), _over_points),
-    ):
-        for here, centre, variance, weights in conditionals(new, rows) if len(rows) else ():
-            mixture = Mixture(centre, np.sqrt(variance), weights, reference)
-            for j, probability in enumerate((0.5 - level / 2, 0.5 + level / 2)):
-                bounds[j, here] = mixture.quantile(probability, mean[here], se[here])
+    rows = np.flatnonzero(new.vary & new.known & np.isfinite(se))
+    one = [len(term.effects) for term in fit.design.terms] == [1]
+    conditionals = _along_lines if one else _over_points
+    for here, centre, variance, weights in conditionals(new, rows) if len(rows) else ():
+        mixture = Mixture(centre, np.sqrt(variance), weights, reference)
+        for j, probability in enumerate((0.5 - level / 2, 0.5 + level / 2)):
+            bounds[j, here] = mixture.quantile(probability, mean[here], se[here])
     return bounds[0], bounds[1]
 
 
@@ -84,35 +79,16 @@ class _NewRows:
     ----------
     vary, known : ndarray of bool, shape (m,)
         Whether a row has any variance, and whether all of it is known, with its uncertainty.
-    lead : ndarray, shape (m, M)
-        Of the predictors of its effects the one with the largest variance, as a function of γ.
-    is_line : ndarray of bool, shape (m,)
-        Whether the others move with it, and no correlation counts that is uncertain.
     """
 
     def __init__(self, fit: Estimates, X: Array, parts: Sequence[TermVariance]) -> None:
         self.fit, self.X, self.parts = fit, X, parts
         self.uncertain = Uncertain.of(fit)
-        m, C = len(X), self.uncertain.covariance
-        self.vary, self.known = np.zeros(m, dtype=bool), np.ones(m, dtype=bool)
-        self.is_line = np.ones(m, dtype=bool)
-        functions = [np.zeros((m, 1, len(C)))]
+        self.vary, self.known = np.zeros(len(X), dtype=bool), np.ones(len(X), dtype=bool)
         for part in parts:
             finite, gone = np.isfinite(part.log_tau2), np.isneginf(part.log_tau2)
             self.vary |= (part.active & ~gone).any(axis=1)
             self.known &= (~part.active | gone | (finite & ~np.isnan(part.se))).all(axis=1)
-            counts = part.active & finite
-            functions.append(np.where(counts[:, :, None], part.coordinates, 0.0))
-            if np.diag(C)[part.correlation_places].any():
-                self.is_line &= counts.sum(axis=1) < 2
-        found = np.concatenate(functions, axis=1)
-        spread = found @ C
-        variance = np.sum(spread * found, axis=2)
-        first = variance.argmax(axis=1)
-        self.lead = found[np.arange(m), first]
-        shared = np.einsum("iej,ij->ie", spread, self.lead)
-        largest = variance[np.arange(m), first][:, None]
-        self.is_line &= (shared**2 >= (1 - _SAME) * variance * largest).all(axis=1)
 
     def variances(
         self, rows: Index, move: Callable[[Array], Array], gammas: Array | None = None
@@ -167,9 +143,9 @@ class _Locations:
 
 
 def _along_lines(new: _NewRows, rows: Index) -> Iterator[Conditional]:
-    """Of rows whose variance hangs on one function of γ, at nodes of it."""
-    uncertain = new.uncertain
-    lines, line = np.unique(new.lead[rows], axis=0, return_inverse=True)
+    """Of rows with one variance, at nodes of its logarithm."""
+    uncertain, (part,) = new.uncertain, new.parts
+    lines, line = np.unique(part.coordinates[rows, 0], axis=0, return_inverse=True)
     spread = lines @ uncertain.covariance
     s = np.sqrt(np.maximum(np.sum(spread * lines, axis=1), 0.0))[:, None]
     along = np.divide(spread, s, out=np.zeros_like(spread), where=s > 0)  # γ's, of one SD of η
