@@ -26,10 +26,8 @@ if TYPE_CHECKING:
     from bayes_lsm.bayes.evidence.evidence import Evidence
     from bayes_lsm.bayes.evidence.nested import PartName
     from bayes_lsm.bayes.evidence.savage_dickey import SavageDickey
-    from bayes_lsm.bayes.prediction.clustered_effects import LevelEffects
-    from bayes_lsm.bayes.prediction.clustered_heterogeneity import LevelHeterogeneity
-    from bayes_lsm.bayes.prediction.clustered_prediction import LevelPrediction
-    from bayes_lsm.bayes.prediction.effects import Blups
+    from bayes_lsm.bayes.prediction.blup import Blups
+    from bayes_lsm.bayes.prediction.group_effects import GroupEffects
     from bayes_lsm.bayes.prediction.heterogeneity import Heterogeneity
     from bayes_lsm.bayes.prediction.prediction import Prediction
     from bayes_lsm.bayes.prediction.probability import Direction, Probability
@@ -73,7 +71,7 @@ class BayesFit(Posterior):
         variance: float | Sequence[float] | None = None,
         level: float = 0.95,
         interval: Interval = "eti",
-    ) -> Prediction | LevelPrediction:
+    ) -> Prediction:
         """Effects, prediction intervals and τ at new moderators, or of the rows themselves.
 
         See `bayes_lsm.bayes.prediction.prediction.predict`.
@@ -94,13 +92,14 @@ class BayesFit(Posterior):
         self,
         new_data: pd.DataFrame | None = None,
         *,
+        terms: Sequence[str] | None = None,
         level: float = 0.95,
         interval: Interval = "eti",
     ) -> Prediction:
         """ln τ², τ² and τ at some values of the scale moderators; see `predict_tau`."""
         from bayes_lsm.bayes.prediction.prediction import predict_tau
 
-        return predict_tau(self, new_data, level=level, interval=interval)
+        return predict_tau(self, new_data, terms=terms, level=level, interval=interval)
 
     def new_effects(
         self,
@@ -130,24 +129,28 @@ class BayesFit(Posterior):
 
         return probability(self, beyond, new_data, terms=terms, known=known, direction=direction)
 
-    def blup(self, *, level: float = 0.95, interval: Interval = "eti") -> Blups | LevelEffects:
-        """The studies' own true effects, or the effects of the groups of every scale term.
-
-        See `bayes_lsm.bayes.prediction.effects.blup`.
-        """
-        from bayes_lsm.bayes.prediction.effects import blup
+    def blup(self, *, level: float = 0.95, interval: Interval = "eti") -> Blups:
+        """The rows' own true effects; see `bayes_lsm.bayes.prediction.blup.blup`."""
+        from bayes_lsm.bayes.prediction.blup import blup
 
         return blup(self, level=level, interval=interval)
 
+    def group_effects(self, *, level: float = 0.95, interval: Interval = "eti") -> GroupEffects:
+        """The effects of the groups of every scale term: deviations from x'β.
+
+        See `bayes_lsm.bayes.prediction.group_effects.group_effects`.
+        """
+        from bayes_lsm.bayes.prediction.group_effects import group_effects
+
+        return group_effects(self, level=level, interval=interval)
+
     def true_effects(self, *, terms: Sequence[str] | None = None, seed: int | None = None) -> Array:
         """Draws of the rows' own true effects; see `true_effects`."""
-        from bayes_lsm.bayes.prediction.effects import true_effects
+        from bayes_lsm.bayes.prediction.true_effects import true_effects
 
         return true_effects(self, terms=terms, seed=seed)
 
-    def heterogeneity(
-        self, *, level: float = 0.95, interval: Interval = "eti"
-    ) -> Heterogeneity | LevelHeterogeneity:
+    def heterogeneity(self, *, level: float = 0.95, interval: Interval = "eti") -> Heterogeneity:
         """τ², τ, I² and H²; see `bayes_lsm.bayes.prediction.heterogeneity.heterogeneity`."""
         from bayes_lsm.bayes.prediction.heterogeneity import heterogeneity
 

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.prediction.group_effects import GroupEffects
+from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.student.effects import student_log_likelihood
 from bayes_lsm.design.clusters import independent_clusters
 from bayes_lsm.design.design import Design
@@ -66,7 +66,7 @@ def pointwise_log_likelihood(design: Design, draws: Draws) -> Pointwise:
     if design.is_independent:
         values = log_likelihood(design, draws.location, draws.scale, draws.df)
         return Pointwise(values, "study", design.labels)
-    effects, clusters = GroupEffects(design, draws), independent_clusters(design)
+    effects, clusters = ConditionalEffects(design, draws), independent_clusters(design)
     if len(clusters) < _FEWEST_CLUSTERS:
         values, unit, names = effects.log_densities_given_others(), "row", design.labels
     else:

@@ -18,11 +18,11 @@ import pandas as pd
 from bayes_lsm.bayes.bayes_fit import BayesFit
 from bayes_lsm.bayes.draws import Array, Draws, row_blocks
 from bayes_lsm.bayes.engines.diagnostics import convergence
-from bayes_lsm.bayes.prediction.clustered_effects import chosen_terms
 from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.resolved_priors.resolve import pieces, resolve_priors
 from bayes_lsm.bayes.student.effects import said_before
 from bayes_lsm.bayes.term_draws import TermDraws
+from bayes_lsm.design.chosen_terms import chosen_terms
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError, PriorError
 from bayes_lsm.links import LARGEST_EXPONENT
@@ -139,7 +139,7 @@ class PriorPredictive(Printable):
     def _effects(self, row: Index, rng: np.random.Generator) -> dict[tuple[str, str], Array]:
         design, beta = self.design, self.draws.flat_location
         variance = {name: _variance(each, row) for name, each in self.drawn.terms.items()}
-        kept = chosen_terms(self.drawn, None)
+        kept = chosen_terms(design, None)
         between = np.sum([variance[name] for name in kept], axis=0) if kept else np.zeros(len(beta))
         rest = np.sum([variance[name] for name in set(variance) - set(kept)], axis=0)
         rows, levels = contrasts(design.X, "standardised")

@@ -114,6 +114,12 @@ class ScaleTerm:
         used[self.index[row], effect] = True
         return used
 
+    @property
+    def is_constant(self) -> bool:
+        """Whether each effect has the same τ² in all groups that have it."""
+        of_effects = (self.Z[self.used[:, k], k] for k in range(len(self.effects)))
+        return all(bool((rows == rows[:1]).all()) for rows in of_effects)
+
     def keep(self, rows: Index) -> ScaleTerm:
         """The term of some rows, whether or not they can carry it.
 

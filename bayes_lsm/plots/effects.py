@@ -183,8 +183,7 @@ def _of_level(fit: RemlFit, of: Of | None, grouping: str | None, level: float) -
         raise FitError(f"there is no scale term {grouping!r}; there are {known}")
     if of == "effect":
         raise FitError("the effects of a level are deviations from x'β; use of='deviation'")
-    # The groups' effects are still called blup() by Bayesian fits.
-    table = getattr(fit, "group_effects", fit.blup)(level=level).table
+    table = fit.group_effects(level=level).table
     if "grouping" in table.index.names:
         table = table.loc[grouping]
     term = next(term for term in fit.design.terms if term.name == grouping)

@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
-from bayes_lsm.bayes.prediction.clustered_effects import row_effects
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.forest import Order, Row, diamonds, study_rows
 from bayes_lsm.plots.reading import row_names
@@ -89,7 +88,5 @@ def fitted_means(fit: LevelFit, level: float) -> Array:
 
 def own_effects(fit: LevelFit, level: float) -> Array:
     """Each row's own true effect, and the ends of its interval (n, 3)."""
-    table = (
-        fit.blup(level=level).table if isinstance(fit, RemlFit) else row_effects(fit, level=level)
-    )
+    table = fit.blup(level=level).table
     return table[["estimate", "pi_lb", "pi_ub"]].to_numpy()

@@ -7,21 +7,23 @@ from scipy.stats import skew
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes.diagnostics.checks import Clusters
-from bayes_lsm.bayes.prediction.group_effects import GroupEffects
+from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import FitError
 from bayes_lsm.formulas.random_intercepts import RandomIntercept
 from bayes_lsm.specification import Specification
 
 from .levels import (
+    DESIGNS,
     as_dependent,
     at_reml,
     bayes_of,
+    chosen_draws,
+    dense_model,
     reml_of,
     with_draws,
     with_random_intercepts,
 )
-from .test_clustered_effects import DESIGNS, chosen_draws, dense_model
 
 
 def tables(fit, **options):
@@ -33,7 +35,7 @@ def test_replicates_have_the_covariance_of_dense_algebra(name):
     fit = chosen_draws(DESIGNS[name]())
     n = len(fit.design.y)
     for draw in (0, 5):
-        effects = GroupEffects(fit.design, fit.draws.take(np.full(n, draw)))
+        effects = ConditionalEffects(fit.design, fit.draws.take(np.full(n, draw)))
         A, D, V = dense_model(fit, draw)
         C = effects.unfold(np.eye(n)).T
         np.testing.assert_allclose(C @ C.T, V + A @ D @ A.T, atol=1e-10)
@@ -51,7 +53,7 @@ def test_random_intercepts_of_the_scale_keep_their_levels():
         random=[(np.ones(3), np.array([[0.5, -2.0]] * 3))],
     )
     A, D, V = dense_model(fit, 1)
-    effects = GroupEffects(fit.design, fit.draws.take(np.full(30, 1)))
+    effects = ConditionalEffects(fit.design, fit.draws.take(np.full(30, 1)))
     C = effects.unfold(np.eye(30)).T
     np.testing.assert_allclose(C @ C.T, V + A @ D @ A.T, atol=1e-10)
 

@@ -11,14 +11,13 @@ from bayes_lsm.bayes import fit_bayes
 from bayes_lsm.bayes.diagnostics.findings import coefficient_columns
 from bayes_lsm.bayes.fitting import as_fit
 from bayes_lsm.bayes.posterior_sampling import checked
-from bayes_lsm.bayes.prediction.group_effects import GroupEffects
+from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.design.design import build_design
 from bayes_lsm.plots import loo_pit, replicated, shifts
 from bayes_lsm.priors import Normal, Priors
 from bayes_lsm.specification import Specification
 
-from .levels import as_dependent, model_of, with_draws
-from .test_clustered_effects import DESIGNS, chosen_draws, dense_model
+from .levels import DESIGNS, as_dependent, chosen_draws, dense_model, model_of, with_draws
 from .test_clustered_loo import PINNED, conditional, dense, schools
 from .test_scale_random_intercepts import SMALL
 from .test_scale_random_intercepts import model_of as mixed_model
@@ -29,7 +28,7 @@ FIXED = Priors(location={"*": Normal(0, 1)}, scale={"*": Normal(-3, 1.5)})
 @pytest.mark.parametrize("name", DESIGNS)
 def test_scores_one_after_another_are_those_of_a_cholesky_factor(name):
     fit = chosen_draws(DESIGNS[name]())
-    z, log_density = GroupEffects(fit.design, fit.draws).scores_in_order()
+    z, log_density = ConditionalEffects(fit.design, fit.draws).scores_in_order()
     for draw in range(6):
         A, D, V = dense_model(fit, draw)
         sigma, r = V + A @ D @ A.T, fit.design.y - fit.design.X @ fit.draws.flat_location[draw]

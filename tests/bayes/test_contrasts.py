@@ -6,9 +6,12 @@ import pytest
 
 import bayes_lsm as lsm
 from bayes_lsm import tau_contrasts, tau_means, tau_steps
-from bayes_lsm.bayes import predict_tau
+from bayes_lsm.bayes import fit_bayes, predict_tau
+from bayes_lsm.design.design import build_design
+from bayes_lsm.specification import Specification
 
 from .fits import binomial_error, grid_of, made_by_hand, many_studies
+from .levels import as_dependent
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +140,43 @@ def test_bad_input(continent_bayes, continent_reml):
         tau_means(continent_bayes, "z")
     with pytest.raises(lsm.FitError, match="measure must be"):
         tau_means(continent_bayes, "continent", measure="sd")
+
+
+def test_one_term_of_rows_has_the_ordinary_answers():
+    """The same posterior by two engines: each answer within 4 Monte Carlo errors of the other."""
+    data = lsm.load_dataset("bcg")
+    words = Specification("yi ~ ablat", "vi", scale={"residual": "~ alloc"})
+    several = fit_bayes(as_dependent(build_design(words, data)), draws=20_000, seed=1)
+    model = lsm.LocationScaleModel("yi ~ ablat", "~ alloc", variance="vi", data=data)
+    one = model.fit_bayes(engine="collapsed", draws=20_000, seed=2)
+    # Four standard errors of a probability of ½ that is counted from so many draws, twice.
+    near = 4 * 0.5 * np.sqrt(2 / min(several.importance.ess, one.draws.importance.ess))
+    share = 100 * (several.heterogeneity().average_tau2 > one.heterogeneity().tau2).mean()
+    assert share == pytest.approx(50, abs=100 * near)
+    log_tau2 = several.terms["residual"].log_tau2(slice(0, 13))
+    np.testing.assert_allclose((log_tau2 > np.log(one.tau2)[:, None]).mean(axis=1), 0.5, atol=near)
+    ratio = tau_contrasts(several, "alloc")
+    theirs = tau_contrasts(one, "alloc").table
+    draws = np.exp(several.terms["residual"].alpha @ ratio.rows.T)
+    for end, p in (("estimate", 0.5), ("ci_lb", 0.025), ("ci_ub", 0.975)):
+        np.testing.assert_allclose((draws < theirs[end].to_numpy()).mean(axis=0), p, atol=near)
+
+
+def test_means_contrasts_and_steps_are_of_one_grouping():
+    data = lsm.load_dataset("assink2016")
+    data = data.assign(kind=np.where(data["pubstatus"] == 1, "yes", "no"))
+    fit = lsm.LocationScaleModel(
+        "yi ~ 1", {"study": "~ 1", "study/esid": "~ kind + year"}, variance="vi", data=data
+    ).fit_bayes(engine="collapsed", draws=1000, seed=3)
+    alpha = fit.terms["study/esid"].alpha
+    found = tau_contrasts(fit, "kind", measure="log_tau2", level=0.8).table.loc["yes − no"]
+    expected = np.quantile(alpha[:, 1], [0.5, 0.1, 0.9])
+    np.testing.assert_allclose(found[["estimate", "ci_lb", "ci_ub"]], expected)
+    assert found["prob_above"] == np.mean(alpha[:, 1] > 0)
+    means = tau_means(fit, "kind", measure="log_tau2", at={"year": 2.0}).table
+    assert means.loc["no", "estimate"] == pytest.approx(np.median(alpha[:, 0] + 2 * alpha[:, 2]))
+    steps = tau_steps(fit, step=-2, measure="tau").table
+    assert list(steps.index) == ["study/esid: kindyes", "study/esid: year"]
+    np.testing.assert_allclose(steps["estimate"], np.exp(np.median(-alpha[:, 1:], axis=0)))
+    with pytest.raises(lsm.FitError, match="method must be 'eti' or 'hdi'"):
+        tau_steps(fit, method="delta")

@@ -15,13 +15,13 @@ import bayes_lsm as lsm
 from bayes_lsm.bayes.pointwise_likelihood import pointwise_log_likelihood
 from bayes_lsm.bayes.pymc_model.datatree import build_datatree
 
-from .levels import with_draws
-from .test_clustered_effects import (
+from .levels import (
     DESIGNS,
     chosen_draws,
     crossed_model,
     dense_model,
     individuals,
+    with_draws,
 )
 from .test_scale_random_intercepts import SMALL, model_of
 

@@ -2,6 +2,7 @@
 
 import arviz as az
 import numpy as np
+import pandas as pd
 import pymc as pm
 import pytest
 from pymc.stats import compute_log_prior
@@ -12,6 +13,8 @@ import bayes_lsm as lsm
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
 from bayes_lsm.priors import Normal
+
+from .levels import MODELS, bayes_of
 
 
 def _weighted_quantile(grid, weight, q):
@@ -195,3 +198,19 @@ def test_problems_name_the_parameter_and_the_remedy(continent):
     assert not any(text.startswith("scale") for text in problems)
     assert any("4 divergent transitions" in text for text in problems)
     assert any("E-BFMI" in text for text in problems)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_views_of_the_coefficients(name):
+    fit = bayes_of(name)
+    summary = fit.summary()
+    pd.testing.assert_frame_equal(fit.location, summary.loc["location"], check_names=False)
+    several = len(fit.terms) > 1
+    assert list(fit.scale.index.names) == ["grouping", "term"] if several else ["term"]
+    for grouping, each in fit.terms.items():
+        medians = np.median(each.alpha, axis=0)
+        table = fit.scale.loc[grouping] if several else fit.scale
+        np.testing.assert_allclose(table["median"], medians)
+        expected = np.median(np.exp(np.tensordot(each.term.Z, each.alpha.T, 1)), axis=2)
+        # exp of a median of two draws in the middle is not the median of their exp.
+        np.testing.assert_allclose(each.tau2, expected, rtol=1e-3)

@@ -5,22 +5,23 @@ import pytest
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes.summaries.intervals import bounds
-from bayes_lsm.reml.prediction.heterogeneity import heterogeneity as reml_heterogeneity
+from bayes_lsm.reml.prediction import heterogeneity as of_reml
 
 from .fits import bcg, binomial_error, made_by_hand, many_studies
+from .levels import MODELS, bayes_of, reml_at, reml_of
 
 
 def test_agrees_with_the_grid():
     fit, grid = bcg()
     found = fit.heterogeneity(level=0.9)
-    typical = reml_heterogeneity(
+    typical = of_reml.heterogeneity(
         lsm.fit_reml(fit.design)
     ).typical_variance  # of the sampling variances alone
     assert found.typical_variance == pytest.approx(typical)
     assert found.constant
     step = grid.log_tau2[0, 1] - grid.log_tau2[0, 0]
     for column, p in (("ci_lb", 0.05), ("estimate", 0.5), ("ci_ub", 0.95)):
-        values = found.table[column]
+        values = found.by_measure[column]
         log_tau2 = {
             "tau2": np.log(values["tau2"]),
             "tau": 2 * np.log(values["tau"]),
@@ -45,7 +46,7 @@ def test_the_average_study_by_brute_force():
     assert pytest.approx(np.median(100 * average / (average + typical))) == found.I2
     assert pytest.approx(np.median(1 + average / typical)) == found.H2
     np.testing.assert_allclose(
-        found.table.loc["tau2", ["ci_lb", "ci_ub"]], np.quantile(average, [0.025, 0.975])
+        found.by_measure.loc["tau2", ["ci_lb", "ci_ub"]], np.quantile(average, [0.025, 0.975])
     )
     by_study = found.by_study
     assert list(by_study.index) == list(fit.design.labels)
@@ -72,7 +73,7 @@ def test_with_many_studies_it_is_that_of_reml():
     for name in ("tau2", "tau", "I2", "H2"):
         assert getattr(ours, name) == pytest.approx(getattr(theirs, name), rel=0.02), name
     np.testing.assert_allclose(ours.by_study["tau2"], theirs.by_study["tau2"], rtol=0.1)
-    half = (ours.table.loc["tau2", "ci_ub"] - ours.table.loc["tau2", "ci_lb"]) / 2
+    half = np.ptp(ours.by_measure.loc["tau2", ["ci_lb", "ci_ub"]]) / 2
     assert half / 1.96 == pytest.approx(theirs.se_tau2, rel=0.1)
     assert set(theirs.by_study.columns) <= set(ours.by_study.columns)
 
@@ -82,9 +83,9 @@ def test_highest_density_is_of_each_measure():
     found = fit.heterogeneity(interval="hdi")
     for name, power in (("tau2", 1.0), ("tau", 0.5)):
         exact = bounds(found.average_tau2[:, None] ** power, level=0.95, interval="hdi")
-        np.testing.assert_allclose(found.table.loc[name, ["ci_lb", "ci_ub"]], np.ravel(exact))
+        np.testing.assert_allclose(found.by_measure.loc[name, ["ci_lb", "ci_ub"]], np.ravel(exact))
     # Not the squares of each other.
-    assert found.table.loc["tau2", "ci_ub"] < 0.97 * found.table.loc["tau", "ci_ub"] ** 2
+    assert found.table["tau2_ci_ub"].item() < 0.97 * found.table["tau_ci_ub"].item() ** 2
 
 
 def test_printed():
@@ -104,3 +105,30 @@ def test_bad_input():
         fit.heterogeneity(level=95)
     with pytest.raises(lsm.FitError, match="interval must be"):
         fit.heterogeneity(interval="profile")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_heterogeneity_is_that_of_reml_at_each_draw(name, monkeypatch):
+    monkeypatch.setattr(of_reml, "_r2_scale", lambda fit: np.nan)  # a refit for each draw
+    fit, reml = bayes_of(name), reml_of(name)
+    tables = [of_reml.heterogeneity(reml_at(reml, fit, draw)).table for draw in range(200)]
+    found = fit.heterogeneity(level=0.9)
+    total = ["total"] if len(fit.terms) > 1 else []
+    assert list(found.table.index) == list(tables[0].index) == [*fit.terms, *total]
+    for column in ("tau2", "tau", "I2", "H2"):
+        draws = np.array([table[column] for table in tables])
+        expected = np.quantile(draws, [0.5, 0.05, 0.95], axis=0).T
+        ours = found.table[[column, f"{column}_ci_lb", f"{column}_ci_ub"]]
+        np.testing.assert_allclose(ours, expected, rtol=1e-10)
+    np.testing.assert_allclose(found.average_tau2, [table["tau2"].iloc[-1] for table in tables])
+    assert found.typical_variance == of_reml.heterogeneity(reml).typical_variance
+    assert "95% equal-tailed" in str(fit.heterogeneity())
+
+
+def test_highest_density_intervals_are_shorter():
+    fit = bayes_of("konstantopoulos2011")
+    eti, hdi = fit.heterogeneity().table, fit.heterogeneity(interval="hdi").table
+    for column in ("tau2", "tau", "I2"):
+        widths = [each[f"{column}_ci_ub"] - each[f"{column}_ci_lb"] for each in (eti, hdi)]
+        assert (widths[1] < widths[0]).all()
+        assert (hdi[f"{column}_ci_lb"] <= hdi[column]).all()

@@ -379,7 +379,7 @@ def test_with_many_degrees_of_freedom_every_verb_answers_as_with_normal_effects(
             ours, theirs = (getattr(each, verb)(interval=interval).table for each in (same, fit))
             np.testing.assert_allclose(ours, theirs, **close)
     np.testing.assert_allclose(same.probability(0).table, fit.probability(0).table, **close)
-    ours, theirs = same.heterogeneity().table, fit.heterogeneity().table
+    ours, theirs = same.heterogeneity().by_measure, fit.heterogeneity().by_measure
     np.testing.assert_allclose(ours.drop("sd"), theirs, rtol=1e-6)
     np.testing.assert_allclose(ours.loc["sd"], theirs.loc["tau"], rtol=1e-6)
     np.testing.assert_array_equal(same.tau2, fit.tau2)
@@ -399,24 +399,25 @@ def test_heterogeneity_is_of_the_variance_where_there_is_one(outlier, robust):
         "I2": 200 * tau2 / (2 * tau2 + typical),
         "H2": 1 + 2 * tau2 / typical,
     }
-    assert list(found.table.index) == list(expected)
+    assert list(found.by_measure.index) == list(expected)
     for name, values in expected.items():
         exact = np.quantile(values, [0.5, 0.025, 0.975])
-        np.testing.assert_allclose(found.table.loc[name], exact, rtol=1e-10)
+        np.testing.assert_allclose(found.by_measure.loc[name], exact, rtol=1e-10)
         # Of each study: the quantile is taken of ln τ², so a step between draws differs.
         np.testing.assert_allclose(found.by_study[name].iloc[0], exact[0], rtol=1e-2)
-    assert found.sd == found.table.loc["sd", "estimate"]
+    assert found.sd == found.by_measure.loc["sd", "estimate"]
     assert "P(ν ≤ 2) = 0.00" in str(found)
     half = robust.heterogeneity()
     share = np.mean(robust.draws.flat_df <= 2)
     assert 0.05 < share < 0.5
-    assert half.table.loc["sd", "ci_ub"] == half.table.loc["H2", "ci_ub"] == np.inf
-    assert half.table.loc["I2", "ci_ub"] == 100
-    assert np.isfinite(half.table["estimate"]).all()
+    ends = half.by_measure["ci_ub"]
+    assert ends["sd"] == ends["H2"] == np.inf
+    assert ends["I2"] == 100
+    assert np.isfinite(half.by_measure["estimate"]).all()
     assert f"P(ν ≤ 2) = {share:.2f}" in str(half)
     infinite = _model(outlier).fit_bayes(prior=Priors(df=1.5), draws=1000, seed=1)
     for interval in ("eti", "hdi"):
-        table = infinite.heterogeneity(interval=interval).table
+        table = infinite.heterogeneity(interval=interval).by_measure
         assert (table.loc[["sd", "H2"]] == np.inf).all(axis=None)
         assert (table.loc["I2"] == 100).all()
         assert np.isfinite(table.loc[["tau2", "tau"]]).all(axis=None)

@@ -63,13 +63,8 @@ def _elpd(found: Any) -> Numbers:
 @seeded
 def posterior_heterogeneity(question: Question) -> Numbers:
     found = question.bayes.heterogeneity()
-    table = found.table
-    if "total" in table.index:
-        total = table.loc["total"]
-        return {name: total[name] for name in ("tau2", "tau", "I2", "I2_ci_lb", "I2_ci_ub")}
-    whole = {name: table.loc[name, "estimate"] for name in ("tau2", "tau", "I2")}
-    bounds = {f"I2_{name}": table.loc["I2", name] for name in ("ci_lb", "ci_ub")}
-    return {**whole, **bounds}
+    total = found.table.iloc[-1]
+    return {name: total[name] for name in ("tau2", "tau", "I2", "I2_ci_lb", "I2_ci_ub")}
 
 
 @seeded
@@ -101,19 +96,15 @@ def posterior_true_effects(question: Question) -> Numbers:
 @seeded
 def posterior_exact_true_effects(question: Question) -> Numbers:
     """θ of every row, as a mixture of normals."""
-    fit = question.bayes
-    if fit.design.is_independent:
-        return some(fit.blup(), *EFFECTS)
-    from bayes_lsm.bayes.prediction import clustered_effects
-
-    return some(clustered_effects.row_effects(fit), *EFFECTS)
+    return some(question.bayes.blup(), *EFFECTS)
 
 
 @seeded
 def posterior_group_effects(question: Question) -> Numbers:
-    """u of every group, deviations from x'β."""
-    fit = question.bayes
-    return some(fit.blup(), *EFFECTS) if not fit.design.is_independent else {}
+    """u of every group, deviations from x'β, where the groups are not the rows."""
+    if question.design.is_independent:
+        return {}
+    return some(question.bayes.group_effects(), *EFFECTS)
 
 
 @seeded

@@ -14,8 +14,8 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.reml import permutation_test, score_test, wald_test
 from bayes_lsm.report import Analysis, analyse, analysis_page, to_html, write_tables
 from bayes_lsm.report.cells import cells_of
-from bayes_lsm.report.scale_tests import _hypotheses
 from bayes_lsm.report.equations import in_equations
+from bayes_lsm.report.scale_tests import _hypotheses
 
 from .test_analysis import table_in
 

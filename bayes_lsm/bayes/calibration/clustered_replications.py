@@ -26,7 +26,7 @@ from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.engines.collapsed import sample_collapsed
 from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.engines.nuts import compile_for, read_chains, run_nuts
-from bayes_lsm.bayes.prediction.group_effects import GroupEffects
+from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.pymc_model.graph import build_pymc_model
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.term_draws import TermDraws, flat_coefficients, join_terms, split_terms
@@ -174,7 +174,7 @@ def _check_correlations(term: ScaleTerm, R: Array, own: Array) -> None:
 def observed_effects(design: Design, draws: Draws, rng: np.random.Generator) -> Array:
     """New effects y (draws, n) of new groups as large as the observed, one set for each draw."""
     mean = draws.flat_location @ design.X.T
-    return mean + GroupEffects(design, draws).unfold(rng.standard_normal(mean.shape))
+    return mean + ConditionalEffects(design, draws).unfold(rng.standard_normal(mean.shape))
 
 
 def _unknowns(design: Design, draws: Draws) -> Array:

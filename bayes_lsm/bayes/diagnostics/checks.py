@@ -149,11 +149,10 @@ def posterior_predictive_check(
         the scale part misses). With Student-t study effects z is the normal score of the effect.
 
         With several scale terms all groups are new, their effects drawn again, and z is independent
-        from row to row (`group_effects.GroupEffects.unfold`). For each level there are the SD of
-        the means of its groups' residuals (of a slope, of the least-squares slopes), the
-        correlation of their size with the level's moderators, and where a group has several
-        effects that of one with the other. Q is (y − Xb)'V⁻¹(y − Xb); without sampling variances
-        there is none.
+        from row to row (`ConditionalEffects.unfold`). For each level there are the SD of the means
+        of its groups' residuals (of a slope, of the least-squares slopes), the correlation of their
+        size with the level's moderators, and where a group has several effects that of one with the
+        other. Q is (y − Xb)'V⁻¹(y − Xb); without sampling variances there is none.
 
     Raises
     ------

@@ -24,7 +24,7 @@ from bayes_lsm.bayes.diagnostics.discrepancies import (
     standardised,
 )
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.prediction.group_effects import GroupEffects
+from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 
@@ -66,7 +66,7 @@ class Clusters:
     ) -> tuple[Replicate, Replicate]:
         """The observed effects and new ones, under each of the chosen draws."""
         design, draws = self._fit.design, self._fit.draws.take(chosen)
-        effects, y = GroupEffects(design, draws), design.y
+        effects, y = ConditionalEffects(design, draws), design.y
         mean = draws.flat_location @ design.X.T
         z = rng.standard_normal(mean.shape)
         residual = effects.unfold(z)

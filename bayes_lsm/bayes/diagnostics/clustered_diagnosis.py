@@ -29,7 +29,7 @@ from bayes_lsm.bayes.engines.collapsed import can_collapse, sample_collapsed
 from bayes_lsm.bayes.engines.diagnostics import LARGEST_PARETO_K
 from bayes_lsm.bayes.engines.pareto import smooth_weights
 from bayes_lsm.bayes.posterior_sampling import draw_posterior
-from bayes_lsm.bayes.prediction.group_effects import GroupEffects
+from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.errors import ConvergenceWarning, FitError
 from bayes_lsm.progress import track
@@ -144,7 +144,7 @@ def one_after_another(z: Array, log_density: Array, log_weights: Array) -> Array
 
 
 def _scores(design: Design, draws: Draws, rows: npt.NDArray[np.intp]) -> tuple[Array, Array]:
-    """Of some rows by themselves under each draw; see `GroupEffects.scores_in_order`."""
+    """Of some rows by themselves under each draw; see `ConditionalEffects.scores_in_order`."""
     chosen = np.zeros(len(design.y), dtype=bool)
     chosen[rows] = True
-    return GroupEffects(design.keep(chosen), draws).scores_in_order()
+    return ConditionalEffects(design.keep(chosen), draws).scores_in_order()

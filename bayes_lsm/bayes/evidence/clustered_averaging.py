@@ -21,11 +21,8 @@ from bayes_lsm.bayes.evidence.clustered_nested import (
 from bayes_lsm.bayes.evidence.model_prior import ModelPrior
 from bayes_lsm.bayes.evidence.submodels import SubModel, Term, find_terms
 from bayes_lsm.bayes.posterior import Posterior
-from bayes_lsm.bayes.prediction.clustered_heterogeneity import (
-    LevelHeterogeneity,
-    level_heterogeneity,
-)
-from bayes_lsm.bayes.prediction.clustered_prediction import LevelPrediction, predict_levels
+from bayes_lsm.bayes.prediction.heterogeneity import Heterogeneity, heterogeneity
+from bayes_lsm.bayes.prediction.prediction import Prediction, predict
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.term_draws import flat_coefficients, join_terms, split_terms, terms_of
@@ -68,16 +65,16 @@ class ClusteredModelAverage(Averages[Design]):
         known: Sequence[str] = (),
         variance: float | Sequence[float] | None = None,
         level: float = 0.95,
-    ) -> LevelPrediction:
+    ) -> Prediction:
         """Effects in new groups or known ones; see `BayesFit.predict`."""
-        found = predict_levels(
+        found = predict(
             self._fit, new_data, terms=terms, known=known, variance=variance, level=level
         )
         return replace(found, heading=f"Predictions of a {self.title}", remarks=self.notes)
 
-    def heterogeneity(self, *, level: float = 0.95) -> LevelHeterogeneity:
+    def heterogeneity(self, *, level: float = 0.95) -> Heterogeneity:
         """τ², τ and I² of each scale term; see `BayesFit.heterogeneity`."""
-        found = level_heterogeneity(self._fit, level=level)
+        found = heterogeneity(self._fit, level=level)
         return replace(found, heading=f"Heterogeneity of a {self.title}", remarks=self.notes)
 
     @property

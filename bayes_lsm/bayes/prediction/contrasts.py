@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.prediction.prediction import INTERVALS
 from bayes_lsm.bayes.summaries.intervals import (
+    INTERVALS,
     Interval,
     bounds,
     check_interval,

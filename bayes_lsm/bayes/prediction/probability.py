@@ -3,7 +3,7 @@
 For effects that are normal given the coefficients the probability averages normal distribution
 functions over the draws (Rao–Blackwell), which is less noisy than counting draws of them, and not
 0 or 1 only because no draw fell there. For a new study with a Student-t study effect it averages
-t distribution functions; the studies' own effects are normal given a drawn weight (see `effects`).
+t distribution functions; the studies' own effects are normal given a drawn weight.
 """
 
 from __future__ import annotations
@@ -11,28 +11,23 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr, stdtr
 
-from bayes_lsm.bayes.draws import Array, Importance, row_blocks
-from bayes_lsm.bayes.prediction.effects import conditionals
-from bayes_lsm.bayes.prediction.prediction import asks_for_levels, by_distinct_rows, points_of
+from bayes_lsm.bayes.draws import Array
+from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
+from bayes_lsm.bayes.prediction.prediction_points import Points, points_of, tabulate
 from bayes_lsm.choices import require_choice
+from bayes_lsm.design.chosen_terms import chosen_terms
 from bayes_lsm.errors import FitError
-from bayes_lsm.links import tau2_from_log
 from bayes_lsm.results import ResultTable, model_title
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.posterior import Posterior
 
 Direction = Literal["above", "below"]
-
-# A τ below this counts as 0.
-_SMALLEST_SD = 1e-150
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +37,7 @@ class Probability(ResultTable):
     Attributes
     ----------
     table : DataFrame
-        One row for each row of the new data, or a study.
+        One row for each row of the new data, or of the data.
     level : float
         nan: there are no intervals.
     threshold : float
@@ -70,8 +65,8 @@ def probability(
     beyond : float
         The threshold, in units of y.
     new_data : DataFrame, optional
-        One row for each answer, with every column that the location and the scale formula use. By
-        default the studies themselves.
+        One row for each answer, with every column that the formulas use. By default the rows of the
+        data.
     terms, known : sequence of str, optional
         The scale terms whose effects are in the true effect, and those of them whose groups are the
         data's: see `predict`.
@@ -81,16 +76,16 @@ def probability(
     Returns
     -------
     Probability
-        Columns mean_effect (of x'β), new_effect (of the true effect of a new study with these
-        moderators) and, without new data, true_effect (of each study's own), each followed by its
-        Monte Carlo standard error, ``…_mcse``.
+        Columns mean_effect (of x'β), new_effect (of the true effect, in new groups but for those
+        that are known) and, without new data, true_effect (in the groups that the rows have: each
+        study's own), each followed by its Monte Carlo standard error, ``…_mcse``.
 
     Raises
     ------
     FitError
-        For a threshold that is not finite or an unknown direction.
+        For a threshold that is not finite, an unknown direction or scale term.
     DataError
-        For a column or a value that is missing in the new data.
+        For a column, a value or a known group that is missing in the new data.
 
     Examples
     --------
@@ -109,60 +104,33 @@ def probability(
     Mathur, M. B., & VanderWeele, T. J. (2019). New metrics for meta-analyses of heterogeneous
     effects. Statistics in Medicine, 38(8), 1336-1342. doi:10.1002/sim.8057
     """
-    if asks_for_levels(fit, terms, known):
-        from bayes_lsm.bayes.prediction.clustered_probability import level_probability
+    sign = _checked_sign(beyond, direction)
+    effects = ConditionalEffects(fit.design, fit.draws)
 
-        return level_probability(
-            fit, beyond, new_data, terms=terms, known=known, direction=direction
-        )
-    sign = checked_sign(beyond, direction)
-    points = points_of(fit, new_data)
-    p = points.X.shape[1]
-    new_effect = normal_above if fit.draws.df is None else partial(_student, fit.draws.flat_df)
-
-    def summarise(rows: Array) -> dict[str, Array]:
-        mean = rows[:, :p] @ fit.draws.flat_location.T
-        tau = np.sqrt(tau2_from_log(rows[:, p:] @ fit.draws.flat_scale.T))
+    def of_new(some: Points) -> dict[str, Array]:
+        found = some.effect(effects)
+        is_beyond = (sign * (found.mean - beyond) > 0).astype(float)
         return {
-            **_columns(fit, "mean_effect", (sign * (mean - beyond) > 0).astype(float)),
-            **_columns(fit, "new_effect", new_effect(sign * (mean - beyond), tau)),
+            **_columns(fit, "mean_effect", is_beyond),
+            **_columns(fit, "new_effect", found.beyond(beyond, sign)),
         }
 
-    table = by_distinct_rows(fit, np.c_[points.X, points.Z], summarise).set_index(points.index)
+    def of_known(some: Points) -> dict[str, Array]:
+        return _columns(fit, "true_effect", some.effect(effects).beyond(beyond, sign))
+
+    points = points_of(fit, new_data, terms=terms, known=known)
+    table = tabulate(fit, points, of_new)
     if new_data is None:
+        own = points_of(fit, None, terms=terms, known=chosen_terms(fit.design, terms))
         # Names of studies may repeat; the rows are in the same order.
-        effects = _true_effects(fit, beyond, sign).set_index(points.index)
-        table = pd.concat([table, effects], axis=1)
-    title = title_of(beyond, direction, model_title(fit.design, fit.label))
-    return Probability(title, table, fit.notes, math.nan, beyond, direction)
+        own_effects = tabulate(fit, own, of_known)
+        table = table.assign(**{name: own_effects[name].to_numpy() for name in own_effects})
+    side = ">" if direction == "above" else "<"
+    title = f"Probability of an effect {side} {beyond:g} in a {model_title(fit.design, fit.label)}"
+    return Probability(title, table, (*points.remarks, *fit.notes), math.nan, beyond, direction)
 
 
-def _true_effects(fit: Posterior, beyond: float, sign: float) -> pd.DataFrame:
-    parts = []
-    for block in row_blocks(fit.design.n_studies, len(fit.draws.flat_scale)):
-        given = conditionals(fit, block)
-        values = normal_above(sign * (given.mean + given.u - beyond), given.sd)
-        parts.append(pd.DataFrame(_columns(fit, "true_effect", values)))
-    return pd.concat(parts)
-
-
-def normal_above(distance: Array, sd: Array) -> Array:
-    """P(Normal(distance, sd²) > 0), elementwise."""
-    with np.errstate(over="ignore"):
-        return np.asarray(ndtr(distance / np.maximum(sd, _SMALLEST_SD)))
-
-
-def _student(df: Array, distance: Array, scale: Array) -> Array:
-    """P(distance + scale · t_ν > 0), elementwise."""
-    with np.errstate(over="ignore"):
-        return np.asarray(stdtr(df, distance / np.maximum(scale, _SMALLEST_SD)))
-
-
-def _columns(fit: Posterior, name: str, values: Array) -> dict[str, Array]:
-    return mean_columns(name, values, fit.draws.importance, fit.draws.scale.shape[0])
-
-
-def checked_sign(beyond: float, direction: str) -> float:
+def _checked_sign(beyond: float, direction: str) -> float:
     """1 for effects above a threshold, −1 for those below.
 
     Raises
@@ -176,25 +144,16 @@ def checked_sign(beyond: float, direction: str) -> float:
     return 1.0 if direction == "above" else -1.0
 
 
-def title_of(beyond: float, direction: Direction, model: str) -> str:
-    """``Probability of an effect > 0 in a …``."""
-    return (
-        f"Probability of an effect {'>' if direction == 'above' else '<'} {beyond:g} in a {model}"
-    )
-
-
-def mean_columns(
-    name: str, values: Array, importance: Importance | None, chains: int
-) -> dict[str, Array]:
+def _columns(fit: Posterior, name: str, values: Array) -> dict[str, Array]:
     """The mean of values (m, S) over the draws, and its Monte Carlo standard error."""
-    return {name: values.mean(axis=1), f"{name}_mcse": _mcse(values, importance, chains)}
+    return {name: values.mean(axis=1), f"{name}_mcse": _mcse(fit, values)}
 
 
-def _mcse(values: Array, importance: Importance | None, chains: int) -> Array:
-    if importance is not None:
-        return values.std(axis=1, ddof=1) / math.sqrt(importance.ess)
+def _mcse(fit: Posterior, values: Array) -> Array:
+    if fit.importance is not None:
+        return values.std(axis=1, ddof=1) / math.sqrt(fit.importance.ess)
     from arviz_stats.base import array_stats  # chains: they were sampled with PyMC
 
-    by_chain = values.reshape(len(values), chains, -1)
+    by_chain = values.reshape(len(values), fit.draws.chains, -1)
     # Where no draw differs from another there is nothing to be estimated from.
     return np.nan_to_num(np.asarray(array_stats.mcse(by_chain, method="mean")))

@@ -15,7 +15,7 @@ import pandas as pd
 
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.student.effects import arrays, log_sd_ratio
-from bayes_lsm.errors import FitError
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
@@ -108,16 +108,7 @@ def study_weights(fit: Posterior) -> StudyWeights:
     True
     """
     draws, design = fit.draws, fit.design
-    if draws.df is None and not design.is_independent:
-        raise FitError(
-            "study_weights is of Student-t study effects, which models with several scale terms do "
-            "not have: their effects are normal, and each group counts as its variances say"
-        )
-    if draws.df is None:
-        raise FitError(
-            "weights are of Student-t study effects, and these are normal: all weights are 1; "
-            "make the model with study_effects='student_t'"
-        )
+    require_capable("study_weights", design)
     from bayes_lsm.likelihood.student.kernels import BY_RESIDUAL, WEIGHT, averaged
 
     df = draws.flat_df.astype(float)

@@ -9,7 +9,7 @@ import numpy as np
 from bayes_lsm.bayes.coordinates import DIMS, coordinates, row_dim
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.pointwise_likelihood import pointwise_log_likelihood
-from bayes_lsm.bayes.prediction.group_effects import GroupEffects
+from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD, resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior, sample_effects
@@ -143,7 +143,7 @@ def _predict(design: Design, draws: Draws, rng: np.random.Generator) -> Array:
     mean = draws.location @ design.X.T
     if not design.is_independent:
         flat = rng.standard_normal((draws.size, len(design.y)))
-        return mean + GroupEffects(design, draws).unfold(flat).reshape(mean.shape)
+        return mean + ConditionalEffects(design, draws).unfold(flat).reshape(mean.shape)
     tau2 = tau2_from_log(draws.scale @ design.Z.T)
     if draws.df is not None:
         return sample_effects(mean, design.v, tau2, draws.df, rng)

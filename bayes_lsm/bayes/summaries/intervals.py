@@ -14,7 +14,11 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.links import tau2_from_log
 
 Interval = Literal["eti", "hdi"]
+INTERVALS = {"eti": "equal-tailed", "hdi": "highest-density"}
 Measure = Callable[[Array], Array]
+
+# ln of a τ² that is 0: quantiles of infinite numbers are nan.
+NO_VARIANCE = -1e6
 
 
 def check_interval(level: float, interval: str) -> None:
@@ -22,6 +26,11 @@ def check_interval(level: float, interval: str) -> None:
     if not 0 < level < 1:
         raise FitError(f"level must be between 0 and 1, got {level}")
     require_choice("interval", interval, Interval)
+
+
+def how(label: str, level: float, interval: Interval) -> str:
+    """For titles: ``Bayes; 95% equal-tailed intervals``."""
+    return f"{label}; {100 * level:g}% {INTERVALS[interval]} intervals"
 
 
 def bounds(values: Array, *, level: float, interval: Interval) -> tuple[Array, Array]:
@@ -85,6 +94,7 @@ def tau_summaries(
         For each measure its name, and that with ``_ci_lb`` and ``_ci_ub``.
     """
     tail = (1 - level) / 2
+    eta = np.maximum(eta, NO_VARIANCE)
     middle = tau2_from_log(np.quantile(eta, [0.5, tail, 1 - tail], axis=1))
     columns: dict[str, Array] = {}
     for name, measure in measures.items():

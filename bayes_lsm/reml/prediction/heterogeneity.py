@@ -225,7 +225,7 @@ def heterogeneity(fit: Estimates) -> Heterogeneity:
     means = np.array([mean_of_known(each) for each in _by_row(fit)])
     table = levels(design, means, _standard_errors(fit, means, typical), typical)
     rows = fit.known_tau2
-    constant = all(_is_constant(term) for term in design.terms)
+    constant = all(term.is_constant for term in design.terms)
     return Heterogeneity(
         heading=f"Heterogeneity of a {model_title(design, fit.label)}",
         table=table,
@@ -336,19 +336,10 @@ def _constant_fit(fit: Estimates, design: Design) -> Estimates:
 
 def _without_moderators(term: ScaleTerm) -> ScaleTerm:
     """The term with one τ² for each effect of a group."""
-    if _is_constant(term):
+    if term.is_constant:
         return term
     names = term.effects if len(term.effects) > 1 else ("intrcpt",)
     return replace(term, names=names, Z=np.tile(np.eye(len(names)), (len(term.groups), 1, 1)))
-
-
-def _is_constant(term: ScaleTerm) -> bool:
-    """Whether each effect has the same τ² in all groups that have it."""
-    return all(
-        bool((rows == rows[0]).all())
-        for k in range(len(term.effects))
-        for rows in (term.Z[term.used[:, k], k],)
-    )
 
 
 def _has_constant(term: ScaleTerm) -> bool:

@@ -1,13 +1,14 @@
-"""Where a model with several scale terms is asked something: moderators, groups that are known.
+"""Where a model is asked something: moderators, and groups that are known.
 
-A group is new unless it is said to be known: then it is one of the data's, whose effect has its
-posterior in place of a variance. A level of a random intercept of ln τ² is that of the data where
-these have one of its name, and new otherwise.
+Given the draws the true effect in a group is normal: around x'β where the group is new, around
+x'β + a'û where it is known. A group is new unless it is said to be known: then it is one of the
+data's, whose effect has its posterior in place of a variance. A level of a random intercept of
+ln τ² is that of the data where these have one of its name, and new otherwise.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -17,10 +18,10 @@ from scipy import sparse
 from scipy.special import ndtri
 
 from bayes_lsm.bayes.draws import Array, row_blocks
-from bayes_lsm.bayes.prediction.clustered_effects import chosen_terms, known_terms, loadings_of
-from bayes_lsm.bayes.prediction.group_effects import GroupEffects, Index
-from bayes_lsm.bayes.prediction.prediction import sampling_variance
+from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects, Index
+from bayes_lsm.bayes.prediction.effect_family import EffectFamily, normal_above
 from bayes_lsm.design import frames
+from bayes_lsm.design.chosen_terms import chosen_terms, known_terms
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import DataError, FitError
 from bayes_lsm.links import tau2_from_log
@@ -52,8 +53,11 @@ class NewGroups:
         """Some of the rows."""
         return NewGroups(self.slopes[rows], self.Z[rows], self.levels[rows])
 
-    def variance(self, each: TermDraws) -> Array:
-        """Draws of a'D a, the variance of the term at each row, shape (m, S)."""
+    def log_variance(self, each: TermDraws) -> Array:
+        """Draws of ln a'D a, of the variance of the term at each row, shape (m, S).
+
+        Of loads a_k τ_k relative to the largest: nothing is too large or small for it.
+        """
         (m, s, q), size = self.Z.shape, len(each.alpha)
         eta = (self.Z.reshape(m * s, q) @ each.alpha.T).reshape(m, s, size)
         for k, random in enumerate(each.random):
@@ -61,13 +65,17 @@ class NewGroups:
             scores = ndtri((np.random.default_rng(k + 1).permutation(size) + 0.5) / size)
             known = np.vstack([random.effect.T, random.sd * scores])
             eta += known[self.levels[:, k]][:, None]
-        tau = np.sqrt(tau2_from_log(eta))
-        loads = self.slopes[:, :, None] * np.where(self.slopes[:, :, None] == 0, 0.0, tau)
+        with np.errstate(divide="ignore"):
+            log_load = eta + 2.0 * np.log(np.abs(self.slopes))[:, :, None]
+        largest = log_load.max(axis=1)
+        shift = np.where(np.isfinite(largest), largest, 0.0)
+        loads = np.sign(self.slopes)[:, :, None] * np.exp((log_load - shift[:, None]) / 2)
         found = np.zeros((m, size))
         for j in range(s):
             for k in range(s):
                 found += loads[:, j] * loads[:, k] * each.correlation[:, j, k]
-        return np.maximum(found, 0.0)
+        with np.errstate(divide="ignore"):
+            return shift + np.log(np.maximum(found, 0.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,22 +125,33 @@ class Points:
             columns.append(_entries(self.known))
         key = np.concatenate(columns, axis=1)
         _, first, place = np.unique(key, axis=0, return_index=True, return_inverse=True)
-        return self.take(first), place.reshape(-1)
+        # As they occur: rows that are taken together have their effects in few blocks.
+        order = np.argsort(first)
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
+        return self.take(first[order]), rank[place.reshape(-1)]
 
-    def effect(self, effects: GroupEffects) -> Effect:
+    def log_variances(self, terms: Mapping[str, TermDraws]) -> tuple[dict[str, Array], Array]:
+        """Draws of ln of each new term's variance, and of their sum, at each row (m, S)."""
+        found = {name: each.log_variance(terms[name]) for name, each in self.new.items()}
+        if not found:
+            size = len(next(iter(terms.values())).alpha)
+            return found, np.full((len(self.X), size), -np.inf)
+        return found, np.logaddexp.reduce(list(found.values()), axis=0)
+
+    def effect(self, effects: ConditionalEffects) -> Effect:
         """The distribution of the true effect at each row, given each draw of a fit."""
         mean = self.X @ effects.draws.flat_location.T
-        variances = {name: each.variance(effects.terms[name]) for name, each in self.new.items()}
-        total = np.sum(list(variances.values()), axis=0) if variances else np.zeros_like(mean)
-        if self.known is None:
-            return Effect(mean, mean, total, variances, total)
-        moved, spread = effects.combine(self.known)
-        return Effect(mean, mean + moved, total + spread, variances, total)
+        log_tau2, log_total = self.log_variances(effects.terms)
+        moved, spread = 0.0, None
+        if self.known is not None:
+            moved, spread = effects.combine(self.known)
+        return Effect(mean, mean + moved, spread, log_tau2, log_total, effects.family)
 
 
 @dataclass(frozen=True, eq=False)
 class Effect:
-    """Normal distributions of true effects, one for each row and draw: arrays of shape (m, S).
+    """Distributions of true effects, one for each row and draw: arrays of shape (m, S).
 
     Attributes
     ----------
@@ -140,19 +159,39 @@ class Effect:
         x'β.
     centre : ndarray
         The mean of the effect: that and the effects of known groups.
-    variance : ndarray
-        Of the effect.
-    tau2 : dict of str to ndarray
-        The variances of the terms whose groups are new.
-    total : ndarray
-        Their sum.
+    spread : ndarray or None
+        The variance of the effects of known groups.
+    log_tau2 : dict of str to ndarray
+        ln of the variances of the terms whose groups are new.
+    log_total : ndarray
+        ln of their sum.
+    family : EffectFamily
     """
 
     mean: Array
     centre: Array
-    variance: Array
-    tau2: dict[str, Array]
-    total: Array
+    spread: Array | None
+    log_tau2: dict[str, Array]
+    log_total: Array
+    family: EffectFamily
+
+    @property
+    def variance(self) -> Array:
+        """Of the effect, given the weights of new ones."""
+        new = tau2_from_log(self.log_total) / self.family.new_weights
+        return new if self.spread is None else new + self.spread
+
+    def beyond(self, threshold: float, sign: float) -> Array:
+        """The probability that it is above a threshold (sign 1), or below (sign −1)."""
+        distance = sign * (self.centre - threshold)
+        if self.spread is None:
+            return self.family.beyond(distance, np.sqrt(tau2_from_log(self.log_total)))
+        return normal_above(distance, np.sqrt(self.variance))
+
+    def draw(self, v: Array, rng: np.random.Generator) -> Array:
+        """One for each draw of the fit, or with v > 0 an observed one, shape (S, m)."""
+        known = v if self.spread is None else v + self.spread.T
+        return self.family.sample(self.centre.T, tau2_from_log(self.log_total).T, known, rng)
 
 
 def points_of(
@@ -173,8 +212,8 @@ def points_of(
         For a column or a value that is missing, a group that the data do not have, or a variance
         that is not > 0.
     """
-    chosen = chosen_terms(fit, terms)
-    kept = known_terms(fit, known, "known")
+    chosen = chosen_terms(fit.design, terms)
+    kept = known_terms(fit.design, known, "known")
     for name in kept:
         if name not in chosen:
             raise FitError(
@@ -182,7 +221,7 @@ def points_of(
                 f"add it to terms, got {chosen}"
             )
     if new_data is None:
-        return _of_data(fit, chosen, kept, sampling_variance(variance, len(fit.design.y)))
+        return _of_data(fit, chosen, kept, _sampling_variance(variance, len(fit.design.y)))
     new = fit.design.for_new_data(new_data)
     fresh, groups, slopes, remarks = {}, {}, {}, []
     for (name, each), term in zip(fit.terms.items(), new.terms, strict=True):
@@ -194,9 +233,19 @@ def points_of(
             levels = [_levels(each, k, new_data) for k in range(len(each.random))]
             fresh[name] = NewGroups(a, Z, _columns(levels, len(a)))
             remarks += _new_levels(each, levels)
-    loads = loadings_of(fit, groups, slopes) if groups else None
-    v = sampling_variance(variance, len(new.X))
-    return Points(new.X, fresh, loads, v, pd.Index(new.labels, name="row"), tuple(remarks))
+    effects = ConditionalEffects(fit.design, fit.draws)
+    loads = effects.loadings(groups, slopes) if groups else None
+    v = _sampling_variance(variance, len(new.X))
+    return Points(new.X, fresh, loads, v, pd.Index(new.labels), tuple(remarks))
+
+
+def tabulate(
+    fit: Posterior, points: Points, summarise: Callable[[Points], dict[str, Array]]
+) -> pd.DataFrame:
+    """Summaries of the rows, a block at a time, and of equal rows once."""
+    distinct, place = points.distinct()
+    found = pd.concat(pd.DataFrame(summarise(some)) for some in distinct.blocks(fit.draws.size))
+    return found.iloc[place].set_index(points.index)
 
 
 def _of_data(
@@ -211,8 +260,24 @@ def _of_data(
         levels = [each.of.index[term.index, effect] for each in fit.terms[name].random]
         fresh[name] = NewGroups(term.slopes, term.Z[term.index], _columns(levels, len(term.index)))
     groups = {name: fit.terms[name].term.index for name in known}
-    loads = loadings_of(fit, groups) if groups else None
-    return Points(fit.design.X, fresh, loads, v, pd.Index(fit.design.labels, name="row"))
+    loads = ConditionalEffects(fit.design, fit.draws).loadings(groups) if groups else None
+    return Points(fit.design.X, fresh, loads, v, pd.Index(fit.design.labels, name="study"))
+
+
+def _sampling_variance(variance: float | Sequence[float] | None, rows: int) -> Array | None:
+    """Sampling variances of new studies, one a row."""
+    if variance is None:
+        return None
+    values = np.asarray(variance, dtype=float)
+    if values.shape not in ((), (rows,)):
+        raise DataError(
+            f"variance must be one number or one for each of the {rows} rows, got shape "
+            f"{values.shape}"
+        )
+    bad = values[~(np.isfinite(values) & (values > 0))]
+    if bad.size:
+        raise DataError(f"the sampling variance of a new study must be > 0, got {bad.flat[0]:g}")
+    return np.full(rows, values) if values.ndim == 0 else values
 
 
 def _columns(levels: Sequence[Index], rows: int) -> Index:

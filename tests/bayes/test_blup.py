@@ -3,11 +3,12 @@
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import sparse
 from scipy.stats import norm
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes import blup, true_effects
-from bayes_lsm.bayes.prediction.effects import conditionals
+from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.priors import Normal, Priors
 
 from .fits import bcg, binomial_error, made_by_hand, many_studies
@@ -71,17 +72,17 @@ def test_with_known_tau_effects_are_normal():
 def test_effects_lie_between_what_was_observed_and_the_mean():
     rng = np.random.default_rng(1)
     fit = made_by_hand(rng.normal(size=(400, 2)), rng.normal(-1, 2, size=(400, 2)))
-    given = conditionals(fit, slice(0, fit.design.n_studies))
-    y = fit.design.y[:, None]
-    centre = given.mean + given.u
-    low, high = np.minimum(y, given.mean), np.maximum(y, given.mean)
+    u, variance = ConditionalEffects(fit.design, fit.draws).combine(sparse.eye_array(12).tocsr())
+    y, mean = fit.design.y[:, None], fit.design.X @ fit.draws.flat_location.T
+    centre = mean + u
+    low, high = np.minimum(y, mean), np.maximum(y, mean)
     assert ((centre >= low - 1e-12) & (centre <= high + 1e-12)).all()
     tau2 = np.exp(fit.design.Z @ fit.draws.flat_scale.T)
     v = fit.design.v[:, None]
     # Precisions add up: 1/λv = 1/v + 1/τ².
-    np.testing.assert_allclose(1 / given.sd**2, 1 / v + 1 / tau2)
+    np.testing.assert_allclose(1 / variance, 1 / v + 1 / tau2)
     table = fit.blup().table
-    np.testing.assert_allclose(table["estimate"] - table["u"], given.mean.mean(axis=1))
+    np.testing.assert_allclose(table["estimate"] - table["u"], mean.mean(axis=1))
 
 
 def test_without_heterogeneity_the_effect_is_the_mean_and_with_endless_one_what_was_observed():
