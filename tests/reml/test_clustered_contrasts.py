@@ -125,7 +125,8 @@ def test_predictions_at_a_limit_do_not_depend_on_the_coding(formula):
     other = fit_limit("~ 0 + g").predict(new).table
     np.testing.assert_allclose(table, other, rtol=1e-5)
     # The deleted residual of a district of kind b has the τ² that the fit without it gives to b.
-    found, by_kind = fit.influence("d", progress=False), fit_limit("~ 0 + g").influence("d")
+    found = fit.influence(cluster="d", progress=False)
+    by_kind = fit_limit("~ 0 + g").leave_one_out(cluster="d", progress=False)
     rows = fit.terms["d"].term.index == 15
     expected = np.sqrt(0.05 + np.exp(by_kind.alpha[15, 1]) + by_kind.se_beta[15, 0] ** 2)
     assert found.deleted_residual_se[rows] == pytest.approx(expected, rel=1e-6)

@@ -42,7 +42,6 @@ def test_omnibus_tests_are_the_joint_wald_tests(fit):
         (reml.blup, r"fit.blup\(\)"),
         (reml.confidence_intervals, r"fit.confidence_intervals\(\)"),
         (heterogeneity, r"fit.heterogeneity\(\)"),
-        (reml.weights, "hat_values"),
     ],
 )
 def test_verbs_of_one_term_name_the_way(fit, ask, cure):
