@@ -36,7 +36,6 @@ def test_cochrans_q_is_that_of_metafor(case):
         (reml.blup, r"fit.blup\(\)"),
         (reml.confidence_intervals, r"fit.confidence_intervals\(\)"),
         (heterogeneity, r"fit.heterogeneity\(\)"),
-        (reml.weights, "hat_values"),
     ],
 )
 def test_verbs_of_one_term_name_the_way(fit, ask, cure):
