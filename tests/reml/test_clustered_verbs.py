@@ -7,7 +7,6 @@ import pytest
 import bayes_lsm as lsm
 from bayes_lsm import reml
 from bayes_lsm.errors import DataError, FitError
-from bayes_lsm.reml.prediction.heterogeneity import heterogeneity
 
 from .nested import nested_data, nested_model
 from .peers import PEERS, crimes, gums, schools
@@ -30,12 +29,7 @@ def test_cochrans_q_is_that_of_metafor(case):
 @pytest.mark.parametrize(
     ("ask", "cure"),
     [
-        (lambda fit: fit.predict(), "blup"),
-        (reml.predict, r"fit.predict\(new_data\)"),
-        (reml.predict_tau, "fit.components"),
-        (reml.blup, r"fit.blup\(\)"),
         (reml.confidence_intervals, r"fit.confidence_intervals\(\)"),
-        (heterogeneity, r"fit.heterogeneity\(\)"),
         (reml.weights, "hat_values"),
     ],
 )
