@@ -157,9 +157,7 @@ class _TrueEffects:
     seen: Array | None = None
 
 
-def _true_effects(
-    fit: AnyFit | RemlFit, of: Of | None, grouping: str | None, level: float
-) -> _TrueEffects:
+def _true_effects(fit: AnyFit, of: Of | None, grouping: str | None, level: float) -> _TrueEffects:
     if of is not None:
         require_choice("of", of, Of)
     if not fit.design.is_independent:
@@ -174,7 +172,7 @@ def _true_effects(
     return _TrueEffects(table[names].to_numpy(), design.labels, of, "studies", seen)
 
 
-def _of_level(fit: RemlFit, of: Of | None, grouping: str | None, level: float) -> _TrueEffects:
+def _of_level(fit: AnyFit, of: Of | None, grouping: str | None, level: float) -> _TrueEffects:
     """The deviations of the groups of one scale term."""
     known = ", ".join(repr(term.name) for term in fit.design.terms)
     if grouping is None:
@@ -185,7 +183,7 @@ def _of_level(fit: RemlFit, of: Of | None, grouping: str | None, level: float) -
         raise FitError("the effects of a level are deviations from x'β; use of='deviation'")
     table = fit.group_effects(level=level).table
     if "grouping" in table.index.names:
-        table = table.loc[grouping]
+        table = table.loc[[grouping]].droplevel("grouping")
     term = next(term for term in fit.design.terms if term.name == grouping)
     names = [(group, effect) for group in term.groups for effect in term.effects]
     several = len(term.effects) > 1

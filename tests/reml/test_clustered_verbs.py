@@ -5,9 +5,7 @@ import pandas as pd
 import pytest
 
 import bayes_lsm as lsm
-from bayes_lsm import reml
-from bayes_lsm.errors import DataError, FitError
-from bayes_lsm.reml.prediction.heterogeneity import heterogeneity
+from bayes_lsm.errors import DataError
 
 from .nested import nested_data, nested_model
 from .peers import PEERS, crimes, gums, schools
@@ -25,22 +23,6 @@ def test_cochrans_q_is_that_of_metafor(case):
     found = model[case].fit_reml().qe
     assert found.statistic == pytest.approx(peer["QE"], rel=1e-9)
     assert found.pval == pytest.approx(peer["QEp"], rel=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("ask", "cure"),
-    [
-        (lambda fit: fit.predict(), "blup"),
-        (reml.predict, r"fit.predict\(new_data\)"),
-        (reml.predict_tau, "fit.components"),
-        (reml.blup, r"fit.blup\(\)"),
-        (reml.confidence_intervals, r"fit.confidence_intervals\(\)"),
-        (heterogeneity, r"fit.heterogeneity\(\)"),
-    ],
-)
-def test_verbs_of_one_term_name_the_way(fit, ask, cure):
-    with pytest.raises(FitError, match=cure):
-        ask(fit)
 
 
 def model_of(scale, data=None, **options):
