@@ -35,7 +35,6 @@ from bayes_lsm.plots.reading import AnyFit, design_of, row_names
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bayes_lsm.reml.reml_fit import RemlFit
 
 Array = npt.NDArray[np.float64]
 Of = Literal["effect", "deviation"]
@@ -46,7 +45,7 @@ _SMALLEST_FONT = 4.0
 
 
 def caterpillar(
-    fit: AnyFit | RemlFit,
+    fit: AnyFit,
     *,
     ax: Axes | None = None,
     of: Of | None = None,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import gammaincinv
 
 from bayes_lsm.bayes.draws import Array, Draws
