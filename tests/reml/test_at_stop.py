@@ -6,7 +6,7 @@ import pytest
 import bayes_lsm as lsm
 
 from .peers import schools
-from .test_clustered_contrasts import fit_limit
+from .test_contrasts import fit_limit
 
 
 def test_it_is_the_fit_unless_a_coefficient_diverges():

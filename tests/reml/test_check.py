@@ -12,7 +12,7 @@ from bayes_lsm.reml.search.maximum import estimate
 from .designs import example, make_design
 from .nasty_nested import simulate
 from .peers import gums, schools
-from .test_clustered_contrasts import fit_limit
+from .test_contrasts import fit_limit
 
 
 def test_a_good_optimum():
