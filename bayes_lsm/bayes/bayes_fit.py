@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from bayes_lsm.bayes.cross_validation.elpd import Elpd
     from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck
     from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
-    from bayes_lsm.bayes.evidence.evidence import BayesFactor, Evidence
+    from bayes_lsm.bayes.evidence.bayes_factor import BayesFactor
+    from bayes_lsm.bayes.evidence.evidence import Evidence
     from bayes_lsm.bayes.evidence.nested import PartName
     from bayes_lsm.bayes.evidence.savage_dickey import SavageDickey
     from bayes_lsm.bayes.prediction.blup import Blups
@@ -180,7 +181,7 @@ class BayesFit(Posterior):
     @cached_property
     def evidence(self) -> Evidence:
         """Marginal likelihood with its error; see `bayes_lsm.bayes.evidence.evidence.evidence`."""
-        from bayes_lsm.bayes.evidence.evidence import evidence
+        from bayes_lsm.bayes.evidence.marginal_likelihood import evidence
 
         return evidence(self)
 
@@ -191,7 +192,7 @@ class BayesFit(Posterior):
 
     def bayes_factor(self, other: BayesFit) -> BayesFactor:
         """Bayes factor for this fit against another; see `bayes_lsm.bayes.bayes_factor`."""
-        from bayes_lsm.bayes.evidence.evidence import bayes_factor
+        from bayes_lsm.bayes.evidence.bayes_factor import bayes_factor
 
         return bayes_factor(self, other)
 

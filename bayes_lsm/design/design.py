@@ -95,6 +95,7 @@ class Design:
             and len(term.groups) == len(self.y)
             and term.slopes.shape[1] == 1
             and not term.random
+            and term.offset is None
             and bool((term.slopes == 1).all() and (self.v > 0).all())
         )
 
@@ -227,7 +228,7 @@ class Design:
     def hold(self, values: Mapping[int, float]) -> Design:
         """The model in which some coefficients of ln τ² have given values.
 
-        Their columns go, and what they add to ln τ² goes into the slopes, as its root.
+        Their columns go, and what they add to ln τ² stays, as an offset.
 
         Parameters
         ----------

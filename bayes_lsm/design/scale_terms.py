@@ -28,7 +28,6 @@ from bayes_lsm.formulas.random_intercepts import (
     split_random_intercepts,
 )
 from bayes_lsm.formulas.term_names import Kind
-from bayes_lsm.links import LARGEST_EXPONENT
 from bayes_lsm.specification import Correlation
 
 Array = npt.NDArray[np.float64]
@@ -61,6 +60,8 @@ class ScaleTerm:
         The formula of the slopes, evaluated.
     random : tuple of RandomIntercept
         Of ln τ².
+    offset : ndarray, shape (G, s), or None
+        What coefficients that are held add to ln τ²; see `hold`.
     """
 
     grouping: Grouping
@@ -74,6 +75,7 @@ class ScaleTerm:
     part: Part
     slope_part: Part | None = None
     random: tuple[RandomIntercept, ...] = ()
+    offset: Array | None = None
 
     @property
     def name(self) -> str:
@@ -131,6 +133,7 @@ class ScaleTerm:
             slopes=self.slopes[rows],
             Z=self.Z[groups],
             random=tuple(replace(each, index=each.index[groups]) for each in self.random),
+            offset=None if self.offset is None else self.offset[groups],
         )
 
     def at_zero(self, gone: npt.NDArray[np.bool_]) -> ScaleTerm:
@@ -149,13 +152,13 @@ class ScaleTerm:
 
     def hold(self, values: Mapping[int, float]) -> ScaleTerm:
         """The term in which some coefficients of ln τ² have given values; see `Design.hold`."""
-        root = np.sqrt(self.tau2_of(values))
-        return replace(self.without(list(values)), slopes=self.slopes * root[self.index])
+        added = self.Z[:, :, list(values)] @ np.array(list(values.values()), dtype=float)
+        return replace(self.without(list(values)), offset=self.offsets + added)
 
-    def tau2_of(self, values: Mapping[int, float]) -> Array:
-        """The factor (G, s) of τ² that some coefficients of ln τ² give, kept from overflow."""
-        log_tau2 = self.Z[:, :, list(values)] @ np.array(list(values.values()), dtype=float)
-        return np.exp(np.clip(log_tau2, -LARGEST_EXPONENT, LARGEST_EXPONENT))
+    @property
+    def offsets(self) -> Array:
+        """`offset`, 0 where there is none."""
+        return np.zeros(self.Z.shape[:2]) if self.offset is None else self.offset
 
     def without(self, columns: Sequence[int]) -> ScaleTerm:
         """The term without some coefficients of ln τ²."""
@@ -166,8 +169,13 @@ class ScaleTerm:
     def sort_effects(self, order: Sequence[int]) -> ScaleTerm:
         """The term with the effects of a group in another order."""
         order = list(order)
-        effects = tuple(self.effects[k] for k in order)
-        return replace(self, effects=effects, slopes=self.slopes[:, order], Z=self.Z[:, order])
+        return replace(
+            self,
+            effects=tuple(self.effects[k] for k in order),
+            slopes=self.slopes[:, order],
+            Z=self.Z[:, order],
+            offset=None if self.offset is None else self.offset[:, order],
+        )
 
 
 def correlation_count(effects: int, kind: Correlation) -> int:

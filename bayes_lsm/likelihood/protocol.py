@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -115,7 +115,7 @@ class Covariance(Protocol):
     def solve(self, right: Array) -> Array:
         """Σ⁻¹B for B of shape (n, m) or (n,)."""
 
-    def explained(self, left: Array) -> Array:
+    def explained(self, left: Any) -> Array:
         """The diagonal of B'Σ⁻¹B (m,), for a sparse or dense B of shape (n, m)."""
 
     def draw(self, sets: int, rng: np.random.Generator) -> Array:

@@ -18,7 +18,7 @@ from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bayes_lsm.bayes.bayes_fit import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
     from bayes_lsm.design.design import Design
     from bayes_lsm.priors import PriorBlock, ResolvedPriors
 
@@ -31,7 +31,7 @@ _PRIOR_DRAWS = 20_000
 
 
 def prior_posterior(
-    fit: BayesFit,
+    fit: Posterior,
     terms: Sequence[str] | None = None,
     *,
     part: str = "scale",
@@ -105,7 +105,7 @@ class _Belief:
     prior: Curve | None
 
 
-def _beliefs(fit: BayesFit, part: str) -> list[_Belief]:
+def _beliefs(fit: Posterior, part: str) -> list[_Belief]:
     """Of parts with that name, ``"scale"`` being all scale terms."""
     whole = fit.parts()
     chosen = [name for name in whole if name == part or name.startswith(f"{part} (")]
@@ -121,7 +121,7 @@ def _beliefs(fit: BayesFit, part: str) -> list[_Belief]:
     return found
 
 
-def _prior_curves(fit: BayesFit) -> dict[tuple[str, int], Curve | None]:
+def _prior_curves(fit: Posterior) -> dict[tuple[str, int], Curve | None]:
     """By part and place: exact where a prior is of one number alone, else from draws.
 
     None where the prior is flat, alone or together with others.

@@ -107,7 +107,7 @@ class Estimates:
         Shape (m,), or less where a limit took correlated effects.
         """
         found = [np.r_[each.limit_alpha, each.kappa] for each in self.terms.values()]
-        return np.nan_to_num(np.concatenate(found))
+        return np.asarray(np.nan_to_num(np.concatenate(found)))
 
     @property
     def is_fixed(self) -> npt.NDArray[np.bool_]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bayes_lsm.bayes.prediction.study_weights import study_weights
 from bayes_lsm.report.drawing import figure_of
 from bayes_lsm.report.making import made_with
 from bayes_lsm.report.page import Page, Picture, Section, Table, Text, Verdict, Verdicts
@@ -158,7 +159,7 @@ def _studies(found: Diagnosis, studies: pd.DataFrame) -> Section:
 def _weights(found: Diagnosis) -> tuple[Block, ...]:
     if not found.has_student_effects:
         return ()
-    return (Table("weights", found.fit.study_weights(), said=found.fit.notes),)
+    return (Table("weights", study_weights(found.fit), said=found.fit.notes),)
 
 
 def _engines(engines: pd.DataFrame) -> Section:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from bayes_lsm.report.page import Text
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes import BayesFit
+    from bayes_lsm.bayes.posterior import Posterior
 
 _NUMERICAL = ("numpy", "scipy", "numba")
 _SAMPLING = ("pymc", "nutpie", "arviz")
@@ -22,12 +22,12 @@ def versions(*, sampled: bool = False) -> str:
     return ", ".join([first, f"Python {platform.python_version()}", *others])
 
 
-def was_sampled(fit: BayesFit) -> bool:
+def was_sampled(fit: Posterior) -> bool:
     """Whether the draws are of NUTS."""
     return fit.draws.importance is None
 
 
-def made_with(fit: BayesFit) -> tuple[Text, ...]:
+def made_with(fit: Posterior) -> tuple[Text, ...]:
     """The foot of a page about a Bayesian fit."""
     sampled = was_sampled(fit)
     engine = "nuts" if sampled else "collapsed"

@@ -50,19 +50,18 @@ def methods(found: Analysis) -> tuple[Block, ...]:
         else f"drawn by importance sampling with the {integrated} integrated out"
     )
     text = (
-        f"{_fitted(found)} by {'restricted ' if reml.method == 'REML' else ''}maximum likelihood and by "
-        f"Bayesian inference.{effects} Confidence intervals are 95% Wald intervals; intervals of "
-        f"scale coefficients in the profile section are 95% profile-likelihood intervals."
+        f"{_fitted(found)} by {'restricted ' if reml.method == 'REML' else ''}maximum likelihood "
+        f"and by Bayesian inference.{effects} Confidence intervals are 95% Wald intervals; of "
+        f"scale coefficients in the profile section they are 95% profile-likelihood intervals."
         f"{_tested(found)} Posterior draws ({found.bayes.draws.size}) were {engine}, with priors: "
         f"{bayes.priors.describe()}. Bayesian estimates are posterior medians with equal-tailed "
         f"95% intervals.{others} All computations were made with {versions(sampled=sampled)}."
     )
+    citations = _CITATIONS | (_OF_LEVELS if len(found.design.terms) > 1 else {})
     cited = Items(
         tuple(
             Text(f"{words} ", Link(f"doi:{doi}", f"https://doi.org/{doi}"))
-            for words, doi in (
-                _CITATIONS | (_OF_LEVELS if len(found.design.terms) > 1 else {})
-            ).items()
+            for words, doi in citations.items()
         )
     )
     return Text(text), cited

@@ -1,4 +1,4 @@
-"""The sections of the analysis report that show results: estimates, tests, profiles, predictions."""
+"""The sections of a report that show results: estimates, tests, profiles and predictions."""
 
 from __future__ import annotations
 

@@ -9,7 +9,8 @@ from scipy.stats import halfnorm, norm, t
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes import bayes_factor, fit_bayes
-from bayes_lsm.bayes.evidence.clustered_evidence import bridged_evidence, evidence
+from bayes_lsm.bayes.evidence.bridged_evidence import bridged_evidence
+from bayes_lsm.bayes.evidence.marginal_likelihood import evidence
 from bayes_lsm.bayes.fitting import as_fit
 from bayes_lsm.bayes.posterior_sampling import checked
 from bayes_lsm.design.design import build_design

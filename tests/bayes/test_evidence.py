@@ -10,7 +10,9 @@ from scipy.special import logsumexp
 from scipy.stats import halfnorm, multivariate_normal, norm
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.evidence.evidence import bayes_factor, evidence, grade, read_importance
+from bayes_lsm.bayes.evidence.bayes_factor import bayes_factor, grade
+from bayes_lsm.bayes.evidence.evidence import read_importance
+from bayes_lsm.bayes.evidence.marginal_likelihood import evidence
 from bayes_lsm.bayes.evidence.savage_dickey import savage_dickey
 from bayes_lsm.priors import HalfNormal, Normal, Priors
 

@@ -3,10 +3,9 @@
 import numpy as np
 import pandas as pd
 import pytest
-from bayes_lsm.reml.clustered_covariance import covariance_of_effects, simulate_clustered
 
 import bayes_lsm as lsm
-from bayes_lsm.likelihood.blocks.covariance import loadings
+from bayes_lsm.likelihood.blocks.covariance import loadings, stack_covariances
 
 
 def outcomes():
@@ -34,19 +33,21 @@ def individuals():
 def test_effects_are_those_of_one_large_matrix(model):
     fit = model.fit_reml()
     design = fit.design
-    A, D = loadings(design).toarray(), covariance_of_effects(fit).toarray()
+    terms = fit.terms.values()
+    D = stack_covariances([each.tau2 for each in terms], [each.correlation for each in terms])
+    A, D = loadings(design).toarray(), D.toarray()
     sigma = A @ D @ A.T + np.diag(design.v)
     inverse = np.linalg.inv(sigma)
     P = inverse - inverse @ design.X @ np.linalg.solve(
         design.X.T @ inverse @ design.X, design.X.T @ inverse
     )
-    found = fit.blup().table
+    found = fit.group_effects().table
     assert found["estimate"].abs().max() > 0.5
     np.testing.assert_allclose(found["estimate"], D @ A.T @ P @ design.y, atol=1e-9)
     errors = D - D @ A.T @ P @ A @ D
     np.testing.assert_allclose(found["se"] ** 2, np.diag(errors), atol=1e-9)
     # New data have the covariances of the model: five standard errors of some thousand numbers.
-    drawn = simulate_clustered(fit, 20_000, np.random.default_rng(3))
+    drawn = design.X @ fit.beta + fit.covariance.draw(20_000, np.random.default_rng(3))
     sd = np.sqrt(np.diag(sigma))
     error = np.abs(np.cov(drawn.T) - sigma)
     assert (error < 5.5 * np.sqrt(2 / 20_000) * np.outer(sd, sd)).all()

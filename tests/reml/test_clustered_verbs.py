@@ -27,12 +27,6 @@ def test_cochrans_q_is_that_of_metafor(case):
     assert found.pval == pytest.approx(peer["QEp"], rel=1e-6)
 
 
-def test_omnibus_tests_are_the_joint_wald_tests(fit):
-    assert fit.qs.statistic == pytest.approx(reml.wald_test(fit, terms="x").statistic ** 2)
-    assert fit.qm.statistic == pytest.approx(fit.location.loc["z", "zval"] ** 2)
-    assert fit.qm.df == 1
-
-
 @pytest.mark.parametrize(
     ("ask", "cure"),
     [

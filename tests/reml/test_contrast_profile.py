@@ -4,12 +4,12 @@ from functools import cache
 
 import numpy as np
 import pytest
+from bayes_lsm.reml.intervals.contrast_profile import profile_interval
 from scipy.optimize import minimize_scalar
 from scipy.stats import chi2
 
 from bayes_lsm.likelihood.rows.closed_form import log_likelihood
 from bayes_lsm.reml import fit_reml
-from bayes_lsm.reml.intervals.contrast_profile import profile_interval
 
 from .designs import example, make_design
 

@@ -164,19 +164,6 @@ def test_bounds_hold_back_a_diverging_coefficient(continent):
     assert "held by these coefficients: continentOther" in " ".join(str(fit).split())
 
 
-def test_check_says_what_is_wrong(continent, continent_reml):
-    weeks = lsm.LocationScaleModel.from_file("preterm_weeks").fit_reml().check()
-    assert weeks.ok
-    assert weeks.reached == weeks.starts
-    assert abs(weeks.gradient) < 1e-5
-    divergent = continent_reml.check()
-    assert not divergent.interior
-    assert not divergent.unique  # the talk's maximum has a rival
-    assert divergent.maxima.max() == pytest.approx(0.0076, abs=1e-3)
-    assert "interior:         no" in str(divergent)
-    assert "well conditioned: not asked" in str(divergent)
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

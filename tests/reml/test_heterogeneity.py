@@ -9,9 +9,9 @@ import pytest
 from scipy.stats import chi2
 
 from bayes_lsm.datasets import load_dataset
-from bayes_lsm.design.design import build_design
+from bayes_lsm.design.design import Design, build_design
 from bayes_lsm.errors import DivergentScaleWarning
-from bayes_lsm.likelihood.rows.closed_form import typical_sampling_variance
+from bayes_lsm.likelihood.typical_variance import typical_variance
 from bayes_lsm.reml import fit_reml, likelihood_ratio_test
 from bayes_lsm.reml.prediction.heterogeneity import heterogeneity, standard_error_tau2
 from bayes_lsm.reml.wald import cochran_q
@@ -42,17 +42,23 @@ def test_q_and_typical_variance(design):
     assert q.statistic == pytest.approx(design.y @ P @ design.y)
     assert q.df == 28
     assert q.pval == pytest.approx(chi2.sf(q.statistic, 28))
-    assert typical_sampling_variance(design.v, design.X) == pytest.approx(28 / np.trace(P))
+    assert typical_variance(design) == pytest.approx(28 / np.trace(P))
     # With equal variances it is that variance.
-    assert typical_sampling_variance(np.full(30, 0.3), design.X) == pytest.approx(0.3)
+    assert typical_variance(make_design(example(), "~ x", variance=0.3)) == pytest.approx(0.3)
 
 
-def test_standard_error(design):
+@pytest.mark.parametrize("solver", ["rows", "blocks"])
+def test_standard_error(design, solver, monkeypatch):
+    monkeypatch.setattr(Design, "is_independent", solver == "rows")
     P, W = projection(design.v + 0.7, design.X), np.diag(1 / (design.v + 0.7))
     expected = {"REML": np.sqrt(2 / np.trace(P @ P)), "ML": np.sqrt(2 / np.trace(W @ W))}
     for method, value in expected.items():
-        found = standard_error_tau2(design.v, design.X, 0.7, method=method)
-        assert found == pytest.approx(value)
+        assert standard_error_tau2(design, 0.7, 0.1, method) == pytest.approx(value)
+    # Where there is no heterogeneity the information about τ² is that at 0.
+    P = projection(design.v, design.X)
+    assert standard_error_tau2(design, 0.0, 0.1, "REML") == pytest.approx(
+        np.sqrt(2 / np.trace(P @ P))
+    )
 
 
 def test_i2_and_h2_are_one_ratio(design):

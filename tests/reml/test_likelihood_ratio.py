@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
+import bayes_lsm as lsm
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.errors import DivergentScaleWarning, FitError
 from bayes_lsm.reml import fit_reml, likelihood_ratio_test
 
 from .designs import example, homogeneous_group, make_design
+from .nested import nested_data, nested_model
 
 REFERENCE = json.loads(
     (Path(__file__).parents[1] / "reference" / "frequentist.json").read_text(encoding="utf-8")
@@ -61,12 +63,12 @@ def test_metafor(model, name, method):
 
 
 @pytest.fixture
-def full():
+def full(solver):
     return fit_reml(make_design(example(), "~ x", "~ x"))
 
 
 @pytest.fixture
-def reduced():
+def reduced(solver):
     return fit_reml(make_design(example(), "~ x"))
 
 
@@ -93,7 +95,7 @@ def test_small_p_values_are_printed_as_such():
     assert "&lt;.0001" in test._repr_html_()
 
 
-def test_another_coding_of_the_location_is_the_same_location():
+def test_another_coding_of_the_location_is_the_same_location(solver):
     data = example().assign(z=lambda d: 3 - 2 * d["x"])
     full = fit_reml(make_design(data, "~ x", "~ x"))
     test = likelihood_ratio_test(full, fit_reml(make_design(data, "~ z")))
@@ -123,3 +125,81 @@ def test_what_cannot_be_compared(full, reduced):
     two = fit_reml(make_design(other, "~ x", "~ x + I(x ** 2)"))
     with pytest.raises(FitError, match="nested"):
         likelihood_ratio_test(two, fit_reml(make_design(other, "~ x", "~ u")))
+
+
+def test_a_fixed_coefficient_is_a_null_hypothesis(full):
+    reduced = fit_reml(full.design, fixed={"x": 0.5})
+    test = likelihood_ratio_test(full, reduced)
+    assert test.df == 1
+    assert test.statistic == pytest.approx(2 * (full.loglik - reduced.loglik))
+    # What is held at another value is another model, whatever its number of coefficients.
+    with pytest.raises(FitError, match="special case"):
+        likelihood_ratio_test(reduced, fit_reml(full.design, fixed={"x": 0.0, "intrcpt": -1.0}))
+    both = fit_reml(full.design, fixed={"x": 0.5, "intrcpt": -1.0})
+    assert likelihood_ratio_test(reduced, both).df == 1
+    with pytest.raises(FitError, match="special case"):
+        likelihood_ratio_test(
+            reduced, fit_reml(make_design(example(), "~ x"), fixed={"intrcpt": 0.0})
+        )
+
+
+def test_other_codings_of_a_fixed_coefficient_are_the_same_model(solver):
+    data = example().assign(z=lambda d: 3 - 2 * d["x"])
+    full = fit_reml(make_design(data, "~ x", "~ x"))
+    # 0.5 x = 0.75 − 0.25 z: the constant is the intercept's.
+    one, other = (
+        fit_reml(make_design(data, "~ x", scale), fixed=fixed)
+        for scale, fixed in (("~ x", {"x": 0.5}), ("~ z", {"z": -0.25}))
+    )
+    statistics = [likelihood_ratio_test(full, fit).statistic for fit in (one, other)]
+    assert statistics[0] == pytest.approx(statistics[1], abs=1e-9)
+
+
+LEVELS = {"district": "~ z", "school": "~ x"}
+
+
+def levels(**words):
+    return nested_model(nested_data(slopes=(0.5, 0.7), effect=0.2), **words)
+
+
+def test_several_terms_that_cannot_be_compared():
+    full, without = levels(location="yi ~ z", **LEVELS).fit_reml(), levels(**LEVELS).fit_reml()
+    with pytest.raises(FitError, match="REML likelihoods of different location parts"):
+        likelihood_ratio_test(full, without)
+    ml = [levels(location=y, **LEVELS).fit_reml(method="ML") for y in ("yi ~ z", "yi ~ 1")]
+    assert likelihood_ratio_test(*ml).df == 1
+    with pytest.raises(FitError, match="REML with ML"):
+        likelihood_ratio_test(full, ml[1])
+    data = nested_data(slopes=(0.5, 0.7), effect=0.2)
+    fewer = nested_model(data.iloc[:-2], location="yi ~ z").fit_reml()
+    with pytest.raises(FitError, match="different rows"):
+        likelihood_ratio_test(full, fewer)
+
+
+def test_a_term_less_is_said_to_be_at_a_border():
+    full = levels().fit_reml()
+    data = nested_data(slopes=(0.5, 0.7), effect=0.2)
+    reduced = lsm.LocationScaleModel(
+        "yi ~ 1", {"school": "~ 1"}, variance="vi", data=data
+    ).fit_reml()
+    test = likelihood_ratio_test(full, reduced)
+    assert test.df == 1
+    assert "a variance is at its border 0" in str(test)
+    with pytest.raises(FitError, match="special case"):
+        likelihood_ratio_test(levels(school="~ x").fit_reml(), levels(district="~ z").fit_reml())
+
+
+def test_other_sampling_covariances():
+    data = load_dataset("assink2016")
+    fits = [
+        lsm.LocationScaleModel(
+            "yi ~ 1",
+            scale,
+            variance="vi",
+            data=data,
+            sampling_covariance=lsm.SamplingCovariance("study", rho=rho),
+        ).fit_reml()
+        for scale, rho in (({"study": "~ 1", "id": "~ 1"}, 0.6), ({"study": "~ 1"}, 0.3))
+    ]
+    with pytest.raises(FitError, match="other sampling variances"):
+        likelihood_ratio_test(*fits)

@@ -1,4 +1,4 @@
-"""Permutation tests: metafor's, brute-force refits, enumeration, and divergence."""
+"""Permutation tests: metafor's, brute-force refits, enumeration, clusters, and divergence."""
 
 import itertools
 import json
@@ -9,15 +9,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import bayes_lsm as lsm
 from bayes_lsm.datasets import load_dataset
+from bayes_lsm.design.design import Design
+from bayes_lsm.design.exchangeable import exchangeable
 from bayes_lsm.errors import DivergentScaleWarning, FitError
-from bayes_lsm.reml import fit_reml
+from bayes_lsm.reml import fit_reml, permutation_test, wald_test
+from bayes_lsm.reml.search.maximum import estimate
+from bayes_lsm.reml.search.refits import refitter_of
 from bayes_lsm.reml.search.rows_search import Search
 from bayes_lsm.reml.search.surface import Surface
-from bayes_lsm.reml.tests.orders import arrangements, count_arrangements
-from bayes_lsm.reml.tests.permutation_test import permutation_test
+from bayes_lsm.reml.tests.permutations import arrangements, count_arrangements
 
 from .designs import example, homogeneous_group, make_design
+from .nested import nested_data, nested_model
+from .peers import gums
 
 REFERENCE = json.loads(
     (Path(__file__).parents[1] / "reference" / "frequentist.json").read_text(encoding="utf-8")
@@ -153,6 +159,36 @@ def test_arrangements_are_all_and_different():
     assert count_arrangements(np.arange(500.0)[:, None]) > 1e6
 
 
+@PARTS
+def test_both_solvers_permute_alike(part, monkeypatch):
+    """Where one start and a search find the same maximum, all numbers are the same."""
+    data = example(k=24)
+    options = {"part": part, "iterations": 40, "seed": 3, "progress": False}
+    rows = permutation_test(fit_reml(make_design(data, "~ x", "~ x")), **options)
+    monkeypatch.setattr(Design, "is_independent", False)
+    blocks = permutation_test(fit_reml(make_design(data, "~ x", "~ x")), **options)
+    assert rows.same_maximum
+    assert blocks.same_maximum
+    assert (rows.table.index == blocks.table.index).all()
+    same = np.abs(rows.null_joint - blocks.null_joint) < 1e-4
+    # In a permutation with several maxima a search may find a higher one than a single ascent.
+    assert same.mean() > 0.9
+    # Ascents end within 1e-6 of a standard error.
+    np.testing.assert_allclose(rows.null[same], blocks.null[same], atol=1e-4)
+    assert rows.diverged == blocks.diverged
+
+
+@pytest.mark.parametrize("test", ["z", "t", "knha"])
+def test_the_data_as_they_are_give_the_statistic_of_the_fit(test, solver):
+    """Knapp and Hartung's standard errors, too, are those of each permutation."""
+    data = example(k=12)
+    fit = fit_reml(make_design(data, "~ x", "~ 1"), test=test)
+    order = np.arange(12)[None]
+    found = refitter_of(fit).orders(exchangeable(fit.design, "location"), order)
+    z, _ = found.statistics("location", [1])
+    np.testing.assert_allclose(z[0], fit.beta / np.sqrt(np.diag(fit.vcov_location)), rtol=1e-5)
+
+
 def test_exact_is_the_limit_of_approximate():
     data = example(k=12, seed=5, g=np.repeat(["a", "b"], [3, 9]))
     data["yi"] *= np.where(data["g"] == "a", 3.0, 1.5)
@@ -171,7 +207,7 @@ def test_exact_is_the_limit_of_approximate():
     assert forced.pval == exact.pval
 
 
-def test_mirrored_permutations_are_ties():
+def test_mirrored_permutations_are_ties(solver):
     # Two groups of equal size: each arrangement has its mirror image, with z of the other sign.
     data = example(k=10, g=np.tile(["a", "b"], 5))
     data["yi"] = [-2.0, 1, 3, -4, 0.5, 5, 2.5, -3, -1, 2]
@@ -202,12 +238,13 @@ def test_size():
     assert np.mean(rejected) < 0.1 + 3 * 0.03
 
 
-def test_same_seed_same_result():
+def test_same_seed_same_result(solver):
     fit = fit_reml(make_design(example(), "~ x", "~ x"))
-    one, same, other = (permutation_test(fit, seed=seed) for seed in (1, 1, 2))
+    one, same, other = (permutation_test(fit, iterations=20, seed=seed) for seed in (1, 1, 2))
     assert one.null.equals(same.null)
     assert not one.null.equals(other.null)
-    assert permutation_test(fit).seed != permutation_test(fit).seed
+    seeds = [permutation_test(fit, iterations=2, exact=False).seed for _ in range(2)]
+    assert seeds[0] != seeds[1]
 
 
 def test_divergence_is_counted_and_said():
@@ -224,7 +261,7 @@ def test_divergence_is_counted_and_said():
     assert 0 < location.pval <= 1
 
 
-def test_a_diverging_permutation_has_the_limit_of_its_statistics():
+def test_a_diverging_permutation_has_the_limit_of_its_statistics(solver):
     # In a group whose effects are all alike τ² is 0; in permutations that bring it together.
     data = example(k=10, seed=7, g=list("abbbabbbab"))
     data["yi"] *= 3
@@ -267,3 +304,157 @@ def test_bad_input():
         permutation_test(full, starts="many")
     with pytest.raises(FitError, match="'location' or 'scale'"):
         permutation_test(full, part="both")
+    with pytest.raises(FitError, match="got x at a bound"):
+        permutation_test(fit_reml(full.design, bounds={"x": (-0.1, 0.1)}))
+    identity = fit_reml(make_design(example(), "~ x", "~ x", link="identity"))
+    with pytest.raises(FitError, match="link='log'"):
+        permutation_test(identity)
+
+
+# Clusters ----------------------------------------------------------------------------------------
+
+
+def by_hand(data, order, moved, read):
+    """A statistic of the model in which cluster g has the moderator of cluster order[g]."""
+    values = data.groupby("district")[moved].first().to_numpy()
+    return read(data.assign(**{moved: values[list(order)][data["district"]]}))
+
+
+def test_the_exact_test_goes_through_every_order_of_the_clusters():
+    data = nested_data(2, districts=4, schools=4, effect=0.3)
+    fit = nested_model(data, location="yi ~ z").fit_reml()
+    test = permutation_test(fit, part="location", iterations=24, progress=False)
+    assert test.exact
+    assert test.iterations == 24
+
+    def read(moved):
+        found = estimate(nested_model(moved, location="yi ~ z").design, "REML")
+        return found.location.loc["z", "zval"]
+
+    expected = [by_hand(data, order, "z", read) for order in itertools.permutations(range(4))]
+    np.testing.assert_allclose(np.sort(test.null["z"]), np.sort(expected), atol=1e-6)
+    observed = abs(fit.location.loc["z", "zval"])
+    share = np.mean(np.abs(expected) >= observed - 1e-6)
+    assert test.table.loc["z", "pval"] == pytest.approx(share)
+    assert test.pval == pytest.approx(share)
+
+
+def test_clusters_of_independent_effects_move_as_one(solver):
+    data = nested_data(2, districts=5, schools=2, rows=1)
+    fit = fit_reml(make_design(data, "~ z", "~ 1"))
+    test = permutation_test(fit, part="location", cluster=data["district"].tolist())
+    assert test.exact
+    assert test.iterations == 120
+
+    def read(moved):
+        return estimate(make_design(moved, "~ z", "~ 1"), "REML").location.loc["z", "zval"]
+
+    expected = [by_hand(data, order, "z", read) for order in itertools.permutations(range(5))]
+    np.testing.assert_allclose(np.sort(test.null["z"]), np.sort(expected), atol=1e-5)
+    other = fit_reml(make_design(data.assign(x=np.arange(10.0)), "~ x", "~ 1"))
+    with pytest.raises(FitError, match="x of 'location' differs within groups of 'cluster'"):
+        permutation_test(other, part="location", cluster=data["district"].tolist())
+
+
+def test_scale_moderators_of_several_terms_move_together():
+    data = nested_data(4, districts=16, slopes=(1.5, 0.0))
+    fit = nested_model(data, district="~ z", school="~ z").fit_reml()
+    test = permutation_test(fit, iterations=50, seed=1, progress=False)
+    again = permutation_test(fit, iterations=50, seed=1, progress=False)
+    np.testing.assert_array_equal(test.null_joint, again.null_joint)
+    assert list(test.table.index) == list(fit.scale_names)
+    assert test.df == 2
+    assert test.statistic == pytest.approx(wald_test(fit).statistic)
+    assert test.null_joint[0] == pytest.approx(test.statistic)
+    assert test.failed == 0
+    assert "permutation" in str(test)
+
+
+def test_correlations_are_estimated_in_every_order():
+    """They have no column of their own."""
+    model = gums("compound_symmetric")
+    words = model.specification.model_copy(
+        update={"scale": {"outcome | trial": "~ I(year - 1990)"}}
+    )
+    model = lsm.LocationScaleModel.from_specification(words, lsm.load_dataset("berkey1998"))
+    fit = model.fit_reml()
+    test = permutation_test(fit, iterations=4, seed=1, exact=False, progress=False)
+    assert list(test.null.columns) == list(fit.scale_names)
+    assert test.statistic == pytest.approx(wald_test(fit).statistic ** 2)
+    # The order that changes nothing leads to the fit.
+    what = exchangeable(fit.design, "scale")
+    found = refitter_of(fit).orders(what, np.arange(len(what))[None])
+    z, joint = found.statistics("scale", [1])
+    np.testing.assert_allclose(z[0], fit.scale["zval"], rtol=1e-4)
+    assert joint[0] == pytest.approx(test.statistic, rel=1e-4)
+
+
+def test_several_starts_search_as_long_as_for_the_data():
+    data = nested_data(4, districts=6)
+    fit = nested_model(data, location="yi ~ z").fit_reml()
+    options = {"part": "location", "iterations": 4, "seed": 1, "exact": False, "progress": False}
+    one, several = (
+        permutation_test(fit, starts=starts, **options) for starts in ("one", "several")
+    )
+    # Of one and the same highest point.
+    np.testing.assert_allclose(one.null, several.null, atol=1e-5)
+    assert one.iterations == 4
+
+
+def test_what_is_held_stays_where_it_is(solver):
+    """0.5 w of ln τ² is that of each study, whatever the order of z."""
+    data = example(k=10, w=np.arange(10.0) % 3, z=np.arange(10.0) % 4)
+    fit = fit_reml(make_design(data, "~ 1", "~ w + z"), fixed={"w": 0.5})
+    options = {"iterations": 12, "seed": 1, "progress": False, "exact": False}
+    test = permutation_test(fit, **options)
+    assert list(test.table.index) == ["intrcpt", "z"]
+    assert test.df == 1
+    assert test.null_joint[0] == pytest.approx(fit.alpha[2] ** 2 / fit.vcov_scale[2, 2])
+    orders = np.random.default_rng(1).permuted(np.tile(np.arange(10), (11, 1)), axis=1)
+    for order, z in zip(orders, test.null["z"][1:], strict=True):
+        moved = data.assign(z=data["z"].to_numpy()[order])
+        refit = estimate(make_design(moved, "~ 1", "~ w + z"), "REML", fixed={"w": 0.5})
+        if refit.divergence is None and z != 0:
+            assert z == pytest.approx(refit.alpha[2] / np.sqrt(refit.vcov_scale[2, 2]), abs=1e-4)
+    location = fit_reml(make_design(data, "~ z", "~ w"), fixed={"w": 0.5, "intrcpt": -1.0})
+    assert 0 < permutation_test(location, part="location", **options).pval <= 1
+
+
+def test_what_cannot_be_permuted_says_why():
+    data = nested_data(4, districts=6)
+    with pytest.raises(FitError, match="x of 'school' differs within groups of 'district'"):
+        permutation_test(nested_model(data, school="~ x").fit_reml())
+    with pytest.raises(FitError, match="nothing to permute"):
+        permutation_test(nested_model(data, school="~ x").fit_reml(), part="location")
+    fit = nested_model(data, location="yi ~ z").fit_reml()
+    with pytest.raises(FitError, match="the groups of 'district' lie in several clusters"):
+        permutation_test(fit, part="location", cluster="school")
+    with pytest.raises(FitError, match="no scale term 'county'"):
+        permutation_test(fit, part="location", cluster="county")
+    with pytest.raises(FitError, match="one entry for each of the 36 rows"):
+        permutation_test(fit, part="location", cluster=[1, 2])
+    with pytest.raises(FitError, match="outcomeAL"):
+        permutation_test(gums("none").fit_reml(), part="location")
+
+
+def test_groups_that_cross_ask_for_clusters():
+    data = nested_data(4, districts=6).assign(year=lambda d: d["school"] % 4)
+    model = lsm.LocationScaleModel(
+        "yi ~ z", {"district": "~ 1", "year": "~ 1"}, variance="vi", data=data
+    )
+    fit = estimate(model.design, "REML")
+    with pytest.raises(FitError, match="the groups of 'district' lie in several groups of 'year'"):
+        permutation_test(fit, part="location")
+
+
+@pytest.mark.slow
+def test_the_size_of_the_test_of_clusters():
+    """Under the null every order is as likely: 10% are rejected, up to Monte Carlo error."""
+    pvals = []
+    for seed in range(60):
+        data = nested_data(seed + 50, districts=8, schools=2)
+        fit = estimate(nested_model(data, location="yi ~ z").design, "REML")
+        test = permutation_test(fit, part="location", iterations=20, seed=seed, progress=False)
+        pvals.append(test.pval)
+    # p is a multiple of 1/20.
+    assert abs(np.mean(np.array(pvals) <= 0.1) - 0.1) < 3 * np.sqrt(0.1 * 0.9 / 60)

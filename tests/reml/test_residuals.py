@@ -1,12 +1,15 @@
 """Residuals, hat values and weights: metafor's numbers, dense matrices, studies without."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+import bayes_lsm as lsm
+from bayes_lsm import plots
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml import fit_reml
@@ -14,6 +17,7 @@ from bayes_lsm.reml.diagnostics.influence import influence
 from bayes_lsm.reml.diagnostics.residuals import fitted_values, hat_values, residuals, weights
 
 from .designs import example, make_design
+from .peers import PEERS, crimes, gums, schools
 
 REFERENCE = json.loads(
     (Path(__file__).parents[1] / "reference" / "frequentist.json").read_text(encoding="utf-8")
@@ -49,6 +53,7 @@ def test_one_tau2_as_metafor(name):
         near(standard[column], case["rstandard"][column])
 
 
+@pytest.mark.usefixtures("solver")
 @pytest.mark.parametrize("name", LOCATION_SCALE)
 def test_location_scale_models_as_metafor(name):
     case = LOCATION_SCALE[name]
@@ -61,9 +66,24 @@ def test_location_scale_models_as_metafor(name):
     near(residuals(fit, "standardized").values, case["rstandard"]["z"])
 
 
-def test_dense_matrices():
-    fit = fit_reml(make_design(example(), "~ x", "~ x"))
-    X, M = fit.design.X, np.diag(fit.design.v + fit.tau2)
+def independent():
+    return fit_reml(make_design(example(), "~ x", "~ x"))
+
+
+def dense():
+    """All sampling errors correlated."""
+    data = example(k=12)
+    sd, place = np.sqrt(data["vi"].to_numpy()), np.arange(12)
+    V = np.exp(-np.abs(place[:, None] - place) / 2) * np.outer(sd, sd)
+    return lsm.LocationScaleModel("yi ~ x", "~ x", variance=V, data=data).fit_reml()
+
+
+@pytest.mark.parametrize(
+    "ask", [independent, dense, lambda: crimes().fit_reml(), lambda: schools().fit_reml()]
+)
+def test_dense_matrices(ask):
+    fit = ask()
+    X, M = fit.design.X, fit.covariance.matrix.toarray()
     W = np.linalg.inv(M)
     H = X @ np.linalg.inv(X.T @ W @ X) @ X.T @ W
     rest = np.eye(len(X)) - H
@@ -72,6 +92,39 @@ def test_dense_matrices():
     np.testing.assert_allclose(residuals(fit).values, rest @ fit.design.y, rtol=1e-8)
     standard = rest @ fit.design.y / np.sqrt(np.diag(rest @ M @ rest.T))
     np.testing.assert_allclose(residuals(fit, "standardized").values, standard, rtol=1e-8)
+    np.testing.assert_allclose(residuals(fit, "pearson").se, np.sqrt(np.diag(M)))
+    np.testing.assert_allclose(weights(fit), 100 * np.diag(W) / np.trace(W), rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["schools_year", "crimes", "gums"])
+def test_several_terms_as_metafor(name):
+    model = {"schools_year": schools(year=True), "crimes": crimes(), "gums": gums("unstructured")}
+    fit, peer = model[name].fit_reml(), PEERS["metafor_verbs"][name]
+    found = residuals(fit, "standardized")
+    # rma.mv's variances are good to about 1e-5 of themselves (see multilevel.R).
+    several = {"rtol": 2e-4, "atol": 1e-6}
+    np.testing.assert_allclose(found.raw, peer["standard"]["resid"], **several)
+    np.testing.assert_allclose(found.se, peer["standard"]["se"], **several)
+    np.testing.assert_allclose(hat_values(fit), peer["hat"], **several)
+    assert hat_values(fit).sum() == pytest.approx(len(fit.beta))
+
+
+@pytest.mark.usefixtures("solver")
+def test_weights_of_rows_are_what_they_count_for_in_the_mean():
+    independent = fit_reml(make_design(example()))
+    np.testing.assert_allclose(weights(independent, kind="rowsum"), weights(independent))
+    fit = schools().fit_reml()
+    found = weights(fit, kind="rowsum")
+    assert found @ fit.design.y / 100 == pytest.approx(fit.beta[0], rel=1e-9)
+    assert not np.allclose(found, weights(fit), rtol=0.01)
+
+
+def test_weights_that_are_of_no_coefficient():
+    fit = fit_reml(make_design(example(), "~ x"))
+    with pytest.raises(FitError, match="location moderators; use kind='diagonal'"):
+        weights(fit, kind="rowsum")
+    with pytest.raises(FitError, match="kind must be 'diagonal' or 'rowsum'"):
+        weights(fit, kind="column")
 
 
 def test_deleted_residuals_are_those_of_influence():
@@ -82,6 +135,7 @@ def test_deleted_residuals_are_those_of_influence():
     np.testing.assert_array_equal(found.values, there.rstudent)
 
 
+@pytest.mark.usefixtures("solver")
 def test_a_study_that_decides_its_own_fitted_value_has_no_standardized_residual():
     data = example(k=11).assign(g=["c", *"ababababab"])
     fit = fit_reml(make_design(data, "~ g"))
@@ -102,6 +156,36 @@ def test_tables_have_the_studies_as_rows():
     pd.testing.assert_series_equal(table["z"], table["resid"] / table["se"], check_names=False)
     assert "z" in str(residuals(fit, "pearson"))
     assert "<table" in residuals(fit)._repr_html_()
+
+
+def test_clusters_are_for_what_leaves_them_out():
+    fit = fit_reml(make_design(example(k=12), "~ x"))
+    code = np.arange(12) // 2
+    found = residuals(fit, "studentized_deleted", cluster=code)
+    there = influence(fit, cluster=code, progress=False)
+    np.testing.assert_array_equal(found.raw, there.deleted_residual)
+    with pytest.raises(FitError, match="'raw' residuals leave nothing out"):
+        residuals(fit, cluster=code)
+
+
+@pytest.mark.parametrize("kind", ["pearson", "standardized", "studentized_deleted"])
+def test_those_of_several_terms_are_drawn(kind):
+    found = residuals(schools().fit_reml(), kind)
+    assert plots.funnel(found).get_ylabel() == "standard error"
+    assert plots.qq(found).get_xlabel() == "normal quantile"
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_studies_take_no_loop():
+    """Each is some passes over arrays, of about 10 ms; a loop over studies would take minutes."""
+    fit = fit_reml(make_design(example(k=100_000), "~ x", "~ x"))
+    start = time.perf_counter()
+    residuals(fit, "standardized")
+    hat_values(fit)
+    weights(fit)
+    fit.robust(kind="CR2")
+    fit.check(starts=3)
+    assert time.perf_counter() - start < 30
 
 
 def test_an_unknown_kind_is_refused():

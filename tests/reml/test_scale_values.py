@@ -3,18 +3,13 @@
 import numpy as np
 import pytest
 
-from bayes_lsm.design.design import Design
 from bayes_lsm.errors import DivergentScaleWarning
 from bayes_lsm.reml import fit_reml
 from bayes_lsm.reml.scale_values import scale_values
 
 from .designs import example, homogeneous_group, make_design
 
-
-@pytest.fixture(params=["rows", "blocks"], autouse=True)
-def solver(request, monkeypatch):
-    if request.param == "blocks":
-        monkeypatch.setattr(Design, "is_independent", False)
+pytestmark = pytest.mark.usefixtures("solver")
 
 
 def diverging(data, location, scale, **options):

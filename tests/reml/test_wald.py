@@ -1,4 +1,4 @@
-"""Wald tests: metafor's anova, closed forms, and what is refused."""
+"""Wald tests: metafor's anova, closed forms, several scale terms, and what is refused."""
 
 import json
 import warnings
@@ -9,27 +9,34 @@ import numpy as np
 import pytest
 from scipy.stats import chi2, norm, t
 
+import bayes_lsm as lsm
 from bayes_lsm.datasets import load_dataset
 from bayes_lsm.errors import DivergentScaleWarning, FitError
-from bayes_lsm.reml import fit_reml
-from bayes_lsm.reml.tests.wald_and_ratio import wald_test
+from bayes_lsm.likelihood.likelihood import likelihood_of
+from bayes_lsm.reml import fit_reml, wald_test
 
+from .conftest import SOLVERS
 from .designs import example, homogeneous_group, make_design
+from .nested import nested_data, nested_model
+from .peers import gums
 
 REFERENCE = json.loads(
     (Path(__file__).parents[1] / "reference" / "frequentist.json").read_text(encoding="utf-8")
 )["wald"]
+# Groups that share rows leave no count of independent variances: of scale coefficients z alone.
 CASES = [
-    (name, method, test, i)
+    (name, method, test, i, solver)
     for name, case in REFERENCE.items()
     for method in ("REML", "ML")
     for test in ("z", "t", "knha")
-    for i in range(len(case[method][test]))
+    for i, theirs in enumerate(case[method][test])
+    for solver in SOLVERS
+    if solver == "rows" or test == "z" or theirs["argument"] not in ("att", "Z")
 ]
 
 
 @cache
-def fitted(name, method, test):
+def fitted(name, method, test, solver):
     case = REFERENCE[name]
     data = load_dataset(case["dataset"])
     with warnings.catch_warnings():
@@ -39,10 +46,10 @@ def fitted(name, method, test):
         )
 
 
-@pytest.mark.parametrize(("name", "method", "test", "i"), CASES)
-def test_metafor(name, method, test, i):
+@pytest.mark.parametrize(("name", "method", "test", "i", "solver"), CASES, indirect=["solver"])
+def test_metafor(name, method, test, i, solver):
     theirs = REFERENCE[name][method][test][i]
-    fit = fitted(name, method, test)
+    fit = fitted(name, method, test, solver)
     part = "scale" if theirs["argument"] in ("att", "Z") else "location"
     names = getattr(fit.design, part).names
     given = np.array(theirs["value"])
@@ -68,7 +75,7 @@ def test_metafor(name, method, test, i):
     assert found.pval == pytest.approx(joint["pval"], rel=1e-4)
 
 
-def test_default_is_all_moderators():
+def test_default_is_all_moderators(solver):
     fit = fit_reml(make_design(example(z=np.arange(30.0) % 7), "~ x", "~ x + z"))
     assert wald_test(fit).statistic == pytest.approx(fit.qs.statistic, rel=1e-10)
     assert wald_test(fit, part="location").statistic ** 2 == pytest.approx(
@@ -78,7 +85,7 @@ def test_default_is_all_moderators():
     assert wald_test(one).table.index.to_list() == ["intrcpt"]
 
 
-def test_a_contrast_is_said_in_any_way():
+def test_a_contrast_is_said_in_any_way(solver):
     fit = fit_reml(make_design(example(z=np.arange(30.0) % 7), "~ x", "~ x + z"))
     by_name = wald_test(fit, contrast=[{"x": 1, "z": -2}, {"intrcpt": 1}])
     by_row = wald_test(fit, contrast=[[0, 1, -2], [1, 0, 0]])
@@ -106,7 +113,7 @@ def test_value_and_reference_distributions():
     assert "nan" not in both._repr_html_().lower()
 
 
-def test_a_diverging_coefficient_is_refused_by_name_and_the_others_are_not():
+def test_a_diverging_coefficient_is_refused_by_name_and_the_others_are_not(solver):
     data = homogeneous_group("b")
     with pytest.warns(DivergentScaleWarning):
         fit = fit_reml(make_design(data, "~ g", "~ g + x"))
@@ -117,7 +124,7 @@ def test_a_diverging_coefficient_is_refused_by_name_and_the_others_are_not():
     assert np.isfinite(wald_test(fit, part="location").statistic)
 
 
-def test_a_fixed_coefficient_is_refused():
+def test_a_fixed_coefficient_is_refused(solver):
     fit = fit_reml(make_design(example(), "~ x", "~ x"), fixed={"x": 0.5})
     with pytest.raises(FitError, match="no standard error"):
         wald_test(fit, terms="x")
@@ -146,3 +153,63 @@ def test_bad_input(arguments, message):
     fit = fit_reml(make_design(example(), "~ x", "~ x"))
     with pytest.raises(FitError, match=message):
         wald_test(fit, **arguments)
+
+
+@pytest.fixture(scope="module")
+def levels():
+    data = nested_data(slopes=(0.5, 0.7), effect=0.2)
+    return nested_model(data, location="yi ~ z", district="~ z", school="~ x").fit_reml(test="t")
+
+
+def test_scale_coefficients_of_several_terms(levels):
+    """Their covariance is that of the curvature, across the terms."""
+    V = np.linalg.inv(-likelihood_of(levels.design).evaluate(levels.alpha, "REML").hessian)
+    joint = wald_test(levels)  # district: z, school: x
+    b = levels.alpha[[1, 3]]
+    expected = b @ np.linalg.solve(V[np.ix_([1, 3], [1, 3])], b)
+    assert joint.statistic == pytest.approx(expected, rel=1e-9)
+    assert joint.df == 2
+    assert list(joint.table.index) == ["district: z", "school: x"]
+    assert joint.table.loc["school: x", "se"] == pytest.approx(
+        levels.scale.loc[("school", "x"), "se"]
+    )
+    single = wald_test(levels, contrast={"z": 1, "school: x": -1}, value=0.1)
+    weights = np.array([0, 1, 0, -1])
+    z = (weights @ levels.alpha - 0.1) / np.sqrt(weights @ V @ weights)
+    assert single.statistic == pytest.approx(z, rel=1e-9)
+    assert single.df_residual is None
+    assert levels.qs.statistic == pytest.approx(joint.statistic)
+
+
+def test_the_location_of_several_terms_follows_the_fit(levels):
+    test = wald_test(levels, part="location", contrast=np.eye(2))
+    b = levels.beta
+    F = b @ np.linalg.solve(levels.vcov_location, b) / 2
+    assert test.statistic == pytest.approx(F)
+    assert test.df_residual == len(levels.design.y) - 2
+    assert levels.qm.statistic == pytest.approx(levels.location.loc["z", "tval"] ** 2)
+
+
+def test_correlations_take_no_place_among_the_coefficients():
+    fit = gums("unstructured").fit_reml()
+    table = wald_test(fit, contrast=np.eye(len(fit.alpha))).table
+    np.testing.assert_allclose(table["se"], np.concatenate([fit.scale["se"]]), rtol=1e-12)
+
+
+def test_names_that_are_not_clear(levels):
+    with pytest.raises(FitError, match="several scale terms have 'intrcpt'; write one of"):
+        wald_test(levels, terms="intrcpt")
+    with pytest.raises(FitError, match="there is no scale term 'w'"):
+        wald_test(levels, terms="w")
+    with pytest.raises(FitError, match="part must be"):
+        wald_test(levels, part="district")
+
+
+def test_a_term_without_variance_is_refused_and_the_others_are_not():
+    data = load_dataset("konstantopoulos2011")
+    words = {"district": "~ 1", "district/school": "~ 1", "year": "~ 1"}
+    with pytest.warns(DivergentScaleWarning):
+        fit = lsm.LocationScaleModel("yi ~ 1", words, variance="vi", data=data).fit_reml()
+    with pytest.raises(FitError, match="does not exist: year: the likelihood has no finite"):
+        wald_test(fit, terms="year: intrcpt")
+    assert wald_test(fit, terms="district: intrcpt").df == 1

@@ -30,9 +30,11 @@ import pandas as pd
 from scipy.special import logsumexp
 
 from bayes_lsm.bayes.engines.collapsed import normal_prior
+from bayes_lsm.bayes.evidence.bayes_factor import describe_bf, grade
 from bayes_lsm.bayes.evidence.clustered_nested import Levels
 from bayes_lsm.bayes.evidence.conditionals import conditional_density
-from bayes_lsm.bayes.evidence.evidence import Evidence, describe_bf, grade
+from bayes_lsm.bayes.evidence.evidence import Evidence
+from bayes_lsm.bayes.evidence.marginal_likelihood import evidence
 from bayes_lsm.bayes.evidence.nested import Nesting, PartName, Studies, thinned
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
@@ -273,7 +275,7 @@ def _restricted(
     }
     if not all(kept.values()) or not model.nested:
         return None
-    null, full = model.without(kept, draws=_CHECK_DRAWS).evidence, fit.evidence
+    null, full = model.without(kept, draws=_CHECK_DRAWS).evidence, evidence(fit)
     if null is None:
         return None
     se = math.hypot(null.se, full.se)

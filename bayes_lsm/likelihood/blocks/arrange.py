@@ -78,6 +78,7 @@ def likelihood_terms(design: Design) -> tuple[BlockTerm, ...]:
             else term.Z,
             term.slopes,
             term.correlation if len(term.effects) > 1 else "none",
+            term.offset,
         )
         for term in design.terms
     )
@@ -99,7 +100,7 @@ def effect_sds(term: BlockTerm, coefficients: Array) -> tuple[Array, Array]:
     """
     Z = term.table
     q, s = Z.shape[2], Z.shape[1]
-    eta = coefficients[:, :q] @ Z.reshape(-1, q).T
+    eta = coefficients[:, :q] @ Z.reshape(-1, q).T + term.offsets.reshape(-1)
     sds = np.sqrt(tau2_from_log(eta)).reshape(len(coefficients), -1, s)
     return sds, correlation_matrices(coefficients[:, q:], s, term.correlation)
 

@@ -94,7 +94,7 @@ def blocks(design: Design, A: sparse.csr_array, D: sparse.csr_array) -> Iterator
     for rows in block_rows(design, A):
         if len(rows) == 1:  # of individuals in one arm there are thousands
             i = int(rows[0])
-            columns = np.unique(A.indices[A.indptr[i] : A.indptr[i + 1]])
+            columns = np.unique(A.indices[A.indptr[i] : A.indptr[i + 1]]).astype(np.intp)
             yield DenseBlock(rows, columns, variances[[i], None])
             continue
         yield DenseBlock(rows, np.unique(A[rows].indices), sigma[rows][:, rows].toarray())

@@ -25,6 +25,7 @@ from bayes_lsm.likelihood.blocks.covariance import (
     loadings,
     stack_covariances,
 )
+from bayes_lsm.links import tau2_from_log
 from bayes_lsm.specification import Method
 
 Array = npt.NDArray[np.float64]
@@ -93,7 +94,7 @@ def parts_at(alpha: Array, design: Design) -> list[tuple[Array, Array]]:
     found = []
     for term, start, end in zip(design.terms, starts, starts[1:], strict=False):
         here, q = alpha[start:end], len(term.names)
-        found.append((np.exp(term.Z @ here[:q]), here[q:]))
+        found.append((tau2_from_log(term.offsets + term.Z @ here[:q]), here[q:]))
     return found
 
 

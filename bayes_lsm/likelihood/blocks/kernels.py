@@ -37,8 +37,8 @@ class Layout(NamedTuple):
 
     Rows are sorted by block; `…_start` are the offsets of ragged arrays. *Effects* are the columns
     of U: one group of one scale term (times one of its slopes). *Parts* are the terms of
-    Σ = V + Σ_c exp(z_c'α) ρ_c (u_a u_b' + u_b u_a')/(1 + [a = b]): first one for each effect of a
-    block, in the effects' order and with a = b and ρ = 1; then one for each correlated pair.
+    Σ = V + Σ_c exp(o_c + z_c'α) ρ_c (u_a u_b' + u_b u_a')/(1 + [a = b]): first one for each effect
+    of a block, in the effects' order and with a = b and ρ = 1; then one for each correlated pair.
     *Singles* are effects of one row only, part of the diagonal D.
     """
 
@@ -66,11 +66,13 @@ class Layout(NamedTuple):
     z_start: Index  # (parts + 1,) the non-zeros of z_c
     z_index: Index
     z_value: Array
+    z_offset: Array  # (parts,) o_c
     single_start: Index  # (n + 1,) the singles of each row
     single_weight: Array  # (singles,) squared slope
     single_z_start: Index  # (singles + 1,)
     single_z_index: Index
     single_z_value: Array
+    single_z_offset: Array  # (singles,)
     active_start: Index  # (blocks + 1,) the coefficients that each block depends on, sorted
     active: Index
     correlation_kind: Index  # (correlated terms,)
@@ -92,8 +94,8 @@ class Correlated(NamedTuple):
 class Whitened(NamedTuple):
     """What `whiten` leaves behind for the derivatives."""
 
-    amount: Array  # (parts,) exp(z_c'α)
-    single: Array  # (singles,) squared slope times exp(z'α)
+    amount: Array  # (parts,) exp(o_c + z_c'α)
+    single: Array  # (singles,) squared slope times exp(o + z'α)
     D: Array  # (n,) diagonal part, low-rank blocks only
     Q: Array  # orthonormal basis of each low-rank block, (effects, whitened rows) flat
     U: Array  # whitened effects, (effects, whitened rows) flat
@@ -105,9 +107,9 @@ class Whitened(NamedTuple):
 
 
 @njit(cache=True)
-def _predict(alpha, start, index, value, weights, out):
+def _predict(alpha, start, index, value, offset, weights, out):
     for c in range(len(out)):
-        eta = 0.0
+        eta = offset[c]
         for k in range(start[c], start[c + 1]):
             eta += value[k] * alpha[index[k]]
         amount = math.exp(min(eta, LARGEST_EXPONENT))
@@ -147,12 +149,21 @@ def prepare(alpha, layout, prior_rows):
     p = layout.X.shape[1]
     rows = layout.white_start[-1] + prior_rows
     amount, single = np.empty(len(layout.part_a)), np.empty(len(layout.single_weight))
-    _predict(alpha, layout.z_start, layout.z_index, layout.z_value, np.empty(0), amount)
+    _predict(
+        alpha,
+        layout.z_start,
+        layout.z_index,
+        layout.z_value,
+        layout.z_offset,
+        np.empty(0),
+        amount,
+    )
     _predict(
         alpha,
         layout.single_z_start,
         layout.single_z_index,
         layout.single_z_value,
+        layout.single_z_offset,
         layout.single_weight,
         single,
     )

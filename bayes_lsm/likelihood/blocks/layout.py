@@ -173,6 +173,7 @@ def _describe_parts(effects: _Effects, terms: tuple[BlockTerm, ...], blocks: int
     local = np.arange(len(effects.term)) - effect_start[effects.block]
     z = _stack_z(terms, effects.term, effects.group, effects.slope)
     start, index, value = _nonzeros(sparse.csr_array(0.5 * (z[parts.a] + z[parts.b])))
+    offset = _stack_offsets(terms, effects.term, effects.group, effects.slope)
     begins = coefficient_starts(terms)[:-1]
     counts = np.array([term.correlations for term in terms], dtype=np.int64)
     return {
@@ -188,6 +189,7 @@ def _describe_parts(effects: _Effects, terms: tuple[BlockTerm, ...], blocks: int
         "z_start": start,
         "z_index": index,
         "z_value": value,
+        "z_offset": 0.5 * (offset[parts.a] + offset[parts.b]),
         "correlation_kind": np.array(
             [_KINDS[term.correlation] for term in terms if term.correlations > 0], dtype=np.int64
         ),
@@ -215,14 +217,15 @@ def _describe_singles(
         weights.append(slopes[i] ** 2)
     row, term, group = np.concatenate(labels, axis=1)
     order = np.argsort(row, kind="stable")
-    z = _stack_z(terms, term[order], group[order], np.zeros(len(order), dtype=np.int64))
-    start, index, value = _nonzeros(z)
+    which = (term[order], group[order], np.zeros(len(order), dtype=np.int64))
+    start, index, value = _nonzeros(_stack_z(terms, *which))
     return {
         "single_start": _starts(np.bincount(row, minlength=len(rows.y))),
         "single_weight": np.concatenate(weights)[order],
         "single_z_start": start,
         "single_z_index": index,
         "single_z_value": value,
+        "single_z_offset": _stack_offsets(terms, *which),
     }
 
 
@@ -242,6 +245,15 @@ def _stack_z(
         (np.concatenate(values), tuple(np.concatenate(places, axis=1))),
         shape=(len(term), int(begins[-1])),
     )
+
+
+def _stack_offsets(terms: tuple[BlockTerm, ...], term: Index, group: Index, slope: Index) -> Array:
+    """What is added to z'α of each (term, group, slope)."""
+    found = np.zeros(len(term))
+    for t, each in enumerate(terms):
+        of_term = term == t
+        found[of_term] = each.offsets[group[of_term], slope[of_term]]
+    return found
 
 
 def _nonzeros(matrix: sparse.csr_array) -> tuple[Index, Index, Array]:

@@ -34,18 +34,26 @@ class BlockTerm:
         How the s effects of a group are correlated, the same in all groups. Its coefficients κ (see
         `correlations`) follow the term's q in α: 1 for "compound_symmetric", s(s − 1)/2 for
         "unstructured".
+    offset : ndarray, shape (groups, s), optional
+        What is added to Zα.
     """
 
     groups: Index
     Z: Array
     slopes: Array | None = None
     correlation: Correlation = "none"
+    offset: Array | None = None
 
     @property
     def table(self) -> Array:
         """Z, shape (groups, s, q)."""
         Z = np.asarray(self.Z, dtype=float)
         return Z[:, None, :] if Z.ndim == 2 else Z
+
+    @property
+    def offsets(self) -> Array:
+        """`offset`, 0 where there is none."""
+        return np.zeros(self.table.shape[:2]) if self.offset is None else self.offset
 
     @property
     def multipliers(self) -> Array:
@@ -117,7 +125,8 @@ def collapse(
     keys = [rows.v[:, None], rows.X]
     for t, term in enumerate(terms):
         if single[t]:  # the row's own group: what counts is its variance
-            keys += [rows.multipliers[t] ** 2, term.table[rows.groups[:, t], 0, :]]
+            own = rows.groups[:, t]
+            keys += [rows.multipliers[t] ** 2, term.table[own, 0], term.offsets[own]]
         else:
             keys += [rows.groups[:, t : t + 1].astype(float), rows.multipliers[t]]
     key = np.ascontiguousarray(np.concatenate(keys, axis=1) + 0.0)

@@ -175,14 +175,24 @@ class Rows:
 
     def climb(self, starts: Array, method: Method, *, held: Mask | None = None) -> Climbs:
         """Climb from each of some α (m, q) to a maximum; see `Likelihood.climb`."""
-        from bayes_lsm.likelihood.rows.climbing import climb  # loads numba
+        from bayes_lsm.likelihood.rows.climbing import Climber  # loads numba
 
-        return climb(self.design, starts, method, held)
+        held = np.zeros(starts.shape[1], dtype=bool) if held is None else held
+        key = method, held.tobytes()
+        if key not in self._climbers:
+            self._climbers[key] = Climber(self.design, method, held)
+        found: Climbs = self._climbers[key].climb(starts)
+        return found
+
+    @cached_property
+    def _climbers(self) -> dict[tuple[Method, bytes], Any]:
+        """What was prepared for climbs with some coefficients held."""
+        return {}
 
     def scores(self, alpha: Array, method: Method, cluster: Index) -> Array:
         """What each of G clusters adds to the score at α, shape (G, q); REML's or ML's."""
         design = self.design
-        tau2 = closed_form.tau2(alpha, design.Z, self.gone)
+        tau2 = self._tau2(alpha[None])[0]
         found = closed_form.score_contributions(
             tau2, design.y, design.v, design.X, design.Z, method=method
         )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.design.coordinates import unit_steps
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.likelihood import likelihood_of
@@ -111,13 +112,11 @@ def check(fit: Estimates, *, starts: int = 50, seed: int = 0) -> Check:
     """
     if starts < 1:
         raise FitError(f"starts must be at least 1, got {starts}")
-    design, held = fit.design, fit.is_fixed
-    if design.specification.link != "log":
-        raise FitError("check() is for the log link; the identity link's optimum is checked by it")
-    likelihood, back = likelihood_of(design), _back(fit)
+    require_capable("check", fit.design)
+    likelihood, back = likelihood_of(fit.design), _back(fit)
     radii = np.resize([0.5, 2.0, 5.0], starts)[:, None]
     steps = radii * np.random.default_rng(seed).normal(size=(starts, back.shape[1])) @ back.T
-    ends = likelihood.climb(fit.stop + steps, fit.method, held=held)
+    ends = likelihood.climb(fit.stop + steps, fit.method, held=fit.is_fixed)
     gains = ends.value - fit.loglik
     # Climbs along a tail end below its limit, by no more than rounding.
     reached = int((np.abs(gains) < SAME).sum())

@@ -219,7 +219,7 @@ def delete(fit: Estimates, cluster: Cluster | None = None, *, progress: bool = F
 def _stack(fit: Estimates, clusters: Clusters, found: dict[int, _Without]) -> dict[str, Array]:
     """The numbers of all refits, beside each other."""
     p, q = len(fit.beta), len(fit.alpha)
-    lengths = dict.fromkeys(("beta", "se_beta", "se_all"), (p,))
+    lengths: dict[str, tuple[int, ...]] = dict.fromkeys(("beta", "se_beta", "se_all"), (p,))
     lengths |= {"vcov": (p, p), "alpha": (q,), "se_alpha": (q,)}
     arrays = {}
     for name in (each.name for each in fields(_Without) if each.name not in _FLAGS):
@@ -257,8 +257,8 @@ def _leave_out(fit: Estimates, kept: Mask, *, search: bool) -> _Without:
     omega = factor * sigma + X @ refit.vcov_location @ X.T
     omega[depends(X, refit.blind_location)] = np.nan
     known = np.isfinite(omega).all()
-    change = mean_of_known(fit.known_tau2[kept] - refit.known_tau2)
-    tau2 = mean_of_known(refit.known_tau2)
+    left = _known_tau2(refit)
+    tau2, change = mean_of_known(left), mean_of_known(_known_tau2(fit)[kept] - left)
     df_location, df_scale = refit.df_location, refit.df_scale
     return _Without(
         beta=refit.beta,
@@ -282,6 +282,15 @@ def _leave_out(fit: Estimates, kept: Mask, *, search: bool) -> _Without:
         residual_se=np.sqrt(np.diag(omega)),
         spread=factor * np.diag(sigma),
     )
+
+
+def _known_tau2(fit: Estimates) -> Array:
+    """τ² of each row, nan where the data say nothing of it.
+
+    What has vanished is known to be next to nothing, however flat the likelihood is there.
+    """
+    vanished = fit.tau2 < _VANISHED * (fit.design.v + fit.tau2)
+    return np.where(fit.is_known | vanished, fit.tau2, np.nan)
 
 
 def _heterogeneity(rest: Design, tau2: float) -> dict[str, float]:

@@ -176,10 +176,8 @@ class Influence(Printable):
 
         Of single rows X2 is the square of rstudent; clusters of several rows have no rstudent.
         """
-        table = self.to_dataframe()
-        single = bool((self.sizes == 1).all())
-        silent = {"rows", "X2"} if single else set()
-        return tuple(name for name in table if name not in silent and not table[name].isna().all())
+        table = self.to_dataframe().drop(columns=["rows", "X2"] if (self.sizes == 1).all() else [])
+        return tuple(map(str, table.columns[table.notna().any()]))
 
     @property
     def dfbetas(self) -> pd.DataFrame:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -40,7 +41,10 @@ class LeaveOneOut(Deletion, Printable):
         For each location and scale term estimate, se, zval (or tval), pval, ci_lb and ci_ub; for
         the part ``"model"`` loglik, tau2, I2, H2, Q and Qp.
         """
-        columns: dict[tuple[str, ...], Array] = {}
+        return by_cluster(self._columns(), self)
+
+    def _columns(self) -> dict[tuple[str, str, str], Array]:
+        columns = {}
         for part, names, estimate, se, df in (
             ("location", self.fit.design.location.names, self.beta, self.se_beta, self.df_location),
             ("scale", self.fit.scale_names, self.alpha, self.se_alpha, self.df_scale),
@@ -51,7 +55,7 @@ class LeaveOneOut(Deletion, Printable):
         whole = ("loglik", "tau2", "I2", "H2", "Q")
         columns |= {("model", "", name): getattr(self, name) for name in whole}
         columns["model", "", "Qp"] = self.Q_pval
-        return by_cluster(columns, self)
+        return columns
 
     @property
     def title(self) -> str:
@@ -74,12 +78,12 @@ class LeaveOneOut(Deletion, Printable):
         return (*found, *self.fit.notes)
 
     def _table(self) -> pd.DataFrame:
-        table = self.to_dataframe()
-        table = table[[column for column in table if column[2] in _SHOWN]]
-        table.columns = pd.MultiIndex.from_tuples(
-            [(f"{part} {term}".strip(), statistic) for part, term, statistic in table]
-        )
-        return table
+        shown = {
+            (f"{part} {term}".strip(), statistic): values
+            for (part, term, statistic), values in self._columns().items()
+            if statistic in _SHOWN
+        }
+        return by_cluster(shown, self)
 
 
 def leave_one_out(
@@ -124,8 +128,8 @@ def leave_one_out(
     return LeaveOneOut(**{each.name: getattr(found, each.name) for each in fields(found)})
 
 
-def by_cluster(columns: dict[tuple[str, ...], Array], found: LeaveOneOut) -> pd.DataFrame:
-    """A table with a row for each that was left out."""
+def by_cluster(columns: Mapping[Any, Array], found: LeaveOneOut) -> pd.DataFrame:
+    """A table with a row for each that was left out; the columns are tuples."""
     table = pd.DataFrame(dict(enumerate(columns.values())))
     table.index = pd.Index(found.labels, name=found.unit)
     table.columns = pd.MultiIndex.from_tuples(list(columns))

@@ -30,6 +30,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import fdtrc, ndtr, ndtri, stdtr, stdtrit
 
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.clusters import Cluster, Clusters, read_clusters, shared, sum_by_cluster
 from bayes_lsm.design.coefficients import scale_places
@@ -204,8 +205,7 @@ def robust(
     Statistics, 36(4), 672-683. doi:10.1080/07350015.2016.1247004
     """
     require_choice("kind", kind, Kind)
-    if fit.design.specification.link != "log":
-        raise FitError("robust covariances are for the log link; fit the model with link='log'")
+    require_capable("robust", fit.design)
     p, q = len(fit.beta), len(fit.alpha)
     clusters = _independent_clusters(fit.design, cluster, p)
     G, code, projection = len(clusters), clusters.code, project(fit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -10,7 +11,7 @@ import pandas as pd
 
 from bayes_lsm.choices import require_choice, require_level
 from bayes_lsm.design.clusters import Cluster
-from bayes_lsm.design.coefficients import coefficients, pairs
+from bayes_lsm.design.coefficients import Coefficient, Pair, coefficients, pairs
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.intervals.profile import profile
@@ -118,20 +119,20 @@ def confidence_intervals(
     require_log_link(fit, f"a {method} interval")
     require_no_bounds(fit, f"a {method} interval")
     if method == "profile":
-        ends = _profile_ends(fit, part, level)
-        return wald.assign(ci_lb=ends[0], ci_ub=ends[1])
+        lower, upper = _profile_ends(fit, part, level)
+        return wald.assign(ci_lb=lower, ci_ub=upper)
     check_iterations(iterations)
     seed = checked_seed(seed)
     if method == "bootstrap":
-        ends = bootstrap_ends(fit, part, level, iterations, seed, progress)
+        lower, upper = bootstrap_ends(fit, part, level, iterations, seed, progress)
     elif part == "correlation":
         raise FitError(
             "no permutation of clusters says anything of correlations; use method='profile' or "
             "'bootstrap'"
         )
     else:
-        ends = permutation_ends(fit, part, cluster, level, iterations, seed, progress)
-    return wald.assign(ci_lb=ends[0], ci_ub=ends[1])
+        lower, upper = permutation_ends(fit, part, cluster, level, iterations, seed, progress)
+    return wald.assign(ci_lb=lower, ci_ub=upper)
 
 
 def _wald(fit: Estimates, part: IntervalPart, level: float) -> pd.DataFrame:
@@ -150,7 +151,9 @@ def _profile_ends(fit: Estimates, part: IntervalPart, level: float) -> Array:
             "profile intervals are of the scale part and of correlations; for the location part "
             "use method='wald', 'permutation' or 'bootstrap'"
         )
-    named = coefficients(fit.design) if part == "scale" else pairs(fit.design)
+    named: Sequence[Coefficient | Pair] = (
+        coefficients(fit.design) if part == "scale" else pairs(fit.design)
+    )
     ends = np.full((2, len(named)), np.nan)
     for j, each in enumerate(named):
         if each.label not in fit.fixed:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +28,12 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices, kappa_of
+from bayes_lsm.likelihood.likelihood import likelihood_of
+from bayes_lsm.likelihood.protocol import Likelihood
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.requirements import require_log_link, require_no_bounds
 from bayes_lsm.reml.scale_values import scale_values
-from bayes_lsm.reml.search.maximum import climb, estimate
+from bayes_lsm.reml.search.maximum import estimate
 from bayes_lsm.specification import Correlation, Method
 
 Array = npt.NDArray[np.float64]
@@ -59,6 +62,8 @@ class Slices:
         With c as one of its coefficients.
     name : str
         What that is called.
+    place : int
+        Where it stands among all coefficients and κ.
     method : {"REML", "ML"}
     fixed : mapping of str to float
         Coefficients that the fit holds.
@@ -72,12 +77,15 @@ class Slices:
     others: int
     design: Design
     name: str
+    place: int
     method: Method
     fixed: Mapping[str, float]
 
     def search(self, c: float) -> tuple[float, Array]:
         """ℓ_p(c) by a search, and α and κ inside, where climbs at other c may start."""
-        found = estimate(self.design, self.method, fixed=self._held(c), turns=0)
+        value = float(self.show(np.array(self._within(c))))
+        fixed = {**self.fixed, self.name: value}
+        found = estimate(self.design, self.method, fixed=fixed, turns=0)
         start, highest = found.stop.copy(), found.alpha if found.rival is None else found.rival
         if np.isfinite(highest).all():
             start[scale_places(self.design)] = highest
@@ -85,11 +93,31 @@ class Slices:
 
     def climb(self, c: float, starts: Sequence[Array]) -> tuple[float, Array]:
         """The highest point that climbs from some α and κ (or from 0, if none) reach."""
-        origin = np.zeros(sum(term.size for term in self.design.terms))
-        return climb(self.design, self.method, starts or [origin], fixed=self._held(c))
+        here = self._fixed_at
+        begun = np.array(starts or [np.nan_to_num(here)])
+        begun[:, self.place] = self._within(c)
+        held = ~np.isnan(here)
+        begun[:, held] = here[held]
+        held[self.place] = True
+        found = self._likelihood.climb(begun, self.method, held=held)
+        best = int(np.argmax(found.value))
+        return float(found.value[best]), found.alpha[best]
 
-    def _held(self, c: float) -> dict[str, float]:
-        return {**self.fixed, self.name: float(self.show(np.array(c)))}
+    @cached_property
+    def _likelihood(self) -> Likelihood:
+        return likelihood_of(self.design)
+
+    @cached_property
+    def _fixed_at(self) -> Array:
+        """What the fit holds, among all coefficients and κ; nan for the others."""
+        found = np.full(sum(term.size for term in self.design.terms), np.nan)
+        for each, place in zip(coefficients(self.design), scale_places(self.design), strict=True):
+            found[place] = self.fixed.get(each.label, math.nan)
+        return found
+
+    def _within(self, c: float) -> float:
+        """c, where it can be held."""
+        return c
 
     def show(self, c: Array) -> Array:
         """c, in the units in which it is told."""
@@ -107,8 +135,8 @@ class CorrelationSlices(Slices):
     effects: int
     kind: Correlation
 
-    def _held(self, c: float) -> dict[str, float]:
-        return super()._held(min(max(c, -_FURTHEST), _FURTHEST))
+    def _within(self, c: float) -> float:
+        return min(max(c, -_FURTHEST), _FURTHEST)
 
     def show(self, c: Array) -> Array:
         """The correlation of κ."""
@@ -190,6 +218,7 @@ def slices_along(fit: Estimates, row: Array) -> Slices:
         others=sum(each.size for each in terms) - len(fit.fixed) - 1,
         design=replace(fit.design, terms=terms),
         name=known[here[pivot]].label,
+        place=int(scale_places(fit.design)[here[pivot]]),
         method=fit.method,
         fixed=fit.fixed,
     )
@@ -229,6 +258,7 @@ def _of_pair(fit: Estimates, which: Pair) -> Slices:
         others=sum(each.size for each in terms) - len(fit.fixed),
         design=replace(fit.design, terms=tuple(terms)),
         name=which.label,
+        place=sum(each.size for each in terms[: which.t]) + len(term.names),
         method=fit.method,
         fixed=fit.fixed,
         effects=len(term.effects),

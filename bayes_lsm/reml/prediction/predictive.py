@@ -153,7 +153,7 @@ class _Locations:
         found = self._likelihood.locations(np.ascontiguousarray(gammas[:, self._columns]))
         beta, covariance = found.beta, found.covariance
         if fit.test == "knha":
-            covariance = covariance * (found.squares / fit.df_location)[:, None, None]
+            covariance = covariance * (found.squares / float(fit.df_location or 1))[:, None, None]
         bad = ~np.isfinite(beta).all(axis=1)
         beta[bad], covariance[bad] = fit.beta, fit.vcov_location
         return beta, covariance

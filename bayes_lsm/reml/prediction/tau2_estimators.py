@@ -414,10 +414,10 @@ def q_profile_interval(
     Statistics in Medicine, 26(1), 37-52. doi:10.1002/sim.2514
     """
     require_level(level)
-    design = getattr(fit, "design", fit)
+    design = fit if isinstance(fit, Design) else fit.design
     _require_one_tau2(design, "q_profile_interval")
     y, v, X = design.y, design.v, design.X
-    found = estimate_tau2(design, "PM") if fit is design else fit
+    found = estimate_tau2(fit, "PM") if isinstance(fit, Design) else fit
     estimated = float(np.ravel(found.tau2)[0])
     tail, df = (1.0 - level) / 2.0, len(y) - X.shape[1]
     lower = _q_root(y, v, X, float(chdtri(df, tail)))

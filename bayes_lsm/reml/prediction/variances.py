@@ -105,7 +105,7 @@ class TermVariance:
     @property
     def active(self) -> Mask:
         """Which effects a row has, shape (m, s)."""
-        return self.slopes != 0
+        return np.asarray(self.slopes != 0)
 
     @property
     def log_tau2(self) -> Array:
@@ -167,7 +167,7 @@ class TermVariance:
             found[:, places.start + j] += np.einsum("is,st,it->i", b, change, b)
         total = np.sum(b * Rb, axis=1)[:, None]
         known = np.isfinite(largest)[:, None] & (total > 0)
-        return np.divide(found, total, out=np.zeros_like(found), where=known)
+        return np.asarray(np.divide(found, total, out=np.zeros_like(found), where=known))
 
     def along(self, rows: npt.NDArray[np.intp], shift: Array, gammas: Array | None = None) -> Array:
         """The variance of some rows where their predictors have moved, shape (rows, K).
@@ -276,8 +276,8 @@ class Total:
                 predictor, gradient = predictor + part.predictor, gradient + part.gradient
         else:
             logs = np.array([part.predictor for part in parts]).reshape(-1, m)
-            predictor = np.logaddexp.reduce(logs, axis=0, initial=-np.inf)
             with np.errstate(invalid="ignore"):
+                predictor = np.logaddexp.reduce(logs, axis=0, initial=-np.inf)
                 shares = np.where(np.isneginf(logs), 0.0, np.exp(logs - predictor))
             for share, part in zip(shares, parts, strict=True):
                 gradient += share[:, None] * part.gradient

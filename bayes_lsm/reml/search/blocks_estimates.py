@@ -14,8 +14,7 @@ from bayes_lsm.design.coefficients import coefficients, pairs, scale_places
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
-from bayes_lsm.likelihood.blocks.arrange import arrange_design
-from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices, kappa_of
+from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.search.divergence import Cone, Divergence
 from bayes_lsm.reml.term_estimate import TermEstimate
@@ -44,7 +43,7 @@ def estimate_blocks(
 ) -> Estimates:
     """The maximum of effects in blocks, with some coefficients and correlations fixed.
 
-    What a fixed coefficient adds to ln τ² goes into the slopes, as its root. `turns` and `near` are
+    What a fixed coefficient adds to ln τ² is an offset. `turns` and `near` are
     those of the search.
 
     Raises
@@ -63,40 +62,6 @@ def estimate_blocks(
     search = BlocksSearch(free, method, held=rhos, turns=turns, near=near)
     found = _estimates(free, method, search)
     return _put_back(design, found, held, places) if held else found
-
-
-def climb_blocks(
-    design: Design,
-    method: Method,
-    starts: Sequence[Array],
-    *,
-    fixed: Mapping[str, float] | None = None,
-) -> tuple[float, Array]:
-    """The highest point that climbs from some α and κ reach, with some of them fixed."""
-    from bayes_lsm.likelihood.blocks.blocks import ascend  # loads numba
-    from bayes_lsm.reml.search.blocks_search import TOLERANCE
-
-    held, rhos = _split(design, fixed or {})
-    places = _places(design, held)
-    data = arrange_design(design.hold(held))
-    kappas = {
-        int(data.starts[t]) + data.terms[t].table.shape[2]: kappa_of(
-            rho, len(design.terms[t].effects), design.terms[t].correlation
-        )
-        for t, rho in rhos.items()
-    }
-    stays = np.isin(np.arange(data.q), list(kappas))
-    best, highest = np.full(data.q, np.nan), -np.inf
-    for start in starts:
-        here = start[places]
-        here[list(kappas)] = list(kappas.values())
-        found = ascend(here, data, method=method, tolerance=TOLERANCE, held=stays)
-        if found.at.value > highest:
-            best, highest = found.alpha, found.at.value
-    full = np.zeros(sum(term.size for term in design.terms))
-    full[scale_places(design)[list(held)]] = list(held.values())
-    full[places] = best
-    return highest, full
 
 
 def _split(design: Design, fixed: Mapping[str, float]) -> tuple[dict[int, float], dict[int, float]]:
@@ -165,7 +130,6 @@ def _with_fixed(term: ScaleTerm, each: TermEstimate, fixed: Mapping[int, float])
         term=term,
         alpha=alpha,
         vcov=vcov,
-        tau2=each.tau2 * term.tau2_of(fixed),
         limit_alpha=limit,
         limit_vcov=limit_vcov,
         blind=blind,

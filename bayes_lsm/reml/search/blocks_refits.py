@@ -20,6 +20,7 @@ from bayes_lsm.design.exchangeable import Exchangeable
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
 from bayes_lsm.likelihood.likelihood import likelihood_of
+from bayes_lsm.links import tau2_from_log
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.search import maximum
 from bayes_lsm.reml.search.refits import Refits, Shift, Starts, free_places, held
@@ -32,8 +33,6 @@ Index = npt.NDArray[np.intp]
 _WORK = 50_000
 # Rounds of climbs from around the best point, with one start and with several.
 _TURNS: Mapping[Starts, int] = {"one": 0, "several": 3}
-# What c may add to ln τ², so that neither it nor a product with it overflows.
-_MOST = 300.0
 # Share of a row's variance below which no climb starts.
 _FLOOR = 0.05
 _TOLERANCE = 1e-13
@@ -64,7 +63,7 @@ class BlocksRefitter:
     Parameters
     ----------
     fit : Estimates
-        What it holds fixed goes into the slopes.
+        What it holds fixed is an offset of ln τ².
     """
 
     def __init__(self, fit: Estimates) -> None:
@@ -121,8 +120,6 @@ class BlocksRefitter:
             return self._nothing()
         alpha, information = _finite(found, self._back)
         matrices = [each.correlation for each in found.terms.values()]
-        with np.errstate(divide="ignore"):
-            log_tau2 = np.log(found.tau2)
         scale = found.knapp_hartung if self._fit.test == "knha" else 1.0
         return _Refit(
             value=found.highest,
@@ -131,7 +128,7 @@ class BlocksRefitter:
             vcov_location=found.vcov_location * scale,
             rotated=self._forth @ alpha,
             information=information,
-            log_tau2=np.maximum(log_tau2, _NOTHING),
+            log_tau2=_log(found.tau2),
             correlations=np.array([matrices[at.t][at.a, at.b] for at in pairs(design)]),
             infinite={j: a for j, a in enumerate(found.alpha) if not math.isfinite(a)},
         )
@@ -157,8 +154,13 @@ class BlocksRefitter:
         from bayes_lsm.likelihood.blocks.blocks import ascend
 
         end = ascend(start, arrange_design(design), method=self._fit.method, tolerance=_TOLERANCE)
-        knha = self._fit.test == "knha" and end.converged
-        scale = _mean_square(design, end.alpha, end.at.beta) if knha else 1.0
+        tau2, correlations = _variances(design, end.alpha)
+        scale = 1.0
+        if self._fit.test == "knha" and end.converged:
+            covariance = likelihood_of(design).covariance(tau2, correlations)
+            residuals = design.y - design.X @ end.at.beta
+            df = len(residuals) - len(end.at.beta)
+            scale = float(residuals @ covariance.solve(residuals)) / df
         return replace(
             self._nothing(),
             value=end.at.value,
@@ -167,10 +169,11 @@ class BlocksRefitter:
             vcov_location=end.at.covariance * scale,
             rotated=self._forth @ end.alpha,
             information=-self._back.T @ end.at.hessian @ self._back,
+            log_tau2=_log(_of_rows(design, tau2, correlations)),
         )
 
     def _shifted(self, what: Exchangeable, j: int, c: float) -> tuple[Exchangeable, Array]:
-        """What is permuted, with c in its effects or its slopes, and where climbs start."""
+        """What is permuted, with c in its effects or its ln τ², and where climbs start."""
         design = what.design
         start = np.concatenate(list(self._common()))
         if what.part == "location":
@@ -179,8 +182,7 @@ class BlocksRefitter:
         terms = list(design.terms)
         term = terms[which.t]
         column = term.Z[:, :, which.j]
-        root = np.exp(0.5 * np.clip(c * column, -_MOST, _MOST))
-        terms[which.t] = replace(term, slopes=term.slopes * root[term.index])
+        terms[which.t] = replace(term, offset=term.offsets + c * column)
         # One common τ² less the offset, which the permuted columns can follow in its mean alone.
         offset = np.full(term.Z.shape[:2], c * float(np.mean(column[term.used])))
         first = int(scale_places(design)[j]) - which.j
@@ -195,25 +197,40 @@ class BlocksRefitter:
         ]
         total = float(np.mean(self._design.v)) + sum(row)
         for term, size in zip(self._design.terms, row, strict=True):
-            slope = float(np.mean(np.sum(term.slopes**2, axis=1)))
-            level = math.log(max(size, _FLOOR * total) / slope)
+            offset = term.offsets[term.index]
+            most = float(offset.max())
+            slope = float(np.mean(np.sum(term.slopes**2 * np.exp(offset - most), axis=1)))
+            level = math.log(max(size, _FLOOR * total) / slope) - most
             alpha = _coefficients_of(term.Z, term.used, np.full(term.Z.shape[:2], level))
             yield np.r_[alpha, np.zeros(term.size - len(term.names))]
 
 
-def _mean_square(design: Design, alpha: Array, beta: Array) -> float:
-    """Knapp and Hartung's weighted residual mean square at some α and κ."""
+def _variances(design: Design, alpha: Array) -> tuple[list[Array], list[Array]]:
+    """τ² (G, s) and R (s, s) of each term at some α and κ."""
     tau2, correlations, first = [], [], 0
     for term in design.terms:
         q, s = len(term.names), len(term.effects)
-        tau2.append(np.exp(term.Z @ alpha[first : first + q]))
+        tau2.append(tau2_from_log(term.offsets + term.Z @ alpha[first : first + q]))
         kind = term.correlation if term.n_correlations else "none"
         kappa = alpha[None, first + q : first + term.size]
         correlations.append(correlation_matrices(kappa, s, kind)[0])
         first += term.size
-    residuals = design.y - design.X @ beta
-    covariance = likelihood_of(design).covariance(tau2, correlations)
-    return float(residuals @ covariance.solve(residuals)) / (len(residuals) - len(beta))
+    return tau2, correlations
+
+
+def _of_rows(design: Design, tau2: list[Array], correlations: list[Array]) -> Array:
+    """The variance of each row's effects, shape (n,)."""
+    found = np.zeros(len(design.y))
+    for term, values, R in zip(design.terms, tau2, correlations, strict=True):
+        loads = term.slopes * np.sqrt(values)[term.index]
+        found += np.einsum("ij,jk,ik->i", loads, R, loads)
+    return found
+
+
+def _log(tau2: Array) -> Array:
+    """Its logarithm; that of next to nothing where it is 0."""
+    with np.errstate(divide="ignore"):
+        return np.maximum(np.log(tau2), _NOTHING)
 
 
 def _coefficients_of(Z: Array, used: npt.NDArray[np.bool_], log_tau2: Array) -> Array:
@@ -228,7 +245,7 @@ def _back(design: Design) -> Array:
         Z = term.Z[term.used]
         R = np.linalg.qr(Z, mode="r") / math.sqrt(len(Z))
         parts += [np.linalg.inv(R), np.eye(term.size - len(term.names))]
-    return np.asarray(block_diag(*[part for part in parts if len(part)]))
+    return np.asarray(block_diag(*parts))
 
 
 def _finite(found: Estimates, back: Array) -> tuple[Array, Array]:
@@ -262,7 +279,7 @@ def _information(covariance: Array) -> Array:
 def _all(each: TermEstimate, alpha: Array, kappa: Array) -> Array:
     """α and κ of a term; κ are 0 where a limit left fewer of them."""
     count = each.term.size - len(alpha)
-    return np.r_[alpha, kappa if len(kappa) == count else np.zeros(count)]
+    return np.asarray(np.r_[alpha, kappa if len(kappa) == count else np.zeros(count)])
 
 
 def _kept_of_all(each: TermEstimate) -> Array:

@@ -26,7 +26,7 @@ from bayes_lsm.specification import Method
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-TOLERANCE = 1e-13
+_TOLERANCE = 1e-13
 _EQUAL = 1e-9
 # Log-likelihoods that differ by less (a likelihood ratio of 1.05) do not choose between two maxima.
 _UNDECIDED = 0.05
@@ -47,6 +47,8 @@ _STEEP = (2.0, 5.0)
 _TURNS, _RETURNS = 3, 4
 # With more coefficients no random starts.
 _MANY = 12
+# No variance at all, for its logarithm; and how far below the largest ln τ² a start may be.
+_TINY, _LOWEST = 1e-300, 18.0
 # A limit of a limit of …; each loses an effect.
 _ROUNDS = 12
 
@@ -174,6 +176,7 @@ class BlocksSearch:
                     term.Z[:, effects][:, :, list(left.kept)],
                     slopes,
                     term.correlation if len(effects) > 1 else "none",
+                    term.offsets[:, effects],
                 )
             )
         return blocks.arrange(design.y, design.X, tuple(terms), variance=self._V)
@@ -204,7 +207,7 @@ class BlocksSearch:
         held = np.isin(np.arange(data.q), list(kappa))
         start = start.copy()
         start[list(kappa)] = list(kappa.values())
-        ascent = blocks.ascend(start, data, method=self._method, tolerance=TOLERANCE, held=held)
+        ascent = blocks.ascend(start, data, method=self._method, tolerance=_TOLERANCE, held=held)
         if kappa:
             hessian = np.where(np.diag(held), 0.0, ascent.at.hessian)
             ascent = replace(ascent, at=replace(ascent.at, hessian=hessian))
@@ -275,8 +278,10 @@ class BlocksSearch:
         parts = []
         overall = max(float(np.mean(residuals**2)), 1e-100)
         for term, level, (Q, R) in zip(self._design.terms, levels, self._bases, strict=True):
-            size = np.maximum(np.mean(term.slopes**2, axis=0), 1e-300)
-            target = np.broadcast_to(np.log(level / size), term.Z.shape[:2])
+            offset = term.offsets[term.index]
+            most = offset.max(axis=0)
+            size = np.maximum(np.mean(term.slopes**2 * np.exp(offset - most), axis=0), 1e-300)
+            target = np.broadcast_to(np.log(level / size) - most, term.Z.shape[:2])
             if own:
                 groups = len(term.groups)
                 counts = np.maximum(np.bincount(term.index, minlength=groups), 1)
@@ -366,7 +371,8 @@ class BlocksSearch:
             if left.zero.all():
                 continue
             rows = term.table[~left.zero.reshape(-1)][:, list(left.kept)]
-            target = np.log(np.maximum(tau2[~left.zero], 1e-8 * tau2.max() + 1e-300))
+            target = np.log(tau2[~left.zero] + _TINY) - term.offsets[~left.zero]
+            target = np.maximum(target, target.max() - _LOWEST)
             alpha = np.linalg.lstsq(rows, target, rcond=None)[0]
             kappa = np.zeros(correlation_count(len(left.effects), term.correlation))
             parts.append(np.r_[alpha, kappa])
@@ -442,8 +448,9 @@ class BlocksSearch:
             alpha = both[0]
             if lost.any():
                 stay, move = split_space(term.Z[kept], len(term.names))
-                alpha = stay @ np.linalg.lstsq(term.Z[kept] @ stay, np.log(tau2[kept]))[0]
-                rest = np.log(_RETURNED / weight[lost]) - term.Z[lost] @ alpha
+                here = np.log(tau2[kept] + _TINY) - term.offsets[kept]
+                alpha = stay @ np.linalg.lstsq(term.Z[kept] @ stay, here)[0]
+                rest = np.log(_RETURNED / weight[lost]) - term.offsets[lost] - term.Z[lost] @ alpha
                 alpha = alpha + move @ np.linalg.lstsq(term.Z[lost] @ move, rest)[0]
             same = len(both[1]) == term.n_correlations
             kappa = both[1] if same else np.zeros(term.n_correlations)

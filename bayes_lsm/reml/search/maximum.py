@@ -74,27 +74,6 @@ def estimate(
     return estimate_blocks(design, method, fixed=fixed, start=start, turns=turns, near=near)
 
 
-def climb(
-    design: Design,
-    method: Method,
-    starts: Sequence[Array],
-    *,
-    fixed: Mapping[str, float] | None = None,
-) -> tuple[float, Array]:
-    """The highest point that climbs inside reach from some α and κ (m,): its value, and its own.
-
-    What `estimate` finds with the same coefficients fixed, but without a search: for the hundred
-    values between a few that were searched.
-    """
-    if design.is_independent:
-        from bayes_lsm.reml.search.rows_estimates import climb_rows
-
-        return climb_rows(design, method, starts, fixed=fixed)
-    from bayes_lsm.reml.search.blocks_estimates import climb_blocks
-
-    return climb_blocks(design, method, starts, fixed=fixed)
-
-
 def estimate_bounded(
     design: Design,
     method: Method,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -34,8 +34,11 @@ def estimate_rows(
 
     A fixed coefficient moves into an offset of ln τ².
     """
+    fixed = fixed or {}
     names, Z = design.terms[0].names, design.Z
-    free, full, offset = _split(design, fixed or {})
+    free = [j for j, name in enumerate(names) if name not in fixed]
+    full = np.array([fixed.get(name, math.nan) for name in names])
+    offset = Z @ np.nan_to_num(full) if fixed else None
     if not free:
         surface = Surface(design.y, design.v, design.X, Z[:, []], method, offset=offset)
         (point,) = surface.climb([np.zeros(0)])
@@ -47,29 +50,6 @@ def estimate_rows(
         return found
     rival = _estimates(design, method, search.rival, full, free, stop=search.stop)
     return replace(found, rival=rival.alpha, rival_loglik=rival.loglik)
-
-
-def climb_rows(
-    design: Design,
-    method: Method,
-    starts: Sequence[Array],
-    *,
-    fixed: Mapping[str, float] | None = None,
-) -> tuple[float, Array]:
-    """The highest point that climbs from some α reach, with some coefficients fixed."""
-    free, full, offset = _split(design, fixed or {})
-    surface = Surface(design.y, design.v, design.X, design.Z[:, free], method, offset=offset)
-    best = max(surface.climb([start[free] for start in starts]), key=lambda point: point.value)
-    full[free] = best.alpha
-    return best.value, full
-
-
-def _split(design: Design, fixed: Mapping[str, float]) -> tuple[list[int], Array, Array | None]:
-    """Which coefficients are free, all of them with nan for those, and the others' offset."""
-    names = design.terms[0].names
-    free = [j for j, name in enumerate(names) if name not in fixed]
-    full = np.array([fixed.get(name, math.nan) for name in names])
-    return free, full, design.Z @ np.nan_to_num(full) if fixed else None
 
 
 def _estimates(

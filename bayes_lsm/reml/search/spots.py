@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from bayes_lsm.design.design import Design
 from bayes_lsm.likelihood.blocks import blocks
-from bayes_lsm.links import LARGEST_EXPONENT
+from bayes_lsm.links import tau2_from_log
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -73,8 +73,7 @@ class Spot:
             self.data.terms, self.remaining, self.coefficients, strict=True
         ):
             values = np.zeros(left.zero.shape)
-            eta = np.minimum(term.table @ alpha, LARGEST_EXPONENT)
-            values[:, list(left.effects)] = np.exp(eta)
+            values[:, list(left.effects)] = tau2_from_log(term.offsets + term.table @ alpha)
             found.append(np.where(left.zero, 0.0, values))
         return found
 

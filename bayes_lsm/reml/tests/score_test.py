@@ -167,7 +167,7 @@ def _tested(fit: Estimates, names: Sequence[str], terms: str | Sequence[str] | N
 
 
 def _orthogonal(design: Design, tested: Sequence[int]) -> tuple[Design, Array]:
-    """The design with orthonormal scale columns, and R (s, s) from its own coefficients and κ.
+    """The design with orthonormal columns, and R (s, s) from its own scale coefficients and κ.
 
     Neither units nor origins of moderators lose digits then. The tested columns of each term come
     last, so that each spans what the others leave of it.
@@ -183,4 +183,6 @@ def _orthogonal(design: Design, tested: Sequence[int]) -> tuple[Design, Array]:
         terms.append(replace(term, Z=Z.reshape(term.Z.shape)))
         turns.append(turn)
         first += q
-    return replace(design, terms=tuple(terms)), np.asarray(block_diag(*turns))
+    location = replace(design.location, matrix=np.linalg.qr(design.X)[0])
+    turned = replace(design, location=location, terms=tuple(terms))
+    return turned, np.asarray(block_diag(*turns))

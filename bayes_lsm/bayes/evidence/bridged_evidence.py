@@ -1,75 +1,29 @@
-"""The marginal likelihood of a model with several scale terms.
+"""The marginal likelihood by bridging a fit's own draws, with any proper priors.
 
-The collapsed engine has it. For draws of NUTS it is run on the same model; where it cannot be, with
-location priors that are not normal, shrinkage priors or random intercepts of ln τ², the draws
-themselves are bridged (see `bridge`): in coordinates β, α, κ, ln ω and u of random intercepts ωu,
-with the effects of the groups integrated out.
+In coordinates β, α, κ, ln ω and u of random intercepts ωu, with the effects of the groups
+integrated out; see `bridge`.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
 from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.engines.collapsed import can_collapse, sample_collapsed
 from bayes_lsm.bayes.evidence.bridge import MOST_ITERATIONS, bridge
-from bayes_lsm.bayes.evidence.evidence import (
-    EVIDENCE_DRAWS,
-    Evidence,
-    read_evidence,
-    read_importance,
-    with_error,
-)
-from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
+from bayes_lsm.bayes.evidence.evidence import Evidence, with_error
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD, resolve_priors
 from bayes_lsm.bayes.term_draws import are_random, flat_coefficients
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
 
 # An error beyond that cannot itself be trusted: the proposal misses much of the posterior.
 _LARGEST_BRIDGE_SE = 0.5
 
 
-def evidence(fit: Posterior) -> Evidence:
-    """The log marginal likelihood of a fit's model.
-
-    Parameters
-    ----------
-    fit : BayesFit
-        Of either engine.
-
-    Raises
-    ------
-    FitError
-        With flat priors, for which there is none.
-
-    Examples
-    --------
-    >>> import bayes_lsm as lsm
-    >>> fit = lsm.LocationScaleModel.from_file("konstantopoulos2011").fit_bayes(seed=1)
-    >>> round(evidence(fit).log)
-    -13
-    """
-    priors = resolve_priors(fit.design, fit.priors)
-    require_normalised(priors, "a marginal likelihood")
-    if fit.importance is not None:
-        return read_importance(fit.importance)
-    plain = not any(term.random for term in fit.design.terms)
-    if plain and can_collapse(priors):
-        draws = sample_collapsed(
-            fit.design, priors, draws=max(EVIDENCE_DRAWS, fit.draws.size), seed=fit.seed
-        )
-        return read_evidence(draws)
-    return bridged_evidence(fit)
-
-
 def bridged_evidence(fit: Posterior) -> Evidence:
-    """The same by bridging the fit's own draws, with any proper priors."""
+    """ln p(y) from the draws of a fit with normal effects, by either engine."""
     worth = float(fit.convergence.filter(like="ess").to_numpy().min())
     rng = np.random.default_rng(fit.seed)
     with np.errstate(invalid="ignore", divide="ignore"):
