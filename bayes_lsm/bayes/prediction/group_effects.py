@@ -119,10 +119,10 @@ def _short(index: pd.MultiIndex, effects: ConditionalEffects) -> pd.Index:
     terms = effects.design.terms
     if len(terms) > 1:
         return index
-    index = index.droplevel("grouping")
     if len(terms[0].effects) > 1:
-        return index
-    return index.droplevel("effect").rename("study" if terms[0].grouping.is_residual else "group")
+        return index.droplevel("grouping")
+    unit = "study" if terms[0].grouping.is_residual else "group"
+    return index.droplevel(["grouping", "effect"]).rename(unit)
 
 
 def _unit_rows(numbers: Index, size: int) -> sparse.csr_array:

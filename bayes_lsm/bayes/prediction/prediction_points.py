@@ -143,10 +143,11 @@ class Points:
         """The distribution of the true effect at each row, given each draw of a fit."""
         mean = self.X @ effects.draws.flat_location.T
         log_tau2, log_total = self.log_variances(effects.terms)
-        moved, spread = 0.0, None
+        centre, spread = mean, None
         if self.known is not None:
             moved, spread = effects.combine(self.known)
-        return Effect(mean, mean + moved, spread, log_tau2, log_total, effects.family)
+            centre = mean + moved
+        return Effect(mean, centre, spread, log_tau2, log_total, effects.family)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy.special import gammaincinv
 
 from bayes_lsm.bayes.draws import Array, Draws
@@ -146,7 +147,10 @@ def new_weights(df: Array) -> Array:
 
 
 def draw_weights(
-    design: Design, draws: Draws, studies: slice, rng: np.random.Generator | None = None
+    design: Design,
+    draws: Draws,
+    studies: npt.NDArray[np.intp],
+    rng: np.random.Generator | None = None,
 ) -> Array:
     """λ | y of some studies, one for each draw, (m, S); evenly spread over its distribution."""
     from bayes_lsm.likelihood.student import kernels
