@@ -99,12 +99,11 @@ def test_forest_of_a_bayesian_fit(bayes):
     (points,) = artists(ax, "blup")
     order = np.argsort(-points.get_ydata())
     # Means over one draw of the effects for each draw of the coefficients: errors of 1/√4000 SD.
-    drawn = bayes.true_effects()[0]
+    drawn = bayes.true_effects().reshape(-1, len(bayes.design.y))
     found = points.get_xdata()[order]
     assert (np.abs(found - drawn.mean(axis=0)) < 0.07 * drawn.std(axis=0)).all()
-    variances = bayes.design.v + sum(
-        np.median(np.exp(each.log_tau2(each.term.index)), axis=1) for each in bayes.terms.values()
-    )
+    tau2 = sum(np.exp(each.log_tau2(each.term.index)) for each in bayes.terms.values())
+    variances = bayes.design.v + np.median(tau2, axis=1)
     share = 100 / variances / (1 / variances).sum()
     numbers = [text.get_text() for text in artists(ax, "number")]
     assert [each for each in numbers if each.endswith("%")] == [f"{each:.1f}%" for each in share]
