@@ -184,9 +184,10 @@ def _of_level(fit: AnyFit, of: Of | None, grouping: str | None, level: float) ->
     if "grouping" in table.index.names:
         table = table.loc[[grouping]].droplevel("grouping")
     term = next(term for term in fit.design.terms if term.name == grouping)
-    names = [(group, effect) for group in term.groups for effect in term.effects]
-    several = len(term.effects) > 1
-    labels = [f"{group}: {effect}" if several else str(group) for group, effect in names]
+    labels = [str(group) for group in table.index.get_level_values(0)]
+    if len(term.effects) > 1:
+        effects = table.index.get_level_values("effect")
+        labels = [f"{group}: {effect}" for group, effect in zip(labels, effects, strict=True)]
     values = table[["estimate", "pi_lb", "pi_ub"]].to_numpy()
     return _TrueEffects(values, labels, "deviation", f"effects of {grouping}")
 

@@ -99,7 +99,7 @@ def test_forest_of_a_bayesian_fit(bayes):
     (points,) = artists(ax, "blup")
     order = np.argsort(-points.get_ydata())
     # Means over one draw of the effects for each draw of the coefficients: errors of 1/√4000 SD.
-    drawn = bayes.true_effects().reshape(-1, len(order))
+    drawn = bayes.true_effects().reshape(-1, len(bayes.design.y))
     found = points.get_xdata()[order]
     assert (np.abs(found - drawn.mean(axis=0)) < 0.07 * drawn.std(axis=0)).all()
     tau2 = sum(np.exp(each.log_tau2(each.term.index)) for each in bayes.terms.values())

@@ -14,7 +14,7 @@ of its own, multiplied by a, is in N = v + a²τ²:
 so where effects are independent all is in closed form. Of Student-t effects τ² is divided by the
 weight λ of the row, which is drawn from what the data say of it (`effect_family`).
 
-The same pieces make new data of the model, and standardise residuals (`GroupEffects.unfold`).
+The same pieces make new data of the model, and standardise residuals (`ConditionalEffects.unfold`).
 
 Whatever is asked of the effects is a linear combination of them. Nothing is larger than a block,
 for so many draws at a time as keep it small; rows that share nothing are taken some at a time.

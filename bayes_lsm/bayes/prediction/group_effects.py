@@ -121,9 +121,8 @@ def _short(index: pd.MultiIndex, effects: ConditionalEffects) -> pd.Index:
         return index
     if len(terms[0].effects) > 1:
         return index.droplevel("grouping")
-    return index.droplevel(["grouping", "effect"]).rename(
-        "study" if terms[0].grouping.is_residual else "group"
-    )
+    unit = "study" if terms[0].grouping.is_residual else "group"
+    return index.droplevel(["grouping", "effect"]).rename(unit)
 
 
 def _unit_rows(numbers: Index, size: int) -> sparse.csr_array:

@@ -124,7 +124,7 @@ def probability(
         own = points_of(fit, None, terms=terms, known=chosen_terms(fit.design, terms))
         # Names of studies may repeat; the rows are in the same order.
         own_effects = tabulate(fit, own, of_known)
-        table = table.assign(**{str(name): own_effects[name].to_numpy() for name in own_effects})
+        table = pd.concat([table, own_effects.set_axis(table.index)], axis=1)
     side = ">" if direction == "above" else "<"
     title = f"Probability of an effect {side} {beyond:g} in a {model_title(fit.design, fit.label)}"
     return Probability(title, table, (*points.remarks, *fit.notes), math.nan, beyond, direction)

@@ -149,7 +149,7 @@ def new_weights(df: Array) -> Array:
 def draw_weights(
     design: Design,
     draws: Draws,
-    studies: slice | npt.NDArray[np.intp],
+    studies: npt.NDArray[np.intp],
     rng: np.random.Generator | None = None,
 ) -> Array:
     """λ | y of some studies, one for each draw, (m, S); evenly spread over its distribution."""
