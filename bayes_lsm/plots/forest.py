@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import ndtri
 
-from bayes_lsm.choices import require_choice
-from bayes_lsm.design.design import Design
-from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
     BLACK,
     BLUE,
@@ -33,16 +28,10 @@ from bayes_lsm.plots.canvas import (
     shorten,
     shown,
 )
+from bayes_lsm.plots.forest_rows import Order, Row, rows_of
 from bayes_lsm.plots.reading import (
     AnyFit,
-    column_of,
-    design_of,
-    held_text,
     interval_name,
-    levels_of,
-    row_names,
-    rows_at,
-    study_weights,
 )
 
 if TYPE_CHECKING:
@@ -50,8 +39,6 @@ if TYPE_CHECKING:
 
 
 Array = npt.NDArray[np.float64]
-Order = Literal["given", "effect", "precision"]
-Kind = Literal["study", "summary", "prediction", "heading", "gap"]
 
 # Points below which text is left out.
 _SMALLEST_FONT = 4.0
@@ -59,19 +46,6 @@ _SMALLEST_FONT = 4.0
 _HEADER = 14.0
 # Square points of a study that weighs next to nothing.
 _SMALLEST_AREA = 1.5
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the plot: a study, a diamond, a prediction interval or a heading."""
-
-    kind: Kind
-    label: str = ""
-    estimate: float = np.nan
-    lower: float = np.nan
-    upper: float = np.nan
-    weight: float = np.nan
-    study: int = -1
 
 
 def forest(
@@ -145,14 +119,8 @@ def forest(
     >>> ax.get_xlabel()
     'risk ratio'
     """
-    if not fit.design.is_independent:
-        from bayes_lsm.plots.levels import fitted_means, forest_rows
-
-        rows, means = forest_rows(fit, by, summary, order, level), fitted_means(fit, level)
-    else:
-        rows = _rows(fit, design_of(fit), by, summary, order, level)
-        means = fit.predict(level=level).table[["estimate", "ci_lb", "ci_ub"]].to_numpy()
-    design = fit.design
+    rows, design = rows_of(fit, by, summary, order, level), fit.design
+    means = fit.predict(level=level).table[["estimate", "ci_lb", "ci_ub"]].to_numpy()
     new = ax is None
     row = row_height(len(rows))
     ax = canvas(ax, size=(7.5, 1.0 + row * len(rows)), caution=design.caution)
@@ -182,107 +150,8 @@ def forest(
 
 def _own_effects(fit: AnyFit, level: float) -> Array:
     """Each study's own true effect, and the ends of its interval (n, 3)."""
-    if not fit.design.is_independent:
-        from bayes_lsm.plots.levels import own_effects
-
-        return own_effects(fit, level)
     table = fit.blup(level=level).table
     return table[["estimate", "pi_lb", "pi_ub"]].to_numpy()
-
-
-def _rows(
-    fit: AnyFit,
-    design: Design,
-    by: str | Sequence[object] | None,
-    summary: pd.DataFrame | None,
-    order: Order,
-    level: float,
-) -> list[Row]:
-    studies = _studies(fit, design, order, level)
-    rows: list[Row] = []
-    if by is None:
-        rows = [*studies]
-    else:
-        values, levels, found = _groups(fit, design, by, level)
-        for value in levels:
-            members = [each for each in studies if values[each.study] == value]
-            if members:
-                rows += [Row("heading", str(value)), *members, *found.get(value, []), Row("gap")]
-        rows = rows[:-1]
-    if summary is not None:
-        table = fit.predict(summary, level=level).table
-        table = table.set_axis(row_names(table, summary), axis=0)
-        rows += [Row("gap"), *diamonds(table, level)]
-    elif by is None and not len(design.kinds):
-        table = fit.predict(level=level).table.iloc[[0]].set_axis([design.kind], axis=0)
-        rows += [Row("gap"), *diamonds(table, level)]
-    return rows
-
-
-def _studies(fit: AnyFit, design: Design, order: Order, level: float) -> list[Row]:
-    return study_rows(design.y, design.v, design.labels, study_weights(fit), order, level)
-
-
-def study_rows(
-    y: Array, v: Array, labels: Sequence[str], weights: Array, order: Order, level: float
-) -> list[Row]:
-    """A row for each effect, with its confidence interval."""
-    require_choice("order", order, Order)
-    half = float(ndtri(0.5 + level / 2)) * np.sqrt(v)
-    key = {"given": np.arange(len(half)), "effect": y, "precision": v}[order]
-    return [
-        Row(
-            "study",
-            labels[i],
-            float(y[i]),
-            float(y[i] - half[i]),
-            float(y[i] + half[i]),
-            float(weights[i]),
-            int(i),
-        )
-        for i in np.argsort(key, kind="stable")
-    ]
-
-
-def _groups(
-    fit: AnyFit, design: Design, by: str | Sequence[object], level: float
-) -> tuple[list[object], list[object], dict[object, list[Row]]]:
-    """Each study's group, the groups in order, and the diamonds of each."""
-    if not isinstance(by, str):
-        given = list(by)
-        if len(given) != design.n_studies:
-            raise FitError(
-                f"by must give a group to each of the {design.n_studies} studies of the model, "
-                f"got {len(given)}"
-            )
-        return given, list(dict.fromkeys(given)), {}
-    values = column_of(design, by).tolist()
-    if design.kinds[by] == "numbers":
-        raise FitError(
-            f"by={by!r} holds numbers; give a categorical moderator, or k groups such as "
-            f"pandas.cut(data[{by!r}], 3)"
-        )
-    levels = levels_of(design, by)
-    table = fit.predict(rows_at(design, by, levels, None), level=level).table
-    label = f"Mean {held_text(design, by, None)}".strip()
-    found = {
-        value: diamonds(table.iloc[[i]].set_axis([label], axis=0), level)
-        for i, value in enumerate(levels)
-    }
-    return values, levels, found
-
-
-def diamonds(table: pd.DataFrame, level: float) -> list[Row]:
-    """A diamond and a prediction interval for each row of predictions."""
-    rows = []
-    for label, each in table.iterrows():
-        found = Row("summary", str(label), each["estimate"], each["ci_lb"], each["ci_ub"])
-        name = f"{100 * level:g}% prediction interval"
-        rows += [
-            found,
-            replace(found, kind="prediction", label=name, lower=each["pi_lb"], upper=each["pi_ub"]),
-        ]
-    return rows
 
 
 def _limits(rows: Sequence[Row]) -> Array:
