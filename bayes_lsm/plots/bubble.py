@@ -28,7 +28,6 @@ from bayes_lsm.plots.reading import (
     AnyFit,
     at_held,
     column_of,
-    design_of,
     held_text,
     interval_name,
     is_number,
@@ -86,8 +85,7 @@ def bubble(
     Raises
     ------
     FitError
-        For a column that the model does not use or that does not hold numbers, and for a fit with
-        several scale terms.
+        For a column that the model does not use, or that does not hold numbers.
 
     Examples
     --------
@@ -98,7 +96,7 @@ def bubble(
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['mean effect', '95% CI', 'mean ± τ', '95% prediction band']
     """
-    design = design_of(fit)
+    design = fit.design
     x = column_of(design, variable).to_numpy()
     if not is_number(design, variable):
         raise FitError(f"{variable!r} does not hold numbers; use forest(fit, by={variable!r})")

@@ -30,7 +30,7 @@ from bayes_lsm.plots.canvas import (
     shorten,
     shown,
 )
-from bayes_lsm.plots.reading import AnyFit, design_of, row_names
+from bayes_lsm.plots.reading import AnyFit, row_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -163,7 +163,7 @@ def _true_effects(fit: AnyFit, of: Of | None, grouping: str | None, level: float
         return _of_level(fit, of, grouping, level)
     if grouping is not None:
         raise FitError("grouping is for fits of several scale terms; leave it out")
-    design, table = design_of(fit), fit.blup(level=level).table
+    design, table = fit.design, fit.blup(level=level).table
     of = of or "effect"
     names = ["estimate", "pi_lb", "pi_ub"] if of == "effect" else ["u", "u_pi_lb", "u_pi_ub"]
     mean = table["estimate"].to_numpy() - table["u"].to_numpy()
@@ -244,7 +244,7 @@ def new_effect(
     >>> [text.get_text() for text in ax.get_legend().get_texts()]
     ['26 weeks', '34 weeks']
     """
-    design = design_of(fit)
+    design = fit.design
     if new_data is None and len(design.kinds):
         raise FitError(
             f"the model has moderators ({', '.join(design.kinds)}): say at which values with "

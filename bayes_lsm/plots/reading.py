@@ -21,23 +21,6 @@ Array = npt.NDArray[np.float64]
 type AnyFit = "RemlFit | BayesFit"
 
 
-def design_of(fit: Fit) -> Design:
-    """The design of a fit with one scale term.
-
-    Raises
-    ------
-    FitError
-        For a fit with several scale terms.
-    """
-    if not fit.design.is_independent:
-        raise FitError(
-            "this figure takes a fit with one scale term and independent effects, got a "
-            f"{type(fit).__name__}; of several scale terms there are forest, caterpillar, profile, "
-            "influence, funnel and qq"
-        )
-    return fit.design
-
-
 def refuse_fit(found: object, what: str, how: str) -> None:
     """Refuse a fit where a result of one is asked for.
 

@@ -23,7 +23,6 @@ from bayes_lsm.plots.canvas import (
 from bayes_lsm.plots.reading import (
     AnyFit,
     column_of,
-    design_of,
     held_text,
     interval_name,
     is_number,
@@ -104,13 +103,13 @@ def heterogeneity(
     names = [fit.label for fit in found] if labels is None else list(labels)
     if len(names) != len(found):
         raise FitError(f"labels must name each of the {len(found)} fits, got {len(names)}")
-    design = design_of(found[0])
+    design = found[0].design
     numeric = is_number(design, variable)
     held = held_text(design, variable, at)
     ax = canvas(ax, caution=design.caution)
     tops, ends = [], []
     for i, (fit, name) in enumerate(zip(found, names, strict=True)):
-        own = design_of(fit)
+        own = fit.design
         values = _grid(own, variable, points) if numeric else levels_of(own, variable)
         table = _measured(fit, rows_at(own, variable, values, at), measure, level)
         interval = f"{100 * level:g}% {interval_name(fit)}"
