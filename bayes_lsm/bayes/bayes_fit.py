@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from bayes_lsm.bayes.datatree import build_datatree
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.posterior import Posterior
-from bayes_lsm.bayes.pymc_model.datatree import build_datatree
 from bayes_lsm.bayes.summaries.intervals import Interval
 from bayes_lsm.priors import PresetName
 

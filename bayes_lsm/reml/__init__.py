@@ -1,13 +1,13 @@
-"""The frequentist reference: REML and ML, with metafor's conventions.
+"""The frequentist reference: REML and ML, with metafor's conventions, for every kind of model.
 
-`surface` climbs one likelihood surface, `divergence` knows its limits at infinity, and `search`
-finds the highest point of all; `estimate` and `identity` add fixed values, bounds and the other
-link, and `fitting` makes a `RemlFit` of it. All else takes a `RemlFit`: `tests`, `score`,
-`permutation`, `bootstrap`, `profile` and `intervals` on its coefficients; `heterogeneity`,
-`prediction` and `contrasts` on what they mean; `residuals`, `influence`, `robust` and `check` on
-whether to believe it. `tau2_estimators` has the classical estimators of one τ². What is named
-`clustered_…` is the same for several scale terms: `clustered_search` and `clustered_fitting` make a
-`RemlFit`; `uninformed` says what the data do not. A new method is a new module here.
+`fitting` makes a `RemlFit` (`reml_fit`: the face, whose methods are the verbs) of `Estimates`
+(`estimates`: what was found, with a `TermEstimate` for each scale term). The maximum is that of
+`search`: inside, or at a limit at infinity, with coefficients fixed or bounded, under either link;
+`search.refits` does it by the hundred. Verbs are functions of estimates: `tests` and `intervals` of
+coefficients, `prediction` of what they mean, `diagnostics` of whether to believe them. `wald` has
+the statistics that every fit prints, `scale_values` linear functions of the scale coefficients, and
+`uninformed` says what the data do not. A new method is a new module in one of these rooms, and a
+method of the face.
 """
 
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
@@ -16,6 +16,7 @@ from bayes_lsm.reml.diagnostics.influence import Influence, influence
 from bayes_lsm.reml.diagnostics.leave_one_out import LeaveOneOut, leave_one_out
 from bayes_lsm.reml.diagnostics.residuals import fitted_values, hat_values, residuals, weights
 from bayes_lsm.reml.diagnostics.robust import RobustFit, robust
+from bayes_lsm.reml.divergence import Divergence
 from bayes_lsm.reml.estimates import Test
 from bayes_lsm.reml.fitting import fit_reml
 from bayes_lsm.reml.intervals.intervals import confidence_intervals
@@ -26,7 +27,6 @@ from bayes_lsm.reml.prediction.heterogeneity import Heterogeneity, heterogeneity
 from bayes_lsm.reml.prediction.prediction import Prediction, predict, predict_tau
 from bayes_lsm.reml.prediction.tau2_estimators import estimate_tau2, q_profile_interval
 from bayes_lsm.reml.reml_fit import RemlFit
-from bayes_lsm.reml.search.divergence import Divergence
 from bayes_lsm.reml.search.maximum import Bounds
 from bayes_lsm.reml.tests.bootstrap_test import BootstrapTest, bootstrap_test
 from bayes_lsm.reml.tests.likelihood_ratio_test import LikelihoodRatioTest, likelihood_ratio_test

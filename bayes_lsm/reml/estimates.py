@@ -17,7 +17,7 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.likelihood.blocks.covariance import loadings
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.likelihood.protocol import Covariance, Likelihood
-from bayes_lsm.reml.search.divergence import Divergence, together
+from bayes_lsm.reml.divergence import Divergence, together
 from bayes_lsm.reml.term_estimate import TermEstimate, at_border, correlation_table
 from bayes_lsm.reml.uninformed import location_directions, say, without_unknown
 from bayes_lsm.results import model_title, wald_table

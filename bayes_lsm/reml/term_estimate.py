@@ -12,7 +12,7 @@ from scipy.special import ndtri
 
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
-from bayes_lsm.reml.search.divergence import Divergence, split_space, where_to
+from bayes_lsm.reml.divergence import Divergence, split_space, where_to
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

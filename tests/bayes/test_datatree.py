@@ -12,8 +12,8 @@ from scipy.stats import beta as beta_distribution
 from scipy.stats import halfnorm, multivariate_normal
 
 import bayes_lsm as lsm
+from bayes_lsm.bayes.datatree import build_datatree
 from bayes_lsm.bayes.pointwise_likelihood import pointwise_log_likelihood
-from bayes_lsm.bayes.pymc_model.datatree import build_datatree
 
 from .levels import (
     DESIGNS,

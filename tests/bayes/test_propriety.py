@@ -27,7 +27,7 @@ from bayes_lsm.priors import (
     Priors,
     StudentT,
 )
-from bayes_lsm.reml.search.divergence import Cone
+from bayes_lsm.reml.divergence import Cone
 
 Y = np.array([0.1, 1.9, -0.4, 0.6, 0.2, -1.3, 0.8, 0.3])
 V = np.array([0.10, 0.20, 0.05, 0.30, 0.10, 0.15, 0.08, 0.20])

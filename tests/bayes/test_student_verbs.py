@@ -17,9 +17,9 @@ from scipy.stats import gamma, kstest, norm, t
 import bayes_lsm as lsm
 from bayes_lsm.bayes.diagnostics.checks import Studies
 from bayes_lsm.bayes.diagnostics.findings import coefficient_columns
-from bayes_lsm.bayes.diagnostics.scores import normal_scores
 from bayes_lsm.bayes.diagnostics.study_influence import MAD_TO_SD
 from bayes_lsm.bayes.engines.student_collapsed import sample_student
+from bayes_lsm.bayes.normal_scores import normal_scores
 from bayes_lsm.bayes.pointwise_likelihood import log_likelihood
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.excess import LogExcess

@@ -8,7 +8,7 @@ import pytest
 
 from bayes_lsm.errors import DivergentScaleWarning
 from bayes_lsm.reml import Divergence, fit_reml
-from bayes_lsm.reml.search.divergence import Cone
+from bayes_lsm.reml.divergence import Cone
 
 from .designs import homogeneous_group, make_design
 

@@ -29,7 +29,7 @@ from bayes_lsm.bayes.cross_validation.elpd_from_densities import (
 )
 from bayes_lsm.bayes.cross_validation.refits import Predictions, Refittable, leave_out_folds
 from bayes_lsm.bayes.cross_validation.student_deletion import StudentDeletion
-from bayes_lsm.bayes.diagnostics.scores import normal_scores
+from bayes_lsm.bayes.normal_scores import normal_scores
 from bayes_lsm.bayes.pointwise_likelihood import log_likelihood
 from bayes_lsm.bayes.resolved_priors.propriety import require_proper_without
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from bayes_lsm.bayes.cross_validation.refits import LeftOut
-from bayes_lsm.bayes.diagnostics.scores import normal_scores
 from bayes_lsm.bayes.engines.student_collapsed import (
     JointPoints,
     propose_student,
     require_student_priors,
 )
+from bayes_lsm.bayes.normal_scores import normal_scores
 from bayes_lsm.bayes.student.effects import arrays, student_log_likelihood
 from bayes_lsm.design.subsets import Array, Indices, Numbers, Studies, take_rows
 from bayes_lsm.priors import ResolvedPriors

@@ -30,8 +30,8 @@ from bayes_lsm.bayes.diagnostics.discrepancies import (
     of_scores,
     your_own,
 )
-from bayes_lsm.bayes.diagnostics.scores import normal_scores
 from bayes_lsm.bayes.draws import Array
+from bayes_lsm.bayes.normal_scores import normal_scores
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.student.effects import sample_effects
 from bayes_lsm.errors import FitError

@@ -10,26 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.engines.proposal import Fixed
 from bayes_lsm.priors import Cauchy, Flat
+from bayes_lsm.priors.univariate import Univariate
 
 # By how much, in ln τ², the middle half of what stands for a flat prior moves a study's τ² at most.
 _FLAT_REACH = 10.0
-
-
-class Univariate(Protocol):
-    """A distribution of one θ_j."""
-
-    def logpdf(self, theta: Array, /) -> Array:
-        """Log density, elementwise."""
-
-    def sample(self, size: int, rng: np.random.Generator, /) -> Array:
-        """Independent draws, shape (size,)."""
 
 
 class Coordinates:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.engines.coordinates import Coordinates, Univariate
+from bayes_lsm.bayes.engines.coordinates import Coordinates
 from bayes_lsm.bayes.engines.importance_sampling import CHAINS, draw_weighted, propose_phi
 from bayes_lsm.bayes.student.effects import arrays
 from bayes_lsm.bayes.student.excess import Degrees, Excess
@@ -22,6 +22,7 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.rows.closed_form import log_tau2_of_residuals
 from bayes_lsm.priors import ResolvedPriors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
+from bayes_lsm.priors.univariate import Univariate
 
 
 def can_sample_student(priors: ResolvedPriors) -> bool:

@@ -1,4 +1,4 @@
-"""Safeguarded Newton ascent of the criteria of `clustered`, compiled.
+"""Safeguarded Newton ascent of the criteria of `blocks`, compiled.
 
 The climb is that of `kernels.ascend`; only the evaluation and the bound on a step are its own.
 """

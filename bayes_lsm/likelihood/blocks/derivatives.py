@@ -1,4 +1,4 @@
-r"""The second half of `clustered`, compiled: score and Hessian in α.
+r"""The second half of `blocks`, compiled: score and Hessian in α.
 
 Σ is linear in its parts ψ_c = exp(z_c'α) ρ_c(κ), ∂Σ/∂ψ_c = E_c = κ_c (u_a u_b' + u_b u_a') with
 κ_c = ½ where a = b and 1 otherwise. With P = Σ⁻¹ − Σ⁻¹XA⁻¹X'Σ⁻¹ and t_a = u_a'P y,

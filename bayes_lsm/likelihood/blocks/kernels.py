@@ -1,4 +1,4 @@
-r"""The first half of `clustered`, compiled: from α to whitened blocks, their QR and a value.
+r"""The first half of `blocks`, compiled: from α to whitened blocks, their QR and a value.
 
 Each block of Σ is factored once, and y, X and the effects' columns u_r are whitened with it, so
 that u_r'Σ⁻¹u_s and X'Σ⁻¹X are plain inner products:

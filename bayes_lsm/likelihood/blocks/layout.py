@@ -1,4 +1,4 @@
-"""From rows and scale terms to the flat `Layout` that the compiled loops of `clustered` read."""
+"""From rows and scale terms to the flat `Layout` that the compiled loops of `blocks` read."""
 
 from __future__ import annotations
 

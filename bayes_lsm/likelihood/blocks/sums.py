@@ -83,7 +83,7 @@ def sum_rows(
     *,
     variance: Array | sparse.csr_array,
 ) -> Sums:
-    """The sums of some rows at each row of alphas (m, q); see `clustered.arrange`.
+    """The sums of some rows at each row of alphas (m, q); see `blocks.arrange`.
 
     Parameters
     ----------

@@ -15,8 +15,8 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
+from bayes_lsm.reml.divergence import Cone, Divergence
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.search.divergence import Cone, Divergence
 from bayes_lsm.reml.term_estimate import TermEstimate
 from bayes_lsm.specification import Method
 

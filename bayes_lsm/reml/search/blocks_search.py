@@ -19,7 +19,7 @@ from bayes_lsm.design.scale_terms import correlation_count
 from bayes_lsm.likelihood.blocks import blocks
 from bayes_lsm.likelihood.blocks.arrange import sampling_covariance
 from bayes_lsm.likelihood.blocks.correlation_matrices import kappa_of
-from bayes_lsm.reml.search.divergence import Cone, split_space
+from bayes_lsm.reml.divergence import Cone, split_space
 from bayes_lsm.reml.search.spots import Remaining, Spot, shares
 from bayes_lsm.specification import Method
 
@@ -66,7 +66,7 @@ class BlocksSearch:
     turns : int, default 3
         Rounds of further climbs once a best point is known. With 0, for refits in their hundreds,
         there are fewer starts as well: twice as fast. Of sets that were simulated from
-        fits of the nasty data of test_clustered_simulated it misses the highest point of about 2%,
+        fits of the nasty data of the simulated tests it misses the highest point of about 2%,
         and of 1 in 472 from `near` the fit's.
     near : sequence of ndarray, shape (m,), optional
         Further coefficients and κ to start from, such as `summits` of a search in similar data.

@@ -13,7 +13,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.reml.search.divergence import Cone, Limit
+from bayes_lsm.reml.divergence import Cone, Limit
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]

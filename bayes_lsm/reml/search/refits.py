@@ -203,17 +203,6 @@ class Refitter(Protocol):
         """
 
 
-def refitter_of(fit: Estimates) -> Refitter:
-    """How the design of a fit is refitted by the hundred."""
-    if fit.design.is_independent:
-        from bayes_lsm.reml.search.rows_refits import RowsRefitter
-
-        return RowsRefitter(fit)
-    from bayes_lsm.reml.search.blocks_refits import BlocksRefitter
-
-    return BlocksRefitter(fit)
-
-
 def held(fit: Estimates) -> tuple[Design, list[int]]:
     """The design with the fixed coefficients held, and the numbers of the free ones."""
     names = [each.label for each in coefficients(fit.design)]

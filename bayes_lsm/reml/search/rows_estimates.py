@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.design.design import Design
+from bayes_lsm.reml.divergence import Divergence, Limit
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.search.divergence import Divergence, Limit
 from bayes_lsm.reml.search.geometry import geometry_of
 from bayes_lsm.reml.search.rows_search import Search
 from bayes_lsm.reml.search.surface import Point, Surface

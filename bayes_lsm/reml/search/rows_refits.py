@@ -15,8 +15,8 @@ import numpy.typing as npt
 
 from bayes_lsm.design.exchangeable import Exchangeable, PartName
 from bayes_lsm.likelihood.rows.closed_form import estimate_location
+from bayes_lsm.reml.divergence import Cone
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.search.divergence import Cone
 from bayes_lsm.reml.search.geometry import geometry_of
 from bayes_lsm.reml.search.refits import Refits, Shift, Starts, held
 from bayes_lsm.reml.search.surface import Surface

@@ -19,7 +19,7 @@ from itertools import combinations
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.reml.search.divergence import split_space
+from bayes_lsm.reml.divergence import split_space
 from bayes_lsm.reml.search.geometry import MANY_STUDIES, Face, random_steps, steep_slopes
 from bayes_lsm.reml.search.surface import Point, Surface
 from bayes_lsm.specification import Method

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.links import tau2_from_log
-from bayes_lsm.reml.search.divergence import Limit
+from bayes_lsm.reml.divergence import Limit
 from bayes_lsm.reml.search.geometry import Coordinates, Face, geometry_of, log_volume
 from bayes_lsm.specification import Method
 
