@@ -19,6 +19,7 @@ from bayes_lsm.priors import PresetName
 if TYPE_CHECKING:
     from xarray import DataTree
 
+    from bayes_lsm.bayes.cross_validation.clustered_loo import Unit
     from bayes_lsm.bayes.cross_validation.elpd import Elpd
     from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck
     from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
@@ -205,37 +206,45 @@ class BayesFit(Posterior):
         return savage_dickey(self, term, value, part=part)
 
     def loo(
-        self, *, cluster: Cluster | None = None, seed: int | None = None, progress: bool = True
+        self,
+        *,
+        cluster: Cluster | None = None,
+        unit: Unit = "cluster",
+        seed: int | None = None,
+        progress: bool = True,
     ) -> Elpd:
         """Leave each study or cluster out in turn by exact refits; see `loo`."""
         from bayes_lsm.bayes.cross_validation.loo import loo
 
-        return loo(self, cluster=cluster, seed=seed, progress=progress)
+        return loo(self, cluster=cluster, unit=unit, seed=seed, progress=progress)
 
-    def psis_loo(self, *, cluster: Cluster | None = None, progress: bool = True) -> Elpd:
+    def psis_loo(
+        self, *, cluster: Cluster | None = None, unit: Unit = "cluster", progress: bool = True
+    ) -> Elpd:
         """The same by importance sampling; see `bayes_lsm.bayes.cross_validation.loo.psis_loo`."""
         from bayes_lsm.bayes.cross_validation.loo import psis_loo
 
-        return psis_loo(self, cluster=cluster, progress=progress)
+        return psis_loo(self, cluster=cluster, unit=unit, progress=progress)
 
     def kfold(
         self,
         k: int = 10,
         *,
         cluster: Cluster | None = None,
+        unit: Unit = "cluster",
         seed: int | None = None,
         progress: bool = True,
     ) -> Elpd:
         """Leave folds of studies or clusters out by exact refits; see `kfold`."""
         from bayes_lsm.bayes.cross_validation.loo import kfold
 
-        return kfold(self, k, cluster=cluster, seed=seed, progress=progress)
+        return kfold(self, k, cluster=cluster, unit=unit, seed=seed, progress=progress)
 
-    def waic(self, *, cluster: Cluster | None = None) -> Elpd:
+    def waic(self, *, cluster: Cluster | None = None, unit: Unit = "cluster") -> Elpd:
         """The widely applicable information criterion; see `waic`."""
         from bayes_lsm.bayes.cross_validation.loo import waic
 
-        return waic(self, cluster=cluster)
+        return waic(self, cluster=cluster, unit=unit)
 
     def posterior_predictive_check(
         self,

@@ -131,7 +131,12 @@ class Studies:
     @property
     def plural(self) -> str:
         """What they are."""
-        return "studies" if self.unit == "study" else "clusters"
+        return {"study": "studies", "row": "rows"}.get(self.unit, "clusters")
+
+
+def each_row(design: Design) -> Studies:
+    """Every row by itself, whatever it shares with others."""
+    return Studies(design.labels, tuple(np.arange(len(design.y))[:, None]), "row")
 
 
 def group_studies(design: Design) -> Studies:

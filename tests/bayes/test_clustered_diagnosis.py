@@ -125,7 +125,7 @@ def test_random_intercepts_are_left_out_by_weights():
     )
     found = fit.diagnose(progress=False)
     assert found.loo.criterion == "psis_loo"
-    assert "by importance sampling: the scale term" in found.remarks[1]
+    assert "by importance sampling: those of random intercepts" in found.remarks[1]
     assert not found.studies["refitted"].any()
     assert not [name for name in coefficient_columns(found.studies) if "scale_effect" in name]
     # Rows are independent given the draws, so that each is a cluster: PIT are those of its own.

@@ -3,6 +3,7 @@
 import math
 import warnings
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -214,7 +215,7 @@ def test_densities_are_those_of_dense_matrices(fit, cluster):
     studies = checked_clusters(design, cluster)
     few = replace(fit, draws=fit.draws.take(np.arange(5)))
     alphas = flat_coefficients(few.terms)
-    for u, density, below in densities(few, studies):
+    for u, density, _, below in densities(few, studies):
         rows = studies.rows[u]
         for k in range(5):
             covariance = dense(design, np.exp(alphas[k]), 0.0)
@@ -239,10 +240,8 @@ def test_random_intercepts_are_conditioned_on():
     exact = norm.logpdf(
         data["yi"], fit.draws.flat_location, np.sqrt(data["vi"].to_numpy() + np.exp(eta))
     )
-    for u, density, _ in densities(fit, checked_clusters(design, None)):
+    for u, density, _, _ in densities(fit, checked_clusters(design, None)):
         np.testing.assert_allclose(density, exact[:, u], atol=1e-9)
-    with pytest.raises(lsm.FitError, match=r"random intercepts.*psis_loo"):
-        fit.loo()
 
 
 def test_clusters_that_are_not_named_are_found():
@@ -261,6 +260,20 @@ def test_clusters_that_are_not_named_are_found():
     np.testing.assert_allclose(found.pointwise, fit.loo(cluster=data["trial"]).pointwise, atol=1e-9)
     with pytest.raises(lsm.FitError, match="WAIC is a sum over clusters that are independent"):
         fit.waic(cluster="residual")
+
+
+def test_rows_are_left_out_beside_whole_clusters(fit):
+    """As clusters of one row each, which is what they are."""
+    rows = len(fit.design.y)
+    for verb in (fit.loo, fit.psis_loo, partial(fit.kfold, 5, seed=1)):
+        found, other = verb(unit="row"), verb(cluster=np.arange(rows))
+        np.testing.assert_array_equal(found.pointwise, other.pointwise)
+        assert found.studies.unit == "row"
+        assert found.studies.names == fit.design.labels
+    # Given the other schools of its district a row is predicted better than without them.
+    assert fit.loo(unit="row").elpd > fit.loo(cluster="district").elpd
+    with pytest.raises(lsm.FitError, match="got unit='row'; leave one of them out"):
+        fit.loo(unit="row", cluster="district")
 
 
 def test_what_cannot_be_left_out_is_refused(fit):

@@ -289,3 +289,22 @@ def test_a_comparison_of_what_is_no_result_is_refused(paired):
     for wrong, got in (({"a": paired, "b": paired}, "BayesFit"), (paired.loo(), "Elpd")):
         with pytest.raises(lsm.FitError, match=rf"by the models' names.*got {got}"):
             lsm.compare_elpd(wrong)
+
+
+def test_rows_of_one_study_are_left_out_one_by_one():
+    """As studies of one row each, which they are where no names say otherwise."""
+    data = lsm.load_dataset("bcg").assign(name=np.repeat([*"abcdef"], [3, 2, 2, 2, 2, 2]))
+    fits = [
+        lsm.LocationScaleModel("yi ~ 1", variance="vi", data=data, **names).fit_bayes(seed=1)
+        for names in ({"study": "name"}, {})
+    ]
+    named, plain = fits
+    assert len(named.loo().pointwise) == 6
+    found, other = named.loo(unit="row"), plain.loo()
+    np.testing.assert_array_equal(found.pointwise, other.pointwise)
+    assert (found.studies.unit, found.studies.plural) == ("row", "rows")
+    np.testing.assert_array_equal(named.psis_loo(unit="row").pointwise, plain.psis_loo().pointwise)
+    with pytest.raises(lsm.FitError, match="unit must be"):
+        named.waic(unit="study")
+    with pytest.raises(lsm.FitError, match="got unit='row'; leave one of them out"):
+        named.kfold(5, unit="row", cluster="name")

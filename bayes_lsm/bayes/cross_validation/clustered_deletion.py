@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -79,6 +79,30 @@ class RowSums:
         X = np.hstack([part.X, both[:, None] == rows])
         return _sum(part, X, self.mean, alphas)
 
+    def log_density(self, rows: Indices, away: Array, alphas: Array) -> Array:
+        """ln p(y_rows | β, α) (m,), with β `away` (m, p) from `mean`."""
+        if len(np.unique(self.connected[rows])) < len(rows):
+            return self.of(rows, alphas).log_density(away)
+        part = self.take(rows)
+        variance = row_variances(likelihood_terms(part), part.v, alphas)
+        residuals = part.y - part.X @ self.mean - away @ part.X.T
+        each = np.log(2 * np.pi * variance) + residuals**2 / variance
+        return np.asarray(-0.5 * each.sum(axis=1))
+
+    def standardise(self, rows: Indices, kept: Indices, away: Array, alphas: Array) -> Array:
+        """(y_i − mean) / SD (m, rows) of `rows`, given β, `away` (m, p) from `mean`, and `kept`."""
+        part = self.take(rows)
+        if not len(kept):
+            residuals = part.y - part.X @ self.mean - away @ part.X.T
+            variance = row_variances(likelihood_terms(part), part.v, alphas)
+            return np.asarray(residuals / np.sqrt(variance))
+        p = part.X.shape[1]
+        found = self.with_own_columns(rows, kept, alphas)
+        b = found.b[:, p:] - np.einsum("kij,kj->ki", found.A[:, p:, :p], away)
+        covariance = np.linalg.inv(found.A[:, p:, p:])
+        mean = np.einsum("kij,kj->ki", covariance, b)
+        return np.asarray(mean / np.sqrt(np.einsum("kii->ki", covariance)))
+
 
 def _sum(part: Design, X: Array, mean: Array, alphas: Array) -> Sums:
     from bayes_lsm.likelihood.blocks.sums import sum_rows
@@ -97,6 +121,8 @@ class ClusterDeletion:
     FitError
         When β cannot be integrated out.
     """
+
+    sampled: ClassVar[bool] = False
 
     design: Design
     priors: ResolvedPriors

@@ -12,7 +12,7 @@ doi:10.1007/s00180-020-01045-4.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy.special import ndtr
@@ -24,12 +24,16 @@ from bayes_lsm.bayes.cross_validation.elpd_from_densities import (
     kfold_elpd,
     loo_elpd,
     psis_elpd,
+    sampled_elpd,
     waic_elpd,
 )
+from bayes_lsm.bayes.cross_validation.level_integrals import LevelIntegrals
 from bayes_lsm.bayes.cross_validation.refits import Predictions, leave_out_folds
+from bayes_lsm.bayes.cross_validation.sampled_deletion import SampledDeletion
 from bayes_lsm.bayes.resolved_priors.propriety import require_proper_without
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.term_draws import flat_coefficients
+from bayes_lsm.choices import require_choice
 from bayes_lsm.design.clusters import (
     Cluster,
     Clusters,
@@ -39,13 +43,14 @@ from bayes_lsm.design.clusters import (
 )
 from bayes_lsm.design.columns import check_columns
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import Array, Indices, Studies
+from bayes_lsm.design.subsets import Array, Indices, Studies, each_row
 from bayes_lsm.errors import DataError, FitError
-from bayes_lsm.likelihood.blocks.arrange import likelihood_terms, row_variances
 from bayes_lsm.progress import track
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.posterior import Posterior
+
+Unit = Literal["cluster", "row"]
 
 _FEWEST_CLUSTERS = 3
 _MANY_CLUSTERS = 100
@@ -55,6 +60,7 @@ def loo(
     fit: Posterior,
     *,
     cluster: Cluster | None = None,
+    unit: Unit = "cluster",
     seed: int | None = None,
     progress: bool = True,
 ) -> Elpd:
@@ -63,11 +69,14 @@ def loo(
     Parameters
     ----------
     fit : BayesFit
-        Of either engine; the refits are by the collapsed one, with the priors of the full fit.
+        Of either engine; the refits are by the collapsed one, with the priors of the full fit. Of
+        random intercepts of ln τ² see the notes.
     cluster : str or sequence of length n, optional
         What is left out as a whole: the groups of a scale term, or the cluster of each row that was
         fitted. By default the outermost groups; where none holds the others, the sets of rows that
         are independent of each other.
+    unit : {"cluster", "row"}, default "cluster"
+        ``"row"``: each row is predicted from all others, those of its own groups among them.
     seed : int, optional
         Default: that of the fit.
     progress : bool, default True
@@ -82,13 +91,20 @@ def loo(
     ------
     FitError
         For fewer than three clusters, one without which a location coefficient (or a scale
-        coefficient with a flat prior) is left open,
-        location priors that are not normal, or random intercepts of ln τ².
+        coefficient with a flat prior) is left open, or location priors that are not normal.
 
     Warns
     -----
     ConvergenceWarning
-        When even a refit of its own gives a cluster's density with too large an error.
+        When even a refit of its own gives a cluster's density with too large an error, or a NUTS
+        refit cannot be trusted.
+
+    Notes
+    -----
+    No engine but NUTS takes random intercepts of ln τ². Then clusters are predicted by the draws of
+    the fit, as by `psis_loo`, and where Pareto k is above 0.7 by the draws of a NUTS refit without
+    the cluster. Either way the effects of the levels that it tells most of are integrated out; see
+    `bayes_lsm.bayes.level_integrals`.
 
     Examples
     --------
@@ -98,9 +114,11 @@ def loo(
     >>> found.studies.unit, len(found.pointwise)
     ('district', 11)
     """
-    studies = checked_clusters(fit.design, cluster)
+    studies = checked_clusters(fit.design, cluster, unit)
     folds = _one_by_one(studies)
     _require_proper(fit, studies, folds)
+    if has_random_intercepts(fit.design):
+        return _by_draws("loo", fit, studies, folds, seed=seed, progress=progress)
     found = _refit(fit, studies, folds, seed=seed, progress=progress)
     each = densities(fit, studies, progress=_slow(studies, progress))
     return loo_elpd(fit, studies, found, each)
@@ -111,6 +129,7 @@ def kfold(
     k: int = 10,
     *,
     cluster: Cluster | None = None,
+    unit: Unit = "cluster",
     seed: int | None = None,
     progress: bool = True,
 ) -> Elpd:
@@ -121,7 +140,7 @@ def kfold(
     fit : BayesFit
     k : int, default 10
         Number of folds, from 2 to the number of clusters.
-    cluster
+    cluster, unit
         As in `loo`.
     seed : int, optional
         Of the folds, which are drawn at random, and of the refits. Default: that of the fit. For
@@ -145,21 +164,30 @@ def kfold(
     >>> len(fit.kfold(5, seed=1).pointwise)
     11
     """
-    studies = checked_clusters(fit.design, cluster)
+    studies = checked_clusters(fit.design, cluster, unit)
     folds = draw_folds(k, len(studies.names), fit.seed if seed is None else seed)
     _require_proper(fit, studies, folds)
+    if has_random_intercepts(fit.design):
+        return _by_draws("kfold", fit, studies, folds, seed=seed, progress=progress)
     found = _refit(fit, studies, folds, seed=seed, progress=progress)
     return kfold_elpd(fit, studies, found, k)
 
 
-def psis_loo(fit: Posterior, *, cluster: Cluster | None = None, progress: bool = True) -> Elpd:
+def psis_loo(
+    fit: Posterior,
+    *,
+    cluster: Cluster | None = None,
+    unit: Unit = "cluster",
+    progress: bool = True,
+) -> Elpd:
     """Leave each cluster out in turn by Pareto-smoothed importance sampling from the draws.
 
     Parameters
     ----------
     fit : BayesFit
-        Random intercepts of ln τ² are conditioned on, as the other coefficients are.
-    cluster
+        Of random intercepts of ln τ² the effects are integrated out that the cluster tells of most;
+        the coefficients and their SDs are conditioned on.
+    cluster, unit
         As in `loo`.
     progress : bool, default True
         Show a progress bar on standard error when there are many clusters.
@@ -185,18 +213,19 @@ def psis_loo(fit: Posterior, *, cluster: Cluster | None = None, progress: bool =
     >>> fit.psis_loo(cluster="district/school").criterion
     'psis_loo'
     """
-    studies = checked_clusters(fit.design, cluster)
+    studies = checked_clusters(fit.design, cluster, unit)
     _require_proper(fit, studies, _one_by_one(studies))
-    return psis_elpd(fit, studies, densities(fit, studies, progress=_slow(studies, progress)))
+    of_each = integrated_densities if has_random_intercepts(fit.design) else densities
+    return psis_elpd(fit, studies, of_each(fit, studies, progress=_slow(studies, progress)))
 
 
-def waic(fit: Posterior, *, cluster: Cluster | None = None) -> Elpd:
+def waic(fit: Posterior, *, cluster: Cluster | None = None, unit: Unit = "cluster") -> Elpd:
     """The widely applicable information criterion, on the scale of the log density.
 
     Parameters
     ----------
     fit : BayesFit
-    cluster
+    cluster, unit
         As in `loo`; the clusters must be independent given the coefficients.
 
     Returns
@@ -214,7 +243,7 @@ def waic(fit: Posterior, *, cluster: Cluster | None = None) -> Elpd:
     ConvergenceWarning
         When the penalty of a cluster is above 0.4, where the formula fails.
     """
-    studies = checked_clusters(fit.design, cluster)
+    studies = checked_clusters(fit.design, cluster, unit)
     if not are_independent(fit.design, studies):
         raise FitError(
             "WAIC is a sum over clusters that are independent given the coefficients, but these "
@@ -224,14 +253,18 @@ def waic(fit: Posterior, *, cluster: Cluster | None = None) -> Elpd:
     return waic_elpd(fit, studies, densities(fit, studies))
 
 
-def checked_clusters(design: Design, cluster: Cluster | None) -> Studies:
-    """The clusters that can be left out one by one.
+def checked_clusters(design: Design, cluster: Cluster | None, unit: Unit = "cluster") -> Studies:
+    """The clusters, or the rows, that can be left out one by one.
 
     Raises
     ------
     FitError
-        For clusters that are unknown or missing, or fewer than three.
+        For clusters that are unknown or missing, or fewer than three; for an unknown unit, and rows
+        that are given clusters.
     """
+    require_unit(unit, cluster)
+    if unit == "row":
+        return each_row(design)
     studies = _studies(
         design, independent_clusters(design) if cluster is None else read_clusters(design, cluster)
     )
@@ -242,6 +275,18 @@ def checked_clusters(design: Design, cluster: Cluster | None) -> Studies:
             f"({', '.join(studies.names)}); name smaller ones with cluster="
         )
     return studies
+
+
+def require_unit(unit: str, cluster: Cluster | None) -> None:
+    """Refuse an unknown unit, and rows that are given clusters.
+
+    Raises
+    ------
+    FitError
+    """
+    require_choice("unit", unit, Unit)
+    if unit == "row" and cluster is not None:
+        raise FitError("cluster is for unit='cluster', got unit='row'; leave one of them out")
 
 
 def are_independent(design: Design, studies: Studies) -> bool:
@@ -269,6 +314,11 @@ def _require_proper(fit: Posterior, studies: Studies, folds: list[Indices]) -> N
     require_proper_without(fit.design, resolved, fit.priors, studies, folds)
 
 
+def has_random_intercepts(design: Design) -> bool:
+    """Whether ln τ² of some term has them."""
+    return any(term.random for term in design.terms)
+
+
 def _slow(studies: Studies, progress: bool) -> bool:
     return progress and len(studies.names) > _MANY_CLUSTERS
 
@@ -282,17 +332,28 @@ def _refit(
     progress: bool,
 ) -> Predictions:
     design = fit.design
-    for term in design.terms:
-        if term.random:
-            raise FitError(
-                f"the scale term {term.name!r} has random intercepts, with which no refit is fast; "
-                "use psis_loo(), which needs none"
-            )
     _require_rank(design, studies, folds)
     model = ClusterDeletion(design, resolve_priors(design, fit.priors))
     seed = fit.seed if seed is None else seed
     with np.errstate(invalid="ignore"):  # points of the prior may be too far out for any density
         return leave_out_folds(model, studies, folds, seed=seed, progress=progress)
+
+
+def _by_draws(
+    criterion: Literal["loo", "kfold"],
+    fit: Posterior,
+    studies: Studies,
+    folds: list[Indices],
+    *,
+    seed: int | None,
+    progress: bool,
+) -> Elpd:
+    """Of a model that only NUTS can fit."""
+    _require_rank(fit.design, studies, folds)
+    model = SampledDeletion(fit)
+    seed = fit.seed if seed is None else seed
+    found = leave_out_folds(model, studies, folds, seed=seed, progress=progress)
+    return sampled_elpd(criterion, fit, studies, found, model.problems)
 
 
 def _require_rank(design: Design, studies: Studies, folds: list[Indices]) -> None:
@@ -313,10 +374,11 @@ def _require_rank(design: Design, studies: Studies, folds: list[Indices]) -> Non
 
 def densities(
     fit: Posterior, studies: Studies, *, progress: bool = False
-) -> Iterator[tuple[int, Array, Array]]:
-    """Each cluster's log density (draws,) and its rows' probabilities (draws, rows).
+) -> Iterator[tuple[int, Array, Array, Array]]:
+    """Each cluster's log density (draws,), twice, and its rows' probabilities (draws, rows).
 
-    Given the coefficients of the draw and the rows of other clusters that it depends on.
+    Given the coefficients of the draw, effects of random intercepts among them, and the rows of
+    other clusters that it depends on.
     """
     centre = fit.draws.flat_location.mean(axis=0)
     away, alphas = fit.draws.flat_location - centre, flat_coefficients(fit.terms)
@@ -326,19 +388,18 @@ def densities(
         kept = np.setdiff1d(sums.around(rows), rows)
         both = sums.of(np.union1d(rows, kept), alphas).log_density(away)
         density = both - sums.of(kept, alphas).log_density(away) if len(kept) else both
-        yield u, density, ndtr(_standardise(sums, rows, kept, away, alphas))
+        yield u, density, density, ndtr(sums.standardise(rows, kept, away, alphas))
 
 
-def _standardise(sums: RowSums, rows: Indices, kept: Indices, away: Array, alphas: Array) -> Array:
-    """(y_i − mean) / SD (draws, rows) of rows of a cluster, given β and the rows `kept`."""
-    part = sums.take(rows)
-    if not len(kept):
-        residuals = part.y - part.X @ sums.mean - away @ part.X.T
-        variance = row_variances(likelihood_terms(part), part.v, alphas)
-        return np.asarray(residuals / np.sqrt(variance))
-    p = part.X.shape[1]
-    found = sums.with_own_columns(rows, kept, alphas)
-    b = found.b[:, p:] - np.einsum("kij,kj->ki", found.A[:, p:, :p], away)
-    covariance = np.linalg.inv(found.A[:, p:, p:])
-    mean = np.einsum("kij,kj->ki", covariance, b)
-    return np.asarray(mean / np.sqrt(np.einsum("kii->ki", covariance)))
+def integrated_densities(
+    fit: Posterior, studies: Studies, *, progress: bool = False
+) -> Iterator[tuple[int, Array, Array, Array]]:
+    """The same with the effects of random intercepts integrated out, and then with them.
+
+    Given the rows of other clusters: those that depend on it by such an effect, too.
+    """
+    integrals = LevelIntegrals(fit)
+    for u in track(range(len(studies.names)), "Smoothing weights", progress=progress):
+        rows = studies.rows[u]
+        found = integrals.leave_out(rows, [rows])
+        yield u, found.fold, integrals.given_effects(rows), found.below[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -25,6 +26,8 @@ class RowDeletion:
     FitError
         When β cannot be integrated out.
     """
+
+    sampled: ClassVar[bool] = False
 
     design: Design
     priors: ResolvedPriors

@@ -1,12 +1,14 @@
 """From log densities, of refits or of draws, to an `Elpd`: whatever the model and what is left out.
 
-What a model gives of each study is its log density at each draw and its effects' probabilities;
-see `loo.densities` and `clustered_loo.densities`. What refits give is in `refits`.
+What a model gives of each study is its log density at each draw given the others, that given its
+own effects too, and its effects' probabilities; see `loo.densities` and `clustered_loo.densities`.
+What refits give is in `refits`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -23,7 +25,7 @@ from bayes_lsm.errors import ConvergenceWarning, FitError, warn
 if TYPE_CHECKING:
     from bayes_lsm.bayes.posterior import Posterior
 
-Densities = Iterable[tuple[int, Array, Array]]
+Densities = Iterable[tuple[int, Array, Array, Array]]
 
 _LARGEST_WAIC_PENALTY = 0.4
 
@@ -40,6 +42,34 @@ def draw_folds(k: int, count: int, seed: int) -> list[Indices]:
         raise FitError(f"k must be a whole number of folds from 2 to {count}, got {k!r}")
     shuffled = np.random.default_rng(seed).permutation(count)
     return [np.sort(fold) for fold in np.array_split(shuffled, k)]
+
+
+def sampled_elpd(
+    criterion: Literal["loo", "kfold"],
+    fit: Posterior,
+    studies: Studies,
+    found: Predictions,
+    problems: Sequence[str],
+) -> Elpd:
+    """Of the draws of a sampler, or where they do not do of new ones without the fold."""
+    what = f"each {studies.unit}" if criterion == "loo" else "each fold"
+    again = int(found.refitted.sum())
+    note = (
+        f"{what} is predicted by importance sampling from the draws of the fit, with the effects "
+        "of random intercepts of ln τ² integrated out (psis, and its pareto_k), or, where those "
+        f"weights do not do, by a NUTS refit ({again} of {len(found.elpd)} {studies.plural}); "
+        f"Monte Carlo error {_total(found.mcse):.3f} in all"
+    )
+    heading = (
+        f"Leave-one-{studies.unit}-out by draws and refits"
+        if criterion == "loo"
+        else "Cross-validation by draws and refits"
+    )
+    columns = {"mcse": found.mcse, "psis": found.shared_elpd, "pareto_k": found.shared_k}
+    elpd = _exact(criterion, heading, fit, studies, found, columns, note)
+    for problem in problems:
+        warn(problem, ConvergenceWarning)
+    return replace(elpd, problems=(*elpd.problems, *problems))
 
 
 def loo_elpd(fit: Posterior, studies: Studies, found: Predictions, densities: Densities) -> Elpd:
@@ -97,7 +127,7 @@ def psis_elpd(fit: Posterior, studies: Studies, densities: Densities) -> Elpd:
 def waic_elpd(fit: Posterior, studies: Studies, densities: Densities) -> Elpd:
     """Of draws, less the variance of the log density."""
     lpd, penalty = np.empty((2, len(studies.names)))
-    for u, density, _ in densities:
+    for u, _, density, _ in densities:
         lpd[u] = logsumexp(density) - np.log(len(density))
         penalty[u] = np.var(density, ddof=1)
     high = np.flatnonzero(penalty > _LARGEST_WAIC_PENALTY)
@@ -148,11 +178,11 @@ def _smooth(fit: Posterior, studies: Studies, densities: Densities) -> Predictio
     count = len(studies.names)
     elpd, lpd, mcse, k, largest, ess = np.empty((6, count))
     pit = np.empty(len(fit.design.y))
-    for u, density, below in densities:
+    for u, density, again, below in densities:
         log_weights, k[u] = smooth_weights(-density)
         weights = np.exp(log_weights)
         elpd[u] = logsumexp(log_weights + density)
-        lpd[u] = logsumexp(density) - np.log(len(density))
+        lpd[u] = logsumexp(again) - np.log(len(again))
         deviation = np.exp(density - elpd[u]) - 1.0
         mcse[u] = np.sqrt(np.sum((weights * deviation) ** 2))
         largest[u], ess[u] = weights.max(), 1.0 / np.sum(weights**2)

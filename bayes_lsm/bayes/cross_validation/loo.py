@@ -18,6 +18,7 @@ import numpy as np
 from scipy.special import ndtr
 
 from bayes_lsm.bayes.cross_validation import clustered_loo
+from bayes_lsm.bayes.cross_validation.clustered_loo import Unit, require_unit
 from bayes_lsm.bayes.cross_validation.deletion import RowDeletion
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.cross_validation.elpd_from_densities import (
@@ -35,7 +36,7 @@ from bayes_lsm.bayes.resolved_priors.propriety import require_proper_without
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior, require_normal_effects
 from bayes_lsm.design.clusters import Cluster
-from bayes_lsm.design.subsets import Array, Indices, Studies, group_studies, take_rows
+from bayes_lsm.design.subsets import Array, Indices, Studies, each_row, group_studies, take_rows
 from bayes_lsm.errors import FitError
 from bayes_lsm.progress import track
 
@@ -49,6 +50,7 @@ def loo(
     fit: Posterior,
     *,
     cluster: Cluster | None = None,
+    unit: Unit = "cluster",
     seed: int | None = None,
     progress: bool = True,
 ) -> Elpd:
@@ -57,11 +59,15 @@ def loo(
     Parameters
     ----------
     fit : BayesFit
-        Of either engine; the refits are by the collapsed one, with the priors of the full fit.
+        Of either engine; the refits are by the collapsed one, with the priors of the full fit. Of
+        random intercepts of ln τ² see the notes.
     cluster : str or sequence of length n, optional
         What is left out as a whole: the groups of a scale term, or the cluster of each row that was
         fitted. By default the study; with dependent effects the outermost groups, and where none
         holds the others the sets of rows that are independent of each other.
+    unit : {"cluster", "row"}, default "cluster"
+        ``"row"``: each row is predicted from all others, those of its study or of its own groups
+        among them.
     seed : int, optional
         Default: that of the fit.
     progress : bool, default True
@@ -81,7 +87,14 @@ def loo(
     Warns
     -----
     ConvergenceWarning
-        When even a refit of its own gives a study's density with too large an error.
+        When even a refit of its own gives a study's density with too large an error, or a NUTS
+        refit cannot be trusted.
+
+    Notes
+    -----
+    No engine but NUTS takes random intercepts of ln τ². Then clusters are predicted by the draws of
+    the fit, as by `psis_loo`, and where Pareto k is above 0.7 by the draws of a NUTS refit without
+    the cluster. Either way the effects of the levels that it tells most of are integrated out.
 
     Examples
     --------
@@ -92,9 +105,9 @@ def loo(
     >>> round(found.elpd), round(found.p)
     (-11, 3)
     """
-    if _leaves_clusters(fit, cluster):
-        return clustered_loo.loo(fit, cluster=cluster, seed=seed, progress=progress)
-    studies = checked_studies(fit)
+    if _leaves_clusters(fit, cluster, unit):
+        return clustered_loo.loo(fit, cluster=cluster, unit=unit, seed=seed, progress=progress)
+    studies = checked_studies(fit, unit)
     folds = list(np.arange(len(studies.names))[:, None])
     found = _refit(fit, studies, folds, seed=seed, progress=progress)
     each = densities(fit, studies, progress=_slow(studies, progress))
@@ -106,6 +119,7 @@ def kfold(
     k: int = 10,
     *,
     cluster: Cluster | None = None,
+    unit: Unit = "cluster",
     seed: int | None = None,
     progress: bool = True,
 ) -> Elpd:
@@ -116,7 +130,7 @@ def kfold(
     fit : BayesFit
     k : int, default 10
         Number of folds, from 2 to the number of studies.
-    cluster
+    cluster, unit
         As in `loo`.
     seed : int, optional
         Of the folds, which are drawn at random, and of the refits. Default: that of the fit. For
@@ -141,23 +155,30 @@ def kfold(
     >>> len(fit.kfold(5, seed=1).pointwise)
     13
     """
-    if _leaves_clusters(fit, cluster):
-        return clustered_loo.kfold(fit, k, cluster=cluster, seed=seed, progress=progress)
-    studies = checked_studies(fit)
+    if _leaves_clusters(fit, cluster, unit):
+        return clustered_loo.kfold(fit, k, cluster=cluster, unit=unit, seed=seed, progress=progress)
+    studies = checked_studies(fit, unit)
     folds = draw_folds(k, len(studies.names), fit.seed if seed is None else seed)
     _require_proper(fit, studies, folds)
     found = _refit(fit, studies, folds, seed=seed, progress=progress)
     return kfold_elpd(fit, studies, found, k)
 
 
-def psis_loo(fit: Posterior, *, cluster: Cluster | None = None, progress: bool = True) -> Elpd:
+def psis_loo(
+    fit: Posterior,
+    *,
+    cluster: Cluster | None = None,
+    unit: Unit = "cluster",
+    progress: bool = True,
+) -> Elpd:
     """Leave each study out in turn by Pareto-smoothed importance sampling from the draws.
 
     Parameters
     ----------
     fit : BayesFit
-        Random intercepts of ln τ² are conditioned on, as the other coefficients are.
-    cluster
+        Of random intercepts of ln τ² the effects are integrated out that the cluster tells of most;
+        the coefficients and their SDs are conditioned on.
+    cluster, unit
         As in `loo`.
     progress : bool, default True
         Show a progress bar on standard error when there are thousands of studies.
@@ -184,19 +205,19 @@ def psis_loo(fit: Posterior, *, cluster: Cluster | None = None, progress: bool =
     Vehtari, A., Simpson, D., Gelman, A., Yao, Y., & Gabry, J. (2024). Pareto smoothed importance
     sampling. Journal of Machine Learning Research, 25(72), 1-58.
     """
-    if _leaves_clusters(fit, cluster):
-        return clustered_loo.psis_loo(fit, cluster=cluster, progress=progress)
-    studies = checked_studies(fit)
+    if _leaves_clusters(fit, cluster, unit):
+        return clustered_loo.psis_loo(fit, cluster=cluster, unit=unit, progress=progress)
+    studies = checked_studies(fit, unit)
     return psis_elpd(fit, studies, densities(fit, studies, progress=_slow(studies, progress)))
 
 
-def waic(fit: Posterior, *, cluster: Cluster | None = None) -> Elpd:
+def waic(fit: Posterior, *, cluster: Cluster | None = None, unit: Unit = "cluster") -> Elpd:
     """The widely applicable information criterion, on the scale of the log density.
 
     Parameters
     ----------
     fit : BayesFit
-    cluster
+    cluster, unit
         As in `loo`; the clusters must be independent given the coefficients.
 
     Returns
@@ -223,36 +244,38 @@ def waic(fit: Posterior, *, cluster: Cluster | None = None) -> Elpd:
     information criterion in singular learning theory. Journal of Machine Learning Research, 11,
     3571-3594.
     """
-    if _leaves_clusters(fit, cluster):
-        return clustered_loo.waic(fit, cluster=cluster)
-    studies = checked_studies(fit)
+    if _leaves_clusters(fit, cluster, unit):
+        return clustered_loo.waic(fit, cluster=cluster, unit=unit)
+    studies = checked_studies(fit, unit)
     return waic_elpd(fit, studies, densities(fit, studies))
 
 
-def _leaves_clusters(fit: Posterior, cluster: Cluster | None) -> bool:
+def _leaves_clusters(fit: Posterior, cluster: Cluster | None, unit: Unit) -> bool:
     """Whether more than single studies are left out.
 
     Raises
     ------
     FitError
-        For clusters of studies with Student-t effects.
+        For clusters of studies with Student-t effects, an unknown unit, and rows that are given
+        clusters.
     """
+    require_unit(unit, cluster)
     if cluster is not None:
         require_normal_effects(fit.design, "leaving out other clusters than studies")
     return cluster is not None or not fit.design.is_independent
 
 
-def checked_studies(fit: Posterior) -> Studies:
-    """The studies of a fit that can be left out one by one.
+def checked_studies(fit: Posterior, unit: Unit = "cluster") -> Studies:
+    """The studies of a fit, or its rows, that can be left out one by one.
 
     Raises
     ------
     FitError
         For a single study, or one that bounds a scale coefficient with a flat prior by itself.
     """
-    studies = group_studies(fit.design)
+    studies = each_row(fit.design) if unit == "row" else group_studies(fit.design)
     if len(studies.names) < 2:
-        raise FitError("leaving studies out needs at least two of them, got 1")
+        raise FitError(f"leaving {studies.plural} out needs at least two of them, got 1")
     _require_proper(fit, studies, list(np.arange(len(studies.names))[:, None]))
     return studies
 
@@ -284,12 +307,12 @@ def _slow(studies: Studies, progress: bool) -> bool:
 
 def densities(
     fit: Posterior, studies: Studies, *, progress: bool = False
-) -> Iterator[tuple[int, Array, Array]]:
-    """Each study's log density (draws,) and its effects' probabilities (draws, rows)."""
+) -> Iterator[tuple[int, Array, Array, Array]]:
+    """Each study's log density (draws,), twice, and its effects' probabilities (draws, rows)."""
     location, scale = fit.draws.flat_location, fit.draws.flat_scale
     df = None if fit.draws.df is None else fit.draws.flat_df
     for u in track(range(len(studies.names)), "Smoothing weights", progress=progress):
         part = take_rows(fit.design, studies.rows[u])
         density = log_likelihood(part, location, scale, df).sum(axis=1)
         z = normal_scores(part.y - location @ part.X.T, part.v, scale @ part.Z.T, df)
-        yield u, density, ndtr(z)
+        yield u, density, density, ndtr(z)

@@ -12,7 +12,7 @@ own, adapted to the rows that are left: a refit in full.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Protocol
 
@@ -87,7 +87,14 @@ class Refittable(Protocol):
         Numbers that are held for each point, beside the rows.
     bounded : bool
         Whether no weight can be large because the proposal holds the prior; not with flat ones.
+    sampled : bool
+        Whether the points are the draws of a sampler: their weights are smoothed, and only where
+        that does not do is there a refit, which is slow.
     """
+
+    @property
+    def sampled(self) -> bool:
+        """See above."""
 
     @property
     def width(self) -> int:
@@ -123,8 +130,10 @@ class Predictions:
         Of the weights behind `elpd`; `largest_weight` is a share of the total.
     refitted : ndarray of bool, shape (U,)
         Whether the study's fold was given a proposal of its own.
-    bounded : bool
-        Whether the weights are; see `Refittable`.
+    bounded, sampled : bool
+        Whether the weights are, and the points; see `Refittable`.
+    shared_elpd, shared_k : ndarray, shape (U,)
+        `elpd` and `pareto_k` before any refit.
     """
 
     elpd: Array
@@ -136,6 +145,9 @@ class Predictions:
     ess: Array
     refitted: npt.NDArray[np.bool_]
     bounded: bool = True
+    sampled: bool = False
+    shared_elpd: Array = field(default_factory=lambda: np.empty(0))
+    shared_k: Array = field(default_factory=lambda: np.empty(0))
 
     @property
     def doubtful(self) -> npt.NDArray[np.bool_]:
@@ -172,11 +184,12 @@ def leave_out_folds(
     seeds = np.random.SeedSequence(seed).generate_state(len(folds) + 1)
     size = int(np.clip(_ENTRIES // max(n, model.width), _FEWEST_POINTS, _MOST_POINTS))
     shared = model.near(np.arange(n), points=size, seed=int(seeds[0]))
-    found = _empty(len(studies.names), n, bounded=model.bounded)
+    found = replace(_empty(len(studies.names), n), bounded=model.bounded, sampled=model.sampled)
     for batch in _batches(studies, folds, _ENTRIES // size, progress=progress):
         _predict(found, shared, studies, batch)
         _describe(found, shared, studies, np.concatenate(batch))
-    uneven = found.doubtful | (found.ess < _LEAST_EFFICIENCY * size)
+    found = replace(found, shared_elpd=found.elpd.copy(), shared_k=found.pareto_k.copy())
+    uneven = found.doubtful | (found.ess < _LEAST_EFFICIENCY * size * (not model.sampled))
     again = [f for f, fold in enumerate(folds) if uneven[fold].any()]
     for f in track(again, "Refitting", progress=progress and len(again) > _FEW):
         _refit(found, model, studies, folds[f], seed=int(seeds[f + 1]))
@@ -194,19 +207,19 @@ def _refit(
     """Fill in a fold from a proposal of its own, with more points where the first do not do."""
     out = np.concatenate([studies.rows[unit] for unit in fold])
     left = np.setdiff1d(np.arange(model.rows), out)
-    for size in _REFIT_POINTS:
-        size = int(np.clip(_REFIT_ENTRIES // max(len(out), model.width), _FEWEST_POINTS, size))
+    most = _REFIT_ENTRIES // max(len(out), model.width)
+    for size in dict.fromkeys(int(np.clip(most, _FEWEST_POINTS, size)) for size in _REFIT_POINTS):
         _predict(found, model.near(left, points=size, seed=seed), studies, [fold])
         if not found.doubtful[fold].any():
             break
     found.refitted[fold] = True
 
 
-def _empty(units: int, n: int, *, bounded: bool) -> Predictions:
+def _empty(units: int, n: int) -> Predictions:
     elpd, lpd, mcse, pareto_k, largest_weight, ess = np.full((6, units), np.nan)
     refitted = np.zeros(units, dtype=bool)
     pit = np.full(n, np.nan)
-    return Predictions(elpd, lpd, mcse, pit, pareto_k, largest_weight, ess, refitted, bounded)
+    return Predictions(elpd, lpd, mcse, pit, pareto_k, largest_weight, ess, refitted)
 
 
 def _batches(
@@ -229,9 +242,9 @@ def _predict(
     below = np.exp(log_ndtr(np.nan_to_num(out.z)))
     row = position = 0
     for f, fold in enumerate(folds):
-        weights = _normalised(log_weights[:, f])
+        smoothed, k = smooth_weights(log_weights[:, f])
+        weights = np.exp(smoothed) if found.sampled else _normalised(log_weights[:, f])
         ess = 1.0 / np.sum(weights**2)
-        k = smooth_weights(log_weights[:, f])[1]
         for u in fold:
             found.elpd[u], found.mcse[u] = _log_mean(weights, out.unit[:, position])
             found.pareto_k[u], found.largest_weight[u], found.ess[u] = k, weights.max(), ess

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -33,6 +34,8 @@ class StudentDeletion:
     FitError
         For a flat location prior or a shrinkage prior.
     """
+
+    sampled: ClassVar[bool] = False
 
     design: Numbers
     priors: ResolvedPriors

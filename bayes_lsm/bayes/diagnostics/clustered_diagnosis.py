@@ -13,7 +13,9 @@ which are independent and uniform where the model is right, as those of studies 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,8 +23,13 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtr, softmax
 
-from bayes_lsm.bayes.cross_validation.clustered_loo import loo, psis_loo
+from bayes_lsm.bayes.cross_validation.clustered_loo import (
+    has_random_intercepts,
+    loo,
+    psis_loo,
+)
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
+from bayes_lsm.bayes.cross_validation.level_integrals import LevelIntegrals
 from bayes_lsm.bayes.diagnostics.study_influence import Medians
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.engines.collapsed import can_collapse, sample_collapsed
@@ -53,8 +60,10 @@ class Clusters:
         with warnings.catch_warnings():
             # What they warn of becomes a finding.
             warnings.simplefilter("ignore", ConvergenceWarning)
+            refused = "those of random intercepts of ln τ² are slow; see loo()"
             try:
-                return self._said(loo(self._fit, seed=seed, progress=progress))
+                if not has_random_intercepts(self._fit.design):
+                    return self._said(loo(self._fit, seed=seed, progress=progress))
             except FitError as error:
                 refused = str(error)
             try:
@@ -78,10 +87,15 @@ class Clusters:
         without = np.empty((len(studies.names), len(medians.names)))
         pit = np.empty(len(fit.design.y))
         refitted = np.zeros(len(studies.names), dtype=bool)
+        scores: Callable[[npt.NDArray[np.intp]], tuple[Array, Array]] = partial(
+            _scores, fit.design, fit.draws
+        )
+        if has_random_intercepts(fit.design):
+            scores = LevelIntegrals(fit).in_order
         slow = progress and len(studies.names) > _FEW
         for u in track(range(len(studies.names)), "Leaving clusters out", progress=slow):
             rows = studies.rows[u]
-            z, log_density = _scores(fit.design, fit.draws, rows)
+            z, log_density = scores(rows)
             log_weights, k = smooth_weights(-log_density.sum(axis=1))
             if not k <= LARGEST_PARETO_K and left_out.criterion == "loo":
                 refitted[u] = True

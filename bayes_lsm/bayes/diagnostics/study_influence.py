@@ -67,7 +67,7 @@ def study_influence(fit: Posterior, *, progress: bool = True) -> pd.DataFrame:
     medians = Medians(fit.parts())
     without = np.empty((len(studies.names), len(medians.names)))
     k = np.empty(len(studies.names))
-    for u, density, _ in densities(fit, studies):
+    for u, density, _, _ in densities(fit, studies):
         log_weights, k[u] = smooth_weights(-density)
         without[u] = medians.weighted(log_weights)
     refitted = ~(k <= LARGEST_PARETO_K)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +15,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from bayes_lsm.bayes.coordinates import DIMS
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.engines.compiled_models import compile_model
-from bayes_lsm.bayes.pymc_model.graph import BUILDERS
+from bayes_lsm.bayes.pymc_model.graph import BUILDERS, build_switchable_pymc_model
+from bayes_lsm.bayes.pymc_model.likelihood_node import rows_on
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.design.design import Design
@@ -85,6 +87,43 @@ def sample_nuts(
         progress=progress,
     )
     return read_chains(posterior, stats, df_prior(design, priors))
+
+
+@dataclass(frozen=True, eq=False)
+class Switchable:
+    """A compiled model whose rows can be switched off."""
+
+    design: Design
+    compiled: Any
+
+    def sample(
+        self,
+        left: npt.NDArray[np.intp],
+        *,
+        draws: int,
+        tune: int,
+        chains: int,
+        seed: int,
+        target_accept: float,
+    ) -> Draws:
+        """Draw as `sample_nuts`, where only the rows `left` are observed."""
+        kept = np.isin(np.arange(len(self.design.y)), left)
+        posterior, stats = run_nuts(
+            lambda: (self.compiled.with_data(**rows_on(self.design, kept)), False),
+            draws=draws,
+            tune=tune,
+            chains=chains,
+            seed=seed,
+            target_accept=target_accept,
+            progress=False,
+        )
+        return read_chains(posterior, stats, None)
+
+
+def compile_switchable(design: Design, priors: Priors) -> Switchable:
+    """The model of groups' effects compiled once, for refits without some of its rows."""
+    model = build_switchable_pymc_model(design, priors)
+    return Switchable(design, compile_model(model, _kept_of(model)))
 
 
 def read_chains(
@@ -190,7 +229,7 @@ def compile_for(model: pm.Model, design: Design, priors: Priors, *, seed: int) -
     """
     from bayes_lsm.bayes.engines.nuts_coordinates import build_sampling_model, can_map, pilot_data
 
-    kept = [name for name in _KEPT_VARIABLES if name in model.named_vars]
+    kept = _kept_of(model)
     if not can_map(model, design, resolve_priors(design, priors)):
         return compile_model(model, kept), False
     numbers = pilot_data(design, priors, seed)
@@ -198,6 +237,10 @@ def compile_for(model: pm.Model, design: Design, priors: Priors, *, seed: int) -
         model, kept, sampled=lambda: build_sampling_model(model, numbers), numbers=numbers
     )
     return compiled, bool(numbers["z_reach_hinges"].any())
+
+
+def _kept_of(model: pm.Model) -> list[str]:
+    return [name for name in _KEPT_VARIABLES if name in model.named_vars]
 
 
 @contextmanager

@@ -82,8 +82,12 @@ class EffectBlocks:
     single: tuple[tuple[Index, Array], ...]
 
 
-def find_blocks(design: Design) -> EffectBlocks:
-    """Sort the rows and the effects of a design into blocks."""
+def find_blocks(design: Design, kept: npt.NDArray[np.bool_] | None = None) -> EffectBlocks:
+    """Sort the rows and the effects of a design into blocks.
+
+    Where V is not diagonal its inverse is that of the rows `kept` (n,), by default of all.
+    """
+    kept = np.ones(len(design.y), dtype=bool) if kept is None else kept
     listed, single = list_blocks(design)
     listed = [each for each in listed if len(each.rows)]
     n = max((len(each.rows) for each in listed), default=0)
@@ -97,8 +101,10 @@ def find_blocks(design: Design) -> EffectBlocks:
         multipliers[j, :rows, :effects] = each.multipliers
         factor[j, :effects, :effects] = each.factor
         if precision is not None and each.covariance is not None:
-            precision[j, :rows, :rows] = np.linalg.inv(each.covariance)
-            log_det += float(np.linalg.slogdet(each.covariance)[1])
+            on = np.flatnonzero(kept[each.rows])
+            V = each.covariance[np.ix_(on, on)]
+            precision[j][np.ix_(on, on)] = np.linalg.inv(V)
+            log_det += float(np.linalg.slogdet(V)[1])
     rows_of, effects_of = [each.rows for each in listed], [each.effects for each in listed]
     padded = _pad(rows_of, n), multipliers, _pad(effects_of, m), factor
     return EffectBlocks(*padded, precision, log_det, single)

@@ -34,7 +34,7 @@ from scipy.linalg import block_diag
 from bayes_lsm.bayes.coordinates import are_correlations, coordinates, row_dim, scale_names
 from bayes_lsm.bayes.pymc_model import families
 from bayes_lsm.bayes.pymc_model.correlations import add_correlations
-from bayes_lsm.bayes.pymc_model.likelihood_node import Moments, add_variances, observe
+from bayes_lsm.bayes.pymc_model.likelihood_node import Moments, add_variances, observe, rows_on
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors, scale_sd_prior
 from bayes_lsm.bayes.student.effects import require_normal_effects
 from bayes_lsm.choices import require_choice
@@ -97,6 +97,17 @@ def build_pymc_model(design: Design, priors: Priors | None = None) -> pm.Model:
     """
     priors = priors or design.specification.priors
     with _coefficient_model(design, priors) as (model, moments):
+        observe(design, priors, moments, model["y"])
+    return model
+
+
+def build_switchable_pymc_model(design: Design, priors: Priors) -> pm.Model:
+    """The model of groups' effects, in which rows can be switched off by data: see `rows_on`."""
+    import pymc as pm
+
+    with _coefficient_model(design, priors) as (model, moments):
+        for name, values in rows_on(design, np.ones(len(design.y), dtype=bool)).items():
+            pm.Data(name, values)
         observe(design, priors, moments, model["y"])
     return model
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from bayes_lsm.bayes.coordinates import row_dim
-from bayes_lsm.bayes.pymc_model.effect_blocks import EffectBlocks, find_blocks
+from bayes_lsm.bayes.pymc_model.effect_blocks import Array, EffectBlocks, find_blocks
 from bayes_lsm.bayes.student.effects import df_prior, observe_student
 from bayes_lsm.design.design import Design
 from bayes_lsm.links import LARGEST_EXPONENT
@@ -61,6 +62,14 @@ def observe(design: Design, priors: Priors, moments: Moments, observed: Any) -> 
         _observe_blocks(design, moments, observed)
 
 
+def rows_on(design: Design, kept: npt.NDArray[np.bool_]) -> dict[str, Array]:
+    """The data of a switchable model in which only the rows `kept` (n,) are observed."""
+    blocks = find_blocks(design, kept)
+    if blocks.precision is None:
+        return {"observed": kept.astype(float)}
+    return {"precision": blocks.precision}
+
+
 def add_variances(design: Design) -> Any:
     """The data ``v`` of independent effects."""
     import pymc as pm
@@ -79,10 +88,18 @@ def _observe_independent(design: Design, moments: Moments, observed: Any) -> Non
 def _observe_blocks(design: Design, moments: Moments, observed: Any) -> None:
     import pymc as pm
 
-    blocks = find_blocks(design)
+    blocks, known = find_blocks(design), pm.modelcontext(None).named_vars
 
     def logp(value: Any, mean: Any, tau2: Any, factors: Any) -> Any:
-        return log_density(value - mean, tau2, factors, design.v, blocks)
+        return log_density(
+            value - mean,
+            tau2,
+            factors,
+            design.v,
+            blocks,
+            observed=known.get("observed"),
+            precision=known.get("precision"),
+        )
 
     def random(
         mean: Any, tau2: Any, factors: Any, rng: np.random.Generator, size: Any = None
@@ -107,7 +124,16 @@ def _observe_blocks(design: Design, moments: Moments, observed: Any) -> None:
     )
 
 
-def log_density(r: Any, tau2: Any, factors: Any, v: Any, blocks: EffectBlocks) -> Any:
+def log_density(
+    r: Any,
+    tau2: Any,
+    factors: Any,
+    v: Any,
+    blocks: EffectBlocks,
+    *,
+    observed: Any = None,
+    precision: Any = None,
+) -> Any:
     """ln p(y) of residuals r (n,), the effects of the groups integrated out.
 
     Parameters
@@ -116,6 +142,10 @@ def log_density(r: Any, tau2: Any, factors: Any, v: Any, blocks: EffectBlocks) -
         Residuals, τ² of every effect, and (0, 1, C_1, C_2, …).
     v : ndarray, shape (n,)
     blocks : EffectBlocks
+    observed : tensor, shape (n,), optional
+        1 for rows that are observed, 0 for others, where V is diagonal.
+    precision : tensor, optional
+        That of `blocks`, of the rows that are observed. Constants are left as they are.
     """
     import pytensor.tensor as pt
 
@@ -125,14 +155,19 @@ def log_density(r: Any, tau2: Any, factors: Any, v: Any, blocks: EffectBlocks) -
         N = pt.as_tensor(v)
         for effect, square in blocks.single:
             N = N + square * tau2[effect]
-        value = -0.5 * pt.sum(pt.log(2 * math.pi * N) + r**2 / N)
+        each = pt.log(2 * math.pi * N) + r**2 / N
         weighted = A / N[blocks.rows][:, :, None]
+        if observed is not None:
+            each, weighted = observed * each, observed[blocks.rows][:, :, None] * weighted
+        value = -0.5 * pt.sum(each)
     else:
-        Q = pt.as_tensor(blocks.precision)
+        Q = pt.as_tensor(blocks.precision if precision is None else precision)
         # Rows that fill a block up to the size of the largest have no precision.
         square = pt.sum(in_block[:, :, None] * Q * in_block[:, None, :])
         value = -0.5 * (len(v) * math.log(2 * math.pi) + blocks.log_det + square)
         weighted = pt.as_tensor(blocks.precision @ blocks.multipliers)
+        if precision is not None:
+            weighted = precision @ A
     if not blocks.effects.size:
         return value
     T = pt.sqrt(tau2)[blocks.effects][:, :, None] * factors[blocks.factor]

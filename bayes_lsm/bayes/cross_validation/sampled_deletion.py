@@ -1,0 +1,118 @@
+"""Rows left out of a model that only NUTS can draw from: what `refits` asks of it.
+
+The draws of the fit are the points, weighted by 1/p(y_out | y_left, θ) with the effects of random
+intercepts integrated out (`level_integrals`). Where such weights are too uneven NUTS draws without
+the rows, from a model that is compiled once, in which rows can be switched off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+from scipy.special import ndtri
+
+from bayes_lsm.bayes.cross_validation.level_integrals import LevelIntegrals
+from bayes_lsm.bayes.cross_validation.refits import LeftOut
+from bayes_lsm.design.subsets import Array, Indices, Studies
+
+if TYPE_CHECKING:
+    from bayes_lsm.bayes.engines.nuts import Switchable
+    from bayes_lsm.bayes.posterior import Posterior
+
+_CHAINS, _TUNE, _TARGET_ACCEPT = 4, 1000, 0.95
+# Draws of a refit: a share of the points that importance sampling would take.
+_DRAWS_PER_POINT = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class SampledDeletion:
+    """A fit by NUTS, for `refits.leave_out_folds`.
+
+    Attributes
+    ----------
+    fit : Posterior
+    problems : list of str
+        What is wrong with refits, as they are made.
+    """
+
+    sampled: ClassVar[bool] = True
+    bounded: ClassVar[bool] = False
+
+    fit: Posterior
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return len(self.fit.design.y)
+
+    @property
+    def width(self) -> int:
+        """Numbers that are held for each point, beside the rows."""
+        return len(self.fit.design.location.names) ** 2
+
+    @cached_property
+    def own(self) -> SampledPosterior:
+        """The fit's own draws."""
+        return SampledPosterior(LevelIntegrals(self.fit), True)
+
+    def near(self, left: Indices, *, points: int, seed: int) -> SampledPosterior:
+        """Draws of the posterior of the rows `left`: those of the fit, or new ones."""
+        from bayes_lsm.bayes.posterior_sampling import checked
+
+        if len(left) == self.rows:
+            return self.own
+        design = self.fit.design
+        drawn = self._switchable.sample(
+            left,
+            draws=int(points * _DRAWS_PER_POINT) // _CHAINS,
+            tune=_TUNE,
+            chains=_CHAINS,
+            seed=seed,
+            target_accept=_TARGET_ACCEPT,
+        )
+        refit = checked(design, self.fit.priors, drawn, seed)
+        if refit.problems:
+            out = np.setdiff1d(np.arange(self.rows), left)
+            names = ", ".join(design.labels[i] for i in out[:3]) + (" …" if len(out) > 3 else "")
+            self.problems.append(f"the refit without {names}: {'; '.join(refit.problems)}")
+        return SampledPosterior(LevelIntegrals(refit), False)
+
+    @cached_property
+    def _switchable(self) -> Switchable:
+        from bayes_lsm.bayes.engines.nuts import compile_switchable
+
+        return compile_switchable(self.fit.design, self.fit.priors)
+
+
+@dataclass(frozen=True, eq=False)
+class SampledPosterior:
+    """Draws of the posterior of all rows (`whole`), or of those left when a fold is out."""
+
+    integrals: LevelIntegrals
+    whole: bool
+
+    @property
+    def log_ratio(self) -> Array:
+        """The draws are of the posterior: all alike."""
+        return np.zeros(self.integrals.size)
+
+    def leave_out(self, studies: Studies, folds: Sequence[Indices]) -> LeftOut:
+        """Predict the units of each fold from the rows that are neither its own nor missing."""
+        left, unit, z = [], [], []
+        for fold in folds:
+            rows = [studies.rows[u] for u in fold]
+            found = self.integrals.leave_out(np.concatenate(rows), rows)
+            left.append(-found.fold if self.whole else np.zeros(len(found.fold)))
+            unit += found.units
+            z += [ndtri(below) for below in found.below]
+        return LeftOut(np.column_stack(left), np.column_stack(unit), np.hstack(z))
+
+    def predict_again(self, studies: Studies, units: Indices) -> tuple[Array, Array]:
+        """No weight (m,), and ln p of each unit given all rows, its own too (m, U)."""
+        found = [self.integrals.given_effects(studies.rows[u]) for u in units]
+        return self.log_ratio, np.column_stack(found)
