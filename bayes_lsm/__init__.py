@@ -2,10 +2,11 @@
 
     y_i ~ Normal(x_i'β, v_i + τ_i²),    ln τ_i² = z_i'α
 
-The house, from the ground up: `datasets` (example data) and `priors`; `specification` (a model in
-words) and `design` (the same model in numbers); `likelihood` (the only place that knows the normal
-density); `reml` and `bayes`, the two ways to estimate; `compare`, which puts fits side by side; and
-`model`, the front door:
+The house, from the ground up: `datasets` (example data), `formulas` (read, and refused) and `priors`;
+`specification` (a model in words) and `design` (the same model in numbers); `likelihood` (the one
+seam between kinds of model, and the solvers behind it); `reml` and `bayes`, the two ways to
+estimate, each of facts, verbs that are functions of them, and a face whose methods the verbs are;
+`compare`, which puts fits side by side; and `model`, the front door:
 
 >>> import bayes_lsm as lsm
 >>> model = lsm.LocationScaleModel(
@@ -31,6 +32,7 @@ from bayes_lsm.bayes import (
     coverage,
     fit_bayes,
 )
+from bayes_lsm.capabilities import capabilities
 from bayes_lsm.compare import Comparison, compare
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
 from bayes_lsm.datasets import describe_dataset, list_datasets, load_dataset
@@ -75,6 +77,7 @@ __all__ = [
     "build_design",
     "build_pymc_model",
     "calibrate",
+    "capabilities",
     "compare",
     "compare_elpd",
     "coverage",
