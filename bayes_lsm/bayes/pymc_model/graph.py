@@ -106,9 +106,9 @@ def build_switchable_pymc_model(design: Design, priors: Priors) -> pm.Model:
     import pymc as pm
 
     with _coefficient_model(design, priors) as (model, moments):
-        for name, values in rows_on(design, np.ones(len(design.y), dtype=bool)).items():
-            pm.Data(name, values)
-        observe(design, priors, moments, model["y"])
+        every = rows_on(design, np.ones(len(design.y), dtype=bool))
+        switches = {name: pm.Data(name, values) for name, values in every.items()}
+        observe(design, priors, moments, model["y"], switches)
     return model
 
 

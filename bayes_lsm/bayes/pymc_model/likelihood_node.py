@@ -8,6 +8,7 @@ Independent effects are one vector of normals with variances v + τ²; with Stud
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,10 +48,17 @@ class Moments:
         return pt.exp(pt.minimum(self.log_tau2, LARGEST_EXPONENT))
 
 
-def observe(design: Design, priors: Priors, moments: Moments, observed: Any) -> None:
+def observe(
+    design: Design,
+    priors: Priors,
+    moments: Moments,
+    observed: Any,
+    switches: Mapping[str, Any] | None = None,
+) -> None:
     """Add the observed ``effect``, the random effects integrated out, to the model at hand.
 
-    With Student-t study effects ``df``, too.
+    With Student-t study effects ``df``, too. `switches` are the tensors of `rows_on`, of blocks
+    whose rows can be switched off.
     """
     df = df_prior(design, priors)
     if df is not None:
@@ -59,7 +67,7 @@ def observe(design: Design, priors: Priors, moments: Moments, observed: Any) -> 
     elif design.is_independent:
         _observe_independent(design, moments, observed)
     else:
-        _observe_blocks(design, moments, observed)
+        _observe_blocks(design, moments, observed, switches or {})
 
 
 def rows_on(design: Design, kept: npt.NDArray[np.bool_]) -> dict[str, Array]:
@@ -85,21 +93,15 @@ def _observe_independent(design: Design, moments: Moments, observed: Any) -> Non
     pm.Normal("effect", moments.mean, sd, observed=observed, dims=row_dim(design))
 
 
-def _observe_blocks(design: Design, moments: Moments, observed: Any) -> None:
+def _observe_blocks(
+    design: Design, moments: Moments, observed: Any, switches: Mapping[str, Any]
+) -> None:
     import pymc as pm
 
-    blocks, known = find_blocks(design), pm.modelcontext(None).named_vars
+    blocks = find_blocks(design)
 
     def logp(value: Any, mean: Any, tau2: Any, factors: Any) -> Any:
-        return log_density(
-            value - mean,
-            tau2,
-            factors,
-            design.v,
-            blocks,
-            observed=known.get("observed"),
-            precision=known.get("precision"),
-        )
+        return log_density(value - mean, tau2, factors, design.v, blocks, **switches)
 
     def random(
         mean: Any, tau2: Any, factors: Any, rng: np.random.Generator, size: Any = None
