@@ -2,7 +2,7 @@
 
     y_i ~ Normal(x_i'β, v_i + τ_i²),    ln τ_i² = z_i'α
 
-The house, from the ground up: `datasets` (example data), `formulas` (read, and refused) and `priors`;
+The house, from the ground up: `datasets` (example data), `formulas` (read, or refused), `priors`;
 `specification` (a model in words) and `design` (the same model in numbers); `likelihood` (the one
 seam between kinds of model, and the solvers behind it); `reml` and `bayes`, the two ways to
 estimate, each of facts, verbs that are functions of them, and a face whose methods the verbs are;
