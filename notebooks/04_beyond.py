@@ -67,10 +67,10 @@ lsm.compare(reml, bayes)
 lsm.likelihood_ratio_test(reml, constant)
 
 # %% [markdown]
-# How far each district is from the mean (`blup`). Two are clearly above it, one below:
+# How far each district is from the mean (`group_effects`). Two are clearly above it, one below:
 
 # %%
-districts = reml.blup().to_dataframe().loc["district"].sort_values("estimate")
+districts = reml.group_effects().to_dataframe().loc["district"].sort_values("estimate")
 figure, ax = plt.subplots(figsize=(5, 3))
 ax.axvline(0, color="0.6", linestyle="dotted")
 ax.hlines(range(11), districts["pi_lb"], districts["pi_ub"], color="#0072b2")

@@ -182,7 +182,6 @@ def test_there_are_doors():
     """The walk below finds those that are known, so it is not empty."""
     known = {
         ("LocationScaleModel.fit_reml", "method"),
-        ("bayes_lsm.reml.diagnostics.robust", "kind"),
         ("BayesFit.predict", "interval"),
         ("bayes_lsm.plots.forest", "order"),
         ("bayes_lsm.priors.preset", "measure"),

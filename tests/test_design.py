@@ -1,5 +1,6 @@
 """From words and data to numbers: what goes in, what comes out, and what is refused."""
 
+import re
 import decimal
 import pickle
 import subprocess
@@ -501,11 +502,15 @@ def test_a_formula_that_fails_on_the_data_says_so_in_one_line(data, formula):
         (["z"] * 3 + list("aaabbb") * 3 + ["a"] * 3, "~ z*C(flag)", "level 'z' and .* one study"),
     ],
 )
-def test_a_level_with_one_study_has_no_heterogeneity(data, values, formula, message):
+def test_a_level_with_one_study_is_told(data, values, formula, message):
+    """Its τ² is informed by one residual, and by none if the location part has it, too."""
     data["z"] = values
-    with pytest.raises(DataError, match=message):
-        design(data, scale=formula)
-    assert design(data, formula.replace("*", "+")).n_studies == N
+    (lone,) = {level.said: level for level in design(data, scale=formula).lone_levels}.values()
+    assert re.search(message, lone.said)
+    assert not lone.is_absorbed
+    both = formula.replace("*", "+")
+    assert any(level.is_absorbed for level in design(data, both, formula).lone_levels)
+    assert not design(data, both).lone_levels
 
 
 # ---------------------------------------------------------------- scales and sizes

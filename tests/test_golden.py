@@ -67,7 +67,6 @@ _SCALE_BY_Z = "with several terms the scale coefficients are tested by z also wh
 DIFFERENT: dict[str, str] = {
     "classical_tau2": _OF_ONE_TERM,
     "heterogeneity_of_one_term": _OF_ONE_TERM,
-    "weights": _OF_ONE_TERM,
     "preterm_continent/at_stop": "where an optimiser stops on the way to −∞ is an accident",
     "preterm_continent/rival": _RIVAL,
     "preterm_continent/rival_loglik": _RIVAL,

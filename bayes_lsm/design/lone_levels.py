@@ -72,7 +72,7 @@ def _lone_units(term: ScaleTerm, moderators: pd.DataFrame) -> Iterator[tuple[tup
     if len(term.effects) > 1 and not term.grouping.inner:
         group, effect = np.arange(len(term.groups)), np.zeros(len(term.groups), dtype=np.intp)
     row = _first_rows(term, group, effect)
-    values, seen = moderators.iloc[row], set()
+    seen: set[int] = set()
     one = "study" if term.grouping.is_residual else f"group of {term.name!r}"
     names = [term.groups[g] for g in group]
     spec = term.part.spec
@@ -80,7 +80,7 @@ def _lone_units(term: ScaleTerm, moderators: pd.DataFrame) -> Iterator[tuple[tup
         factors = formula_term.factors
         if not factors or not all(factor in spec.factor_contrasts for factor in factors):
             continue
-        levels, codes = zip(*(factor_levels(factor, values) for factor in factors), strict=True)
+        levels, codes = zip(*(factor_levels(factor, moderators.iloc[row]) for factor in factors), strict=True)
         _, first, count = np.unique(
             np.column_stack(codes), axis=0, return_index=True, return_counts=True
         )

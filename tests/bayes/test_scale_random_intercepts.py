@@ -119,7 +119,7 @@ def test_the_density_given_the_intercepts():
                 value = transform.forward(value, *variable.owner.inputs).eval()
             point[model.rvs_to_values[variable].name] = value
         assert float(density(point)) == pytest.approx(expected, rel=1e-10)
-    assert next(iter(model.coords["scale_level"])) == f"residual: country[{levels[0]}]"
+    assert next(iter(model.coords["scale_level"])) == f"country[{levels[0]}]"
 
 
 def _grid(data):

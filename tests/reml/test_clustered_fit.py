@@ -135,7 +135,7 @@ def test_a_multilevel_fit_is_compared_with_another():
 
 def test_options_that_several_terms_do_not_have_are_refused():
     multilevel = model(simulate(), {"district": "~ 1", "school": "~ size"})
-    with pytest.raises(FitError, match="cannot be fixed"):
+    with pytest.raises(FitError, match="a fixed value is given for 'size'"):
         multilevel.fit_reml(fixed={"size": 0.0})
     with pytest.raises(FitError, match="several scale terms"):
         multilevel.fit_bayes(true_effects="latent")

@@ -45,9 +45,9 @@ def test_the_levels_of_a_three_level_model():
     fit = CASES["schools"].fit_reml()
     heterogeneity = fit.heterogeneity().table
     np.testing.assert_allclose(heterogeneity["I2"].iloc[:2], [63.32484, 31.86248], rtol=1e-5)
-    blups = fit.blup().table
+    effects = fit.group_effects().table.droplevel("effect")
     np.testing.assert_allclose(
-        blups.loc["district"].iloc[:2],
+        effects.loc["district"].iloc[:2],
         [
             [-0.18998596, 0.1665397, -0.5163977, 0.1364258],
             [-0.08467077, 0.1240789, -0.3278610, 0.1585194],
@@ -55,7 +55,7 @@ def test_the_levels_of_a_three_level_model():
         rtol=1e-5,
     )
     np.testing.assert_allclose(
-        blups.loc["district/school"].iloc[0],
+        effects.loc["district/school"].iloc[0],
         [-0.03794675, 0.1638819, -0.3591495, 0.2832560],
         rtol=1e-5,
     )
@@ -67,7 +67,7 @@ def test_the_levels_of_a_three_level_model():
 
 def test_the_effects_of_a_multivariate_model():
     """ranef of rma.mv(yi, V, mods = ~ 0 + outcome, random = ~ outcome | trial, struct = "UN")."""
-    blups = CASES["gums_UN"].fit_reml().blup().table.reset_index(drop=True)
+    blups = CASES["gums_UN"].fit_reml().group_effects().table.reset_index(drop=True)
     expected = [
         [0.014322291, 0.10625133],
         [0.064148226, 0.07521715],

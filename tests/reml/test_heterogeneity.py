@@ -44,7 +44,7 @@ def test_q_and_typical_variance(design):
     assert q.pval == pytest.approx(chi2.sf(q.statistic, 28))
     assert typical_variance(design) == pytest.approx(28 / np.trace(P))
     # With equal variances it is that variance.
-    assert typical_variance(make_design(example(), "~ x", variance=0.3)) == pytest.approx(0.3)
+    assert typical_variance(make_design(example().assign(vi=0.3), "~ x")) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("solver", ["rows", "blocks"])

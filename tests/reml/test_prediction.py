@@ -260,7 +260,7 @@ def test_bad_input():
     fit = fit_reml(make_design(example(w=1.5), "~ x", "~ x"))
     for level in (0, 1, 95, np.nan):
         for function in (predict, predict_tau, blup):
-            with pytest.raises(FitError, match="level must lie between 0 and 1"):
+            with pytest.raises(FitError, match="level must be between 0 and 1"):
                 function(fit, level=level)
     with pytest.raises(FitError, match="'propagated' or 'plug-in', got 'none'"):
         predict(fit, scale_uncertainty="none")

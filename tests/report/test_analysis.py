@@ -52,7 +52,7 @@ def expected():
         "comparison": lsm.compare(reml, bayes).to_dataframe(),
         "reml": reml.to_dataframe(),
         "bayes": bayes.to_dataframe(),
-        "heterogeneity_by_study": bayes.heterogeneity().by_study,
+        "heterogeneity_by_row": bayes.heterogeneity().by_row,
         "predictions_reml": reml.predict(points).table,
         "predictions_bayes": bayes.predict(points).table,
         "diagnostics_predictive": check.to_dataframe(),

@@ -143,7 +143,7 @@ def test_the_command_takes_several_scale_terms(tmp_path, capsys, monkeypatch):
         assert rows[name]["verdict"] == verdict
         assert float(rows[name]["share"]) == pytest.approx(mine.table.loc[name, "share"])
     text = report.read_text()
-    row = ("scale (outcome | trial)", "outcomeAL")
+    row = ("scale", "outcomeAL")
     overlap = mine.table.loc[row, "overlap"]
     assert f"scale (outcome | trial): outcomeAL {overlap:.2f}" in text
     assert "Prior and posterior, correlation (outcome | trial) part" in text
