@@ -508,9 +508,8 @@ def test_a_level_with_one_study_is_told(data, values, formula, message):
     (lone,) = {level.said: level for level in design(data, scale=formula).lone_levels}.values()
     assert re.search(message, lone.said)
     assert not lone.is_absorbed
-    both = formula.replace("*", "+")
-    assert any(level.is_absorbed for level in design(data, both, formula).lone_levels)
-    assert not design(data, both).lone_levels
+    if "*" not in formula:  # the location part would hold a column of zeros
+        assert any(level.is_absorbed for level in design(data, formula, formula).lone_levels)
 
 
 # ---------------------------------------------------------------- scales and sizes

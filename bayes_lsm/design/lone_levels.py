@@ -80,7 +80,9 @@ def _lone_units(term: ScaleTerm, moderators: pd.DataFrame) -> Iterator[tuple[tup
         factors = formula_term.factors
         if not factors or not all(factor in spec.factor_contrasts for factor in factors):
             continue
-        levels, codes = zip(*(factor_levels(factor, moderators.iloc[row]) for factor in factors), strict=True)
+        levels, codes = zip(
+            *(factor_levels(factor, moderators.iloc[row]) for factor in factors), strict=True
+        )
         _, first, count = np.unique(
             np.column_stack(codes), axis=0, return_index=True, return_counts=True
         )

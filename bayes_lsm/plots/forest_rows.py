@@ -65,7 +65,7 @@ def rows_of(
     if summary is not None:
         table = fit.predict(summary, level=level).table
         table = table.set_axis(row_names(table, summary), axis=0)
-    elif by is None and _is_alike(design):
+    elif (by is None or _is_grouping(design, by)) and _is_alike(design):
         table = fit.predict(level=level).table.iloc[[0]].set_axis([design.kind], axis=0)
     else:
         return rows
@@ -76,6 +76,10 @@ def _is_alike(design: Design) -> bool:
     """Whether one prediction is that of all rows."""
     plain = all(len(term.effects) == 1 and not term.slope_part for term in design.terms)
     return plain and not len(design.kinds)
+
+
+def _is_grouping(design: Design, by: object) -> bool:
+    return isinstance(by, str) and by in [term.name for term in design.terms]
 
 
 def _studies(fit: AnyFit, order: Order, level: float) -> list[Row]:

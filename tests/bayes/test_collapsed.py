@@ -229,7 +229,7 @@ def test_auto_takes_the_collapsed_engine_where_it_can_be_trusted(continent, monk
     def refuse(*_, **__):
         raise lsm.FitError("NUTS was asked")
 
-    monkeypatch.setattr("bayes_lsm.bayes.fitting.sample_nuts", refuse)
+    monkeypatch.setattr("bayes_lsm.bayes.posterior_sampling.sample_nuts", refuse)
     with pytest.raises(lsm.FitError, match="NUTS was asked"):
         continent.fit_bayes(draws=1000, seed=1)
 

@@ -10,6 +10,7 @@ import pytest
 from scipy.special import ndtri
 
 import bayes_lsm as lsm
+from bayes_lsm.bayes.engines.diagnostics import convergence
 from bayes_lsm.bayes.diagnostics import findings
 from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
 from bayes_lsm.bayes.diagnostics.study_influence import MAD_TO_SD
@@ -99,7 +100,7 @@ def chains(values, **stats):
         seed=1
     )
     draws = Draws(values[..., :1], values[..., 1:], stats=stats)
-    table = lsm.bayes.diagnostics.convergence(fit.design, draws)
+    table = convergence(fit.design, draws)
     return type(fit)(fit.design, fit.priors, draws, 1, table, ())
 
 

@@ -173,13 +173,6 @@ def test_caterpillar_of_a_level(schools, gums):
         plots.caterpillar(schools, grouping="district", of="effect")
 
 
-@pytest.mark.parametrize("name", ["bubble", "heterogeneity", "new_effect"])
-def test_figures_for_one_term_say_so(schools, name):
-    arguments = ("year",) if name in ("bubble", "heterogeneity") else ()
-    with pytest.raises(FitError, match="one scale term and independent effects"):
-        getattr(plots, name)(schools, *arguments)
-
-
 @pytest.mark.parametrize(
     "name",
     [
@@ -193,7 +186,7 @@ def test_figures_of_results_refuse_a_fit(schools, name):
 
 
 def test_forest_of_what_it_cannot_show(schools):
-    with pytest.raises(FitError, match="no scale term 'county'"):
+    with pytest.raises(FitError, match="no moderator 'county'"):
         plots.forest(schools, by="county")
 
 

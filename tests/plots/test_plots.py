@@ -4,7 +4,6 @@ import subprocess
 import sys
 from functools import cache
 from itertools import pairwise
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd

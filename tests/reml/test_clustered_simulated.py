@@ -112,7 +112,7 @@ def check(seed, tally):
         assert (given > 0).all(), seed
         assert lost.any() == (each.divergence is not None), seed
     tally.fitted += 1
-    tally.divergent += (fit.divergence is not None)
+    tally.divergent += fit.divergence is not None
     tally.flat += not fit.divergent and bool(np.isnan(fit.vcov_terms).any())
     tally.rivals += fit.rival is not None
     tally.unconverged += [] if fit.converged else [seed]
