@@ -1,8 +1,8 @@
 """From words and data to numbers: what goes in, what comes out, and what is refused."""
 
-import re
 import decimal
 import pickle
+import re
 import subprocess
 import sys
 import time

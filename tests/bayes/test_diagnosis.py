@@ -10,11 +10,11 @@ import pytest
 from scipy.special import ndtri
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.engines.diagnostics import convergence
 from bayes_lsm.bayes.diagnostics import findings
 from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
 from bayes_lsm.bayes.diagnostics.study_influence import MAD_TO_SD
 from bayes_lsm.bayes.draws import Draws, Importance
+from bayes_lsm.bayes.engines.diagnostics import convergence
 
 
 @cache

@@ -442,8 +442,9 @@ class TestInfluence:
         axes = plots.influence(found)
         table = found.to_dataframe()
         assert len(axes) == 9
-        for ax, name in zip(axes, table.columns, strict=False):
-            assert ax.lines[0].get_ydata() == pytest.approx(table[name].to_numpy(), nan_ok=True)
+        for ax in axes:
+            y = ax.lines[0].get_ydata()
+            assert any(y == pytest.approx(table[name].to_numpy(), nan_ok=True) for name in table)
             assert len(xy(ax, "location").T) == found.influential.sum()
             assert len(xy(ax, "scale").T) == found.influential_scale.sum()
         with pytest.raises(lsm.FitError, match="no measure 'cooks'"):
