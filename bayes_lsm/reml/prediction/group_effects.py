@@ -54,7 +54,7 @@ def group_effects(fit: Estimates, *, level: float = 0.95) -> GroupEffects:
     >>> import bayes_lsm as lsm
     >>> fit = lsm.LocationScaleModel.from_file("konstantopoulos2011").fit_reml()
     >>> group_effects(fit).table["estimate"].iloc[:2].round(3).to_list()
-    [-0.162, -0.141]
+    [-0.2, -0.088]
 
     References
     ----------
