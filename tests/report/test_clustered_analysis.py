@@ -106,7 +106,7 @@ def test_levels_are_tested_for_their_difference():
     assert list(found.tests.index) == [f"{names[0]} - outcomeAL", "all moderators"]
     theirs = wald_test(found.reml, contrast={names[0]: 1, names[1]: -1})
     assert found.tests["Wald", "χ²"].to_list() == pytest.approx([theirs.statistic**2] * 2)
-    assert any("score test: of slopes alone" in note for note in found.test_notes)
+    assert any("score tests: of slopes alone" in note for note in found.test_notes)
 
 
 def test_whole_clusters_are_permuted():
@@ -183,7 +183,7 @@ def test_a_limit_is_said_first():
     assert found.reml.divergence is not None
     lead = to_html(analysis_page(found)).split("<section")[0]
     assert "no finite estimate" in lead
-    assert "REML, district" in lead
+    assert "REML" in lead
 
 
 def test_columns_of_numbers_that_are_levels_are_moved_by_level():
