@@ -183,7 +183,7 @@ def test_a_limit_is_said_first():
     assert found.reml.divergence is not None
     lead = to_html(analysis_page(found)).split("<section")[0]
     assert "no finite estimate" in lead
-    assert "REML" in lead
+    assert "REML (district" in lead
 
 
 def test_columns_of_numbers_that_are_levels_are_moved_by_level():
