@@ -92,7 +92,8 @@ def _tested(found: Analysis) -> str:
     permuted = ""
     if found.permutation is not None:
         count = found.permutation.iterations
-        permuted = f", and by a permutation test with {count} permutations"
+        of = "" if found.design.is_independent else " of whole clusters"
+        permuted = f", and by a permutation test with {count} permutations{of}"
     tests = "Wald, likelihood-ratio and score tests"
     return f" Scale coefficients were tested by {tests}{permuted}."
 

@@ -123,7 +123,7 @@ def test_whole_clusters_are_permuted():
     row = found.tests.loc["district: early"]
     assert row["permutation", "pval"] == theirs.table["pval"]["district: early"]
     text = " ".join(to_html(analysis_page(found)).split())
-    assert "a permutation test with 50 permutations" in text
+    assert "a permutation test with 50 permutations of whole clusters" in text
     assert "permutation_null" in {picture.name for picture in analysis_page(found).pictures}
 
 
