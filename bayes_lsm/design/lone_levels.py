@@ -76,7 +76,7 @@ def _lone_units(term: ScaleTerm, moderators: pd.DataFrame) -> Iterator[tuple[tup
     one = "study" if term.grouping.is_residual else f"group of {term.name!r}"
     names = [term.groups[g] for g in group]
     spec = term.part.spec
-    for formula_term in spec.formula:
+    for formula_term in spec.formula if spec is not None else ():
         factors = formula_term.factors
         if not factors or not all(factor in spec.factor_contrasts for factor in factors):
             continue

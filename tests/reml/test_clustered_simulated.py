@@ -113,14 +113,14 @@ def check(seed, tally):
         assert lost.any() == (each.divergence is not None), seed
     tally.fitted += 1
     tally.divergent += fit.divergence is not None
-    tally.flat += not fit.divergent and bool(np.isnan(fit.vcov_terms).any())
+    tally.flat += fit.divergence is None and bool(np.isnan(fit.vcov_terms).any())
     tally.rivals += fit.rival is not None
     tally.unconverged += [] if fit.converged else [seed]
     slack = max(TOLERANCE, 1e-10 * abs(fit.highest))
     climbs = random_climbs(design, method, np.random.default_rng(seed))
     if climbs and max(value for value, _ in climbs) > fit.highest + slack:
         tally.missed.append((seed, max(value for value, _ in climbs) - fit.highest))
-    elif not fit.divergent and fit.rival is None and not np.isnan(fit.vcov_terms).any():
+    elif fit.divergence is None and fit.rival is None and not np.isnan(fit.vcov_terms).any():
         # An interior maximum that is one: no climb may be as high on its way to infinity. (A steep
         # slope has a maximum, and next to nothing at its lower end.)
         gone = [share for value, share in climbs if value > fit.loglik - 1e-9 and share < 1e-9]
