@@ -1,6 +1,5 @@
 """Several scale terms, against dense matrices, finite differences and the independent case."""
 
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
