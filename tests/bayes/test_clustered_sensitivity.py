@@ -258,3 +258,16 @@ def test_random_intercepts_are_judged_from_draws():
     assert found.table.loc[("location", "intrcpt"), "verdict"] == "data-driven"
     asked = fit.sensitivity(presets=("slides",), progress=False)
     assert set(asked.presets.index.unique("prior")) == {"as fitted", "slides"}
+
+
+@pytest.mark.parametrize("kind", ["unstructured", "compound_symmetric"])
+def test_correlations_that_rounding_makes_one_are_read(kind):
+    """κ beyond 19 gives ρ = 1 to the last digit: a singular matrix, whose κ is as large as any."""
+    kappa = np.array([[0.4], [25.0], [-25.0]])
+    found = kappas_of(correlation_matrices(kappa, 2, kind), kind)
+    assert found[0] == pytest.approx(0.4, rel=1e-12)
+    assert found[1] > 18
+    assert found[2] < -18
+    three = kappas_of(np.ones((1, 3, 3)), "unstructured")
+    assert np.isfinite(three).all()
+    np.testing.assert_allclose(correlation_matrices(three, 3, "unstructured"), 1.0, atol=1e-12)

@@ -145,7 +145,7 @@ def test_the_command_takes_several_scale_terms(tmp_path, capsys, monkeypatch):
     text = report.read_text()
     row = ("scale", "outcomeAL")
     overlap = mine.table.loc[row, "overlap"]
-    assert f"scale: outcomeAL {overlap:.2f}" in text
+    assert f"scale coefficient. They share an area of: outcomeAL {overlap:.2f}" in text
     assert "Prior and posterior, correlation part" in text
     assert "τ of each variance, in the units of the effects" in text
 

@@ -70,11 +70,23 @@ def kappas_of(R: Array, kind: Correlation) -> Array:
         return np.empty((len(R), 0))
     if kind == "compound_symmetric":
         rho = R[:, 1, 0]
-        return np.asarray(0.5 * np.log((1.0 + (s - 1) * rho) / (1.0 - rho)))[:, None]
-    L = np.linalg.cholesky(R)
-    columns = []
+        with np.errstate(divide="ignore"):
+            kappa = 0.5 * np.log((1.0 + (s - 1) * rho) / (1.0 - rho))
+        return np.asarray(np.clip(kappa, -_LARGEST, _LARGEST))[:, None]
+    # Row by row of the Cholesky factor, of matrices that rounding has made singular as well.
+    L, columns = np.zeros_like(R), []
     for i in range(s):
+        rest = np.ones(len(R))
         for j in range(i):
-            rest = np.sqrt(np.sum(L[:, i, j:] ** 2, axis=1))
-            columns.append(np.arctanh(np.clip(L[:, i, j] / rest, -1.0, 1.0)))
+            L[:, i, j] = _ratio(R[:, i, j] - np.sum(L[:, i, :j] * L[:, j, :j], axis=1), L[:, j, j])
+            partial = np.clip(_ratio(L[:, i, j], np.sqrt(rest)), -1.0, 1.0)
+            with np.errstate(divide="ignore"):
+                columns.append(np.arctanh(partial))
+            rest = np.maximum(rest - L[:, i, j] ** 2, 0.0)
+        L[:, i, i] = np.sqrt(rest)
     return np.asarray(np.clip(np.column_stack(columns), -_LARGEST, _LARGEST))
+
+
+def _ratio(numerator: Array, denominator: Array) -> Array:
+    """0 where nothing is left to divide by."""
+    return np.divide(numerator, denominator, out=np.zeros_like(numerator), where=denominator > 0.0)
