@@ -48,7 +48,7 @@ _TURNS, _RETURNS = 3, 4
 # With more coefficients no random starts.
 _MANY = 12
 # No variance at all, for its logarithm; and how far below the largest ln τ² a start may be.
-_TINY, _LOWEST = 1e-300, 18.0
+_TINY, _LOWEST = 1e-300, np.log(1e8)
 # A limit of a limit of …; each loses an effect.
 _ROUNDS = 12
 
@@ -371,8 +371,9 @@ class BlocksSearch:
             if left.zero.all():
                 continue
             rows = term.table[~left.zero.reshape(-1)][:, list(left.kept)]
-            target = np.log(tau2[~left.zero] + _TINY) - term.offsets[~left.zero]
-            target = np.maximum(target, target.max() - _LOWEST)
+            every = np.log(tau2 + _TINY) - term.offsets
+            # Not far below the largest of the origin, also where the limit takes that one away.
+            target = np.maximum(every[~left.zero], every.max() - _LOWEST)
             alpha = np.linalg.lstsq(rows, target, rcond=None)[0]
             kappa = np.zeros(correlation_count(len(left.effects), term.correlation))
             parts.append(np.r_[alpha, kappa])
