@@ -132,7 +132,8 @@ class Medians:
     Parameters
     ----------
     parts : mapping of str to names and draws (..., terms)
-        As `BayesFit.parts` or `Draws.parts` has them. Effects of random intercepts are not among the medians.
+        As `BayesFit.parts` or `Draws.parts` has them. Effects of random intercepts are not among
+        the medians.
     """
 
     def __init__(self, parts: Mapping[str, tuple[Sequence[str], Array]]) -> None:
