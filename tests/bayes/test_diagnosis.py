@@ -27,7 +27,7 @@ from bayes_lsm.bayes.posterior_sampling import checked
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.design.design import build_design
 from bayes_lsm.plots import loo_pit, replicated, shifts
-from bayes_lsm.priors import Normal, Priors
+from bayes_lsm.priors import Normal, Priors, StudentT
 from bayes_lsm.specification import Specification
 
 from .levels import DESIGNS, as_dependent, chosen_draws, dense_model, model_of, with_draws
@@ -215,6 +215,60 @@ def test_pit_of_a_pinned_model_are_in_closed_form():
             # mean of 8,000 draws that are worth half as many, has an error below 0.003.
             assert found.loo.pit[row] == pytest.approx(exact, abs=0.012)
     assert found.studies.index.name == "district"
+
+
+@pytest.mark.parametrize("study_effects", ["normal", "student_t"])
+def test_pit_of_studies_with_several_rows_are_taken_one_after_another(study_effects):
+    """Their effects share β alone, which is known by the others and by those before."""
+    data = lsm.load_dataset("bcg").assign(paper=list("aabbcdeeefghi"))
+    tau2, robust = 0.1, study_effects == "student_t"
+    priors = Priors(
+        location={"*": Normal(-0.5, 1.0)},
+        scale={"*": Normal(np.log(tau2), 1e-3)},
+        # So many that they are normal: a density differs by the factor 1 + O(z⁴/4ν).
+        df=1e9 if robust else None,
+    )
+    model = lsm.LocationScaleModel(
+        "yi ~ 1",
+        variance="vi",
+        study="paper",
+        data=data,
+        priors=priors,
+        study_effects=study_effects,
+    )
+    found, y = model.fit_bayes(draws=8000, seed=1).diagnose(progress=False), model.design.y
+    covariance = np.diag(model.design.v + tau2) + 1.0
+    assert [len(rows) for rows in found.loo.studies.rows] == [2, 2, 1, 1, 3, 1, 1, 1, 1]
+    for rows in found.loo.studies.rows:
+        left = np.setdiff1d(np.arange(len(y)), rows)
+        for j, row in enumerate(rows):
+            before = np.concatenate([left, rows[:j]])
+            centre, spread = conditional(-0.5, covariance, y, rows[j : j + 1], before)
+            exact = norm.cdf(y[row], centre[0], np.sqrt(spread[0, 0]))
+            # As of the schools: β alone is drawn.
+            assert found.loo.pit[row] == pytest.approx(exact, abs=0.012)
+    assert any("the effects before it in that study" in note for note in found.remarks)
+
+
+def test_a_single_study_is_not_left_out():
+    data = lsm.load_dataset("bcg").iloc[:4].assign(paper="a")
+    model = lsm.LocationScaleModel("yi ~ 1", variance="vi", study="paper", data=data)
+    found = model.fit_bayes(seed=1).diagnose(progress=False)
+    assert found.loo is None
+    assert found.remarks == (
+        "nothing was left out: leaving studies out needs at least two of them, got 1",
+    )
+
+
+def test_priors_that_no_refit_takes_leave_the_weights():
+    fit = lsm.LocationScaleModel("yi ~ 1", variance="vi", data=lsm.load_dataset("bcg")).fit_bayes(
+        seed=1
+    )
+    heavy = Priors(location={"*": StudentT(3, 0.0, 10.0)})
+    found = replace(fit, priors=heavy).diagnose(progress=False)
+    assert found.loo.criterion == "psis_loo"
+    assert not found.studies["refitted"].any()
+    assert found.remarks[0].startswith("without refits, by importance sampling: ")
 
 
 @pytest.mark.parametrize(
