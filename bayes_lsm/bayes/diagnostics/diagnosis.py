@@ -55,9 +55,9 @@ class Diagnosis(Printable):
     convergence : DataFrame
         By part and term: effective sample size, Monte Carlo error of the median, R-hat.
     loo : Elpd or None
-        Leave-one-study-out, or leave-one-cluster-out; its ``pit`` is then of each effect given the
-        other clusters and the effects before it in its own (Rosenblatt), so that they are
-        independent if the model is right.
+        Leave-one-study-out, or leave-one-cluster-out. Of a study with several rows its ``pit`` are
+        of each effect given the other studies and the effects before it in its own (Rosenblatt), so
+        that they are independent if the model is right.
     check : PredictiveCheck
         Posterior predictive.
     studies : DataFrame or None
