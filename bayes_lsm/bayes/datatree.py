@@ -12,10 +12,9 @@ from bayes_lsm.bayes.pointwise_likelihood import pointwise_log_likelihood
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD, resolve_priors
-from bayes_lsm.bayes.student.effects import df_prior, sample_effects
+from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.bayes.term_draws import are_random, flat_coefficients, split_terms
 from bayes_lsm.design.design import Design
-from bayes_lsm.links import tau2_from_log
 from bayes_lsm.priors import Priors, ResolvedPriors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 
@@ -141,10 +140,4 @@ def _kappa_names(design: Design) -> list[str]:
 def _predict(design: Design, draws: Draws, rng: np.random.Generator) -> Array:
     """New effects of the same studies and groups, shape (chains, draws, n)."""
     mean = draws.location @ design.X.T
-    if not design.is_independent:
-        flat = rng.standard_normal((draws.size, len(design.y)))
-        return mean + ConditionalEffects(design, draws).unfold(flat).reshape(mean.shape)
-    tau2 = tau2_from_log(draws.scale @ design.Z.T)
-    if draws.df is not None:
-        return sample_effects(mean, design.v, tau2, draws.df, rng)
-    return rng.normal(mean, np.sqrt(design.v + tau2))
+    return mean + ConditionalEffects(design, draws).new_residuals(rng).reshape(mean.shape)

@@ -120,6 +120,11 @@ def shared(design: Design, clusters: Clusters) -> str:
     return ""
 
 
+def has_dependent_rows(design: Design) -> bool:
+    """Whether some rows share effects or have correlated sampling errors."""
+    return len(np.unique(connected_rows(design))) < len(design.y)
+
+
 def connected_rows(design: Design) -> Index:
     """A number (n,) that rows share when a group or a sampling error makes them dependent."""
     from scipy import sparse

@@ -154,6 +154,11 @@ class Design:
         return f"{name} with Student-t Study Effects" if robust else name
 
     @property
+    def units(self) -> str:
+        """What rows are: each is a study where effects are independent."""
+        return "studies" if self.is_independent else "rows"
+
+    @property
     def size(self) -> str:
         """How many effects there are."""
         return f"{'k' if self.is_independent else 'n'} = {len(self.y)}"
@@ -404,10 +409,9 @@ def check_size(design: Design) -> None:
     k, p = design.X.shape
     q = sum(term.size for term in design.terms)
     if k < p + q:
-        rows = "studies" if design.is_independent else "rows"
         raise DataError(
-            f"{k} {rows} cannot carry {p} location and {q} scale coefficients together: {k - p} "
-            "degrees of freedom are left for the heterogeneity; leave out moderators"
+            f"{k} {design.units} cannot carry {p} location and {q} scale coefficients together: "
+            f"{k - p} degrees of freedom are left for the heterogeneity; leave out moderators"
         )
 
 

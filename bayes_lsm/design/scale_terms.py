@@ -115,6 +115,11 @@ class ScaleTerm:
         return used
 
     @property
+    def is_of_rows(self) -> bool:
+        """Whether each row is a group by itself, with one effect."""
+        return len(self.effects) == 1 and len(self.groups) == len(self.index)
+
+    @property
     def is_constant(self) -> bool:
         """Whether each effect has the same τ² in all groups that have it."""
         of_effects = (self.Z[self.used[:, k], k] for k in range(len(self.effects)))

@@ -15,7 +15,7 @@ from scipy.special import logsumexp
 from scipy.stats import gamma, kstest, norm, t
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.diagnostics.checks import Studies
+from bayes_lsm.bayes.diagnostics.checks import replicate
 from bayes_lsm.bayes.diagnostics.findings import coefficient_columns
 from bayes_lsm.bayes.diagnostics.study_influence import MAD_TO_SD
 from bayes_lsm.bayes.engines.student_collapsed import sample_student
@@ -235,8 +235,7 @@ def test_with_flat_priors_studies_are_left_out_by_weights_only(robust):
 def test_replicated_scores_are_standard_normal_and_observed_ones_those_of_an_integral(robust):
     draws, design = robust.draws, robust.design
     chosen = slice(0, 3)
-    every = np.arange(len(draws.flat_location))
-    seen, drawn = Studies(robust).replicate(every, np.random.default_rng(4))
+    seen, drawn = replicate(design, draws, np.random.default_rng(4))
     # 52,000 of them, independent given the coefficients, whatever those are.
     assert kstest(drawn.z.ravel(), "norm").pvalue > 1e-3
     for s in range(3):
