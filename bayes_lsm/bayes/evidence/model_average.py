@@ -159,13 +159,13 @@ class ModelAverage(Printable):
         parts = self.posterior.parts().items()
         tables = {part: _summarise(names, values, level) for part, (names, values) in parts}
         table = pd.concat(tables, names=["part", "term"])
-        rows, inclusion = self._rows(), self.inclusion
+        rows, found = self._rows(), self.inclusion[["posterior", "bf"]]
+        inclusion = dict(zip(found.index, found.to_numpy(), strict=True))
         for part, terms in self.terms.items():
             for term in terms:
-                if (part, term.label) in inclusion.index:
+                if (part, term.label) in inclusion:
                     of_term = [rows[part][j] for j in term.columns]
-                    found = inclusion.loc[(part, term.label)]
-                    table.loc[of_term, ["incl", "bf"]] = found["posterior"], found["bf"]
+                    table.loc[of_term, ["incl", "bf"]] = inclusion[part, term.label]
         return table
 
     def _rows(self) -> dict[str, dict[int, tuple[str, str]]]:

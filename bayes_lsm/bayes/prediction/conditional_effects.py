@@ -14,7 +14,9 @@ of its own, multiplied by a, is in N = v + a²τ²:
 so where effects are independent all is in closed form. Of Student-t effects τ² is divided by the
 weight λ of the row, which is drawn from what the data say of it (`effect_family`).
 
-The same pieces make new data of the model, and standardise residuals (`ConditionalEffects.unfold`).
+The same pieces make new data of the model, and standardise residuals (`ConditionalEffects.unfold`);
+of Student-t effects, which are those of single rows, residuals have no normal root, and are drawn
+and scored row by row.
 
 Whatever is asked of the effects is a linear combination of them. Nothing is larger than a block,
 for so many draws at a time as keep it small; rows that share nothing are taken some at a time.
@@ -31,6 +33,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from bayes_lsm.bayes.draws import Array, Draws, row_blocks
+from bayes_lsm.bayes.normal_scores import normal_scores
 from bayes_lsm.bayes.prediction.effect_family import EffectFamily, family_of
 from bayes_lsm.bayes.pymc_model.effect_blocks import (
     Block,
@@ -38,6 +41,7 @@ from bayes_lsm.bayes.pymc_model.effect_blocks import (
     factor_starts,
     list_blocks,
 )
+from bayes_lsm.bayes.student.effects import sample_effects, student_log_likelihood
 from bayes_lsm.bayes.term_draws import TermDraws, split_terms
 from bayes_lsm.design.design import Design
 from bayes_lsm.links import tau2_from_log
@@ -211,8 +215,23 @@ class ConditionalEffects:
         return drawn
 
     def standardise(self, residuals: Array) -> Array:
-        """z = C⁻¹r of residuals r (S, n), one row for each draw of the fit; see `unfold`."""
-        return self._transform(residuals, -0.5)
+        """z = C⁻¹r of residuals r (S, n), one row for each draw of the fit; see `unfold`.
+
+        Of Student-t effects the normal score of each row's distribution.
+        """
+        if self.draws.df is None:
+            return self._transform(residuals, -0.5)
+        draws = self.draws
+        log_tau2 = draws.flat_scale @ self.design.Z.T
+        return normal_scores(residuals, self.design.v, log_tau2, draws.flat_df)
+
+    def new_residuals(self, rng: np.random.Generator) -> Array:
+        """r (S, n) of new groups as large as the observed ones, one set for each draw."""
+        shape = (self.draws.size, len(self.design.y))
+        if self.draws.df is None:
+            return self.unfold(rng.standard_normal(shape))
+        tau2 = tau2_from_log(self.draws.flat_scale @ self.design.Z.T)
+        return sample_effects(np.zeros(shape), self.design.v, tau2, self.draws.flat_df, rng)
 
     def unfold(self, z: Array) -> Array:
         """r = Cz of standard normal z (S, n): normal with the covariance Σ = CC' of the draw.
@@ -249,6 +268,10 @@ class ConditionalEffects:
         z = (x − a'w)/√(1 + a'Pa), where x is a residual of V or N made independent of variance 1,
         and a its row of B.
         """
+        if self.draws.df is not None:
+            beta, alpha, df = self.draws.flat_location, self.draws.flat_scale, self.draws.flat_df
+            own = student_log_likelihood(self.design, beta, alpha, df)
+            return self.standardise(self.design.y - beta @ self.design.X.T), own
         score, log_density = np.empty((2, self.draws.size, len(self.design.y)))
         for block in (each for each in self._blocks if len(each.rows)):
             for draws in self._draws_at_a_time(block, len(block.rows)):
