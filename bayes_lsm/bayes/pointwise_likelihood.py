@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.bayes.draws import Array, Draws, row_blocks
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.student.effects import student_log_likelihood
 from bayes_lsm.bayes.term_draws import flat_coefficients, split_terms
@@ -82,8 +82,10 @@ def joint_log_likelihood(design: Design, draws: Draws) -> Array:
     Random intercepts of ln τ² are among the unknowns.
     """
     if draws.df is not None:
-        each = log_likelihood(design, draws.flat_location, draws.flat_scale, draws.flat_df)
-        return np.asarray(each.sum(axis=1))
+        beta, alpha, df = draws.flat_location, draws.flat_scale, draws.flat_df
+        blocks = row_blocks(draws.size, len(design.y))
+        found = [log_likelihood(design, beta[k], alpha[k], df[k]).sum(axis=1) for k in blocks]
+        return np.concatenate(found)
     alphas = flat_coefficients(split_terms(design, draws))
     return likelihood_of(design.given_levels()).densities(draws.flat_location, alphas)
 

@@ -25,7 +25,7 @@ from .levels import model_of
 # What a meta-analyst might believe: τ within a factor of about e² of 1, slopes that double it.
 MODERATE = Priors(location={"*": Normal(0, 2)}, scale={"*": Normal(0, 1)})
 # The same of standardised mean differences.
-STANDARDISED = Priors(location={"*": Normal(0, 1)}, scale={"*": Normal(-2, 1)})
+MEDIUM = Priors(location={"*": Normal(0, 1)}, scale={"*": Normal(-2, 1)})
 
 
 def _model(k, scale):
@@ -320,7 +320,7 @@ def pairs():
 
 
 def test_right_engine_for_correlated_effects_stays_inside(pairs):
-    checked = lsm.calibrate(pairs, STANDARDISED, simulations=60, draws=400, seed=1, progress=False)
+    checked = lsm.calibrate(pairs, MEDIUM, simulations=60, draws=400, seed=1, progress=False)
     assert checked.calibrated, str(checked)
     assert checked.quantities.to_list() == [
         ("location", "outcomea"),
@@ -336,7 +336,7 @@ def test_right_engine_for_correlated_effects_stays_inside(pairs):
 
 def altered(design, change):
     """The collapsed engine, with its draws of correlations changed before they are handed over."""
-    resolved = resolve_priors(design, STANDARDISED)
+    resolved = resolve_priors(design, MEDIUM)
 
     def engine(simulated, seed):
         drawn = sample_collapsed(simulated, resolved, draws=400, seed=seed)
@@ -367,9 +367,7 @@ def too_narrow(each):
 )
 def test_wrong_engine_for_correlated_effects_falls_out(pairs, change, part):
     engine = altered(pairs, change)
-    checked = lsm.calibrate(
-        pairs, STANDARDISED, simulations=100, engine=engine, seed=2, progress=False
-    )
+    checked = lsm.calibrate(pairs, MEDIUM, simulations=100, engine=engine, seed=2, progress=False)
     assert not checked.calibrated
     assert checked.pvalues[part].min() < 1e-3
     assert checked.pvalues["location"].min() > 1e-3
@@ -378,8 +376,8 @@ def test_wrong_engine_for_correlated_effects_falls_out(pairs, change, part):
 def test_new_effects_have_the_covariance_of_the_model():
     """By a matrix of all rows: y of nested groups, at one truth over and over."""
     design = model_of("konstantopoulos2011").design
-    resolved = resolve_priors(design, STANDARDISED)
-    one = draw_priors(design, STANDARDISED, resolved, 1, np.random.default_rng(5))
+    resolved = resolve_priors(design, MEDIUM)
+    one = draw_priors(design, MEDIUM, resolved, 1, np.random.default_rng(5))
     size = 20_000
     many = one.take(np.zeros(size, dtype=int))
     y = observed_effects(design, many, np.random.default_rng(6))[:, :12]
@@ -400,7 +398,7 @@ def test_new_effects_have_the_covariance_of_the_model():
 
 def test_truths_of_random_intercepts_are_of_their_prior():
     design = countries().design
-    prior = STANDARDISED.model_copy(update={"scale_sd": HalfNormal(0.7)})
+    prior = MEDIUM.model_copy(update={"scale_sd": HalfNormal(0.7)})
     rng = np.random.default_rng(1)
     true = draw_priors(design, prior, resolve_priors(design, prior), 20_000, rng)
     random = split_terms(design, true)["study"].random[0]
@@ -414,7 +412,7 @@ def test_truths_of_random_intercepts_are_of_their_prior():
 
 def test_same_seed_same_ranks_of_correlated_effects(pairs):
     first, again = (
-        lsm.calibrate(pairs, STANDARDISED, simulations=20, draws=100, seed=1, progress=False)
+        lsm.calibrate(pairs, MEDIUM, simulations=20, draws=100, seed=1, progress=False)
         for _ in range(2)
     )
     np.testing.assert_array_equal(first.refits.ranks, again.refits.ranks)
@@ -423,7 +421,7 @@ def test_same_seed_same_ranks_of_correlated_effects(pairs):
 def test_coverage_at_known_correlations(pairs):
     found = lsm.coverage(
         pairs,
-        STANDARDISED,
+        MEDIUM,
         location={"outcomea": 0.3, "outcomeb": -0.2},
         scale={"outcomea": -2, "outcomeb": -1.5},
         correlation={"a, b": 0.2},
@@ -460,7 +458,7 @@ KNOWN = {
 )
 def test_wrong_truth_of_correlated_effects_is_refused(pairs, change, message):
     with pytest.raises(lsm.FitError, match=message):
-        lsm.coverage(pairs, STANDARDISED, **(KNOWN | change), progress=False)
+        lsm.coverage(pairs, MEDIUM, **(KNOWN | change), progress=False)
 
 
 def test_correlations_that_a_model_does_not_have_are_refused():
@@ -469,20 +467,16 @@ def test_correlations_that_a_model_does_not_have_are_refused():
     scale["district/school: I((year - 1990) / 10)"] = 0
     given = {"location": {"intrcpt": 0}, "scale": scale, "correlation": {"district: a": 0.1}}
     with pytest.raises(lsm.FitError, match="correlations have no place; got 'district: a'"):
-        lsm.coverage(design, STANDARDISED, **given, progress=False)
+        lsm.coverage(design, MEDIUM, **given, progress=False)
 
 
 def test_random_intercepts_are_said_to_need_nuts():
     design = countries().design
-    with pytest.raises(
-        lsm.FitError, match="engine='collapsed' does not take random intercepts of ln τ²"
-    ):
-        lsm.calibrate(design, STANDARDISED, progress=False)
+    with pytest.raises(lsm.FitError, match="does not take random intercepts of ln τ²"):
+        lsm.calibrate(design, MEDIUM, progress=False)
     known = {"location": {"intrcpt": 0}, "scale": {"intrcpt": -2}}
     with pytest.raises(lsm.FitError, match=r"coverage does not take random intercepts of ln τ²"):
-        lsm.coverage(
-            design, STANDARDISED, **known, engine=lambda design, seed: None, progress=False
-        )
+        lsm.coverage(design, MEDIUM, **known, engine=lambda design, seed: None, progress=False)
 
 
 @pytest.mark.slow
@@ -490,7 +484,7 @@ def test_collapsed_engine_is_calibrated_for_nested_groups():
     """A thousand simulations."""
     checked = lsm.calibrate(
         model_of("konstantopoulos2011").design,
-        STANDARDISED,
+        MEDIUM,
         simulations=1000,
         seed=1,
         progress=False,
@@ -502,7 +496,7 @@ def test_collapsed_engine_is_calibrated_for_nested_groups():
 @pytest.mark.slow
 def test_collapsed_engine_is_calibrated_for_three_correlated_outcomes():
     """LKJ(2): three correlations, which partial ones make."""
-    prior = STANDARDISED.model_copy(update={"lkj": 2.0})
+    prior = MEDIUM.model_copy(update={"lkj": 2.0})
     checked = lsm.calibrate(
         outcomes(10, "abc").design, prior, simulations=200, seed=1, progress=False
     )
@@ -512,7 +506,7 @@ def test_collapsed_engine_is_calibrated_for_three_correlated_outcomes():
 @pytest.mark.slow
 def test_nuts_is_calibrated_for_random_intercepts_of_the_scale_part():
     """Two hundred simulations, compiled once."""
-    prior = STANDARDISED.model_copy(update={"scale_sd": HalfNormal(0.7)})
+    prior = MEDIUM.model_copy(update={"scale_sd": HalfNormal(0.7)})
     checked = lsm.calibrate(
         countries().design,
         prior,
