@@ -252,7 +252,7 @@ def _kappas(term: ScaleTerm, correlation: Array) -> Array:
     i, j = np.tril_indices(len(R), -1)
     R[i, j] = R[j, i] = correlation
     _check_correlations(term, R, correlation)
-    return kappas_of(R[None], term.correlation)[0]
+    return np.asarray(kappas_of(R[None], term.correlation)[0])
 
 
 def _check_correlations(term: ScaleTerm, R: Array, own: Array) -> None:
