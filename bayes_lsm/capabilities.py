@@ -83,7 +83,15 @@ LIMITS = (
         "use fit_bayes, or make the column a moderator of the scale formula",
     ),
     Limit(
-        ("fit_bayes", "to_pymc", "prior_predictive", "average", "report"),
+        (
+            "fit_bayes",
+            "to_pymc",
+            "prior_predictive",
+            "average",
+            "calibrate",
+            "coverage",
+            "report",
+        ),
         IDENTITY,
         "priors are stated on ln τ²",
         "use fit_reml, or link='log'",
@@ -131,7 +139,13 @@ LIMITS = (
         "leave it out, or make the model with study_effects='normal'",
     ),
     Limit(
-        ("engine='collapsed'", "average", "coverage", "report"),
+        ("coverage",),
+        RANDOM_SCALE,
+        "its truth is one, and their levels would be drawn anew with every set of effects",
+        "use calibrate with engine='nuts', which draws them from the prior",
+    ),
+    Limit(
+        ("engine='collapsed'", "average", "report"),
         RANDOM_SCALE,
         "they need likelihoods in closed form, by the hundred",
         "use fit_bayes with engine='nuts', and bayes_factor for two models",

@@ -21,12 +21,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.bayes.draws import Array, Draws, row_blocks
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.student.effects import student_log_likelihood
+from bayes_lsm.bayes.term_draws import flat_coefficients, split_terms
 from bayes_lsm.design.clusters import independent_clusters
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import Numbers
+from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.links import tau2_from_log
 
 _FEWEST_CLUSTERS = 3
@@ -72,6 +74,20 @@ def pointwise_log_likelihood(design: Design, draws: Draws) -> Pointwise:
     else:
         values, unit, names = effects.log_densities(clusters.code), "cluster", clusters.names
     return Pointwise(values.reshape(*draws.location.shape[:2], -1), unit, names)
+
+
+def joint_log_likelihood(design: Design, draws: Draws) -> Array:
+    """ln p(y | all unknowns) of each draw (draws,), with the effects integrated out.
+
+    Random intercepts of ln τ² are among the unknowns.
+    """
+    if draws.df is not None:
+        beta, alpha, df = draws.flat_location, draws.flat_scale, draws.flat_df
+        blocks = row_blocks(draws.size, len(design.y))
+        found = [log_likelihood(design, beta[k], alpha[k], df[k]).sum(axis=1) for k in blocks]
+        return np.concatenate(found)
+    alphas = flat_coefficients(split_terms(design, draws))
+    return likelihood_of(design.given_levels()).densities(draws.flat_location, alphas)
 
 
 def log_likelihood(

@@ -139,6 +139,10 @@ class Likelihood(Protocol):
     def design(self) -> Design:
         """The model in numbers."""
 
+    @property
+    def cost(self) -> float:
+        """What one of many `values` takes, in units of an independent effect."""
+
     def evaluate(self, alpha: Array, criterion: Criterion) -> Evaluation:
         """A criterion at α (q,), its score and its Hessian."""
 
@@ -162,6 +166,12 @@ class Likelihood(Protocol):
 
     def draw_location(self, alphas: Array, noise: Array, prior: NormalPrior) -> Array:
         """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
+
+    def conditional_location(self, alphas: Array, prior: NormalPrior) -> tuple[Array, Array]:
+        """Mean (m, p) and covariance (m, p, p) of β | α, y for each row of alphas (m, q)."""
+
+    def densities(self, locations: Array, alphas: Array) -> Array:
+        """ln p(y | β, α) (m,) for each row of locations (m, p) and of alphas (m, q)."""
 
     def first_guess(self) -> tuple[Array, Array]:
         """ln of every variance by α: its derivatives (m, q), and a guess of it from residuals (m,).

@@ -309,7 +309,7 @@ def test_averages_are_of_the_models_one_by_one(average, outlier):
         assert evidence.log == pytest.approx(theirs.log, abs=4 * error)
     assert average.draws.df.tolist() == [[4.0]]
     assert list(average.to_dataframe().index.unique("part")) == ["location", "scale"]
-    row = average.predict().iloc[0]
+    row = average.predict().table.iloc[0]
     x, z = average.design.X[0], average.design.Z[0]
     mean = average.draws.flat_location @ x
     tau = np.exp(average.draws.flat_scale @ z / 2)

@@ -123,7 +123,7 @@ class Switchable:
 def compile_switchable(design: Design, priors: Priors) -> Switchable:
     """The model of groups' effects compiled once, for refits without some of its rows."""
     model = build_switchable_pymc_model(design, priors)
-    return Switchable(design, compile_model(model, _kept_of(model)))
+    return Switchable(design, compile_model(model, kept_of(model)))
 
 
 def read_chains(
@@ -229,7 +229,7 @@ def compile_for(model: pm.Model, design: Design, priors: Priors, *, seed: int) -
     """
     from bayes_lsm.bayes.engines.nuts_coordinates import build_sampling_model, can_map, pilot_data
 
-    kept = _kept_of(model)
+    kept = kept_of(model)
     if not can_map(model, design, resolve_priors(design, priors)):
         return compile_model(model, kept), False
     numbers = pilot_data(design, priors, seed)
@@ -239,7 +239,8 @@ def compile_for(model: pm.Model, design: Design, priors: Priors, *, seed: int) -
     return compiled, bool(numbers["z_reach_hinges"].any())
 
 
-def _kept_of(model: pm.Model) -> list[str]:
+def kept_of(model: pm.Model) -> list[str]:
+    """The variables of a model whose draws `read_chains` reads."""
     return [name for name in _KEPT_VARIABLES if name in model.named_vars]
 
 
