@@ -19,8 +19,8 @@ from bayes_lsm.priors import PresetName
 if TYPE_CHECKING:
     from xarray import DataTree
 
-    from bayes_lsm.bayes.cross_validation.clustered_loo import Unit
     from bayes_lsm.bayes.cross_validation.elpd import Elpd
+    from bayes_lsm.bayes.cross_validation.units import Unit
     from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck
     from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
     from bayes_lsm.bayes.evidence.bayes_factor import BayesFactor

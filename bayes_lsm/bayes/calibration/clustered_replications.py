@@ -21,7 +21,6 @@ from bayes_lsm.bayes.calibration.replications import (
     spread_out,
     unknown_engine,
 )
-from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.engines.collapsed import sample_collapsed
 from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
@@ -33,6 +32,7 @@ from bayes_lsm.bayes.term_draws import TermDraws, flat_coefficients, join_terms,
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
+from bayes_lsm.likelihood.blocks.row_sums import RowSums
 from bayes_lsm.priors import Priors
 
 

@@ -7,17 +7,16 @@ the rows, from a model that is compiled once, in which rows can be switched off.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-from scipy.special import ndtri
 
+from bayes_lsm.bayes.cross_validation.given_draws import DrawnDeletion
 from bayes_lsm.bayes.cross_validation.level_integrals import LevelIntegrals
-from bayes_lsm.bayes.cross_validation.refits import LeftOut
-from bayes_lsm.design.subsets import Array, Indices, Studies
+from bayes_lsm.bayes.cross_validation.refits import Points
+from bayes_lsm.design.subsets import Indices
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.engines.nuts import Switchable
@@ -56,11 +55,11 @@ class SampledDeletion:
         return len(self.fit.design.location.names) ** 2
 
     @cached_property
-    def own(self) -> SampledPosterior:
+    def own(self) -> Points:
         """The fit's own draws."""
-        return SampledPosterior(LevelIntegrals(self.fit), True)
+        return weighted_draws(self.fit, True)
 
-    def near(self, left: Indices, *, points: int, seed: int) -> SampledPosterior:
+    def near(self, left: Indices, *, points: int, seed: int) -> Points:
         """Draws of the posterior of the rows `left`: those of the fit, or new ones."""
         from bayes_lsm.bayes.posterior_sampling import checked
 
@@ -80,7 +79,7 @@ class SampledDeletion:
             out = np.setdiff1d(np.arange(self.rows), left)
             names = ", ".join(design.labels[i] for i in out[:3]) + (" …" if len(out) > 3 else "")
             self.problems.append(f"the refit without {names}: {'; '.join(refit.problems)}")
-        return SampledPosterior(LevelIntegrals(refit), False)
+        return weighted_draws(refit, False)
 
     @cached_property
     def _switchable(self) -> Switchable:
@@ -89,30 +88,8 @@ class SampledDeletion:
         return compile_switchable(self.fit.design, self.fit.priors)
 
 
-@dataclass(frozen=True, eq=False)
-class SampledPosterior:
-    """Draws of the posterior of all rows (`whole`), or of those left when a fold is out."""
-
-    integrals: LevelIntegrals
-    whole: bool
-
-    @property
-    def log_ratio(self) -> Array:
-        """The draws are of the posterior: all alike."""
-        return np.zeros(self.integrals.size)
-
-    def leave_out(self, studies: Studies, folds: Sequence[Indices]) -> LeftOut:
-        """Predict the units of each fold from the rows that are neither its own nor missing."""
-        left, unit, z = [], [], []
-        for fold in folds:
-            rows = [studies.rows[u] for u in fold]
-            found = self.integrals.leave_out(np.concatenate(rows), rows)
-            left.append(-found.fold if self.whole else np.zeros(len(found.fold)))
-            unit += found.units
-            z += [ndtri(below) for below in found.below]
-        return LeftOut(np.column_stack(left), np.column_stack(unit), np.hstack(z))
-
-    def predict_again(self, studies: Studies, units: Indices) -> tuple[Array, Array]:
-        """No weight (m,), and ln p of each unit given all rows, its own too (m, U)."""
-        found = [self.integrals.given_effects(studies.rows[u]) for u in units]
-        return self.log_ratio, np.column_stack(found)
+def weighted_draws(fit: Posterior, whole: bool) -> Points:
+    """Draws of the posterior, all alike; of all rows (`whole`), or of those left without a fold."""
+    alike = np.zeros(fit.draws.size)
+    given = LevelIntegrals(fit.design, fit.draws)
+    return Points(alike, DrawnDeletion(given, alike, whole))

@@ -23,13 +23,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtr, softmax
 
-from bayes_lsm.bayes.cross_validation.clustered_loo import (
-    has_random_intercepts,
-    loo,
-    psis_loo,
-)
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.cross_validation.level_integrals import LevelIntegrals
+from bayes_lsm.bayes.cross_validation.loo import loo, psis_loo
 from bayes_lsm.bayes.diagnostics.study_influence import Medians
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.engines.collapsed import can_collapse, sample_collapsed
@@ -62,7 +58,7 @@ class Clusters:
             warnings.simplefilter("ignore", ConvergenceWarning)
             refused = "those of random intercepts of ln τ² are slow; see loo()"
             try:
-                if not has_random_intercepts(self._fit.design):
+                if not any(term.random for term in self._fit.design.terms):
                     return self._said(loo(self._fit, seed=seed, progress=progress))
             except FitError as error:
                 refused = str(error)
@@ -90,8 +86,8 @@ class Clusters:
         scores: Callable[[npt.NDArray[np.intp]], tuple[Array, Array]] = partial(
             _scores, fit.design, fit.draws
         )
-        if has_random_intercepts(fit.design):
-            scores = LevelIntegrals(fit).in_order
+        if any(term.random for term in fit.design.terms):
+            scores = LevelIntegrals(fit.design, fit.draws).in_order
         slow = progress and len(studies.names) > _FEW
         for u in track(range(len(studies.names)), "Leaving clusters out", progress=slow):
             rows = studies.rows[u]

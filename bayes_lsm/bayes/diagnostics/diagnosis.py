@@ -139,7 +139,7 @@ def diagnose(
     Parameters
     ----------
     fit : BayesFit
-        With several scale terms what is left out are clusters: see `clustered_loo`.
+        With dependent effects what is left out are clusters: see `loo`.
     engines : bool, default False
         Also draw by the other engine and compare; NUTS needs 10 to 20 seconds to begin with.
     seed : int, optional

@@ -10,13 +10,13 @@ import math
 
 import numpy as np
 
-from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.evidence.bridge import MOST_ITERATIONS, bridge
 from bayes_lsm.bayes.evidence.evidence import Evidence, with_error
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD, resolve_priors
 from bayes_lsm.bayes.term_draws import are_random, flat_coefficients
+from bayes_lsm.likelihood.blocks.row_sums import RowSums
 
 # An error beyond that cannot itself be trusted: the proposal misses much of the posterior.
 _LARGEST_BRIDGE_SE = 0.5

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
 from bayes_lsm.bayes.engines.collapsed import normal_prior, require_collapsible, sample_collapsed
 from bayes_lsm.bayes.evidence.conditionals import Unknowns
 from bayes_lsm.bayes.evidence.evidence import read_evidence
@@ -26,6 +25,7 @@ from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.design.subsets import Array, restrict, take_columns
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.arrange import error_covariance, likelihood_terms
+from bayes_lsm.likelihood.blocks.row_sums import RowSums
 from bayes_lsm.priors import ResolvedPriors
 
 if TYPE_CHECKING:

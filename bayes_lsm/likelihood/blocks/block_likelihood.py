@@ -13,6 +13,7 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks import blocks
 from bayes_lsm.likelihood.blocks.arrange import arrange_design
+from bayes_lsm.likelihood.blocks.block_deletion import BlockDeletion
 from bayes_lsm.likelihood.blocks.covariance import BlockCovariance, block_covariance
 from bayes_lsm.likelihood.blocks.first_guess import derivatives_of_variances, guess_variances
 from bayes_lsm.likelihood.blocks.information import expected_information, location_slopes
@@ -68,6 +69,10 @@ class Blocks:
     def draw_location(self, alphas: Array, noise: Array, prior: NormalPrior) -> Array:
         """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
         return blocks.draw_location(alphas, noise, self.data, prior=prior)
+
+    def deletion(self, rows: Index, alphas: Array, prior: NormalPrior) -> BlockDeletion:
+        """What some rows say at each row of alphas (m, q), without others of all rows."""
+        return BlockDeletion.of(self.design, rows, alphas, prior)
 
     def first_guess(self) -> tuple[Array, Array]:
         """ln of every variance by α, and a guess of it; see `Likelihood.first_guess`."""
