@@ -315,6 +315,7 @@ def test_rows_of_one_study_are_left_out_one_by_one():
         named.kfold(5, unit="row", cluster="name")
 
 
+@pytest.mark.filterwarnings("ignore:Pareto k is above:bayes_lsm.ConvergenceWarning")
 def test_both_solvers_leave_out_the_same(monkeypatch):
     """Row 4 is all that tells of a coefficient: without it that is the prior's."""
     data = lsm.load_dataset("bcg").assign(alone=np.arange(13) == 4)
