@@ -13,7 +13,7 @@ from scipy.stats import halfnorm, multivariate_normal, norm
 import bayes_lsm as lsm
 from bayes_lsm.bayes.cross_validation.level_integrals import LevelIntegrals
 from bayes_lsm.bayes.cross_validation.refits import Predictions
-from bayes_lsm.bayes.cross_validation.sampled_deletion import SampledDeletion, weighted_draws
+from bayes_lsm.bayes.cross_validation.sampled_refits import SampledRefits, weighted_draws
 from bayes_lsm.bayes.cross_validation.units import read_units
 from bayes_lsm.bayes.engines.pareto import smooth_weights
 from bayes_lsm.bayes.pymc_model.graph import build_pymc_model, build_switchable_pymc_model
@@ -300,13 +300,13 @@ def test_importance_sampling_is_the_grid_where_its_weights_were_hopeless():
 
 
 def refit_from_the_grid(self, left, *, points, seed):
-    if len(left) == self.rows:
+    if len(left) == len(ALL):
         return self.own
     return weighted_draws(sampled(tuple(left), draws=4000, seed=seed), False)
 
 
 def test_loo_is_the_grid(monkeypatch):
-    monkeypatch.setattr(SampledDeletion, "near", refit_from_the_grid)
+    monkeypatch.setattr(SampledRefits, "near", refit_from_the_grid)
     fit = country_fit()
     exact = np.array([exact_of([i]) for i in ALL])
     found = fit.loo(progress=False)
@@ -319,7 +319,7 @@ def test_loo_is_the_grid(monkeypatch):
 
 @pytest.mark.parametrize("refitted", [False, True])
 def test_folds_are_the_grid(refitted, monkeypatch):
-    monkeypatch.setattr(SampledDeletion, "near", refit_from_the_grid)
+    monkeypatch.setattr(SampledRefits, "near", refit_from_the_grid)
     if refitted:  # no weights are even enough
         monkeypatch.setattr(Predictions, "doubtful", property(lambda self: ~self.refitted))
     found = country_fit().kfold(5, seed=2, progress=False)

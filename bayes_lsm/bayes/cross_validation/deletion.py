@@ -1,19 +1,19 @@
 """The posterior of a fit without some of its rows: points near it, and what they say.
 
 By the engines that need no chains, of α where β can be integrated out and else of all unknowns; of
-random intercepts of ln τ², which only NUTS can draw, see `sampled_deletion`.
+random intercepts of ln τ², which only NUTS can draw, see `sampled_refits`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bayes_lsm.bayes.cross_validation.given_draws import DrawnDeletion, IndependentRows
 from bayes_lsm.bayes.cross_validation.refits import Points, Refittable
-from bayes_lsm.bayes.cross_validation.sampled_deletion import SampledDeletion
+from bayes_lsm.bayes.cross_validation.sampled_refits import SampledRefits
 from bayes_lsm.bayes.engines.collapsed import propose
 from bayes_lsm.bayes.engines.direct import require_direct
 from bayes_lsm.bayes.engines.student_collapsed import propose_student
@@ -38,66 +38,42 @@ def deletion_of(fit: Posterior) -> Refittable:
     FitError
         For priors that the engines without chains cannot take.
     """
-    if any(term.random for term in fit.design.terms):
-        return SampledDeletion(fit)
-    priors, df = resolve_priors(fit.design, fit.priors), df_prior(fit.design, fit.priors)
-    return DirectDeletion(fit.design, priors, df)
+    design, rows = fit.design, len(fit.design.y)
+    priors, df = resolve_priors(design, fit.priors), df_prior(design, fit.priors)
+    p, q = len(priors.location.priors), len(priors.scale.priors)
+    width = max(p**2, p + q + 1)
+    if any(term.random for term in design.terms):
+        refits = SampledRefits(fit)
+        return Refittable(refits.near, rows, width, False, True, refits.problems)
+    require_direct(priors, df, "use psis_loo(), which needs no refits")
+    near = partial(_near, design, priors) if df is None else partial(_jointly, design, priors, df)
+    return Refittable(near, rows, width, priors.scale.is_proper)
 
 
-@dataclass(frozen=True, eq=False)
-class DirectDeletion:
-    """A design, its priors and, of Student-t effects, ν; for `refits.leave_out_folds`.
+def _near(
+    design: Design, priors: ResolvedPriors, left: Indices, *, points: int, seed: int
+) -> Points:
+    """Points α near the posterior of the rows `left`, with β integrated out."""
+    found = propose(design.keep(left), priors, points=points, seed=seed)
+    prior = NormalPrior(found.mean, found.precision)
+    return Points(found.log_ratio, likelihood_of(design).deletion(left, found.alphas, prior))
 
-    Raises
-    ------
-    FitError
-        For priors that the engines without chains cannot take.
-    """
 
-    sampled: ClassVar[bool] = False
+def _jointly(
+    design: Design,
+    priors: ResolvedPriors,
+    df: DegreesOfFreedom | float,
+    left: Indices,
+    *,
+    points: int,
+    seed: int,
+) -> Points:
+    """Points of all unknowns, given which Student-t effects are independent."""
+    from bayes_lsm.likelihood.student.kernels import log_likelihood
 
-    design: Design
-    priors: ResolvedPriors
-    df: DegreesOfFreedom | float | None
-    problems: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        require_direct(self.priors, self.df, "use psis_loo(), which needs no refits")
-
-    @property
-    def rows(self) -> int:
-        """How many rows there are."""
-        return len(self.design.y)
-
-    @property
-    def width(self) -> int:
-        """Numbers that are held for each point, beside the rows."""
-        p, q = len(self.priors.location.priors), len(self.priors.scale.priors)
-        return max(p**2, p + q + 1)
-
-    @property
-    def bounded(self) -> bool:
-        """Whether no weight can be large because the proposal holds the prior."""
-        return self.priors.scale.is_proper
-
-    def near(self, left: Indices, *, points: int, seed: int) -> Points:
-        """Points near the posterior of the rows `left`."""
-        if self.df is not None:
-            return self._near_all_unknowns(left, self.df, points=points, seed=seed)
-        found = propose(self.design.keep(left), self.priors, points=points, seed=seed)
-        prior = NormalPrior(found.mean, found.precision)
-        rows = likelihood_of(self.design).deletion(left, found.alphas, prior)
-        return Points(found.log_ratio, rows)
-
-    def _near_all_unknowns(
-        self, left: Indices, df: DegreesOfFreedom | float, *, points: int, seed: int
-    ) -> Points:
-        """The same where β cannot be integrated out: given all, the effects are independent."""
-        from bayes_lsm.likelihood.student.kernels import log_likelihood
-
-        part = self.design.keep(left)
-        found = propose_student(part, self.priors, df, points=points, seed=seed)
-        unknowns = found.location, found.scale, found.df
-        total = np.asarray(log_likelihood(*unknowns, *arrays(part)))
-        given = IndependentRows(self.design, *unknowns)
-        return Points(found.log_ratio, DrawnDeletion(given, total, len(left) == self.rows))
+    part = design.keep(left)
+    found = propose_student(part, priors, df, points=points, seed=seed)
+    unknowns = found.location, found.scale, found.df
+    total = np.asarray(log_likelihood(*unknowns, *arrays(part)))
+    given = IndependentRows(design, *unknowns)
+    return Points(found.log_ratio, DrawnDeletion(given, total, len(left) == len(design.y)))

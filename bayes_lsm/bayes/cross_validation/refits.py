@@ -3,10 +3,10 @@
 The posterior without a fold of studies is that of α given the rows that are left, with β integrated
 out (with Student-t study effects, that of β, α and ν together). One proposal near the full
 posterior, which also holds the prior, gives points; their weights for each fold are exact, because
-ln p(y_left | α) is (see `likelihood.deletion`). So nothing is approximated but an integral over q
-dimensions, and its Monte Carlo error is known. Where a fold's
-weights are too uneven, because its studies move the posterior far, that fold gets a proposal of its
-own, adapted to the rows that are left: a refit in full.
+ln p(y_left | α) is (`Likelihood.deletion`). So nothing is approximated but an integral over q
+dimensions, and its Monte Carlo error is known. Where a fold's weights are too uneven, because its
+studies move the posterior far, that fold gets a proposal of its own, adapted to the rows that are
+left: a refit in full.
 """
 
 from __future__ import annotations
@@ -55,11 +55,20 @@ class Points:
     rows: Deletion
 
 
-class Refittable(Protocol):
+class Near(Protocol):
+    def __call__(self, left: Indices, *, points: int, seed: int) -> Points:
+        """Points near the posterior of the rows `left`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Refittable:
     """A model whose rows can be left out.
 
     Attributes
     ----------
+    near : Near
+    rows : int
+        How many there are.
     width : int
         Numbers that are held for each point, beside the rows.
     bounded : bool
@@ -71,28 +80,12 @@ class Refittable(Protocol):
         What is wrong with refits, as they are made.
     """
 
-    @property
-    def sampled(self) -> bool:
-        """See above."""
-
-    @property
-    def width(self) -> int:
-        """See above."""
-
-    @property
-    def bounded(self) -> bool:
-        """See above."""
-
-    @property
-    def rows(self) -> int:
-        """How many rows there are."""
-
-    @property
-    def problems(self) -> list[str]:
-        """See above."""
-
-    def near(self, left: Indices, *, points: int, seed: int) -> Points:
-        """Points near the posterior of the rows `left`."""
+    near: Near
+    rows: int
+    width: int
+    bounded: bool
+    sampled: bool = False
+    problems: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -28,8 +28,8 @@ _DRAWS_PER_POINT = 0.2
 
 
 @dataclass(frozen=True, eq=False)
-class SampledDeletion:
-    """A fit by NUTS, for `refits.leave_out_folds`.
+class SampledRefits:
+    """Refits by NUTS of a fit, which stands for itself where no row is left out.
 
     Attributes
     ----------
@@ -38,21 +38,8 @@ class SampledDeletion:
         What is wrong with refits, as they are made.
     """
 
-    sampled: ClassVar[bool] = True
-    bounded: ClassVar[bool] = False
-
     fit: Posterior
     problems: list[str] = field(default_factory=list)
-
-    @property
-    def rows(self) -> int:
-        """How many rows there are."""
-        return len(self.fit.design.y)
-
-    @property
-    def width(self) -> int:
-        """Numbers that are held for each point, beside the rows."""
-        return len(self.fit.design.location.names) ** 2
 
     @cached_property
     def own(self) -> Points:
@@ -63,7 +50,7 @@ class SampledDeletion:
         """Draws of the posterior of the rows `left`: those of the fit, or new ones."""
         from bayes_lsm.bayes.posterior_sampling import checked
 
-        if len(left) == self.rows:
+        if len(left) == len(self.fit.design.y):
             return self.own
         design = self.fit.design
         drawn = self._switchable.sample(
@@ -76,7 +63,7 @@ class SampledDeletion:
         )
         refit = checked(design, self.fit.priors, drawn, seed)
         if refit.problems:
-            out = np.setdiff1d(np.arange(self.rows), left)
+            out = np.setdiff1d(np.arange(len(self.fit.design.y)), left)
             names = ", ".join(design.labels[i] for i in out[:3]) + (" …" if len(out) > 3 else "")
             self.problems.append(f"the refit without {names}: {'; '.join(refit.problems)}")
         return weighted_draws(refit, False)
