@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bayes_lsm.bayes.coordinates import row_dim
 from bayes_lsm.bayes.cross_validation.given_draws import given_draws
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
@@ -60,14 +61,14 @@ def pointwise_log_likelihood(design: Design, draws: Draws) -> Pointwise:
     >>> found.unit, found.values.shape
     ('cluster', (4, 1000, 11))
     """
-    clusters, n = independent_clusters(design), len(design.y)
+    clusters, shape = independent_clusters(design), (*draws.location.shape[:2], -1)
     unit, names = "cluster", clusters.names
-    if len(clusters) == n:
-        unit, names = "study", design.labels
-    elif len(clusters) < _FEWEST_CLUSTERS:
+    if len(clusters) < _FEWEST_CLUSTERS or len(clusters) == len(design.y):
+        unit, names = row_dim(design), design.labels
+    if len(clusters) < min(_FEWEST_CLUSTERS, len(design.y)):
         values = ConditionalEffects(design, draws).log_densities_given_others()
-        return Pointwise(values.reshape(*draws.location.shape[:2], n), "row", design.labels)
-    given, values = given_draws(design, draws), np.empty((draws.size, len(names)))
+        return Pointwise(values.reshape(shape), unit, names)
+    given, values = given_draws(design, draws), np.empty((draws.size, len(clusters)))
     for u, rows in enumerate(clusters.rows):
         values[:, u] = given.given_effects(rows)
-    return Pointwise(values.reshape(*draws.location.shape[:2], -1), unit, names)
+    return Pointwise(values.reshape(shape), unit, names)

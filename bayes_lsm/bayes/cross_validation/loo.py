@@ -60,8 +60,9 @@ def loo(
     Parameters
     ----------
     fit : BayesFit
-        Of either engine; the refits are by the collapsed one, with the priors of the full fit. Of
-        random intercepts of ln τ² see the notes.
+        Of either engine; the refits are by the collapsed one, with the priors of the full fit: of a
+        coefficient that nothing is left to tell of the prior speaks alone. Of random intercepts of
+        ln τ² see the notes.
     cluster : str or sequence of length n, optional
         What is left out as a whole: the groups of a scale term, or the cluster of each row that was
         fitted. By default the study; with dependent effects the outermost groups, and where none
@@ -82,8 +83,10 @@ def loo(
     Raises
     ------
     FitError
-        When there is only one study, or priors that the collapsed engine cannot take: location
-        priors that are not normal (with Student-t study effects, flat ones), or a shrinkage prior.
+        For fewer than two studies or rows, or three clusters; for one that tells alone of a
+        coefficient with a flat prior; and for priors that the collapsed engine cannot take:
+        location priors that are not normal (with Student-t study effects, flat ones), or a
+        shrinkage prior.
 
     Warns
     -----
@@ -130,7 +133,7 @@ def kfold(
     ----------
     fit : BayesFit
     k : int, default 10
-        Number of folds, from 2 to the number of studies.
+        Number of folds, from 2 to the number of studies or clusters.
     cluster, unit
         As in `loo`.
     seed : int, optional
@@ -146,7 +149,7 @@ def kfold(
     Raises
     ------
     FitError
-        For a wrong `k`, or priors that the collapsed engine cannot take (see `loo`).
+        As in `loo`, and for a wrong `k`.
 
     Examples
     --------
@@ -222,6 +225,11 @@ def waic(fit: Posterior, *, cluster: Cluster | None = None, unit: Unit = "cluste
     -------
     Elpd
         −2 times `Elpd.elpd` is WAIC on the scale of a deviance.
+
+    Raises
+    ------
+    FitError
+        For too few clusters, or clusters that share effects or sampling errors.
 
     Warns
     -----
