@@ -49,14 +49,17 @@ class RowDeletion:
 
     def leave_out(self, studies: Studies, folds: Sequence[Index]) -> LeftOut:
         """Predict the studies of each fold from the rows that are neither its own nor missing."""
-        return self._predict(studies, folds, -1.0 if self.whole else 0.0)
+        left, unit, z = self._predict(studies, folds, -1.0 if self.whole else 0.0)
+        return LeftOut(left, unit, ndtr(z))
 
     def predict_again(self, studies: Studies, units: Index) -> tuple[Array, Array]:
         """ln p(y | α) of the rows (m,), and of each study given all of them, its own too (m, U)."""
-        found = self._predict(studies, list(units[:, None]), 0.0)
-        return found.left[:, 0], found.unit
+        left, unit, _ = self._predict(studies, list(units[:, None]), 0.0)
+        return left[:, 0], unit
 
-    def _predict(self, studies: Studies, folds: Sequence[Index], sign: float) -> LeftOut:
+    def _predict(
+        self, studies: Studies, folds: Sequence[Index], sign: float
+    ) -> tuple[Array, Array, Array]:
         """See `rows.deletion.leave_out`."""
         from bayes_lsm.likelihood.rows.deletion import leave_out
 
@@ -71,7 +74,7 @@ class RowDeletion:
             self.prior.mean,
             -float(np.linalg.slogdet(self.prior.precision)[1]),
         )
-        return LeftOut(left, unit, ndtr(z))
+        return left, unit, z
 
 
 def _arrays(numbers: Numbers) -> tuple[Array, Array, Array, Array]:
