@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayes_lsm.bayes.coordinates import DIMS, coordinates, row_dim
+from bayes_lsm.bayes.cross_validation.entries import pointwise_log_likelihood
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.pointwise_likelihood import pointwise_log_likelihood
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD, resolve_priors

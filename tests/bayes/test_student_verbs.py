@@ -121,6 +121,9 @@ def test_pinned_loo_kfold_and_psis_are_sums_over_a_grid(pinned):
         elpd, _ = grid.given_others(own, np.concatenate([rows[each] for each in fold]))
         assert folded.pointwise[u] == pytest.approx(elpd, abs=4 * folded.columns["mcse"][u] + 1e-4)
     assert exact.mcse < 0.05
+    # Clusters of independent effects are what studies are.
+    by_name = fit.kfold(3, seed=5, cluster=fit.design.labels)
+    np.testing.assert_array_equal(by_name.pointwise, folded.pointwise)
 
 
 def test_loo_with_all_unknown_is_that_of_a_grid(robust, robust_loo):

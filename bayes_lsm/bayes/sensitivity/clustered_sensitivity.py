@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 from scipy.linalg import block_diag
 
-from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.engines.collapsed import can_collapse, sample_collapsed
 from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
@@ -31,6 +30,7 @@ from bayes_lsm.likelihood.blocks.correlation_matrices import (
     correlation_matrices,
     kappas_of,
 )
+from bayes_lsm.likelihood.blocks.row_sums import RowSums
 from bayes_lsm.priors import PartialCorrelation, PriorBlock, Priors, ResolvedPriors
 
 if TYPE_CHECKING:

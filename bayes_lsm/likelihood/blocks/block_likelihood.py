@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -12,18 +13,18 @@ import numpy.typing as npt
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks import blocks
-from bayes_lsm.likelihood.blocks.arrange import (
-    arrange_design,
-    error_covariance,
-    likelihood_terms,
-)
+from bayes_lsm.likelihood.blocks.arrange import arrange_design
+from bayes_lsm.likelihood.blocks.block_deletion import BlockDeletion
 from bayes_lsm.likelihood.blocks.covariance import BlockCovariance, block_covariance
 from bayes_lsm.likelihood.blocks.first_guess import derivatives_of_variances, guess_variances
 from bayes_lsm.likelihood.blocks.information import expected_information, location_slopes
+from bayes_lsm.likelihood.blocks.row_sums import RowSums
 from bayes_lsm.likelihood.blocks.scores import scores
-from bayes_lsm.likelihood.blocks.sums import Sums, sum_rows
 from bayes_lsm.likelihood.protocol import Climbs, Criterion, Evaluation, Locations, NormalPrior
 from bayes_lsm.specification import Method
+
+if TYPE_CHECKING:
+    from bayes_lsm.likelihood.blocks.sums import Sums
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -93,9 +94,11 @@ class Blocks:
 
     def _sums(self, alphas: Array, centre: Array) -> Sums:
         """What the rows say of β at each row of alphas (m, q), counted from `centre`."""
-        design = self.design
-        residuals, terms = design.y - design.X @ centre, likelihood_terms(design)
-        return sum_rows(alphas, residuals, design.X, terms, variance=error_covariance(design))
+        return RowSums(self.design, centre).of(np.arange(len(self.design.y)), alphas)
+
+    def deletion(self, rows: Index, alphas: Array, prior: NormalPrior) -> BlockDeletion:
+        """What some rows say at each row of alphas (m, q), without others of all rows."""
+        return BlockDeletion.of(self.design, rows, alphas, prior)
 
     def first_guess(self) -> tuple[Array, Array]:
         """ln of every variance by α, and a guess of it; see `Likelihood.first_guess`."""

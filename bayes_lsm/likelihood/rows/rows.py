@@ -17,6 +17,7 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.protocol import Climbs, Criterion, Evaluation, Locations, NormalPrior
 from bayes_lsm.likelihood.rows import closed_form
+from bayes_lsm.likelihood.rows.row_deletion import RowDeletion
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.specification import Method
 
@@ -189,6 +190,10 @@ class Rows:
             each = np.log(2 * math.pi * variance) + residuals**2 / variance
             found[here] = -0.5 * each.sum(axis=1)
         return found
+
+    def deletion(self, rows: Index, alphas: Array, prior: NormalPrior) -> RowDeletion:
+        """What some rows say at each row of alphas (m, q), without others of all rows."""
+        return RowDeletion.of(self.design, rows, alphas, prior)
 
     def first_guess(self) -> tuple[Array, Array]:
         """ln τ² of each row by α: its derivatives (n, q), and a guess of it (n,)."""
