@@ -33,6 +33,7 @@ from bayes_lsm.bayes.term_draws import TermDraws, flat_coefficients, join_terms,
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
+from bayes_lsm.likelihood.blocks.correlation_matrices import kappas_of
 from bayes_lsm.priors import Priors
 
 
@@ -153,7 +154,8 @@ def repeat_truth(
             own, pairs = np.split(pairs, [len(i)])
             R[i, j] = R[j, i] = own
             _check_correlations(term, R, own)
-        terms[term.name] = TermDraws(term, np.tile(alpha, (size, 1)), np.tile(R, (size, 1, 1)))
+        kappa = kappas_of(R[None], term.correlation)
+        terms[term.name] = TermDraws(term, np.tile(alpha, (size, 1)), np.tile(kappa, (size, 1)))
     return join_terms(np.tile(location, (size, 1)), terms)
 
 
