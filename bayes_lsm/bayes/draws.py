@@ -127,11 +127,8 @@ class Draws:
         """Of the pairs of all terms that have correlations (chains, draws, pairs)."""
         if self.kappa is None:
             return None
-        rest, found = self.kappa.reshape(self.size, -1), []
-        for term in design.terms:
-            own, rest = np.split(rest, [term.n_correlations], axis=1)
-            found.append(pair_correlations(own, len(term.effects), term.correlation))
-        return np.concatenate(found, axis=1).reshape(*self.kappa.shape[:2], -1)
+        found = correlations_of(design, self.kappa.reshape(self.size, -1))
+        return found.reshape(*self.kappa.shape[:2], -1)
 
     def take(self, chosen: npt.NDArray[np.intp]) -> Draws:
         """Some of the draws, counted through all chains, in the given order, as one chain."""
@@ -177,6 +174,15 @@ class Draws:
         if self.df is not None and self.df.size > 1:
             found["study_effects"] = (("df",), self.df[..., None])
         return found
+
+
+def correlations_of(design: Design, kappa: Array) -> Array:
+    """The correlations (S, pairs) of all terms from their κ (S, κ)."""
+    found = []
+    for term in design.terms:
+        own, kappa = np.split(kappa, [term.n_correlations], axis=1)
+        found.append(pair_correlations(own, len(term.effects), term.correlation))
+    return np.concatenate(found, axis=1)
 
 
 # Numbers (rows × draws) that are worked on at a time: 8 MB an array, whatever the number of rows.

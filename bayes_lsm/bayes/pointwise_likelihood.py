@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.bayes.draws import Array, Draws, row_blocks
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.student.effects import student_log_likelihood
 from bayes_lsm.design.clusters import independent_clusters
@@ -72,6 +72,23 @@ def pointwise_log_likelihood(design: Design, draws: Draws) -> Pointwise:
     else:
         values, unit, names = effects.log_densities(clusters.code), "cluster", clusters.names
     return Pointwise(values.reshape(*draws.location.shape[:2], -1), unit, names)
+
+
+def joint_log_likelihood(design: Design, draws: Draws) -> Array:
+    """ln p(y | θ) of all rows together in each draw (S,)."""
+    if design.is_independent:
+        beta, alpha, df = draws.flat_location, draws.flat_scale, None
+        if draws.df is not None:
+            df = draws.flat_df
+        sums = [
+            log_likelihood(design, beta[part], alpha[part], None if df is None else df[part]).sum(
+                axis=1
+            )
+            for part in row_blocks(draws.size, len(design.y))
+        ]
+        return np.concatenate(sums)
+    as_one = np.zeros(len(design.y), dtype=np.intp)
+    return ConditionalEffects(design, draws).log_densities(as_one)[:, 0]
 
 
 def log_likelihood(
