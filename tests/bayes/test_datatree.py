@@ -180,7 +180,7 @@ def test_clusters_are_named_and_predicted_as_a_whole():
 
 def test_log_priors_of_correlations_and_of_sds_are_those_of_their_densities():
     fit = fit_of("correlated outcomes")
-    share = (1 + fit.draws.correlation[..., 0]) / 2
+    share = (1 + fit.posterior.posterior["correlation"].values[..., 0]) / 2
     # LKJ(1) of two effects: (1 + r)/2 is Beta(1, 1), and κ half its logit.
     expected = beta_distribution.logpdf(share, 1, 1) + np.log(2 * share * (1 - share))
     found = fit.posterior.log_prior["correlation"].values[..., 0]

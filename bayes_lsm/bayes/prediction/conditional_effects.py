@@ -44,6 +44,7 @@ from bayes_lsm.bayes.pymc_model.effect_blocks import (
 from bayes_lsm.bayes.student.effects import sample_effects, student_log_likelihood
 from bayes_lsm.bayes.term_draws import TermDraws, split_terms
 from bayes_lsm.design.design import Design
+from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_factors
 from bayes_lsm.links import tau2_from_log
 
 Index = npt.NDArray[np.intp]
@@ -406,7 +407,9 @@ class ConditionalEffects:
         size = len(tau)
         pool = [np.zeros((size, 1)), np.ones((size, 1))]
         pool += [
-            np.linalg.cholesky(each.correlation[draws]).reshape(size, -1)
+            correlation_factors(
+                each.kappa[draws], len(each.term.effects), each.term.correlation
+            ).reshape(size, -1)
             for each, start in zip(terms, starts, strict=True)
             if start >= 0
         ]
