@@ -227,20 +227,6 @@ def _remembered(parts: Parts, columns: int, numbers: bytes) -> Geometry:
     return Geometry(np.frombuffer(numbers).reshape(-1, columns), parts)
 
 
-def log_volume(X: Array) -> float:
-    """½ ln |X'X| of X (n, p), kept for the next search if there are not too many studies."""
-    return _log_volume(X) if len(X) > MANY_STUDIES else _remembered_volume(X.shape, X.tobytes())
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _remembered_volume(shape: tuple[int, int], numbers: bytes) -> float:
-    return _log_volume(np.frombuffer(numbers).reshape(shape))
-
-
-def _log_volume(X: Array) -> float:
-    return float(np.sum(np.log(np.abs(np.diag(np.linalg.qr(X, mode="r"))))))
-
-
 @lru_cache(maxsize=16)
 def steep_slopes(q: int, slopes: tuple[float, ...], oblique: int) -> Array:
     """Slopes along every axis, up and down, and in random directions, shape (s, q)."""

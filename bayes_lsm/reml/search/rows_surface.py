@@ -4,33 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.reml.search.geometry import (
-    MANY_STUDIES,
-    geometry_of,
-    log_volume,
-    steep_slopes,
-)
+from bayes_lsm.likelihood.rows.ascent import Summits, first_starts
+from bayes_lsm.likelihood.rows.climbing import climb, constant_of, no_summits, problem_of
+from bayes_lsm.likelihood.rows.kernels import evaluate, workspace
+from bayes_lsm.reml.search.geometry import MANY_STUDIES, geometry_of, steep_slopes
 from bayes_lsm.reml.search.surface import Effort, Point, Surface
 from bayes_lsm.specification import Method
-
-if TYPE_CHECKING:
-    from bayes_lsm.likelihood.rows.ascent import Summits
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
 
-# Predicted gains, relative to |ℓ|, below which nothing is left to climb. The ordinary value is the
-# default of nlminb, the optimiser of metafor: where it would have stopped.
-_TOLERANCE = 1e-15
-_ORDINARY_TOLERANCE = 1e-10
-# Starts times studies from which on it pays to climb in parallel.
-_MANY = 5_000
+# Predicted gain, relative to |ℓ|, below which an ordinary optimiser stops: the default of nlminb,
+# that of metafor.
+_ORDINARY = 1e-10
 # Outlying studies to go through, slopes in ln τ² for each SD of a moderator, and how many of the
 # best of these starts are climbed from for each coefficient.
 _OUTLIERS = 6
@@ -72,27 +62,12 @@ class RowsSurface(Surface):
         offset: Array | None = None,
         identity: bool = False,
     ) -> None:
-        from bayes_lsm.likelihood.rows.kernels import Problem
-
-        (n, p), q = X.shape, Z.shape[1]
-        reml = method == "REML"
         self.geometry = geometry_of(Z)
         self._lie_in(None, self.geometry.coordinates)
-        self.problem = Problem(
-            np.ascontiguousarray(y),
-            np.ascontiguousarray(v),
-            np.ascontiguousarray(X.T),
-            self.columns,
-            np.empty(0) if offset is None else np.ascontiguousarray(offset),
-            np.empty(0, dtype=bool),
-            identity,
-            reml,
-        )
-        self.constant = -0.5 * (n - p * reml) * math.log(2 * math.pi)
-        if reml:
-            self.constant += log_volume(X)
-        self.effort, self._kept = _effort(n, q)
-        self._reached = self._nothing()
+        self.problem = problem_of(y, v, X, self.columns, method, offset=offset, identity=identity)
+        self.constant = constant_of(X, method)
+        self.effort, self._kept = _effort(*Z.shape)
+        self._reached = no_summits(X.shape[1], Z.shape[1])
 
     def _prepare(self) -> None:
         zero = np.empty(0, dtype=bool) if self.limit is None else self.limit.zero
@@ -115,8 +90,6 @@ class RowsSurface(Surface):
 
     def first_starts(self, given: Sequence[Array]) -> Array:
         """What was given, moments, residuals and the best of many slopes: see `ascent`."""
-        from bayes_lsm.likelihood.rows.ascent import first_starts
-
         q = len(self.columns)
         slopes = steep_slopes(q, _SLOPES, _OBLIQUE)
         known = np.array(given).reshape(-1, q)
@@ -127,33 +100,13 @@ class RowsSurface(Surface):
 
     def climb(self, starts: Array) -> list[Point]:
         """Climb from each of some coefficients (m, q) in the coordinates; one point for each."""
-        return self._points(self._climb(starts, self._nothing(), distinct=False)[0])
+        return self._points(climb(starts, self.problem, early=_ORDINARY)[0])
 
     def reach(self, starts: Array) -> tuple[list[Point], Index]:
         """The same, but only what was not reached before; and to which each start leads."""
         known = self._reached
-        self._reached, leads_to = self._climb(starts, known, distinct=True)
+        self._reached, leads_to = climb(starts, self.problem, early=_ORDINARY, known=known)
         return self._points(self._reached, len(known.value)), leads_to
-
-    def _climb(self, starts: Array, known: Summits, *, distinct: bool) -> tuple[Summits, Index]:
-        """What was known, followed by what is new, and where in it each start leads."""
-        from bayes_lsm.likelihood.rows import ascent
-
-        starts = np.ascontiguousarray(starts)
-        m, limits = len(starts), (_TOLERANCE, _ORDINARY_TOLERANCE)
-        if m * len(self.problem.y) <= _MANY:
-            found: tuple[Summits, Index] = ascent.climb(
-                starts, self.problem, *limits, known, distinct
-            )
-            return found
-        new = ascent.climb_parallel(starts, self.problem, *limits)
-        if not len(known.value):
-            return new, np.arange(m)
-        both = ascent.Summits(*map(np.concatenate, zip(known, new, strict=True)))
-        return both, len(known.value) + np.arange(m)
-
-    def _nothing(self) -> Summits:
-        return _no_summits(len(self.problem.X), len(self.columns))
 
     def _points(self, found: Summits, begin: int = 0) -> list[Point]:
         """Summits as points, those from number `begin` on."""
@@ -179,8 +132,6 @@ class RowsSurface(Surface):
 
     def value_and_score(self, rotated: Array) -> tuple[float, Array]:
         """The log-likelihood and its score at coefficients in the surface's coordinates."""
-        from bayes_lsm.likelihood.rows.kernels import evaluate, workspace
-
         n, p, q = len(self.problem.y), len(self.problem.X), len(self.problem.Z)
         score = np.empty(q)
         value = evaluate(rotated, self.problem, workspace(n, p, q), score, np.empty((q, q)))
@@ -191,8 +142,6 @@ class RowsSurface(Surface):
 
         None where the climb leads to where the likelihood does not exist.
         """
-        from bayes_lsm.likelihood.rows import ascent
-
         Z, shift = self.rotated_Z, self.problem.offset
         if len(A):
             here = rotated - np.linalg.pinv(A) @ (A @ rotated + b)
@@ -203,15 +152,7 @@ class RowsSurface(Surface):
         problem = self.problem._replace(
             Z=np.ascontiguousarray((Z @ along).T), offset=offset + shift if len(shift) else offset
         )
-        q = along.shape[1]
-        found, _ = ascent.climb(
-            np.zeros((1, q)),
-            problem,
-            _TOLERANCE,
-            _ORDINARY_TOLERANCE,
-            _no_summits(len(problem.X), q),
-            False,
-        )
+        found, _ = climb(np.zeros((1, along.shape[1])), problem)
         if not math.isfinite(found.value[0]):
             return None
         there = here + along @ found.alpha[0]
@@ -226,14 +167,6 @@ class RowsSurface(Surface):
             found.covariance[0],
             bool(found.converged[0]),
         )
-
-
-@lru_cache(maxsize=64)
-def _no_summits(p: int, q: int) -> Summits:
-    from bayes_lsm.likelihood.rows.ascent import allocate
-
-    found: Summits = allocate(0, p, q)
-    return found
 
 
 def _effort(n: int, q: int) -> tuple[Effort, int]:
