@@ -27,15 +27,13 @@ if TYPE_CHECKING:
     from bayes_lsm.bayes.evidence.evidence import Evidence
     from bayes_lsm.bayes.evidence.nested import PartName
     from bayes_lsm.bayes.evidence.savage_dickey import SavageDickey
-    from bayes_lsm.bayes.prediction.blup import Blups
-    from bayes_lsm.bayes.prediction.group_effects import GroupEffects
     from bayes_lsm.bayes.prediction.heterogeneity import Heterogeneity
-    from bayes_lsm.bayes.prediction.prediction import Prediction
     from bayes_lsm.bayes.prediction.probability import Direction, Probability
     from bayes_lsm.bayes.prediction.study_weights import StudyWeights
     from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity
     from bayes_lsm.contrasts import ContrastInterval, Measure, ScaleFunctions
     from bayes_lsm.design.clusters import Cluster
+    from bayes_lsm.predictions import Blups, GroupEffects, Prediction
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,6 +130,7 @@ class BayesFit(Posterior):
 
     def blup(self, *, level: float = 0.95, interval: Interval = "eti") -> Blups:
         """The rows' own true effects; see `bayes_lsm.bayes.prediction.blup.blup`."""
+
         from bayes_lsm.bayes.prediction.blup import blup
 
         return blup(self, level=level, interval=interval)
@@ -141,6 +140,7 @@ class BayesFit(Posterior):
 
         See `bayes_lsm.bayes.prediction.group_effects.group_effects`.
         """
+
         from bayes_lsm.bayes.prediction.group_effects import group_effects
 
         return group_effects(self, level=level, interval=interval)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bayes_lsm.contrasts import Kind as ContrastKind
     from bayes_lsm.design.clusters import Cluster
     from bayes_lsm.design.exchangeable import PartName
+    from bayes_lsm.predictions import Blups, GroupEffects, Prediction, ScaleUncertainty
     from bayes_lsm.reml.diagnostics.check import Check
     from bayes_lsm.reml.diagnostics.influence import Influence
     from bayes_lsm.reml.diagnostics.leave_one_out import LeaveOneOut
@@ -32,10 +33,7 @@ if TYPE_CHECKING:
     from bayes_lsm.reml.diagnostics.robust import RobustFit
     from bayes_lsm.reml.intervals.intervals import IntervalMethod, IntervalPart
     from bayes_lsm.reml.intervals.profile import Profile
-    from bayes_lsm.reml.prediction.blup import Blups
-    from bayes_lsm.reml.prediction.group_effects import GroupEffects
     from bayes_lsm.reml.prediction.heterogeneity import Heterogeneity
-    from bayes_lsm.reml.prediction.prediction import Prediction, ScaleUncertainty
     from bayes_lsm.reml.search.refits import Starts
     from bayes_lsm.reml.tests.bootstrap_test import BootstrapTest
     from bayes_lsm.reml.tests.likelihood_ratio_test import LikelihoodRatioTest
@@ -222,12 +220,14 @@ class RemlFit(Estimates, Printable):
 
     def blup(self, *, level: float = 0.95) -> Blups:
         """Best linear unbiased predictions of the rows' true effects; see `blup`."""
+
         from bayes_lsm.reml.prediction.blup import blup
 
         return blup(self, level=level)
 
     def group_effects(self, *, level: float = 0.95) -> GroupEffects:
         """Best linear unbiased predictions of the groups' effects; see `group_effects`."""
+
         from bayes_lsm.reml.prediction.group_effects import group_effects
 
         return group_effects(self, level=level)

@@ -14,9 +14,9 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.errors import DivergentScaleWarning, FitError
 from bayes_lsm.reml import bootstrap_test, fit_reml, likelihood_ratio_test
 from bayes_lsm.reml.resampling import log_tau2_of, simulate
+from bayes_lsm.reml.search.refitter import refitter_of
 from bayes_lsm.reml.search.rows_surface import RowsSurface
 from bayes_lsm.reml.search.search import Search
-from bayes_lsm.reml.search.solvers import refitter_of
 
 from .designs import example, homogeneous_group, make_design
 from .nested import nested_data, nested_model

@@ -16,9 +16,9 @@ from bayes_lsm.design.exchangeable import exchangeable
 from bayes_lsm.errors import DivergentScaleWarning, FitError
 from bayes_lsm.reml import fit_reml, permutation_test, wald_test
 from bayes_lsm.reml.search.maximum import estimate
+from bayes_lsm.reml.search.refitter import refitter_of
 from bayes_lsm.reml.search.rows_surface import RowsSurface
 from bayes_lsm.reml.search.search import Search
-from bayes_lsm.reml.search.solvers import refitter_of
 from bayes_lsm.reml.tests.permutations import arrangements, count_arrangements
 
 from .designs import example, homogeneous_group, make_design

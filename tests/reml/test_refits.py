@@ -12,7 +12,7 @@ from bayes_lsm.errors import DivergentScaleWarning, FitError
 from bayes_lsm.reml import fit_reml
 from bayes_lsm.reml.resampling import simulate
 from bayes_lsm.reml.search.maximum import estimate
-from bayes_lsm.reml.search.solvers import refitter_of
+from bayes_lsm.reml.search.refitter import refitter_of
 
 from .designs import example, homogeneous_group, make_design
 from .nested import nested_data, nested_model

@@ -9,8 +9,8 @@ from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import BayesLsmError, BayesLsmWarning
 from bayes_lsm.likelihood.rows.closed_form import evaluate
 from bayes_lsm.reml import fit_reml
+from bayes_lsm.reml.search.estimate import surface_of
 from bayes_lsm.reml.search.search import Search
-from bayes_lsm.reml.search.solvers import surface_of
 from bayes_lsm.specification import Specification
 
 from .nasty import LOCATIONS, SCALES, brute_force, nasty_data

@@ -28,7 +28,7 @@ from bayes_lsm.errors import (
 )
 from bayes_lsm.formulas.grouping import read_grouping
 from bayes_lsm.reml import fit_reml
-from bayes_lsm.reml.search.solvers import surface_of
+from bayes_lsm.reml.search.estimate import surface_of
 from bayes_lsm.specification import Specification
 
 SETS = 10_000

@@ -19,7 +19,7 @@ from bayes_lsm.design.exchangeable import PartName, exchangeable
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.resampling import batches, log_tau2_of, share_at_least, simulate
 from bayes_lsm.reml.search.refits import held
-from bayes_lsm.reml.search.solvers import refitter_of
+from bayes_lsm.reml.search.refitter import refitter_of
 from bayes_lsm.reml.tests.permutations import RandomOrders
 
 Array = npt.NDArray[np.float64]

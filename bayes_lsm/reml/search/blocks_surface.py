@@ -176,7 +176,7 @@ class BlocksSurface(Surface):
         for t, rho in self._held.items():
             left = self._left[t]
             kind = left.term.correlation
-            pair = kind == "compound_symmetric" or left.effects[:2] == [0, 1]
+            pair = kind == "compound_symmetric" or left.effects[:2] == (0, 1)
             if len(left.effects) > 1 and kind != "none" and pair:
                 kappa[self._first_kappa(t)] = kappa_of(rho, len(left.effects), kind)
         ascent = self._ascend(self.natural(start), kappa)
@@ -288,7 +288,7 @@ class BlocksSurface(Surface):
 
 def _block_term(left: Left) -> blocks.BlockTerm:
     """What is left of a term, as the likelihood reads it."""
-    term, effects = left.term, left.effects
+    term, effects = left.term, list(left.effects)
     return blocks.BlockTerm(
         term.index,
         term.Z[:, effects][:, :, list(left.kept)],

@@ -20,8 +20,7 @@ from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.search.geometry import geometry_of
 from bayes_lsm.reml.search.left import Left, what_is_left
 from bayes_lsm.reml.search.search import Search
-from bayes_lsm.reml.search.solvers import surface_of
-from bayes_lsm.reml.search.surface import Point
+from bayes_lsm.reml.search.surface import Point, Surface
 from bayes_lsm.reml.term_estimate import TermEstimate
 from bayes_lsm.specification import Method
 
@@ -71,6 +70,24 @@ def estimate(
         alpha = facts_at(free, method, rival, found.stop).alpha
         found = replace(found, rival=alpha, rival_loglik=rival.value)
     return put_back(design, found, held)
+
+
+def surface_of(
+    design: Design, method: Method, held: Mapping[int, float] | None = None, turns: int = 3
+) -> Surface:
+    """The solver that climbs for a search: the one place that asks what kind of model it is.
+
+    `held` and `turns` are those of blocks.
+    """
+    if design.is_independent:
+        from bayes_lsm.reml.search.rows_surface import RowsSurface
+
+        (term,) = design.terms
+        offset = None if term.offset is None else term.offset[:, 0]
+        return RowsSurface(design.y, design.v, design.X, term.Z[:, 0], method, offset=offset)
+    from bayes_lsm.reml.search.blocks_surface import BlocksSurface
+
+    return BlocksSurface(design, method, held=held, turns=turns)
 
 
 def split_fixed(
@@ -149,29 +166,44 @@ def _with_fixed(term: ScaleTerm, each: TermEstimate, fixed: Mapping[int, float])
 def facts_at(design: Design, method: Method, point: Point, stop: Array) -> Estimates:
     """A maximum term by term: ±inf or nan for what a limit took."""
     across, blind = point.covariance_across, point.blind
-    unknown = np.r_[blind.any(axis=1), True]  # the last (−1) of what is gone
-    places, lost, terms = [], [], {}
-    kappa = len(point.alpha)
-    for left in what_is_left(design.terms, point.limit):
-        kappas = np.arange(kappa, kappa + left.n_correlations)
-        kappa += left.n_correlations
-        each = _term(left, design, point, kappas, across, blind)
-        terms[left.term.name] = each
-        here = np.full(left.term.size, -1)
-        here[list(left.kept)] = np.arange(left.columns.start, left.columns.stop)
-        if len(kappas) == left.term.n_correlations:
-            here[len(each.alpha) :] = kappas
-        places.append(here)
-        lost.append(unknown[here])
-        lost[-1][: len(each.alpha)] |= ~np.isfinite(each.alpha)
-    limit_vcov = _of_all(across, np.concatenate(places))
+    unknown = np.concatenate([blind.any(axis=1), [True]])  # the last (−1) of what is gone
+    left = what_is_left(design.terms, point.limit)
+    ends = [_ends(each, design, point.alpha) for each in left]
+    places = np.concatenate([each.places for each in left])
+    limit_vcov = _without(
+        across[places][:, places] if len(across) else _nothing(places), places < 0
+    )
+    lost, first = unknown[places], 0
+    for each, (alpha, *_) in zip(left, ends, strict=True):
+        lost[first : first + len(alpha)] |= ~np.isfinite(alpha)
+        first += each.term.size
+    vcov = _without(limit_vcov, lost)
+    terms, first = {}, 0
+    for each, (alpha, limit_alpha, divergence) in zip(left, ends, strict=True):
+        term, here, kappa = each.term, slice(first, first + len(alpha)), point.rotated[each.kappas]
+        own = np.zeros((len(alpha), blind.shape[1]))
+        own[list(each.kept)] = blind[each.columns]
+        terms[term.name] = TermEstimate(
+            term=term,
+            alpha=alpha,
+            vcov=vcov[here, here],
+            tau2=_tau2(each, point, limit_alpha),
+            kappa=kappa,
+            vcov_kappa=_without(across[each.kappas, each.kappas], unknown[each.kappas]),
+            correlation=_correlation_matrix(term, each.effects, kappa),
+            divergence=divergence,
+            limit_alpha=limit_alpha,
+            limit_vcov=limit_vcov[here, here],
+            blind=own,
+        )
+        first += term.size
     return Estimates(
         design=design,
         method=method,
         beta=point.beta,
         vcov_location=point.vcov_location,
         terms=terms,
-        vcov_terms=_without(limit_vcov, np.concatenate(lost)),
+        vcov_terms=vcov,
         limit_vcov=limit_vcov,
         loglik=point.value,
         converged=point.converged,
@@ -179,44 +211,23 @@ def facts_at(design: Design, method: Method, point: Point, stop: Array) -> Estim
     )
 
 
-def _term(
-    left: Left, design: Design, point: Point, kappas: Index, across: Array, blind: Array
-) -> TermEstimate:
-    """One term's share of the maximum."""
-    term, q, kept = left.term, len(left.term.names), list(left.kept)
-    here = np.full(q, -1)
-    here[kept] = np.arange(left.columns.start, left.columns.stop)
-    limit_alpha, own = np.full(q, np.nan), np.zeros((q, blind.shape[1]))
-    limit_alpha[kept], own[kept] = point.alpha[left.columns], blind[left.columns]
-    alpha, divergence = limit_alpha.copy(), None
-    if left.zero.any():
-        signs, divergence = _divergence(left, design)
-        alpha[list(signs)] = list(signs.values())
-    limit_vcov = _of_all(across, here)
-    kappa = point.rotated[kappas]
-    return TermEstimate(
-        term=term,
-        alpha=alpha,
-        vcov=_without(limit_vcov, own.any(axis=1) | ~np.isfinite(alpha)),
-        tau2=_tau2(left, point, limit_alpha),
-        kappa=kappa,
-        vcov_kappa=_without(across[np.ix_(kappas, kappas)], blind[kappas].any(axis=1)),
-        correlation=_correlation_matrix(term, left.effects, kappa),
-        divergence=divergence,
-        limit_alpha=limit_alpha,
-        limit_vcov=limit_vcov,
-        blind=own,
-    )
+def _ends(left: Left, design: Design, known: Array) -> tuple[Array, Array, Divergence | None]:
+    """α of a term, that at the limit, and what diverges."""
+    limit_alpha = np.full(len(left.term.names), np.nan)
+    limit_alpha[list(left.kept)] = known[left.columns]
+    if not left.zero.any():
+        return limit_alpha, limit_alpha, None
+    signs, divergence = _divergence(left, design)
+    alpha = limit_alpha.copy()
+    alpha[list(signs)] = list(signs.values())
+    return alpha, limit_alpha, divergence
 
 
-def _of_all(covariance: Array, places: Index) -> Array:
-    """The covariance of those at some places; nan for what has none (−1)."""
-    if not len(covariance):
-        return np.full((len(places), len(places)), np.nan)
-    return _without(covariance[np.ix_(places, places)], places < 0)
+def _nothing(places: Index) -> Array:
+    return np.full((len(places), len(places)), np.nan)
 
 
-def _without(covariance: Array, lost: Mask) -> Array:
+def _without(covariance: Array, lost: Mask | Index) -> Array:
     covariance = covariance.copy()
     covariance[lost, :] = covariance[:, lost] = np.nan
     return covariance
@@ -224,11 +235,11 @@ def _without(covariance: Array, lost: Mask) -> Array:
 
 def _tau2(left: Left, point: Point, alpha: Array) -> Array:
     """τ² (G, s), also of the effects that no row has: what their moderators say."""
-    term = left.term
-    found = np.zeros(left.used.shape)
-    if not left.used.all():
-        found = tau2_from_log(term.offsets + term.Z @ np.nan_to_num(alpha))
-    found[left.used] = point.tau2[left.rows]
+    term, known = left.term, point.tau2[left.rows]
+    if known.size == left.used.size:
+        return known.reshape(left.used.shape)
+    found = tau2_from_log(term.offsets + term.Z @ np.nan_to_num(alpha))
+    found[left.used] = known
     return np.where(left.zero, 0.0, found)
 
 

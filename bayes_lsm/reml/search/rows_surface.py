@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -169,6 +170,7 @@ class RowsSurface(Surface):
         )
 
 
+@lru_cache(maxsize=64)
 def _effort(n: int, q: int) -> tuple[Effort, int]:
     """What a search of n studies does, and how many steep starts it keeps."""
     many = q * (n <= MANY_STUDIES) * (_MORE if q > 2 else 1)

@@ -85,7 +85,7 @@ class Point:
         """The τ² at which an effect counts as much as the rest of its rows' variance, (n,)."""
         return self.surface.sizes(self.tau2)
 
-    @property
+    @cached_property
     def covariance_across(self) -> Array:
         """Of `alpha` and κ across the directions without information, which it leaves out."""
         directions, values, informed = self._axes
@@ -95,11 +95,11 @@ class Point:
     @property
     def covariance(self) -> Array:
         """The inverse of −H; nan for coefficients without information."""
-        covariance, lost = self.covariance_across, self.blind.any(axis=1)
+        covariance, lost = self.covariance_across.copy(), self.blind.any(axis=1)
         covariance[lost, :] = covariance[:, lost] = np.nan
         return covariance
 
-    @property
+    @cached_property
     def blind(self) -> Array:
         """Directions of `alpha` and κ (m, b) in which the likelihood is flat."""
         directions, _, informed = self._axes

@@ -19,7 +19,7 @@ from bayes_lsm.reml.resampling import (
     log_tau2_of,
     simulate,
 )
-from bayes_lsm.reml.search.solvers import refitter_of
+from bayes_lsm.reml.search.refitter import refitter_of
 from bayes_lsm.reml.tests.likelihood_ratio_test import likelihood_ratio_test
 from bayes_lsm.reml.tests.nested_models import require_nested
 from bayes_lsm.tables import Printable, format_pval

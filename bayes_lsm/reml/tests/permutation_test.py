@@ -19,7 +19,7 @@ from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.requirements import require_log_link, require_no_bounds
 from bayes_lsm.reml.resampling import batches, check_iterations, checked_seed, share_at_least
 from bayes_lsm.reml.search.refits import Refits, Starts, held
-from bayes_lsm.reml.search.solvers import refitter_of
+from bayes_lsm.reml.search.refitter import refitter_of
 from bayes_lsm.reml.tests.permutations import ExactOrders, RandomOrders, is_exhaustive
 from bayes_lsm.tables import Printable, format_pval
 
