@@ -15,7 +15,7 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.design.exchangeable import exchangeable
 from bayes_lsm.errors import DivergentScaleWarning, FitError
 from bayes_lsm.reml import fit_reml, permutation_test, wald_test
-from bayes_lsm.reml.search.maximum import estimate
+from bayes_lsm.reml.search.estimate import estimate
 from bayes_lsm.reml.search.refitter import refitter_of
 from bayes_lsm.reml.search.rows_surface import RowsSurface
 from bayes_lsm.reml.search.search import Search

@@ -11,7 +11,7 @@ from bayes_lsm.design.exchangeable import exchangeable
 from bayes_lsm.errors import DivergentScaleWarning
 from bayes_lsm.reml import fit_reml
 from bayes_lsm.reml.resampling import simulate
-from bayes_lsm.reml.search.maximum import estimate
+from bayes_lsm.reml.search.estimate import estimate
 from bayes_lsm.reml.search.refitter import refitter_of
 from bayes_lsm.reml.search.search import Search
 

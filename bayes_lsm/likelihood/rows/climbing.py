@@ -58,8 +58,8 @@ def constant_of(X: Array, method: Method) -> float:
     """What the compiled loops leave out of the log-likelihood."""
     n, p = X.shape
     if method == "ML":
-        return -0.5 * n * math.log(2 * math.pi)
-    return -0.5 * (n - p) * math.log(2 * math.pi) + _log_volume(X)
+        return float(-0.5 * n * math.log(2 * math.pi))
+    return float(-0.5 * (n - p) * math.log(2 * math.pi) + _log_volume(X))
 
 
 def _log_volume(X: Array) -> float:

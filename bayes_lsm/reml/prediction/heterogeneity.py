@@ -305,7 +305,7 @@ def _r2_scale(fit: Estimates) -> float:
 
 def _constant_fit(fit: Estimates, design: Design) -> Estimates:
     """That without scale moderators."""
-    from bayes_lsm.reml.search.maximum import estimate
+    from bayes_lsm.reml.search.estimate import estimate
 
     return estimate(
         replace(design, terms=tuple(map(_without_moderators, design.terms))), fit.method

@@ -276,7 +276,7 @@ class BlocksSurface(Surface):
         size = len(self.back) + self.n_correlations
         if not self._is_steep:
             return np.zeros((0, size))
-        first, axes = 0, []
+        first, axes = 0, list[int]()
         for term in self._design.terms:
             axes += range(first + 1, first + len(term.names))
             first += len(term.names)

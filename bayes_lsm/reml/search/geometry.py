@@ -180,7 +180,7 @@ class Geometry:
             return None
         owner = self._column_owner if columns is None else self._column_owner[list(columns)]
         counts = np.bincount(self._owner[free], minlength=len(self._parts))
-        return np.asarray(counts[owner] / max(1, free.sum()))
+        return np.asarray(counts[owner] / max(1, int(free.sum())))
 
     def corners(self, rows: int) -> tuple[Face, ...]:
         """Limits of one row of a term, or of all but one; and those in which a term has no τ².

@@ -56,7 +56,7 @@ class Left:
     @property
     def n_correlations(self) -> int:
         """How many κ its correlations have."""
-        return self.kappas.stop - self.kappas.start
+        return int(self.kappas.stop - self.kappas.start)
 
 
 def what_is_left(terms: Sequence[ScaleTerm], limit: Limit | None) -> list[Left]:
@@ -66,7 +66,8 @@ def what_is_left(terms: Sequence[ScaleTerm], limit: Limit | None) -> list[Left]:
     for term in terms:
         used, q = term.used, len(term.names)
         rows = slice(row, row + int(used.sum()))
-        zero, kept, effects = np.zeros(used.shape, dtype=bool), range(q), range(used.shape[1])
+        zero = np.zeros(used.shape, dtype=bool)
+        kept, effects = list(range(q)), list(range(used.shape[1]))
         if limit is not None:
             zero[used] = limit.zero[rows]
             zero |= ~used & (zero | ~used).all(axis=0)
