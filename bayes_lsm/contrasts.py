@@ -14,9 +14,9 @@ from itertools import combinations
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.coefficients import coefficients, find
 from bayes_lsm.design.design import Design
@@ -24,7 +24,6 @@ from bayes_lsm.design.scale_parts import ScalePart, scale_part
 from bayes_lsm.errors import FitError
 from bayes_lsm.results import Fit, ResultTable, model_title
 
-Array = npt.NDArray[np.float64]
 Measure = Literal["tau2", "tau", "log_tau2"]
 Kind = Literal["pairwise", "reference"]
 ContrastInterval = Literal["delta", "profile", "eti", "hdi"]

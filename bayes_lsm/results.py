@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.design.design import Design
 from bayes_lsm.tables import Printable
-
-Array = npt.NDArray[np.float64]
 
 # Rows of a result that are printed: nobody reads more, and a notebook would stand still.
 _LONGEST = 1000

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.arrays import Index
 from bayes_lsm.bayes.bayes_fit import BayesFit
 from bayes_lsm.bayes.draws import Array, Draws, row_blocks
 from bayes_lsm.bayes.engines.diagnostics import convergence
@@ -30,7 +30,6 @@ from bayes_lsm.priors import Priors, ResolvedPriors, contrasts
 from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable, text_table, wrap_notes
 
-Index = npt.NDArray[np.intp]
 Found = Iterator[tuple[tuple[str, str], Array]]
 
 PROBABILITIES = (0.025, 0.25, 0.5, 0.75, 0.975)

@@ -7,16 +7,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.errors import PriorError
 from bayes_lsm.priors.families import Flat, Prior
 from bayes_lsm.priors.family import SYMBOLS, Family
 from bayes_lsm.priors.rules import Rule, contrasts, rules
 from bayes_lsm.priors.shrinkage import Shrinkage
 from bayes_lsm.priors.statement import EVERY_OTHER_TERM, Priors
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,12 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BeforeValidator, Field
 from scipy.special import gammaincc, gammainccinv, gammaln, xlogy
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.errors import PriorError
 from bayes_lsm.frozen import Frozen
-
-Array = npt.NDArray[np.float64]
 
 
 class DegreesOfFreedom(Frozen):

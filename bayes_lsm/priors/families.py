@@ -10,11 +10,11 @@ import numpy as np
 from pydantic import Field
 from scipy import special
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.errors import PriorError
 from bayes_lsm.frozen import Fault
 from bayes_lsm.priors.family import (
     GAUSSIAN,
-    Array,
     Family,
     Law,
     Number,

@@ -34,10 +34,10 @@ import numpy.typing as npt
 from pydantic import Field
 from scipy import special
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.errors import PriorError
 from bayes_lsm.frozen import Frozen
 
-Array = npt.NDArray[np.float64]
 OnLine = Literal["coefficient", "log_tau2", "log_tau"]
 OnVariance = Literal["tau", "tau2"]
 Moderators = Literal["raw", "standardised"]

@@ -22,9 +22,8 @@ import numpy.typing as npt
 from pydantic import Field
 from scipy import special
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.priors.family import Checked
-
-Array = npt.NDArray[np.float64]
 
 # f(θ | g) is smooth in ln |θ|: 300 knots and a cubic spline give it to about six digits.
 _KNOTS = 300

@@ -9,11 +9,11 @@ import numpy as np
 from pydantic import Field
 from scipy import special
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.priors.family import (
     GAUSSIAN,
     LOG_2,
     LOG_2PI,
-    Array,
     Law,
     Number,
     OnAVariance,

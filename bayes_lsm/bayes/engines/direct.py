@@ -26,12 +26,7 @@ def can_sample(design: Design, priors: ResolvedPriors, df: Degrees | None) -> bo
 
 
 def require_direct(priors: ResolvedPriors, df: Degrees | None, cure: str) -> None:
-    """Refuse priors that `sample_directly` does not take.
-
-    Raises
-    ------
-    FitError
-    """
+    """Refuse priors that `sample_directly` does not take, by a FitError."""
     if df is None:
         require_collapsible(priors, cure)
     else:
@@ -46,17 +41,22 @@ def sample_directly(
     draws: int = 4000,
     seed: int,
 ) -> Draws:
-    """Independent draws from the posterior, with their marginal likelihood.
+    """Independent draws from the posterior.
 
     Parameters
     ----------
-    design : Design
+    design : Design, or a part of one
     priors : ResolvedPriors
     df : DegreesOfFreedom, Excess, float or None
-        See `sample_student`; None for normal study effects.
+        Prior of ν, or of ln(ν − lower), or its fixed value; None for normal study effects.
     draws : int, default 4000
     seed : int
         The same seed gives the same draws.
+
+    Returns
+    -------
+    Draws
+        With `importance`: the effective number of draws, Pareto k, and the log marginal likelihood.
 
     Raises
     ------

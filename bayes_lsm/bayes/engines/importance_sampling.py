@@ -23,7 +23,7 @@ from typing import Protocol
 
 import numpy as np
 
-from bayes_lsm.bayes.draws import Array, Importance
+from bayes_lsm.bayes.draws import Array, Draws, Importance
 from bayes_lsm.bayes.engines.coordinates import Coordinates
 from bayes_lsm.bayes.engines.pareto import smooth_weights
 from bayes_lsm.bayes.engines.proposal import Mixture, fit_mixture
@@ -44,7 +44,7 @@ _LARGEST_SAMPLE = 60_000
 _TRIED = 250  # points, of which the best are climbed from
 _NEGLIGIBLE_HILL = 25.0  # below the highest, in logs
 _STEP = 0.01  # of a difference, in φ
-CHAINS = 4  # independent draws, but ArviZ's diagnostics want several chains
+_CHAINS = 4  # independent draws, but ArviZ's diagnostics want several chains
 
 
 class Target(Protocol):
@@ -63,9 +63,13 @@ class Target(Protocol):
     def __call__(self, phi: Array) -> Array:
         """Log density (m,) of points (m, d), up to the marginal likelihood; never nan."""
 
+    def draws(self, phi: Array, rng: np.random.Generator) -> Draws:
+        """All unknowns at points (m, d), as one chain."""
 
-def draw_weighted(target: Target, draws: int, rng: np.random.Generator) -> tuple[Array, Importance]:
-    """Draws (draws, d) of equal weight from a target, and how good they are."""
+
+def draw_weighted(target: Target, draws: int, seed: int) -> Draws:
+    """Draws of equal weight from a target, in chains, and how good they are."""
+    rng = np.random.default_rng(seed)
     mixture, efficiency = _find_proposal(target, rng)
     size = min(math.ceil(1.5 * draws / max(efficiency, 0.01)), max(_LARGEST_SAMPLE, draws))
     phi = mixture.sample(size, rng)
@@ -74,11 +78,13 @@ def draw_weighted(target: Target, draws: int, rng: np.random.Generator) -> tuple
     weights = np.exp(smoothed)
     chosen = resample(weights, draws, rng)
     importance = _importance(log_weights, weights, k, draws)
-    return phi[chosen], replace(importance, bounded=target.coordinates.bounded)
+    importance = replace(importance, bounded=target.coordinates.bounded)
+    return replace(target.draws(phi[chosen], rng), importance=importance).in_chains(_CHAINS)
 
 
-def propose_phi(target: Target, points: int, rng: np.random.Generator) -> tuple[Array, Array]:
+def propose_phi(target: Target, points: int, seed: int) -> tuple[Array, Array]:
     """Points φ (m, d) near a target, and the log density of its prior less theirs (m,)."""
+    rng = np.random.default_rng(seed)
     mixture, _ = _find_proposal(target, rng)
     phi = mixture.sample(points, rng)
     return phi, target.coordinates.prior.logpdf(phi) - mixture.logpdf(phi)

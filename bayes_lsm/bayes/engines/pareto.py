@@ -9,10 +9,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import logsumexp
 
-Array = npt.NDArray[np.float64]
+from bayes_lsm.arrays import Array
 
 
 def smooth_weights(log_weights: Array) -> tuple[Array, float]:

@@ -16,16 +16,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
+from bayes_lsm.arrays import Array, Index, Mask
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm, correlation_count
 from bayes_lsm.likelihood.blocks.arrange import error_covariance
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +79,7 @@ class EffectBlocks:
     single: tuple[tuple[Index, Array], ...]
 
 
-def find_blocks(design: Design, kept: npt.NDArray[np.bool_] | None = None) -> EffectBlocks:
+def find_blocks(design: Design, kept: Mask | None = None) -> EffectBlocks:
     """Sort the rows and the effects of a design into blocks.
 
     Where V is not diagonal its inverse is that of the rows `kept` (n,), by default of all.

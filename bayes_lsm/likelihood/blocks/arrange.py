@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
@@ -16,8 +16,6 @@ from bayes_lsm.links import tau2_from_log
 
 if TYPE_CHECKING:
     from bayes_lsm.likelihood.blocks.blocks import Arranged
-
-Array = npt.NDArray[np.float64]
 
 
 def sampling_covariance(design: Design) -> Any:

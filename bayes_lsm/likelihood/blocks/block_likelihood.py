@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array, Index, Mask
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks import blocks
@@ -19,10 +19,6 @@ from bayes_lsm.likelihood.blocks.information import expected_information, locati
 from bayes_lsm.likelihood.blocks.scores import scores
 from bayes_lsm.likelihood.protocol import Climbs, Criterion, Evaluation, Locations, NormalPrior
 from bayes_lsm.specification import Method
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
-Mask = npt.NDArray[np.bool_]
 
 # Predicted gain, relative to the log-likelihood, below which nothing is left to climb.
 _TOLERANCE = 1e-13

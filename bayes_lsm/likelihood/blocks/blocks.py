@@ -29,6 +29,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from bayes_lsm.arrays import Array, Mask
 from bayes_lsm.likelihood.blocks import ascent, derivatives, kernels
 from bayes_lsm.likelihood.blocks.kernels import Layout
 from bayes_lsm.likelihood.blocks.layout import build_layout, coefficient_starts
@@ -57,9 +58,7 @@ __all__ = [
     "log_likelihoods",
 ]
 
-Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)

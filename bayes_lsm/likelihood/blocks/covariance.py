@@ -12,16 +12,13 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 from scipy.linalg import cho_solve, solve_triangular
 from scipy.sparse.csgraph import connected_components
 
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.design.design import Design
 from bayes_lsm.likelihood.blocks.arrange import error_covariance
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,9 +12,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
@@ -27,8 +27,6 @@ from bayes_lsm.likelihood.blocks.covariance import (
 )
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.specification import Method
-
-Array = npt.NDArray[np.float64]
 
 # Step of the central difference of a correlation matrix in κ: its error is the square.
 _STEP = 1e-5

@@ -19,14 +19,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.likelihood.blocks import kernels
 from bayes_lsm.likelihood.blocks.blocks import arrange_rows
 from bayes_lsm.likelihood.blocks.terms import BlockTerm
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

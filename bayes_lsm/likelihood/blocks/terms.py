@@ -13,7 +13,8 @@ import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-Array = npt.NDArray[np.float64]
+from bayes_lsm.arrays import Array, Mask
+
 Index = npt.NDArray[np.int64]
 Correlation = Literal["none", "compound_symmetric", "unstructured"]
 
@@ -88,7 +89,7 @@ class BlockRows:
     groups: Index  # (n, terms)
     multipliers: tuple[Array, ...]  # of each term, (n, s)
 
-    def vary(self, single: list[bool]) -> npt.NDArray[np.bool_]:
+    def vary(self, single: list[bool]) -> Mask:
         """Which rows have a variance of their own, so that they may be part of a low-rank block."""
         own = self.v > 0.0
         for t in np.flatnonzero(single):

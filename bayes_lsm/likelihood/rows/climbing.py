@@ -8,17 +8,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array, Mask
 from bayes_lsm.design.coordinates import unit_steps
 from bayes_lsm.design.design import Design
 from bayes_lsm.likelihood.protocol import Climbs
 from bayes_lsm.likelihood.rows import ascent
 from bayes_lsm.likelihood.rows.kernels import Problem
 from bayes_lsm.specification import Method
-
-Array = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
 # Predicted gain, relative to the log-likelihood, below which nothing is left to climb.
 _TOLERANCE = 1e-15

@@ -21,12 +21,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array, Mask
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.specification import Method
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +78,7 @@ def typical_sampling_variance(v: Array, X: Array) -> float:
     return float((len(v) - X.shape[1]) / np.sum(w - w**2 * h))
 
 
-def tau2(alpha: Array, Z: Array, zero: npt.NDArray[np.bool_] | None = None) -> Array:
+def tau2(alpha: Array, Z: Array, zero: Mask | None = None) -> Array:
     """τ² of each study (n,); exactly 0 where `zero` (n,) says so."""
     values = tau2_from_log(Z @ alpha)
     return values if zero is None else np.where(zero, 0.0, values)
@@ -108,7 +106,7 @@ def evaluate(
     Z: Array,
     *,
     method: Method,
-    zero: npt.NDArray[np.bool_] | None = None,
+    zero: Mask | None = None,
 ) -> RowsEvaluation:
     """The log-likelihood, its score and its Hessian at α.
 
