@@ -19,7 +19,6 @@ import pandas as pd
 from bayes_lsm.arrays import Array
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.coefficients import coefficients, find
-from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_parts import ScalePart, scale_part
 from bayes_lsm.errors import FitError
 from bayes_lsm.results import Fit, ResultTable, model_title
@@ -54,10 +53,6 @@ class ScaleFunctions:
 
 class ScaleFit(Fit, Protocol):
     """A fit that knows its scale coefficients, however it was made."""
-
-    @property
-    def design(self) -> Design:
-        """The numbers that were fitted."""
 
     def scale_functions(
         self,

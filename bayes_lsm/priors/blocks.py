@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from bayes_lsm.arrays import Array
+from bayes_lsm.choices import did_you_mean
 from bayes_lsm.errors import PriorError
 from bayes_lsm.priors.families import Flat, Prior
 from bayes_lsm.priors.family import SYMBOLS, Family
@@ -154,7 +154,7 @@ def unknown_term(part: str, term: str, known: Sequence[str]) -> PriorError:
     """What is said of a prior of a term that the model does not have."""
     return PriorError(
         f"a {part} prior is given for {term!r}, but the {part} terms are "
-        f"{', '.join(map(repr, known))}{_did_you_mean(term, known)}"
+        f"{', '.join(map(repr, known))}{did_you_mean(term, known)}"
     )
 
 
@@ -210,8 +210,3 @@ class _Binding:
                 "intercept"
             )
         return prior
-
-
-def _did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(allowed), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -27,7 +27,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,16 @@ class Checked(Frozen):
     """A record of this room: its faults are a `PriorError`."""
 
     error: ClassVar = PriorError
+
+
+class Univariate(Protocol):
+    """What any distribution of one θ_j can be asked for."""
+
+    def logpdf(self, theta: Array, /) -> Array:
+        """Log density, elementwise."""
+
+    def sample(self, size: int, rng: np.random.Generator, /) -> Array:
+        """Independent draws, shape (size,)."""
 
 
 @dataclass(frozen=True)

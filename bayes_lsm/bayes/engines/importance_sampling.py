@@ -33,6 +33,7 @@ _POINTS_PER_COVARIANCE = 100  # and covariance entry
 _MOST_ROUNDS = 8
 _GOOD_EFFICIENCY = 0.7
 _FAIR_EFFICIENCY = 0.4  # good enough when it no longer rises
+_LEAST_EFFICIENCY = 0.1  # to which weights are flattened
 _SMALLEST_GAIN = 0.03
 _COMPONENTS = 6
 _FEW_DIMENSIONS = 2  # where the prior's share of the points fills the space
@@ -243,16 +244,15 @@ def _efficiency(log_weights: Array) -> float:
     return float(weights.sum() ** 2 / np.sum(weights**2) / len(weights))
 
 
-def _tempered(log_weights: Array, least: float = 0.1) -> Array:
-    """Normalised weights, flattened by a power until a share `least` is effective."""
+def _tempered(log_weights: Array) -> Array:
+    """Normalised weights, flattened by a power until a tenth of the points is effective."""
     log_weights = np.maximum(log_weights - np.max(log_weights), -700.0)
     low, high = 0.0, 1.0
-    if _efficiency(log_weights) < least:
+    if _efficiency(log_weights) < _LEAST_EFFICIENCY:
         for _ in range(30):
             middle = (low + high) / 2
-            low, high = (
-                (middle, high) if _efficiency(middle * log_weights) > least else (low, middle)
-            )
+            enough = _efficiency(middle * log_weights) > _LEAST_EFFICIENCY
+            low, high = (middle, high) if enough else (low, middle)
         log_weights = low * log_weights
     weights = np.exp(log_weights)
     return np.asarray(weights / weights.sum())

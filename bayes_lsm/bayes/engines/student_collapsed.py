@@ -22,7 +22,7 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.rows.closed_form import log_tau2_of_residuals
 from bayes_lsm.priors import ResolvedPriors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
-from bayes_lsm.priors.univariate import Univariate
+from bayes_lsm.priors.family import Univariate
 
 
 def can_sample_student(priors: ResolvedPriors) -> bool:

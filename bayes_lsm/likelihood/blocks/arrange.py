@@ -83,18 +83,9 @@ def likelihood_terms(design: Design) -> tuple[BlockTerm, ...]:
 
 
 def effect_sds(term: BlockTerm, coefficients: Array) -> tuple[Array, Array]:
-    """SDs of the s effects of each of G groups, and their correlations.
+    """SDs of the s effects of each of G groups (m, G, s), and their correlations (m, s, s).
 
-    Parameters
-    ----------
-    term : BlockTerm
-    coefficients : ndarray, shape (m, term.size)
-        Of ln τ², then κ.
-
-    Returns
-    -------
-    ndarray, shape (m, G, s)
-    ndarray, shape (m, s, s)
+    `coefficients` (m, term.size) are those of ln τ², then κ.
     """
     Z = term.table
     q, s = Z.shape[2], Z.shape[1]

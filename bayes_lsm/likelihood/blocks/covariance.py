@@ -79,7 +79,10 @@ def stack_covariances(tau2: Sequence[Array], correlations: Sequence[Array]) -> s
 
 def block_diagonal(matrices: Array) -> sparse.csr_array:
     """Matrices (G, s, s) along the diagonal of one."""
-    return sparse.csr_array(sparse.block_diag([sparse.coo_array(each) for each in matrices]))
+    groups = np.arange(len(matrices) + 1)
+    found = sparse.bsr_array((matrices, groups[:-1], groups)).tocsr()
+    found.eliminate_zeros()
+    return found
 
 
 def blocks(design: Design, A: sparse.csr_array, D: sparse.csr_array) -> Iterator[DenseBlock]:
@@ -88,7 +91,7 @@ def blocks(design: Design, A: sparse.csr_array, D: sparse.csr_array) -> Iterator
     V = sparse.diags_array(V) if isinstance(V, np.ndarray) else V
     sigma = sparse.csr_array(A @ D @ A.T + V)
     variances = sigma.diagonal()
-    for rows in block_rows(design, A):
+    for rows in _block_rows(A, V):
         if len(rows) == 1:  # of individuals in one arm there are thousands
             i = int(rows[0])
             columns = np.unique(A.indices[A.indptr[i] : A.indptr[i + 1]]).astype(np.intp)
@@ -97,10 +100,8 @@ def blocks(design: Design, A: sparse.csr_array, D: sparse.csr_array) -> Iterator
         yield DenseBlock(rows, np.unique(A[rows].indices), sigma[rows][:, rows].toarray())
 
 
-def block_rows(design: Design, A: sparse.csr_array) -> list[Index]:
+def _block_rows(A: sparse.csr_array, V: Any) -> list[Index]:
     """The rows of each block, whatever the variances."""
-    V = error_covariance(design)
-    V = sparse.diags_array(V) if isinstance(V, np.ndarray) else V
     has = sparse.csr_array((np.ones(A.nnz), A.indices, A.indptr), shape=A.shape)
     _, block = connected_components(has @ has.T + abs(V), directed=False)
     order = np.argsort(block, kind="stable")

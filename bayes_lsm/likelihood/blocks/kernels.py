@@ -390,24 +390,18 @@ def whiten(layout, white, prior_root, prior_y, adjusted, derivatives):
 
 
 @njit(cache=True)
-def value_at(alpha, layout, prior_root, prior_y, adjusted, beta, covariance):
-    """−½ of `whiten`, and β̂ (p,) with its covariance (p, p)."""
+def value_at(alpha, layout, prior_root, prior_y, adjusted):
+    """−½ of `whiten`."""
     white = prepare(alpha, layout, len(prior_y))
-    total = whiten(layout, white, prior_root, prior_y, adjusted, False)
-    if np.isfinite(total):
-        solve_location(white.R, white.c, beta, covariance)
-    return -0.5 * total
+    return -0.5 * whiten(layout, white, prior_root, prior_y, adjusted, False)
 
 
 @njit(cache=True, parallel=True)
 def values_at(alphas, layout, prior_root, prior_y, adjusted):
     """−½ of `whiten` for each row of alphas (m, q)."""
-    p = layout.X.shape[1]
     values = np.empty(len(alphas))
     for i in prange(len(alphas)):
-        values[i] = value_at(
-            alphas[i], layout, prior_root, prior_y, adjusted, np.empty(p), np.empty((p, p))
-        )
+        values[i] = value_at(alphas[i], layout, prior_root, prior_y, adjusted)
     return values
 
 

@@ -83,16 +83,7 @@ def sum_rows(
 ) -> Sums:
     """The sums of some rows at each row of alphas (m, q); see `blocks.arrange`.
 
-    Parameters
-    ----------
-    alphas : ndarray, shape (m, q)
-        The terms' coefficients one after the other.
-    r : ndarray, shape (n,)
-        y − Xm.
-    X : ndarray, shape (n, p)
-        Of any rank.
-    terms : tuple of BlockTerm
-    variance : ndarray, shape (n,), or CSR array, shape (n, n)
+    r = y − Xm is (n,); X (n, p) may have any rank.
     """
     layout = arrange_rows(r, X, terms, variance=variance)[0]
     found = no_rows(len(alphas), X.shape[1])

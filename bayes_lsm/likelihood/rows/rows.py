@@ -82,12 +82,8 @@ class Rows:
         design = self.design
         if isinstance(criterion, NormalPrior):
             raise FitError("the rows' likelihood with β integrated out has values only")
-        found = closed_form.evaluate(
+        return closed_form.evaluate(
             alpha, design.y, design.v, design.X, design.Z, method=criterion, zero=self.gone
-        )
-        location = found.location
-        return Evaluation(
-            found.value, found.score, found.hessian, location.beta, location.covariance
         )
 
     def values(self, alphas: Array, criterion: Criterion) -> Array:
