@@ -104,13 +104,7 @@ class ResolvedPriors:
 def bind_location(
     priors: Priors, *, y: Array, v: Array, X: Array, names: Iterable[str]
 ) -> PriorBlock:
-    """Bind priors to data: each location coefficient's prior, and what it is stated on.
-
-    Raises
-    ------
-    PriorError
-        When a prior names a term that the model does not have.
-    """
+    """Bind priors to data: each location coefficient's prior, and what it is stated on."""
     rule, _ = _rules(priors, y, v)
     known = tuple(names)
     for term in priors.location:
@@ -130,20 +124,9 @@ def bind_scale(
 ) -> PriorBlock:
     """Bind priors to data: the prior of each coefficient of ln τ², and what it is stated on.
 
-    Parameters
-    ----------
-    priors : Priors
-    given : mapping of str to prior
-        Those of single coefficients, by their names here; in the place of ``priors.scale``.
-    y, v : ndarray, shape (n,)
-        Effects, in units of what τ² is the variance of.
-    Z : ndarray, shape (units, q)
-    names : iterable of str, length q
-
-    Raises
-    ------
-    PriorError
-        When a slope gets a prior of τ.
+    Those of single coefficients are `given`, in the place of ``priors.scale``. The effects y (n,)
+    and v are in units of what τ² is the variance of. A PriorError says that a slope got a prior of
+    τ.
     """
     _, rule = _rules(priors, y, v)
     binding = _Binding("scale", Z, tuple(names), rule)

@@ -94,7 +94,7 @@ class CollapsedTarget:
         The priors' middle, and where the residuals point.
     """
 
-    def __init__(self, design: Design, priors: ResolvedPriors) -> None:
+    def __init__(self, design: Design, priors: ResolvedPriors, df: None = None) -> None:
         self._likelihood = likelihood_of(design)
         self.location = NormalPrior(*normal_prior(priors.location))
         self._inverse = np.linalg.inv(priors.scale.contrasts)

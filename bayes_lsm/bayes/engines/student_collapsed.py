@@ -49,7 +49,7 @@ def sample_student(
 ) -> Draws:
     """Independent draws from a posterior with Student-t study effects; see `sample_directly`."""
     require_student_priors(priors, "use engine='nuts'")
-    return draw_weighted(_JointTarget(design, priors, df), draws, seed)
+    return draw_weighted(StudentTarget(design, priors, df), draws, seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,12 +78,12 @@ def propose_student(
     seed: int,
 ) -> JointPoints:
     """Points from the mixture that `sample_student` would draw from."""
-    target = _JointTarget(design, priors, df)
+    target = StudentTarget(design, priors, df)
     phi, log_ratio = propose_phi(target, points, seed)
     return JointPoints(*target.split(phi), log_ratio)
 
 
-class _JointTarget:
+class StudentTarget:
     """The log posterior density of φ; of θ the last is ln(ν − lower), where ν is not fixed."""
 
     def __init__(self, design: Numbers, priors: ResolvedPriors, df: Degrees) -> None:

@@ -45,17 +45,7 @@ def variable(name: str, priors: Sequence[Family], dims: str, **options: Any) -> 
 def theta(part: str, names: Sequence[str], block: PriorBlock) -> Any:
     """What the priors of a part are distributions of, as one vector of the current model.
 
-    Parameters
-    ----------
-    part : {"location", "scale"}
-    names : sequence of str
-        Of the coefficients.
-    block : PriorBlock
-
-    Returns
-    -------
-    tensor, shape (p,)
-        ``block.contrasts @ coefficients``.
+    That is ``block.contrasts @ coefficients`` (p,), of coefficients with these names.
     """
     import pymc as pm
     import pytensor.tensor as pt

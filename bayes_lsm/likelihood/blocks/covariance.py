@@ -6,7 +6,7 @@ Rows that share an effect or a sampling covariance form a block, as in the likel
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -170,16 +170,16 @@ class BlockCovariance:
 
     def whiten(self, right: Array) -> Array:
         """L⁻¹B with LL' = Σ, for B of shape (n, m) or (n,)."""
-        found = np.empty(right.shape)
-        for part in self.parts:
-            found[part.rows] = solve_triangular(part.root, right[part.rows], lower=True)
-        return found
+        return self._by_part(right, lambda root, here: solve_triangular(root, here, lower=True))
 
     def unwhiten(self, right: Array) -> Array:
         """LB, the inverse of `whiten`."""
+        return self._by_part(right, np.matmul)
+
+    def _by_part(self, right: Array, change: Callable[[Array, Array], Array]) -> Array:
         found = np.empty(right.shape)
         for part in self.parts:
-            found[part.rows] = part.root @ right[part.rows]
+            found[part.rows] = change(part.root, right[part.rows])
         return found
 
     @property

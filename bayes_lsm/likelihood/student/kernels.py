@@ -125,23 +125,10 @@ def _constants(df):
 
 @njit(cache=True)
 def terms(r, v, log_tau2, df):
-    """Log density of each effect and its derivatives.
+    """ln f; its derivatives in r, ln τ² and ν; and E(λ | y), the weight of the study: (5, k).
 
-    Parameters
-    ----------
-    r : ndarray, shape (k,)
-        Residuals y − μ.
-    v : ndarray, shape (k,)
-        Sampling variances, > 0.
-    log_tau2 : ndarray, shape (k,)
-        ln of the squared scale of the t.
-    df : float
-        Degrees of freedom ν > 0.
-
-    Returns
-    -------
-    ndarray, shape (5, k)
-        ln f; its derivatives in r, ln τ² and ν; and E(λ | y), the weight of the study.
+    Of residuals y − μ, sampling variances > 0 and ln of the squared scale of the t, all (k,), and
+    degrees of freedom ν > 0.
     """
     constant, trigger = _constants(df)
     values = np.empty((5, len(r)))
