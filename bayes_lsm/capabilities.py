@@ -43,7 +43,8 @@ RANDOM_SCALE = Kind(
 )
 INDIVIDUAL = Kind("individual data", lambda design: not (design.v > 0).all())
 GROUPED = Kind(
-    "several scale terms or dependent sampling errors", lambda design: not design.is_independent
+    "several scale terms, or dependent effects or sampling errors",
+    lambda design: not design.is_independent,
 )
 MODERATED = Kind(
     "scale moderators", lambda design: any(term.names != ("intrcpt",) for term in design.terms)
@@ -82,7 +83,15 @@ LIMITS = (
         "use fit_bayes, or make the column a moderator of the scale formula",
     ),
     Limit(
-        ("fit_bayes", "to_pymc", "prior_predictive", "average", "report"),
+        (
+            "fit_bayes",
+            "to_pymc",
+            "prior_predictive",
+            "average",
+            "calibrate",
+            "coverage",
+            "report",
+        ),
         IDENTITY,
         "priors are stated on ln τ²",
         "use fit_reml, or link='log'",
@@ -121,10 +130,22 @@ LIMITS = (
         ("true_effects='latent'",),
         GROUPED,
         "groups share their effects, so that a row's own is not one of the model's variables",
-        "leave it out: true effects are integrated, and true_effects() draws them",
+        "leave it out: true effects are integrated out, and true_effects() draws them",
     ),
     Limit(
-        ("engine='collapsed'", "average", "coverage", "report"),
+        ("true_effects='latent'",),
+        STUDENT,
+        "effects with the tails of a t are integrated out",
+        "leave it out, or make the model with study_effects='normal'",
+    ),
+    Limit(
+        ("coverage",),
+        RANDOM_SCALE,
+        "its truth is one, and their levels would be drawn anew with every set of effects",
+        "use calibrate with engine='nuts', which draws them from the prior",
+    ),
+    Limit(
+        ("engine='collapsed'", "average", "report"),
         RANDOM_SCALE,
         "they need likelihoods in closed form, by the hundred",
         "use fit_bayes with engine='nuts', and bayes_factor for two models",

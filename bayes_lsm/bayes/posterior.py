@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm.bayes.draws import Array, Draws, Importance
+from bayes_lsm.bayes.resolved_priors.notes import prior_notes
 from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD
 from bayes_lsm.bayes.student.effects import describe, df_prior, integrated_out
 from bayes_lsm.bayes.summaries.intervals import Interval, bounds, check_interval
@@ -164,4 +165,10 @@ class Posterior(Printable):
         df = df_prior(self.design, priors)
         effects = [] if df is None else [describe(df)]
         made = f"{how}; priors: {priors.describe()}"
-        return (made, *effects, *self.problems, *self.design.notes)
+        return (
+            made,
+            *effects,
+            *self.problems,
+            *prior_notes(self.design),
+            *self.design.notes,
+        )

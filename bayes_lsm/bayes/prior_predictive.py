@@ -287,7 +287,7 @@ def _of_formula(
 def _any_unit(each: TermDraws, row: Index, rng: np.random.Generator) -> tuple[Index, Index]:
     """The group and the effect of one picked at random for each draw."""
     term = each.term
-    if len(term.groups) == len(term.index) and len(term.effects) == 1:
+    if term.is_of_rows:
         # So that the τ of a row goes with its effect.
         return term.index[row], np.zeros(len(row), dtype=np.intp)
     group, effect = np.nonzero(term.used)

@@ -49,6 +49,12 @@ class Clusters:
         return np.bincount(self.code, minlength=len(self))
 
     @property
+    def rows(self) -> tuple[Index, ...]:
+        """The rows of each."""
+        order = np.argsort(self.code, kind="stable")
+        return tuple(np.split(order, np.cumsum(self.sizes)[:-1]))
+
+    @property
     def first(self) -> Index:
         """The first row of each."""
         return np.unique(self.code, return_index=True)[1]
@@ -118,6 +124,11 @@ def shared(design: Design, clusters: Clusters) -> str:
         if len(np.unique(clusters.code[block.rows])) > 1:
             return "correlated sampling errors"
     return ""
+
+
+def has_dependent_rows(design: Design) -> bool:
+    """Whether some rows share effects or have correlated sampling errors."""
+    return len(np.unique(connected_rows(design))) < len(design.y)
 
 
 def connected_rows(design: Design) -> Index:

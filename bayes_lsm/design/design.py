@@ -154,6 +154,11 @@ class Design:
         return f"{name} with Student-t Study Effects" if robust else name
 
     @property
+    def units(self) -> str:
+        """What rows are: each is a study where effects are independent."""
+        return "studies" if self.is_independent else "rows"
+
+    @property
     def size(self) -> str:
         """How many effects there are."""
         return f"{'k' if self.is_independent else 'n'} = {len(self.y)}"
@@ -224,6 +229,13 @@ class Design:
         names = tuple(self.location.names[j] for j in kept)
         part = replace(self.location, names=names, matrix=np.ascontiguousarray(self.X[:, kept]))
         return replace(self, location=part if location else self.location, terms=tuple(terms))
+
+    def given_levels(self) -> Design:
+        """The model given its random intercepts of ln τ²: coefficients like others.
+
+        The levels are columns that follow those of Z, so that the likelihood has a closed form.
+        """
+        return replace(self, terms=tuple(term.given_levels() for term in self.terms))
 
     def hold(self, values: Mapping[int, float]) -> Design:
         """The model in which some coefficients of ln τ² have given values.
@@ -404,10 +416,9 @@ def check_size(design: Design) -> None:
     k, p = design.X.shape
     q = sum(term.size for term in design.terms)
     if k < p + q:
-        rows = "studies" if design.is_independent else "rows"
         raise DataError(
-            f"{k} {rows} cannot carry {p} location and {q} scale coefficients together: {k - p} "
-            "degrees of freedom are left for the heterogeneity; leave out moderators"
+            f"{k} {design.units} cannot carry {p} location and {q} scale coefficients together: "
+            f"{k - p} degrees of freedom are left for the heterogeneity; leave out moderators"
         )
 
 

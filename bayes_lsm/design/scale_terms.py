@@ -115,6 +115,11 @@ class ScaleTerm:
         return used
 
     @property
+    def is_of_rows(self) -> bool:
+        """Whether each row is a group by itself, with one effect."""
+        return len(self.effects) == 1 and len(self.groups) == len(self.index)
+
+    @property
     def is_constant(self) -> bool:
         """Whether each effect has the same τ² in all groups that have it."""
         of_effects = (self.Z[self.used[:, k], k] for k in range(len(self.effects)))
@@ -159,6 +164,18 @@ class ScaleTerm:
     def offsets(self) -> Array:
         """`offset`, 0 where there is none."""
         return np.zeros(self.Z.shape[:2]) if self.offset is None else self.offset
+
+    def given_levels(self) -> ScaleTerm:
+        """The term given its random intercepts; see `Design.given_levels`."""
+        if not self.random:
+            return self
+        levels = [np.eye(len(each.levels))[each.index] for each in self.random]
+        return replace(
+            self,
+            names=(*self.names, *(level for each in self.random for level in each.levels)),
+            Z=np.concatenate([self.Z, *levels], axis=2),
+            random=(),
+        )
 
     def without(self, columns: Sequence[int]) -> ScaleTerm:
         """The term without some coefficients of ln τ²."""

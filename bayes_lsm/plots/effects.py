@@ -56,17 +56,17 @@ def caterpillar(
     xlab: str | None = None,
     label_width: int = 40,
 ) -> Axes:
-    """The studies' own true effects in order, with their intervals: BLUPs, or posterior means.
+    """The rows' own true effects in order, with their intervals: BLUPs, or posterior means.
 
     Parameters
     ----------
-    fit : RemlFit or BayesFit, or RemlFit
+    fit : RemlFit or BayesFit
     ax : Axes, optional
     of : {"effect", "deviation"}, optional
-        θ_i = x_i'β + u_i (the default), or u_i alone: how far a study is from the mean of its
-        moderators. The effects of groups are deviations.
+        θ_i = x_i'β + u_i of each row, or u alone: how far a study, or a group, is from the mean of
+        its moderators. By default the first, and with `grouping` the second.
     grouping : str, optional
-        Of a fit of several scale terms: the one whose groups are shown.
+        The scale term whose groups' deviations are shown; needed for those of one of several.
     observed : bool, default True
         Show the observed effects (or their distance from that mean) as well: the way from one to
         the other is the shrinkage.
@@ -85,7 +85,8 @@ def caterpillar(
     Raises
     ------
     FitError
-        For an unknown `of`, and an unknown `grouping`.
+        For an unknown `of`, for deviations of one of several scale terms that is unknown or not
+        named, and for true effects of a level.
 
     Examples
     --------
@@ -159,37 +160,38 @@ class _TrueEffects:
 def _true_effects(fit: AnyFit, of: Of | None, grouping: str | None, level: float) -> _TrueEffects:
     if of is not None:
         require_choice("of", of, Of)
-    if not fit.design.is_independent:
-        return _of_level(fit, of, grouping, level)
+    if of == "deviation" or (of is None and grouping is not None):
+        return _deviations(fit, grouping, level)
     if grouping is not None:
-        raise FitError("grouping is for fits of several scale terms; leave it out")
-    design, table = fit.design, fit.blup(level=level).table
-    of = of or "effect"
-    names = ["estimate", "pi_lb", "pi_ub"] if of == "effect" else ["u", "u_pi_lb", "u_pi_ub"]
-    mean = table["estimate"].to_numpy() - table["u"].to_numpy()
-    seen = design.y if of == "effect" else design.y - mean
-    return _TrueEffects(table[names].to_numpy(), design.labels, of, "studies", seen)
-
-
-def _of_level(fit: AnyFit, of: Of | None, grouping: str | None, level: float) -> _TrueEffects:
-    """The deviations of the groups of one scale term."""
-    known = ", ".join(repr(term.name) for term in fit.design.terms)
-    if grouping is None:
-        raise FitError(f"say which level with grouping=, one of the scale terms {known}")
-    if grouping not in [term.name for term in fit.design.terms]:
-        raise FitError(f"there is no scale term {grouping!r}; there are {known}")
-    if of == "effect":
         raise FitError("the effects of a level are deviations from x'β; use of='deviation'")
+    values = fit.blup(level=level).table[["estimate", "pi_lb", "pi_ub"]].to_numpy()
+    design = fit.design
+    return _TrueEffects(values, design.labels, "effect", design.units, design.y)
+
+
+def _deviations(fit: AnyFit, grouping: str | None, level: float) -> _TrueEffects:
+    """Those of the groups of one scale term; where each is a row, with what was observed of it."""
+    terms = {term.name: term for term in fit.design.terms}
+    known = ", ".join(map(repr, terms))
+    if grouping is None and len(terms) > 1:
+        raise FitError(f"say which level with grouping=, one of the scale terms {known}")
+    term = terms.get(next(iter(terms)) if grouping is None else grouping)
+    if term is None:
+        raise FitError(f"there is no scale term {grouping!r}; there are {known}")
     table = fit.group_effects(level=level).table
     if "grouping" in table.index.names:
-        table = table.loc[[grouping]].droplevel("grouping")
-    term = next(term for term in fit.design.terms if term.name == grouping)
+        table = table.loc[[term.name]].droplevel("grouping")
     labels = [str(group) for group in table.index.get_level_values(0)]
     if len(term.effects) > 1:
         effects = table.index.get_level_values("effect")
         labels = [f"{group}: {effect}" for group, effect in zip(labels, effects, strict=True)]
-    values = table[["estimate", "pi_lb", "pi_ub"]].to_numpy()
-    return _TrueEffects(values, labels, "deviation", f"effects of {grouping}")
+    values, seen = table[["estimate", "pi_lb", "pi_ub"]].to_numpy(), None
+    if term.is_of_rows and len(terms) == 1:
+        own = fit.blup(level=level).table
+        seen = np.empty(len(own))
+        seen[term.index] = fit.design.y - (own["estimate"] - own["u"])
+    unit = fit.design.units if seen is not None else f"effects of {term.name}"
+    return _TrueEffects(values, labels, "deviation", unit, seen)
 
 
 def new_effect(

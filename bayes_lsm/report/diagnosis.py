@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bayes_lsm.bayes.prediction.study_weights import study_weights
+from bayes_lsm.design.clusters import has_dependent_rows
 from bayes_lsm.report.drawing import figure_of
 from bayes_lsm.report.making import made_with
 from bayes_lsm.report.page import Page, Picture, Section, Table, Text, Verdict, Verdicts
@@ -83,24 +84,26 @@ def _draws(found: Diagnosis) -> Section:
 def _predictive(found: Diagnosis) -> Section:
     from bayes_lsm.plots import replicated
 
-    check = found.check
+    check, design = found.check, found.fit.design
     z = "(y − x'β)/√(v + τ²)"
     if found.has_student_effects:
         z = "the normal score of y in its distribution, a t plus a normal sampling error"
-    drawn = "Effects of the same studies were drawn from the posterior. Q is Cochran's"
-    if not found.fit.design.is_independent:
+    elif has_dependent_rows(design):
         z = "y − x'β by the root of its covariance, independent from row to row"
-        drawn = (
-            "Effects of new groups, of the same sizes and moderators, were drawn from the "
-            "posterior. Q is (y − Xb)'V⁻¹(y − Xb); of each level there is the SD of its groups' "
-            "mean residuals"
-        )
+    said = [f"z = {z}"]
+    if "Q" in check.observed:
+        said.append("Q is (y − Xb)'V⁻¹(y − Xb)" if design.blocks else "Q is Cochran's")
+    of = "the same studies"
+    if not all(term.is_of_rows for term in design.terms):
+        of = "new groups, of the same sizes and moderators,"
+        said.append("of each level there is the SD of its groups' mean residuals, or slopes")
     return Section(
         "Posterior predictive checks",
         (
             Text(
-                f"{drawn}; z = {z}; cor(|z|, moderator) is 0 where the scale part describes "
-                "how the spread changes along that moderator."
+                f"Effects of {of} were drawn from the posterior. {'; '.join(said)}; "
+                "cor(|z|, moderator) is 0 where the scale part describes how the spread changes "
+                "along that moderator."
             ),
             Table("predictive", check, said=check.remarks),
             Picture(
@@ -133,11 +136,9 @@ def _leave_out(found: Elpd, said: tuple[str, ...]) -> Section:
 def _studies(found: Diagnosis, studies: pd.DataFrame) -> Section:
     from bayes_lsm.plots import shifts
 
-    one, several = ("study", "studies")
-    if not found.fit.design.is_independent:
-        one, several = str(studies.index.name), "clusters"
+    one = str(studies.index.name)
     return Section(
-        f"Single {several}",
+        f"Single {'studies' if one == 'study' else 'clusters'}",
         (
             Text(
                 f"z is the normal score of a {one}'s LOO-PIT: how far it lies from what the others "

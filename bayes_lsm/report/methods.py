@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bayes_lsm.bayes.student.effects import describe_df, df_prior
+from bayes_lsm.design.clusters import has_dependent_rows
 from bayes_lsm.report.making import versions, was_sampled
 from bayes_lsm.report.page import Block, Code, Items, Link, Text
 
@@ -92,7 +93,7 @@ def _tested(found: Analysis) -> str:
     permuted = ""
     if found.permutation is not None:
         count = found.permutation.iterations
-        of = "" if found.design.is_independent else " of whole clusters"
+        of = " of whole clusters" if has_dependent_rows(found.design) else ""
         permuted = f", and by a permutation test with {count} permutations{of}"
     tests = "Wald, likelihood-ratio and score tests"
     return f" Scale coefficients were tested by {tests}{permuted}."

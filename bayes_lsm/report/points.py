@@ -19,8 +19,7 @@ def points_of(design: Design) -> pd.DataFrame:
         for words, value in _values(design, name).items():
             rows[f"{name} = {words}"] = {**held, name: value}
     if not rows:
-        everywhere = "all rows" if not design.is_independent else "all studies"
-        return pd.DataFrame(index=[everywhere])
+        return pd.DataFrame(index=[f"all {design.units}"])
     return pd.DataFrame.from_dict(rows, orient="index").astype(
         {name: float for name in held if is_number(design, name)}
     )

@@ -38,6 +38,7 @@ def draws_of(fit, part, term):
 def test_what_the_location_part_absorbs_keeps_its_prior(model, part, term, engine):
     fit = model().fit_bayes(prior=WIDE, engine=engine, draws=20_000, seed=1, progress=False)
     assert fit.problems == ()
+    assert sum("the posterior of its τ² is the prior" in note for note in fit.notes) == 1
     below = norm(-1, 2).cdf(np.quantile(draws_of(fit, part, term), PROBABILITIES))
     ess = min(fit.summary().filter(like="ess").min())
     error = np.sqrt(PROBABILITIES * (1 - PROBABILITIES) / ess)
@@ -54,6 +55,9 @@ def test_what_is_not_absorbed_is_known_a_little(model):
     assert not level.is_absorbed
     wide = Priors(location={"*": Normal(0, 10)}, scale={"*": Normal(0, 10)})
     fit = model("yi ~ 1").fit_bayes(prior=wide, engine="collapsed", draws=4000, seed=2)
+    assert [note for note in fit.notes if "leans on the prior" in note] == list(
+        prior_notes(fit.design)
+    )
     part, term = ("scale", "first") if model is studies else ("scale (g)", "dummy")
     assert np.quantile(draws_of(fit, part, term), 0.95) < norm(0, 10).ppf(0.85)
 

@@ -15,7 +15,7 @@ from scipy.special import logsumexp
 from scipy.stats import gamma, kstest, norm, t
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.diagnostics.checks import Studies
+from bayes_lsm.bayes.diagnostics.checks import replicate
 from bayes_lsm.bayes.diagnostics.findings import coefficient_columns
 from bayes_lsm.bayes.diagnostics.study_influence import MAD_TO_SD
 from bayes_lsm.bayes.engines.student_collapsed import sample_student
@@ -121,6 +121,9 @@ def test_pinned_loo_kfold_and_psis_are_sums_over_a_grid(pinned):
         elpd, _ = grid.given_others(own, np.concatenate([rows[each] for each in fold]))
         assert folded.pointwise[u] == pytest.approx(elpd, abs=4 * folded.columns["mcse"][u] + 1e-4)
     assert exact.mcse < 0.05
+    # Clusters of independent effects are what studies are.
+    by_name = fit.kfold(3, seed=5, cluster=fit.design.labels)
+    np.testing.assert_array_equal(by_name.pointwise, folded.pointwise)
 
 
 def test_loo_with_all_unknown_is_that_of_a_grid(robust, robust_loo):
@@ -235,8 +238,7 @@ def test_with_flat_priors_studies_are_left_out_by_weights_only(robust):
 def test_replicated_scores_are_standard_normal_and_observed_ones_those_of_an_integral(robust):
     draws, design = robust.draws, robust.design
     chosen = slice(0, 3)
-    every = np.arange(len(draws.flat_location))
-    seen, drawn = Studies(robust).replicate(every, np.random.default_rng(4))
+    seen, drawn = replicate(design, draws, np.random.default_rng(4))
     # 52,000 of them, independent given the coefficients, whatever those are.
     assert kstest(drawn.z.ravel(), "norm").pvalue > 1e-3
     for s in range(3):
@@ -310,7 +312,7 @@ def test_averages_are_of_the_models_one_by_one(average, outlier):
         assert evidence.log == pytest.approx(theirs.log, abs=4 * error)
     assert average.draws.df.tolist() == [[4.0]]
     assert list(average.to_dataframe().index.unique("part")) == ["location", "scale"]
-    row = average.predict().iloc[0]
+    row = average.predict().table.iloc[0]
     x, z = average.design.X[0], average.design.Z[0]
     mean = average.draws.flat_location @ x
     tau = np.exp(average.draws.flat_scale @ z / 2)

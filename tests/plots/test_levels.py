@@ -158,6 +158,33 @@ def test_own_effects_with_a_matrix_of_sampling_errors(gums):
     np.testing.assert_allclose(found["se"], np.sqrt(np.diag(V - V @ P @ V)), rtol=1e-8)
 
 
+def test_caterpillar_of_rows_that_share_effects(schools):
+    ax = plots.caterpillar(schools)
+    table = schools.blup().table
+    order = np.argsort(-table["estimate"].to_numpy(), kind="stable")
+    (points,) = artists(ax, "blup")
+    np.testing.assert_array_equal(points.get_xdata(), table["estimate"].to_numpy()[order])
+    (seen,) = artists(ax, "observed")
+    np.testing.assert_array_equal(seen.get_xdata(), schools.design.y[order])
+
+
+def test_caterpillar_of_groups_that_are_rows_has_what_was_observed_of_each():
+    """In the order of the groups, which is not that of the data; as of the same model by rows."""
+    data = lsm.load_dataset("bcg").assign(unit=[f"u{i:02d}" for i in range(13)][::-1])
+    words = {"variance": "vi", "data": data}
+    named = lsm.LocationScaleModel("yi ~ ablat", scale={"unit": "~ 1"}, **words).fit_reml()
+    plain = lsm.LocationScaleModel("yi ~ ablat", scale="~ 1", **words).fit_reml()
+    axes = [plots.caterpillar(fit, of="deviation") for fit in (named, plain)]
+    for gid in ("blup", "observed"):
+        ours, theirs = (artists(ax, gid)[0].get_xdata() for ax in axes)
+        # Two fits of one model: maxima that agree to 1e-8.
+        np.testing.assert_allclose(ours, theirs, atol=1e-7)
+    labels = [text.get_text() for text in axes[0].get_yticklabels()]
+    others = [text.get_text() for text in axes[1].get_yticklabels()]
+    unit_of = dict(zip(plain.design.labels, data["unit"], strict=True))
+    assert labels == [unit_of[name] for name in others]
+
+
 def test_caterpillar_of_a_level(schools, gums):
     for fit, name in ((schools, "district"), (gums, "outcome | trial")):
         ax = plots.caterpillar(fit, grouping=name)
@@ -166,7 +193,7 @@ def test_caterpillar_of_a_level(schools, gums):
         expected = (effects.loc[name] if len(fit.terms) > 1 else effects)["estimate"]
         np.testing.assert_allclose(points.get_xdata(), np.sort(expected)[::-1])
     with pytest.raises(FitError, match="say which level with grouping="):
-        plots.caterpillar(schools)
+        plots.caterpillar(schools, of="deviation")
     with pytest.raises(FitError, match="no scale term 'school'"):
         plots.caterpillar(schools, grouping="school")
     with pytest.raises(FitError, match="deviations from x'β"):

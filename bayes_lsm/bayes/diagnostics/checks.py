@@ -1,9 +1,10 @@
 """Posterior predictive checks: could the fitted model have made data like these?
 
 New effects of the same studies are drawn from the posterior, and what matters in a meta-analysis is
-computed of them and of the observed ones (`quantities`; of several scale terms also
-`clustered_checks`). Some quantities are of the effects alone, others also of
-the coefficients of the draw (Gelman, Meng & Stern 1996): then the observed one varies too.
+computed of them and of the observed ones (`discrepancies`). Where effects are shared, those of new
+groups of the same sizes are drawn; levels of ln τ² with random intercepts are the same ones. Some
+quantities are of the effects alone, others also of the coefficients of the draw (Gelman, Meng &
+Stern 1996): then the observed one varies too.
 
 The data are used twice, to fit and to check. So these p-values are conservative: they crowd around
 ½ even when the model is right, and one near 0 or 1 means more than a p-value of its size usually
@@ -14,28 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.bayes.diagnostics.clustered_checks import Clusters
 from bayes_lsm.bayes.diagnostics.discrepancies import (
-    Quantity,
     Replicate,
-    cochran,
-    of_dispersion,
-    of_effects,
-    of_scores,
+    quantities_of,
     your_own,
 )
-from bayes_lsm.bayes.draws import Array
-from bayes_lsm.bayes.normal_scores import normal_scores
-from bayes_lsm.bayes.posterior import Posterior
-from bayes_lsm.bayes.student.effects import sample_effects
+from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
+from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
-from bayes_lsm.links import tau2_from_log
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
@@ -44,20 +37,6 @@ if TYPE_CHECKING:
 _FEWEST_DRAWS = 100
 _ENTRIES = 2_000_000
 _LOW, _HIGH = 0.025, 0.975
-
-
-class Replicating(Protocol):
-    """A fit whose effects can be drawn again."""
-
-    remarks: tuple[str, ...]
-
-    def quantities(self) -> dict[str, Quantity]:
-        """The ready ones, by their names."""
-
-    def replicate(
-        self, chosen: npt.NDArray[np.intp], rng: np.random.Generator
-    ) -> tuple[Replicate, Replicate]:
-        """The observed effects and new ones, under each of the chosen draws."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,11 +127,12 @@ def posterior_predictive_check(
         studies), and for each moderator of either part that of \\|z\\| with it (heterogeneity that
         the scale part misses). With Student-t study effects z is the normal score of the effect.
 
-        With several scale terms all groups are new, their effects drawn again, and z is independent
+        Where effects are shared all groups are new, their effects drawn again, and z is independent
         from row to row (`ConditionalEffects.unfold`). For each level there are the SD of the means
         of its groups' residuals (of a slope, of the least-squares slopes), the correlation of their
         size with the level's moderators, and where a group has several effects that of one with the
-        other. Q is (y − Xb)'V⁻¹(y − Xb); without sampling variances there is none.
+        other. Of correlated sampling errors Q is (y − Xb)'V⁻¹(y − Xb); without sampling variances
+        there is none.
 
     Raises
     ------
@@ -175,69 +155,39 @@ def posterior_predictive_check(
     """
     if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < _FEWEST_DRAWS:
         raise FitError(f"draws must be a whole number of at least {_FEWEST_DRAWS}, got {draws!r}")
-    model: Replicating = Studies(fit) if fit.design.is_independent else Clusters(fit)
-    asked = model.quantities()
+    design = fit.design
+    asked = quantities_of(design)
     for name, yours in (quantities or {}).items():
         if name in asked:
             raise FitError(f"the quantity {name!r} is there already; give yours another name")
         asked[name] = your_own(name, yours)
     rng = np.random.default_rng(fit.seed if seed is None else seed)
-    count, k = len(fit.parts()["location"][1]), len(fit.design.y)
+    count, k = fit.draws.size, len(design.y)
     chosen = rng.choice(count, size=min(draws, count), replace=False)
     observed: dict[str, list[Array]] = {name: [] for name in asked}
     replicated: dict[str, list[Array]] = {name: [] for name in asked}
     for batch in np.array_split(chosen, max(1, -(-len(chosen) * k // _ENTRIES))):
-        seen, drawn = model.replicate(batch, rng)
+        seen, drawn = replicate(design, fit.draws.take(batch), rng)
         for name, quantity in asked.items():
             observed[name].append(quantity(seen))
             replicated[name].append(quantity(drawn))
+    groups = "replicated effects are of new groups, as large as the observed"
+    shared = not all(term.is_of_rows for term in design.terms)
     return PredictiveCheck(
         {name: np.concatenate(parts) for name, parts in observed.items()},
         {name: np.concatenate(parts) for name, parts in replicated.items()},
         f"Posterior predictive check ({len(chosen)} draws of {k} effects)",
-        (*model.remarks, *fit.notes),
+        (*([groups] if shared else []), *fit.notes),
     )
 
 
-class Studies:
-    """A model whose τ² is one of each study."""
-
-    remarks: tuple[str, ...] = ()
-
-    def __init__(self, fit: Posterior) -> None:
-        self._fit = fit
-
-    def quantities(self) -> dict[str, Quantity]:
-        """The ready ones, by their names."""
-        design = self._fit.design
-        columns = {
-            name: column
-            for part in (design.location, design.scale)
-            for name, column in zip(part.names, part.matrix.T, strict=True)
-        }
-        return {
-            "Q": cochran(lambda rows: rows / np.sqrt(design.v), design.X),
-            **of_effects(design.v),
-            **of_scores(design.v),
-            **of_dispersion(columns),
-        }
-
-    def replicate(
-        self, chosen: npt.NDArray[np.intp], rng: np.random.Generator
-    ) -> tuple[Replicate, Replicate]:
-        """The observed effects and new ones, under each of the chosen draws."""
-        design, draws = self._fit.design, self._fit.draws
-        mean = draws.flat_location[chosen] @ design.X.T
-        log_tau2 = draws.flat_scale[chosen] @ design.Z.T
-        df = None if draws.df is None else draws.flat_df[chosen]
-        observed = np.broadcast_to(design.y, mean.shape)
-        tau2 = tau2_from_log(log_tau2)
-        if df is None:
-            drawn = rng.normal(mean, np.sqrt(design.v + tau2))
-        else:
-            drawn = sample_effects(mean, design.v, tau2, df, rng)
-        seen, new = (
-            Replicate(y, y - mean, normal_scores(y - mean, design.v, log_tau2, df))
-            for y in (observed, drawn)
-        )
-        return seen, new
+def replicate(
+    design: Design, draws: Draws, rng: np.random.Generator
+) -> tuple[Replicate, Replicate]:
+    """The observed effects, and new ones, under each of the draws."""
+    effects, mean = ConditionalEffects(design, draws), draws.flat_location @ design.X.T
+    seen, new = design.y - mean, effects.new_residuals(rng)
+    return (
+        Replicate(np.broadcast_to(design.y, mean.shape), seen, effects.standardise(seen)),
+        Replicate(mean + new, new, effects.standardise(new)),
+    )

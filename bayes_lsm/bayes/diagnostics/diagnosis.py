@@ -1,9 +1,9 @@
 """Can this posterior be believed? All diagnostics at once, each with its limit and its verdict.
 
 Three different questions, in this order: are the draws the posterior (`diagnostics`), does the
-model describe the data (`loo`, `checks`), and does it hang on single studies (`study_influence`).
-With several scale terms clusters are left out (`clustered_diagnosis`).
-A bad answer to the first makes the others void. `findings` has the limits.
+model describe the data (`loo`, `checks`), and does it hang on single studies, or clusters where
+effects are shared (`study_influence`). A bad answer to the first makes the others void. `findings`
+has the limits.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,6 @@ from scipy.special import ndtri
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.cross_validation.loo import loo, psis_loo
 from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck, posterior_predictive_check
-from bayes_lsm.bayes.diagnostics.clustered_diagnosis import Clusters
 from bayes_lsm.bayes.diagnostics.findings import (
     Finding,
     agreement_findings,
@@ -31,19 +30,17 @@ from bayes_lsm.bayes.diagnostics.findings import (
     predictive_findings,
 )
 from bayes_lsm.bayes.diagnostics.study_influence import MAD_TO_SD, study_influence
-from bayes_lsm.bayes.engines.diagnostics import convergence
-from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
-from bayes_lsm.bayes.engines.nuts import sample_nuts
-from bayes_lsm.bayes.posterior import Posterior
+from bayes_lsm.bayes.engines.direct import can_sample
+from bayes_lsm.bayes.posterior_sampling import draw_posterior
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
-from bayes_lsm.errors import ConvergenceWarning
+from bayes_lsm.errors import ConvergenceWarning, FitError
 from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable
 
 if TYPE_CHECKING:
-    from bayes_lsm.bayes.draws import Draws
     from bayes_lsm.bayes.posterior import Posterior
+    from bayes_lsm.specification import Engine
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,9 +55,9 @@ class Diagnosis(Printable):
     convergence : DataFrame
         By part and term: effective sample size, Monte Carlo error of the median, R-hat.
     loo : Elpd or None
-        Leave-one-study-out, or leave-one-cluster-out; its ``pit`` is then of each effect given the
-        other clusters and the effects before it in its own (Rosenblatt), so that they are
-        independent if the model is right.
+        Leave-one-study-out, or leave-one-cluster-out. Of a study with several rows its ``pit`` are
+        of each effect given the other studies and the effects before it in its own (Rosenblatt), so
+        that they are independent if the model is right.
     check : PredictiveCheck
         Posterior predictive.
     studies : DataFrame or None
@@ -139,7 +136,7 @@ def diagnose(
     Parameters
     ----------
     fit : BayesFit
-        With several scale terms what is left out are clusters: see `clustered_loo`.
+        What is left out are its studies, or clusters where effects are shared: see `loo`.
     engines : bool, default False
         Also draw by the other engine and compare; NUTS needs 10 to 20 seconds to begin with.
     seed : int, optional
@@ -172,20 +169,19 @@ def diagnose(
     Bayesian workflow. Journal of the Royal Statistical Society A, 182(2), 389-402.
     doi:10.1111/rssa.12378
     """
-    model: Diagnosable = Studies(fit) if fit.design.is_independent else Clusters(fit)
     findings = draws_findings(fit)
     studies, compared = None, None
     check = posterior_predictive_check(fit, seed=seed)
     findings += predictive_findings(check)
-    left_out, remarks = model.leave_out(seed=seed, progress=progress)
+    left_out, remarks = _leave_out(fit, seed=seed, progress=progress)
     if left_out is not None:
-        left_out, influence = model.influence(left_out, progress=progress)
+        left_out, influence = study_influence(fit, left_out, progress=progress)
         studies = _studies(left_out, influence)
         several = left_out.studies.plural
         findings += loo_findings(left_out, len(fit.convergence))
         findings += influence_findings(studies, len(fit.design.y), several)
     if engines:
-        other = model.other_engine(seed=fit.seed if seed is None else seed, progress=progress)
+        other = _other_engine(fit, seed=fit.seed if seed is None else seed, progress=progress)
         if other is None:
             remarks.append("the other engine cannot take these priors")
         else:
@@ -201,6 +197,66 @@ def diagnose(
         compared,
         tuple(remarks),
     )
+
+
+def _leave_out(
+    fit: Posterior, *, seed: int | None, progress: bool
+) -> tuple[Elpd | None, list[str]]:
+    """Each study or cluster, and what is to be said of it."""
+    remarks = []
+    if df_prior(fit.design, fit.priors) is not None:
+        remarks.append("study_weights() shows which studies Student-t study effects discount")
+    with warnings.catch_warnings():
+        # What they warn of becomes a finding.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        left_out, refused = _refit_or_weight(fit, seed=seed, progress=progress)
+    if left_out is None:
+        return None, [*remarks, f"nothing was left out: {refused}"]
+    unit = left_out.studies.unit
+    if any(len(rows) > 1 for rows in left_out.studies.rows):
+        remarks.append(
+            f"LOO-PIT and z are of each effect given the data without its {unit}, and the effects "
+            f"before it in that {unit}"
+        )
+    if refused:
+        remarks.append(f"without refits, by importance sampling: {refused}")
+    return left_out, remarks
+
+
+def _refit_or_weight(
+    fit: Posterior, *, seed: int | None, progress: bool
+) -> tuple[Elpd | None, str]:
+    """By exact refits where they are fast, else by importance sampling; and why not the first."""
+    refused = "those of random intercepts of ln τ² are slow; see loo()"
+    try:
+        if not any(term.random for term in fit.design.terms):
+            return loo(fit, seed=seed, progress=progress), ""
+    except FitError as error:
+        refused = str(error)
+    try:
+        return psis_loo(fit, progress=progress), refused
+    except FitError:
+        return None, refused
+
+
+def _other_engine(fit: Posterior, *, seed: int, progress: bool) -> pd.DataFrame | None:
+    """The summary by the engine that was not used."""
+    design = fit.design
+    engine: Engine = "nuts" if fit.importance is not None else "collapsed"
+    priors, df = resolve_priors(design, fit.priors), df_prior(design, fit.priors)
+    if engine == "collapsed" and not can_sample(design, priors, df):
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        other = draw_posterior(
+            design,
+            prior=fit.priors,
+            engine=engine,
+            draws=fit.draws.size,
+            seed=seed,
+            progress=progress,
+        )
+    return other.summary()
 
 
 def _studies(left_out: Elpd, influence: pd.DataFrame) -> pd.DataFrame:
@@ -238,61 +294,3 @@ def _compare_engines(fit: Posterior, other: pd.DataFrame) -> pd.DataFrame:
             "in_mcse": difference / error,
         }
     )
-
-
-class Diagnosable(Protocol):
-    """What is asked of a fit."""
-
-    def leave_out(self, *, seed: int | None, progress: bool) -> tuple[Elpd | None, list[str]]:
-        """Each study or cluster left out, where that can be; what is to be said of it."""
-
-    def influence(self, left_out: Elpd, *, progress: bool) -> tuple[Elpd, pd.DataFrame]:
-        """The same with PIT that are independent, and how far medians move."""
-
-    def other_engine(self, *, seed: int, progress: bool) -> pd.DataFrame | None:
-        """median and mcse_median of all that was estimated by the engine that was not used."""
-
-
-class Studies:
-    """A model whose τ² is one of each study."""
-
-    def __init__(self, fit: Posterior) -> None:
-        self._fit = fit
-        self._priors = resolve_priors(fit.design, fit.priors)
-        self._df = df_prior(fit.design, fit.priors)
-
-    def leave_out(self, *, seed: int | None, progress: bool) -> tuple[Elpd | None, list[str]]:
-        """By exact refits where they are fast, else by importance sampling."""
-        said = "study_weights() shows which studies Student-t study effects discount"
-        remarks = [] if self._df is None else [said]
-        if self._fit.design.n_studies < 2:
-            return None, remarks
-        with warnings.catch_warnings():
-            # What they warn of becomes a finding.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            if can_sample(self._fit.design, self._priors, self._df):
-                return loo(self._fit, seed=seed, progress=progress), remarks
-            return psis_loo(self._fit, progress=progress), remarks
-
-    def influence(self, left_out: Elpd, *, progress: bool) -> tuple[Elpd, pd.DataFrame]:
-        """The same with PIT that are independent, and how far medians move."""
-        return left_out, study_influence(self._fit, progress=progress)
-
-    def other_engine(self, *, seed: int, progress: bool) -> pd.DataFrame | None:
-        """median and mcse_median of all that was estimated by the engine that was not used."""
-        drawn = self._draw(seed=seed, progress=progress)
-        if drawn is None:
-            return None
-        parts = drawn.parts(self._fit.design).values()
-        medians = [np.median(values, axis=(0, 1)) for _, values in parts]
-        table = convergence(self._fit.design, drawn)
-        return table.assign(median=np.concatenate(medians))
-
-    def _draw(self, *, seed: int, progress: bool) -> Draws | None:
-        design, count = self._fit.design, len(self._fit.draws.flat_scale)
-        if self._fit.importance is not None:
-            each = -(-count // 4)
-            return sample_nuts(design, self._fit.priors, draws=each, seed=seed, progress=progress)
-        if not can_sample(self._fit.design, self._priors, self._df):
-            return None
-        return sample_directly(design, self._priors, self._df, draws=count, seed=seed)

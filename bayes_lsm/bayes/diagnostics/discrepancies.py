@@ -1,7 +1,9 @@
 """Test quantities of effects, observed or replicated, for posterior predictive checks.
 
 Each is computed of many sets of effects at once. Some are of the effects alone, others also of the
-coefficients under which they were drawn.
+coefficients under which they were drawn. What is asked of a scale term hangs on its groups: of
+single rows whether |z| changes with its moderators, of larger ones whether their means, or slopes,
+spread as they should.
 """
 
 from __future__ import annotations
@@ -10,8 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
+from scipy import sparse
 
 from bayes_lsm.bayes.draws import Array
+from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
 
 _SIGNIFICANT = 1.959963984540054
@@ -38,21 +44,41 @@ class Replicate:
 Quantity = Callable[[Replicate], Array]
 
 
-def of_effects(v: Array) -> dict[str, Quantity]:
-    """The share of significant effects and the extremes; v (k,) are the sampling variances."""
-    share: dict[str, Quantity] = {}
-    if (v > 0).all():
-        share["share significant"] = lambda r: np.mean(
-            np.abs(r.y) > _SIGNIFICANT * np.sqrt(v), axis=1
-        )
+def quantities_of(design: Design) -> dict[str, Quantity]:
+    """The ready ones of a model, by their names."""
+    columns = dict(zip(design.location.names, design.X.T, strict=True))
+    levels: dict[str, Quantity] = {}
+    for term in design.terms:
+        if not term.is_of_rows:
+            levels |= _of_level(term)
+            continue
+        for name, column in zip(term.names, term.Z[term.index, 0].T, strict=True):
+            if not any(np.array_equal(column, each) for each in columns.values()):
+                columns[name] = column
     return {
-        **share,
+        **_of_effects(design),
+        **_of_scores(design.v),
+        **_of_dispersion(columns),
+        **levels,
+    }
+
+
+def _of_effects(design: Design) -> dict[str, Quantity]:
+    """Q and the share of significant effects, where sampling variances are known; the extremes."""
+    v, known = design.v, {}
+    if (v > 0).all():
+        known = {
+            "Q": _cochran(design),
+            "share significant": lambda r: np.mean(np.abs(r.y) > _SIGNIFICANT * np.sqrt(v), axis=1),
+        }
+    return {
+        **known,
         "smallest effect": lambda r: r.y.min(axis=1),
         "largest effect": lambda r: r.y.max(axis=1),
     }
 
 
-def of_scores(v: Array) -> dict[str, Quantity]:
+def _of_scores(v: Array) -> dict[str, Quantity]:
     """The tails and the skewness of z, and small studies."""
     found: dict[str, Quantity] = {
         "largest |z|": lambda r: np.abs(r.z).max(axis=1),
@@ -63,7 +89,7 @@ def of_scores(v: Array) -> dict[str, Quantity]:
     return found
 
 
-def of_dispersion(columns: Mapping[str, Array]) -> dict[str, Quantity]:
+def _of_dispersion(columns: Mapping[str, Array]) -> dict[str, Quantity]:
     """The correlation of |z| with each moderator (k,) that is not constant."""
 
     def with_column(column: Array) -> Quantity:
@@ -76,22 +102,73 @@ def of_dispersion(columns: Mapping[str, Array]) -> dict[str, Quantity]:
     }
 
 
-def cochran(scale: Callable[[Array], Array], X: Array) -> Quantity:
-    """Σ (y − Xb)²/v, or (y − Xb)'V⁻¹(y − Xb), with b by weights V⁻¹.
+def _cochran(design: Design) -> Quantity:
+    """Σ (y − Xb)²/v, or (y − Xb)'V⁻¹(y − Xb), with b by weights V⁻¹."""
+    blocks = [
+        (block.rows, np.linalg.inv(np.linalg.cholesky(block.covariance))) for block in design.blocks
+    ]
 
-    Parameters
-    ----------
-    scale : function
-        From rows (m, k) of any numbers to the same with sampling errors of variance 1, independent.
-    X : ndarray, shape (k, p)
-    """
-    basis, _ = np.linalg.qr(scale(X.T).T)
+    def scale(rows: Array) -> Array:
+        """With sampling errors that are independent and of variance 1."""
+        found = rows / np.sqrt(design.v)
+        for here, root in blocks:
+            found[:, here] = rows[:, here] @ root.T
+        return np.asarray(found)
+
+    basis, _ = np.linalg.qr(scale(design.X.T).T)
 
     def of_all(r: Replicate) -> Array:
         scaled = scale(r.y)
         return np.asarray(np.sum(scaled**2, axis=1) - np.sum((scaled @ basis) ** 2, axis=1))
 
     return of_all
+
+
+def _of_level(term: ScaleTerm) -> dict[str, Quantity]:
+    """Of each effect of its groups, by least squares: their SD, and how it hangs on moderators."""
+    found: dict[str, Quantity] = {}
+    for k, effect in enumerate(term.effects):
+        groups = np.flatnonzero(term.used[:, k])
+        if len(groups) < 2:
+            continue
+        slope = term.grouping.slope is not None
+        label = f"{term.name}: {effect}" if len(term.effects) > 1 else term.name
+        own = _estimates(term, k, groups)
+        for j, other in enumerate(term.effects[:k]):
+            both = np.flatnonzero(term.used[:, j] & term.used[:, k])
+            if len(both) > 2:
+                pair = _estimates(term, j, both), _estimates(term, k, both)
+                found[f"cor of effects ({term.name}: {other}, {effect})"] = _together(*pair)
+        found[f"SD of {'slopes' if slope else 'means'} ({label})"] = _spread(own)
+        for name, column in zip(term.names, term.Z[groups, k].T, strict=True):
+            if np.ptp(column) > 0:
+                what = "slope" if slope else "mean"
+                found[f"cor(|{what}|, {label}: {name})"] = _size_along(own, column)
+    return found
+
+
+def _estimates(term: ScaleTerm, k: int, groups: npt.NDArray[np.intp]) -> sparse.csr_array:
+    """Weights (groups, n) of the rows in the least-squares effect k of each of the groups."""
+    slopes = term.slopes[:, k]
+    row = np.flatnonzero(slopes)
+    size = np.bincount(term.index, slopes**2, minlength=len(term.groups))
+    weights = slopes[row] / size[term.index[row]]
+    shape = (len(term.groups), len(slopes))
+    return sparse.csr_array((weights, (term.index[row], row)), shape=shape)[groups]
+
+
+def _spread(own: sparse.csr_array) -> Quantity:
+    return lambda r: np.std(own @ r.residual.T, axis=0, ddof=1)
+
+
+def _size_along(own: sparse.csr_array, column: Array) -> Quantity:
+    return lambda r: correlate(np.abs(own @ r.residual.T).T, column)
+
+
+def _together(one: sparse.csr_array, other: sparse.csr_array) -> Quantity:
+    return lambda r: np.mean(
+        standardised((one @ r.residual.T).T) * standardised((other @ r.residual.T).T), axis=1
+    )
 
 
 def your_own(name: str, quantity: Callable[[Array], float]) -> Quantity:

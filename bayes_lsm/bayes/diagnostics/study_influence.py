@@ -1,95 +1,129 @@
-"""How far each study moves the posterior.
+"""How far each study, or cluster, moves the posterior, and where its effects lie without it.
 
-The posterior without a study is that of all draws with weights 1/p(y_i | α, β), Pareto-smoothed;
-where those cannot be trusted the model is refitted without the study. What is compared are medians,
-in units of the posterior SD (1.4826 MAD): means and SDs hang on the tails, which a weakly
-identified scale coefficient has long.
+The posterior without it is that of all draws with weights 1/p(y_left_out | β, α, …),
+Pareto-smoothed; where those cannot be trusted the model is refitted without it. What is compared
+are medians, in units of the posterior SD (1.4826 MAD): means and SDs hang on the tails, which a
+weakly identified scale coefficient has long.
+
+The effects of a study depend on each other, so that their PIT are taken one after another
+(Rosenblatt 1952, doi:10.1214/aoms/1177729394), each given the other studies and those before it in
+its own,
+
+    P(new effect_i ≤ y_i | y_left, y_1, …, y_i−1)
+
+which are independent and uniform where the model is right.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.special import ndtr, softmax
 
-from bayes_lsm.bayes.cross_validation.loo import checked_studies, densities
+from bayes_lsm.bayes.cross_validation.elpd import Elpd
+from bayes_lsm.bayes.cross_validation.level_integrals import LevelIntegrals
+from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.engines.diagnostics import LARGEST_PARETO_K
-from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
+from bayes_lsm.bayes.engines.direct import sample_directly
 from bayes_lsm.bayes.engines.pareto import smooth_weights
+from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
-from bayes_lsm.design.subsets import Array
+from bayes_lsm.design.subsets import Indices
 from bayes_lsm.progress import track
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.posterior import Posterior
+    from bayes_lsm.design.design import Design
 
 # The SD of a normal distribution is that many times its median absolute deviation.
 MAD_TO_SD = 1.482602218505602
 _FEW = 5
 
 
-def study_influence(fit: Posterior, *, progress: bool = True) -> pd.DataFrame:
+def study_influence(
+    fit: Posterior, left_out: Elpd, *, progress: bool = True
+) -> tuple[Elpd, pd.DataFrame]:
     """What becomes of the coefficients without each study.
 
     Parameters
     ----------
     fit : BayesFit
+    left_out : Elpd
+        By ``fit.loo()`` or ``fit.psis_loo()``, of the studies or clusters that are meant; only with
+        the first is a model refitted without one.
     progress : bool, default True
-        Show a progress bar on standard error while more than a few refits are made.
+        Show a progress bar on standard error where there are more than a few.
 
     Returns
     -------
+    Elpd
+        The same with PIT that are independent.
     DataFrame
         One row a study; a column for each coefficient, such as ``scale[weeks]``, and where it is
         estimated ``study_effects[df]``: its median without the study minus that with it, in
         posterior SDs; of ν in those of ln ν. refitted: whether by a refit.
-
-    Raises
-    ------
-    FitError
-        For a single study.
 
     Examples
     --------
     >>> import bayes_lsm as lsm
     >>> fit = lsm.LocationScaleModel(
     ...     "yi ~ ablat", variance="vi", data=lsm.load_dataset("bcg")).fit_bayes(seed=1)
-    >>> study_influence(fit)["scale[intrcpt]"].abs().idxmax()
+    >>> study_influence(fit, fit.loo())[1]["scale[intrcpt]"].abs().idxmax()
     'row 6'
-
     """
-    studies = checked_studies(fit)
-    medians = Medians(fit.parts())
+    studies, medians = left_out.studies, Medians(fit.parts())
     without = np.empty((len(studies.names), len(medians.names)))
-    k = np.empty(len(studies.names))
-    for u, density, _, _ in densities(fit, studies):
-        log_weights, k[u] = smooth_weights(-density)
-        without[u] = medians.weighted(log_weights)
-    refitted = ~(k <= LARGEST_PARETO_K)
+    refitted = np.zeros(len(studies.names), dtype=bool)
+    pit = None if left_out.pit is None else left_out.pit.copy()
+    integrals = LevelIntegrals(fit) if fit.draws.scale_effect is not None else None
+    slow = progress and len(studies.names) > _FEW
+    for u in track(range(len(studies.names)), f"Leaving {studies.plural} out", progress=slow):
+        rows = studies.rows[u]
+        if integrals is not None:
+            z, density = integrals.in_order(rows)
+        else:
+            z, density = _scores(fit.design, fit.draws, rows)
+        log_weights, k = smooth_weights(-density.sum(axis=1))
+        refitted[u] = left_out.criterion == "loo" and not k <= LARGEST_PARETO_K
+        if refitted[u]:
+            again = _refit(fit, rows)
+            without[u] = Medians(again.parts(fit.design)).here
+            if len(rows) > 1:
+                z, density = _scores(fit.design, again, rows)
+                log_weights = np.zeros(len(z))
+        else:
+            without[u] = medians.weighted(log_weights)
+        if pit is not None and len(rows) > 1:
+            pit[rows] = one_after_another(z, density, log_weights)
+    index = pd.Index(studies.names, name=studies.unit)
+    table = pd.DataFrame(medians.shifts(without), index, medians.names)
+    return replace(left_out, pit=pit), table.assign(refitted=refitted)
+
+
+def _scores(design: Design, draws: Draws, rows: Indices) -> tuple[Array, Array]:
+    """Of some rows by themselves under each draw; see `ConditionalEffects.scores_in_order`."""
+    return ConditionalEffects(design.keep(rows), draws).scores_in_order()
+
+
+def one_after_another(z: Array, log_density: Array, log_weights: Array) -> Array:
+    """PIT (n,) of effects with scores z (S, n), each weighted by the densities of those before."""
+    before = np.cumsum(log_density, axis=1) - log_density
+    weights = softmax(log_weights[:, None] + before, axis=0)
+    return np.asarray(np.sum(weights * ndtr(z), axis=0))
+
+
+def _refit(fit: Posterior, rows: Indices) -> Draws:
+    """Without these rows, with the priors of all."""
+    left = fit.design.keep(np.setdiff1d(np.arange(len(fit.design.y)), rows))
     priors, df = resolve_priors(fit.design, fit.priors), df_prior(fit.design, fit.priors)
-    if can_sample(fit.design, priors, df):
-        again = np.flatnonzero(refitted)
-        for u in track(again.tolist(), "Refitting", progress=progress and len(again) > _FEW):
-            left = np.setdiff1d(np.arange(len(fit.design.y)), studies.rows[u])
-            own = sample_directly(
-                fit.design.keep(left),
-                priors,
-                df,
-                draws=len(fit.draws.flat_location),
-                seed=fit.seed,
-            ).parts(fit.design)
-            without[u] = Medians(
-                {name: (terms, each.reshape(-1, len(terms))) for name, (terms, each) in own.items()}
-            ).here
-    else:
-        refitted[:] = False
-    index = pd.Index(studies.names, name="study")
-    return pd.DataFrame(medians.shifts(without), index, medians.names).assign(refitted=refitted)
+    return sample_directly(left, priors, df, draws=fit.draws.size, seed=fit.seed)
 
 
 class Medians:
@@ -97,8 +131,9 @@ class Medians:
 
     Parameters
     ----------
-    parts : mapping of str to names and draws (draws, terms)
-        As `BayesFit.parts` has them. Effects of random intercepts are not among the medians.
+    parts : mapping of str to names and draws (..., terms)
+        As `BayesFit.parts` or `Draws.parts` has them. Effects of random intercepts are not among
+        the medians.
     """
 
     def __init__(self, parts: Mapping[str, tuple[Sequence[str], Array]]) -> None:
@@ -125,7 +160,8 @@ class Medians:
 
 def _measured(part: str, values: Array) -> Array:
     """ν by its logarithm, as it is positive and has a long tail; all else as it is."""
-    return np.log(values) if part == "study_effects" else values
+    flat = values.reshape(-1, values.shape[-1])
+    return np.log(flat) if part == "study_effects" else flat
 
 
 def _weighted_medians(ordered: Array, weights: Array) -> Array:

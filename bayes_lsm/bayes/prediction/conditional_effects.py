@@ -14,7 +14,9 @@ of its own, multiplied by a, is in N = v + a²τ²:
 so where effects are independent all is in closed form. Of Student-t effects τ² is divided by the
 weight λ of the row, which is drawn from what the data say of it (`effect_family`).
 
-The same pieces make new data of the model, and standardise residuals (`ConditionalEffects.unfold`).
+The same pieces make new data of the model, and standardise residuals (`ConditionalEffects.unfold`);
+of Student-t effects, which are those of single rows, residuals have no normal root, and are drawn
+and scored row by row.
 
 Whatever is asked of the effects is a linear combination of them. Nothing is larger than a block,
 for so many draws at a time as keep it small; rows that share nothing are taken some at a time.
@@ -31,6 +33,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from bayes_lsm.bayes.draws import Array, Draws, row_blocks
+from bayes_lsm.bayes.normal_scores import normal_scores
 from bayes_lsm.bayes.prediction.effect_family import EffectFamily, family_of
 from bayes_lsm.bayes.pymc_model.effect_blocks import (
     Block,
@@ -38,8 +41,10 @@ from bayes_lsm.bayes.pymc_model.effect_blocks import (
     factor_starts,
     list_blocks,
 )
+from bayes_lsm.bayes.student.effects import sample_effects, student_log_likelihood
 from bayes_lsm.bayes.term_draws import TermDraws, split_terms
 from bayes_lsm.design.design import Design
+from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_factors
 from bayes_lsm.links import tau2_from_log
 
 Index = npt.NDArray[np.intp]
@@ -211,8 +216,23 @@ class ConditionalEffects:
         return drawn
 
     def standardise(self, residuals: Array) -> Array:
-        """z = C⁻¹r of residuals r (S, n), one row for each draw of the fit; see `unfold`."""
-        return self._transform(residuals, -0.5)
+        """z = C⁻¹r of residuals r (S, n), one row for each draw of the fit; see `unfold`.
+
+        Of Student-t effects the normal score of each row's distribution.
+        """
+        if self.draws.df is None:
+            return self._transform(residuals, -0.5)
+        draws = self.draws
+        log_tau2 = draws.flat_scale @ self.design.Z.T
+        return normal_scores(residuals, self.design.v, log_tau2, draws.flat_df)
+
+    def new_residuals(self, rng: np.random.Generator) -> Array:
+        """r (S, n) of new groups as large as the observed ones, one set for each draw."""
+        shape = (self.draws.size, len(self.design.y))
+        if self.draws.df is None:
+            return self.unfold(rng.standard_normal(shape))
+        tau2 = tau2_from_log(self.draws.flat_scale @ self.design.Z.T)
+        return sample_effects(np.zeros(shape), self.design.v, tau2, self.draws.flat_df, rng)
 
     def unfold(self, z: Array) -> Array:
         """r = Cz of standard normal z (S, n): normal with the covariance Σ = CC' of the draw.
@@ -249,6 +269,10 @@ class ConditionalEffects:
         z = (x − a'w)/√(1 + a'Pa), where x is a residual of V or N made independent of variance 1,
         and a its row of B.
         """
+        if self.draws.df is not None:
+            beta, alpha, df = self.draws.flat_location, self.draws.flat_scale, self.draws.flat_df
+            own = student_log_likelihood(self.design, beta, alpha, df)
+            return self.standardise(self.design.y - beta @ self.design.X.T), own
         score, log_density = np.empty((2, self.draws.size, len(self.design.y)))
         for block in (each for each in self._blocks if len(each.rows)):
             for draws in self._draws_at_a_time(block, len(block.rows)):
@@ -265,33 +289,6 @@ class ConditionalEffects:
                     score[draws, block.rows[i]] = error / np.sqrt(variance)
                     log_density[draws, block.rows[i]] = -0.5 * np.log(variance) - log_root[:, i]
         return score, log_density - 0.5 * (score**2 + np.log(2 * np.pi))
-
-    def log_densities(self, cluster: Index) -> Array:
-        """ln p(y) of clusters of rows (S, clusters) under each draw, all effects integrated out.
-
-        Parameters
-        ----------
-        cluster : ndarray of int, shape (n,)
-            The number of each row's cluster; no effect and no error is shared by two of them.
-
-        Notes
-        -----
-        With x = N^−½r and B = N^−½AT it is −½ [n ln 2π + ln |N| + ln |K| + x'x − x'BK⁻¹B'x] of a
-        block.
-        """
-        found = np.zeros((self.draws.size, int(cluster.max()) + 1))
-        for block in (each for each in self._blocks if len(each.rows)):
-            for draws in self._draws_at_a_time(block, 1):
-                x, B, log_root = self._independent(block, draws)
-                each = -log_root - 0.5 * (x**2 + np.log(2 * np.pi))
-                np.add.at(found[draws].T, cluster[block.rows], each.T)
-                if B.shape[2]:
-                    transposed = np.swapaxes(B, 1, 2)
-                    root = np.linalg.cholesky(np.eye(B.shape[2]) + transposed @ B)
-                    half = np.linalg.solve(root, transposed @ x[..., None])[..., 0]
-                    log_det = np.log(np.diagonal(root, axis1=1, axis2=2))
-                    found[draws, cluster[block.rows[0]]] += np.sum(0.5 * half**2 - log_det, axis=1)
-        return found
 
     def log_densities_given_others(self) -> Array:
         """ln p(y_i | y_−i) of each row given all other rows (S, n), under each draw.
@@ -410,7 +407,9 @@ class ConditionalEffects:
         size = len(tau)
         pool = [np.zeros((size, 1)), np.ones((size, 1))]
         pool += [
-            np.linalg.cholesky(each.correlation[draws]).reshape(size, -1)
+            correlation_factors(
+                each.kappa[draws], len(each.term.effects), each.term.correlation
+            ).reshape(size, -1)
             for each, start in zip(terms, starts, strict=True)
             if start >= 0
         ]

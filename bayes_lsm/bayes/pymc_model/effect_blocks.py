@@ -113,7 +113,7 @@ def list_blocks(
 ) -> tuple[list[Block], tuple[tuple[Index, Array], ...]]:
     """The blocks that have effects (with correlated errors all), and `EffectBlocks.single`."""
     starts = effect_starts(design)
-    alone = [not design.blocks and _has_single_rows(term) for term in design.terms]
+    alone = [not design.blocks and term.is_of_rows for term in design.terms]
     pairs = list(zip(design.terms, starts[:-1], alone, strict=True))
     single = tuple(
         (start + term.index, term.slopes[:, 0] ** 2) for term, start, is_alone in pairs if is_alone
@@ -153,10 +153,6 @@ def factor_starts(terms: tuple[ScaleTerm, ...]) -> list[int]:
         starts.append(start if correlated else -1)
         start += s * s if correlated else 0
     return starts
-
-
-def _has_single_rows(term: ScaleTerm) -> bool:
-    return len(term.effects) == 1 and len(term.groups) == len(term.index)
 
 
 def _connect(
