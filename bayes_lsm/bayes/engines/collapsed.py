@@ -18,7 +18,7 @@ import numpy as np
 
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.engines.coordinates import Coordinates
-from bayes_lsm.bayes.engines.importance_sampling import draw_weighted, propose_phi
+from bayes_lsm.bayes.engines.importance_sampling import propose_phi, sample_target
 from bayes_lsm.bayes.term_draws import join_terms, terms_of
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
@@ -47,7 +47,7 @@ def sample_collapsed(
 ) -> Draws:
     """Independent draws from a posterior with normal effects; see `sample_directly`."""
     require_collapsible(priors, "use engine='nuts'")
-    return draw_weighted(CollapsedTarget(design, priors), draws, seed)
+    return sample_target(CollapsedTarget(design, priors), draws, seed)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.collapsed import CollapsedTarget, can_collapse, require_collapsible
-from bayes_lsm.bayes.engines.importance_sampling import Target, draw_weighted
+from bayes_lsm.bayes.engines.importance_sampling import Target, sample_target
 from bayes_lsm.bayes.engines.student_collapsed import (
     StudentTarget,
     can_sample_student,
@@ -82,4 +82,4 @@ def sample_directly(
     """
     engine = _engine(df)
     engine.require(priors, "use engine='nuts'")
-    return draw_weighted(engine.target(design, priors, df), draws, seed)
+    return sample_target(engine.target(design, priors, df), draws, seed)

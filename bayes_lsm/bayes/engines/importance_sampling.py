@@ -68,9 +68,15 @@ class Target(Protocol):
         """All unknowns at points (m, d), as one chain."""
 
 
-def draw_weighted(target: Target, draws: int, seed: int) -> Draws:
-    """Draws of equal weight from a target, in chains, and how good they are."""
+def sample_target(target: Target, draws: int, seed: int) -> Draws:
+    """Independent draws of all unknowns, in chains; the same for the same seed."""
     rng = np.random.default_rng(seed)
+    phi, importance = draw_weighted(target, draws, rng)
+    return replace(target.draws(phi, rng), importance=importance).in_chains(_CHAINS)
+
+
+def draw_weighted(target: Target, draws: int, rng: np.random.Generator) -> tuple[Array, Importance]:
+    """Draws (draws, d) of equal weight from a target, and how good they are."""
     mixture, efficiency = _find_proposal(target, rng)
     size = min(math.ceil(1.5 * draws / max(efficiency, 0.01)), max(_LARGEST_SAMPLE, draws))
     phi = mixture.sample(size, rng)
@@ -79,8 +85,7 @@ def draw_weighted(target: Target, draws: int, seed: int) -> Draws:
     weights = np.exp(smoothed)
     chosen = resample(weights, draws, rng)
     importance = _importance(log_weights, weights, k, draws)
-    importance = replace(importance, bounded=target.coordinates.bounded)
-    return replace(target.draws(phi[chosen], rng), importance=importance).in_chains(_CHAINS)
+    return phi[chosen], replace(importance, bounded=target.coordinates.bounded)
 
 
 def propose_phi(target: Target, points: int, seed: int) -> tuple[Array, Array]:

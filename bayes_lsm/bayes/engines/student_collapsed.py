@@ -14,7 +14,7 @@ import numpy as np
 
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.engines.coordinates import Coordinates
-from bayes_lsm.bayes.engines.importance_sampling import draw_weighted, propose_phi
+from bayes_lsm.bayes.engines.importance_sampling import propose_phi, sample_target
 from bayes_lsm.bayes.student.effects import arrays
 from bayes_lsm.bayes.student.excess import Degrees, Excess
 from bayes_lsm.design.subsets import Numbers
@@ -49,7 +49,7 @@ def sample_student(
 ) -> Draws:
     """Independent draws from a posterior with Student-t study effects; see `sample_directly`."""
     require_student_priors(priors, "use engine='nuts'")
-    return draw_weighted(StudentTarget(design, priors, df), draws, seed)
+    return sample_target(StudentTarget(design, priors, df), draws, seed)
 
 
 @dataclass(frozen=True, eq=False)
