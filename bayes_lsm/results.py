@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.design.design import Design
 from bayes_lsm.tables import Printable
-
-Array = npt.NDArray[np.float64]
 
 # Rows of a result that are printed: nobody reads more, and a notebook would stand still.
 _LONGEST = 1000
@@ -91,11 +89,6 @@ class ResultTable(Printable):
 def model_title(design: Design, how: str = "") -> str:
     """``Location-Scale Model (k = 37; REML)``."""
     return f"{design.kind} ({design.size}{f'; {how}' if how else ''})"
-
-
-def stack_parts(location: pd.DataFrame, scale: pd.DataFrame) -> pd.DataFrame:
-    """Location and scale tables as one, indexed by part and term."""
-    return pd.concat({"location": location, "scale": scale}, names=["part", "term"])
 
 
 def wald_table(

@@ -194,7 +194,7 @@ def test_interruption_is_said(run, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bayes_lsm.bayes.engines.direct.sample_collapsed", interrupt)
+    monkeypatch.setattr("bayes_lsm.bayes.engines.direct.sample_target", interrupt)
     code, out, err = run("compare", "bcg", "-q")
     assert (code, out) == (130, "")
     assert "interrupted" in err

@@ -9,8 +9,8 @@ import math
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array, Index, Mask
 from bayes_lsm.design.coordinates import unit_steps
 from bayes_lsm.design.design import Design
 from bayes_lsm.likelihood.protocol import Climbs
@@ -18,10 +18,6 @@ from bayes_lsm.likelihood.rows import ascent
 from bayes_lsm.likelihood.rows.ascent import Summits
 from bayes_lsm.likelihood.rows.kernels import Problem
 from bayes_lsm.specification import Method
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
-Mask = npt.NDArray[np.bool_]
 
 # Predicted gain, relative to the log-likelihood, below which nothing is left to climb.
 _TOLERANCE = 1e-15
