@@ -93,11 +93,6 @@ def model_title(design: Design, how: str = "") -> str:
     return f"{design.kind} ({design.size}{f'; {how}' if how else ''})"
 
 
-def stack_parts(location: pd.DataFrame, scale: pd.DataFrame) -> pd.DataFrame:
-    """Location and scale tables as one, indexed by part and term."""
-    return pd.concat({"location": location, "scale": scale}, names=["part", "term"])
-
-
 def wald_table(
     names: Sequence[str],
     estimate: Array,
