@@ -142,4 +142,4 @@ def _name_studies(ax: Axes, values: Array, found: Influence, count: int, width: 
             named.append(int(i))
             right = bool(i < 0.75 * len(values))
             text = shorten(found.labels[i], width)
-            name_point(ax, text, (i + 1, values[i]), right=right, up=5)
+            name_point(ax, text, (i + 1, values[i]), right=right, up=6.5)
