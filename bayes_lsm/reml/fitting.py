@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import fields
 
 from bayes_lsm.choices import require_choice
-from bayes_lsm.design.coefficients import coefficients
+from bayes_lsm.design.coefficients import coefficients, find
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError, warn
 from bayes_lsm.reml.estimates import Test
@@ -75,7 +75,8 @@ def fit_reml(
     Viechtbauer, W., & López-López, J. A. (2022). Location-scale models for meta-analysis.
     Research Synthesis Methods, 13(6), 697-715. doi:10.1002/jrsm.1562
     """
-    fixed, bounds = dict(fixed or {}), dict(bounds or {})
+    fixed, bounds = _by_label(design, fixed or {}), _by_label(design, bounds or {})
+    start = None if start is None else _by_label(design, start)
     _check_settings(design, method, test, fixed, bounds, start)
     found = maximise(design, method, fixed=fixed, bounds=bounds, start=start)
     facts = {each.name: getattr(found, each.name) for each in fields(found)}
@@ -85,6 +86,12 @@ def fit_reml(
     fit = RemlFit(**facts)
     _warn(fit)
     return fit
+
+
+def _by_label[T](design: Design, given: Mapping[str, T]) -> dict[str, T]:
+    """What is given by coefficient, whose grouping may be left out where no other has its name."""
+    known = coefficients(design)
+    return {find(term, known, "scale term").label: value for term, value in given.items()}
 
 
 def _check_settings(
@@ -105,12 +112,6 @@ def _check_settings(
             "normal study effects"
         )
     require_informed(design, method)
-    for what, given in (("fixed value", fixed), ("bound", bounds), ("start", start or {})):
-        for term in given:
-            if term not in names:
-                raise FitError(
-                    f"a {what} is given for {term!r}, but the scale terms are {', '.join(names)}"
-                )
     for term, value in fixed.items():
         if not math.isfinite(value):
             raise FitError(f"the fixed value of {term!r} must be finite, got {value}")
