@@ -20,6 +20,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
+# Rows of a table that are shown: nobody reads more, and a notebook would stand still.
+LONGEST = 1000
 # Below this a number is as good as 0; above that its fixed digits cannot be read.
 _NOISE, _LARGEST = 1e-12, 1e8
 

@@ -7,9 +7,8 @@ from dataclasses import replace
 import pandas as pd
 
 from bayes_lsm.report.page import Table
-from bayes_lsm.tables import Cells, as_cells
+from bayes_lsm.tables import LONGEST, Cells, as_cells
 
-LONGEST = 1000
 _DIGITS = 3
 
 
