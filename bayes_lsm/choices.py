@@ -49,6 +49,26 @@ def require_choice(
     raise error(f"{name} must be {_in_words(allowed)}, got {given!r}{end}")
 
 
+def require_known(whose: str, what: str, given: str, known: Iterable[str]) -> None:
+    """Raise an error unless a name is among those that a model, a table or a result has.
+
+    Raises
+    ------
+    FitError
+
+    Examples
+    --------
+    >>> require_known("the scale part", "term", "weeks", ["intrcpt", "age"])
+    Traceback (most recent call last):
+        ...
+    bayes_lsm.errors.FitError: the scale part has no term 'weeks'; it has 'intrcpt', 'age'
+    """
+    names = list(known)
+    if given not in names:
+        listed = ", ".join(map(repr, names)) or "none"
+        raise FitError(f"{whose} has no {what} {given!r}; it has {listed}")
+
+
 def require_level(level: float) -> None:
     """Raise an error unless a confidence level lies between 0 and 1.
 

@@ -12,10 +12,8 @@ from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.design.design import Design
-from bayes_lsm.tables import Printable
+from bayes_lsm.tables import LONGEST, Printable
 
-# Rows of a result that are printed: nobody reads more, and a notebook would stand still.
-_LONGEST = 1000
 
 
 class Fit(Protocol):
@@ -73,9 +71,9 @@ class ResultTable(Printable):
     def notes(self) -> tuple[str, ...]:
         """What a reader of the table has to know."""
         rows = len(self.table)
-        if rows <= _LONGEST:
+        if rows <= LONGEST:
             return self.remarks
-        cut = f"the first {_LONGEST} of {rows} rows are shown; to_dataframe() has them all"
+        cut = f"the first {LONGEST} of {rows} rows are shown; to_dataframe() has them all"
         return (cut, *self.remarks)
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -83,7 +81,7 @@ class ResultTable(Printable):
         return self.table.copy()
 
     def _table(self) -> pd.DataFrame:
-        return super()._table().head(_LONGEST)
+        return super()._table().head(LONGEST)
 
 
 def model_title(design: Design, how: str = "") -> str:
