@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.arrays import Mask
 from bayes_lsm.design.design import Design
 from bayes_lsm.results import ResultTable
 
-Mask = npt.NDArray[np.bool_]
 Interval = Literal["eti", "hdi"]
 ScaleUncertainty = Literal["propagated", "plug-in"]
 

@@ -7,11 +7,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.cross_validation.loo import kfold, loo, psis_loo, waic
 from bayes_lsm.bayes.datatree import build_datatree
 from bayes_lsm.bayes.diagnostics.checks import posterior_predictive_check
 from bayes_lsm.bayes.diagnostics.diagnosis import diagnose
-from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.evidence import marginal_likelihood
 from bayes_lsm.bayes.evidence.bayes_factor import bayes_factor
 from bayes_lsm.bayes.evidence.evidence import Evidence

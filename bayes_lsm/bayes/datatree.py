@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.coordinates import DIMS, are_correlations, coordinates, row_dim
 from bayes_lsm.bayes.cross_validation.entries import pointwise_log_likelihood
-from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD, resolve_priors

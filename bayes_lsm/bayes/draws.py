@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.coordinates import are_correlations
 from bayes_lsm.design.design import Design
 from bayes_lsm.likelihood.blocks.correlation_matrices import pair_correlations
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from bayes_lsm.bayes.draws import Array, Draws, row_blocks
+from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.draws import Draws, row_blocks
 from bayes_lsm.bayes.student.effects import student_log_likelihood
 from bayes_lsm.bayes.term_draws import flat_coefficients, split_terms
 from bayes_lsm.design.design import Design

@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.bayes.draws import Array, Draws, Importance
+from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.draws import Draws, Importance
 from bayes_lsm.bayes.resolved_priors.notes import prior_notes
 from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD
 from bayes_lsm.bayes.student.effects import describe, df_prior, integrated_out

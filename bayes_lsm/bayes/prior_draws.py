@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.resolved_priors.resolve import scale_sd_prior
 from bayes_lsm.bayes.student.effects import df_prior, sample_df
 from bayes_lsm.bayes.term_draws import RandomInterceptDraws, join_terms, terms_of

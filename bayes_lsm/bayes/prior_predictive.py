@@ -14,9 +14,9 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.arrays import Index
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.bayes.bayes_fit import BayesFit
-from bayes_lsm.bayes.draws import Array, Draws, row_blocks
+from bayes_lsm.bayes.draws import Draws, row_blocks
 from bayes_lsm.bayes.engines.diagnostics import convergence
 from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.resolved_priors.resolve import pieces, resolve_priors

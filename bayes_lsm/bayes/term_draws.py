@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.bayes.draws import Array, Draws, Importance, row_blocks
+from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.draws import Draws, Importance, row_blocks
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.formulas.random_intercepts import RandomIntercept

@@ -10,12 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.arrays import Index
 from bayes_lsm.design import frames
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 
 Cluster = str | Sequence[Any]
-Index = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)

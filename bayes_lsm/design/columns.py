@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.errors import DataError
-
-Array = npt.NDArray[np.float64]
 
 # Columns are compared after centring and scaling to length 1, where rounding leaves about 1e-15
 # times a modest factor; moderators that differ in one part in 1e8 still count as different.

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.design.design import Design
-
-Array = npt.NDArray[np.float64]
 
 
 def unit_steps(design: Design) -> Array:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.design import frames
 from bayes_lsm.design.frames import DroppedRow, some
 from bayes_lsm.design.lone_levels import LoneLevel, lone_levels
@@ -29,9 +30,6 @@ from bayes_lsm.errors import DataError, DroppedRowsWarning, FitError, Specificat
 from bayes_lsm.formulas.random_intercepts import split_random_intercepts
 from bayes_lsm.formulas.term_names import Kind
 from bayes_lsm.specification import Specification
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)

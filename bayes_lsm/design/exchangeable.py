@@ -12,15 +12,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.design.clusters import Cluster, Clusters, read_clusters, shared
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
 
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
 PartName = Literal["location", "scale"]
 
 

@@ -15,10 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.errors import DataError
 from bayes_lsm.formulas.term_names import Kind
-
-Array = npt.NDArray[np.float64]
 
 _INFERRED: dict[str, Kind] = {
     "string": "text",

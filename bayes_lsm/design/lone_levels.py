@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.design.frames import some
 from bayes_lsm.design.part import factor_levels, shown_level
 from bayes_lsm.design.scale_terms import ScaleTerm
-
-Array = npt.NDArray[np.float64]
 
 # What X leaves of a group's indicator, relative to its length, where X contains it up to rounding.
 _ABSORBED = 1e-8

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm import formulas
+from bayes_lsm.arrays import Array
 from bayes_lsm.design import frames
 from bayes_lsm.design.part import Part, apply_part
 from bayes_lsm.design.scale_terms import ScaleTerm
@@ -17,8 +17,6 @@ from bayes_lsm.errors import DataError
 from bayes_lsm.formulas.random_intercepts import split_random_intercepts
 from bayes_lsm.formulas.term_names import Kind
 from bayes_lsm.specification import Specification
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

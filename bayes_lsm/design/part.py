@@ -19,12 +19,11 @@ from formulaic.errors import DataMismatchWarning
 from formulaic.parser.types import Term
 
 from bayes_lsm import formulas
+from bayes_lsm.arrays import Array
 from bayes_lsm.design.columns import check_columns
 from bayes_lsm.design.frames import level_text, some
 from bayes_lsm.errors import DataError, FormulaError
 from bayes_lsm.formulas.term_names import Kind, term_names
-
-Array = npt.NDArray[np.float64]
 
 # 4 GB of floats: more than a meta-analysis needs, less than brings a machine down.
 _MAX_ENTRIES = 500_000_000

@@ -15,13 +15,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.design import frames
 from bayes_lsm.design.frames import some
 from bayes_lsm.errors import DataError
 from bayes_lsm.specification import MATRIX, SamplingCovariance, Specification
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
 
 # Covariances are often typed in with a few digits: relative to the largest entry.
 _SYMMETRY = 1e-8

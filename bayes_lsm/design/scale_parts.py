@@ -7,17 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm import formulas
+from bayes_lsm.arrays import Array
 from bayes_lsm.design import frames
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.part import Part, apply_part
 from bayes_lsm.errors import DataError, FitError
 from bayes_lsm.formulas.term_names import Kind
-
-Array = npt.NDArray[np.float64]
 
 # Values that a numeric column without influence may take, so that its terms can be computed.
 _ANY_NUMBER = (1.0, 2.0, 0.5, 10.0, 100.0, 0.0, -1.0)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm import formulas
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.design import frames
 from bayes_lsm.design.part import Part, build_part
 from bayes_lsm.errors import DataError
@@ -29,9 +30,6 @@ from bayes_lsm.formulas.random_intercepts import (
 )
 from bayes_lsm.formulas.term_names import Kind
 from bayes_lsm.specification import Correlation
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,11 +13,11 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import PriorBlock
 
-Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
 
 

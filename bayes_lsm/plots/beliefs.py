@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.choices import require_choice, require_known
 from bayes_lsm.plots.canvas import (
     BLUE,
     GREY,
     VERMILLION,
-    Array,
     GivenAxes,
     Panels,
     legend,

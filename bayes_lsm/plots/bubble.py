@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
     BLACK,
@@ -16,7 +17,6 @@ from bayes_lsm.plots.canvas import (
     GREY,
     ORANGE,
     VERMILLION,
-    Array,
     Transform,
     canvas,
     fence,

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.errors import FitError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Array = npt.NDArray[np.float64]
 Transform = Callable[[Array], Array]
 type Panels = npt.NDArray[Any]
 type GivenAxes = Sequence[Axes] | Panels | None

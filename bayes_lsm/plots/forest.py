@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.plots.canvas import (
     BLACK,
     BLUE,
@@ -17,7 +18,6 @@ from bayes_lsm.plots.canvas import (
     SIZE,
     SMALLEST_FONT,
     VERMILLION,
-    Array,
     Transform,
     fence,
     font_of,

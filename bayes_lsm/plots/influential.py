@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.choices import require_known
 from bayes_lsm.plots.canvas import (
     BLUE,
@@ -15,7 +16,6 @@ from bayes_lsm.plots.canvas import (
     SIZE,
     SMALL,
     VERMILLION,
-    Array,
     GivenAxes,
     Panels,
     name_point,

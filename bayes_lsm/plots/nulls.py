@@ -6,19 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.choices import require_known
 from bayes_lsm.errors import FitError
-from bayes_lsm.plots.canvas import (
-    BLACK,
-    GREY,
-    SIZE,
-    VERMILLION,
-    Array,
-    canvas,
-    legend,
-    name_axes,
-    number,
-)
+from bayes_lsm.plots.canvas import BLACK, GREY, SIZE, VERMILLION, canvas, legend, name_axes, number
 from bayes_lsm.plots.reading import refuse_fit
 
 if TYPE_CHECKING:

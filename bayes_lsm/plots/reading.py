@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.choices import require_known
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from bayes_lsm.bayes.bayes_fit import BayesFit
     from bayes_lsm.reml.reml_fit import RemlFit
 
-Array = npt.NDArray[np.float64]
 type AnyFit = "RemlFit | BayesFit"
 
 

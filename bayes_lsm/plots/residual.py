@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import betaincinv, ndtri
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
     BLUE,
     GREY,
     PALE,
-    Array,
     canvas,
     farthest,
     fence,

@@ -8,18 +8,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
-from bayes_lsm.plots.canvas import (
-    COLOURS,
-    GREY,
-    MARKERS,
-    STYLES,
-    Array,
-    canvas,
-    legend,
-    name_axes,
-)
+from bayes_lsm.plots.canvas import COLOURS, GREY, MARKERS, STYLES, canvas, legend, name_axes
 from bayes_lsm.plots.reading import (
     AnyFit,
     column_of,

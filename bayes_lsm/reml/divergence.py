@@ -16,11 +16,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.linalg import qr
 
-Array = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
+from bayes_lsm.arrays import Array, Mask
 
 # Relative size below which a number is the rounding of 0.
 _ZERO = 1e-9

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.design.coefficients import coefficients, scale_places
 from bayes_lsm.design.design import Design
 from bayes_lsm.likelihood.blocks.covariance import loadings
@@ -23,7 +24,6 @@ from bayes_lsm.reml.uninformed import location_directions, say, without_unknown
 from bayes_lsm.results import model_title, wald_table
 from bayes_lsm.specification import Method
 
-Array = npt.NDArray[np.float64]
 Test = Literal["z", "t", "knha"]
 
 

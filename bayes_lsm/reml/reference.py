@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import gammaln, ndtr, ndtri, stdtr, stdtrit
 
-Array = npt.NDArray[np.float64]
+from bayes_lsm.arrays import Array
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.reml.diagnostics.check import check
@@ -34,8 +34,6 @@ from bayes_lsm.reml.uninformed import mean_of_known
 from bayes_lsm.reml.wald import ChiSquareTest, FTest, cochran_q, omnibus
 from bayes_lsm.results import wald_table
 from bayes_lsm.tables import Printable, format_table, text_table, wrap_notes
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

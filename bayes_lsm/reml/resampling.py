@@ -6,13 +6,11 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.errors import FitError
 from bayes_lsm.progress import track
 from bayes_lsm.reml.estimates import Estimates
-
-Array = npt.NDArray[np.float64]
 
 # Two statistics nearer than this are equal: the accuracy of an ascent, and not a difference.
 TIED = 1e-6

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.design.coefficients import scale_places
 from bayes_lsm.reml.estimates import Estimates
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

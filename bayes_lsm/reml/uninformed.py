@@ -11,10 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
+from bayes_lsm.arrays import Array, Mask
 
 # Relative size below which a number is the rounding of 0.
 _ZERO = 1e-9

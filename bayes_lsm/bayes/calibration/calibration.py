@@ -18,6 +18,7 @@ from typing import ClassVar, Literal, cast
 import numpy as np
 import pandas as pd
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.calibration.replications import (
     LEVELS,
     Refits,
@@ -28,7 +29,6 @@ from bayes_lsm.bayes.calibration.replications import (
     refit,
 )
 from bayes_lsm.bayes.calibration.uniformity import rank_ecdf, simultaneous_band, uniformity_pvalue
-from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import said_before

@@ -15,6 +15,7 @@ from typing import ClassVar, Literal, cast
 import numpy as np
 import pandas as pd
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.calibration.replications import (
     LEVELS,
     Refits,
@@ -25,7 +26,7 @@ from bayes_lsm.bayes.calibration.replications import (
     refit,
 )
 from bayes_lsm.bayes.coordinates import coordinates
-from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.student.effects import df_prior, said_before
 from bayes_lsm.bayes.term_draws import join_terms, terms_of
 from bayes_lsm.capabilities import require_capable

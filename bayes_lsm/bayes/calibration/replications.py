@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.compiled_models import compile_model
 from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.engines.direct import sample_directly

@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import bdtr, bdtrc
 
-Array = npt.NDArray[np.float64]
+from bayes_lsm.arrays import Array
+
 Ranks = npt.NDArray[np.int64]
 
 _SIMULATIONS = 20_000

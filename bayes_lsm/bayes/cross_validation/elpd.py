@@ -10,7 +10,8 @@ from typing import ClassVar, Literal
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.design.subsets import Array, Studies
+from bayes_lsm.arrays import Array
+from bayes_lsm.design.subsets import Studies
 from bayes_lsm.errors import FitError
 from bayes_lsm.tables import Printable
 

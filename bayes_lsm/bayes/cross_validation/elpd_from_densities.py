@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from scipy.special import logsumexp
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.cross_validation.refits import Predictions
 from bayes_lsm.bayes.engines.diagnostics import LARGEST_PARETO_K
 from bayes_lsm.bayes.engines.pareto import smooth_weights
 from bayes_lsm.bayes.student.effects import integrated_out, said_before
-from bayes_lsm.design.subsets import Array, Indices, Studies
+from bayes_lsm.design.subsets import Indices, Studies
 from bayes_lsm.errors import ConvergenceWarning, FitError, warn
 
 if TYPE_CHECKING:

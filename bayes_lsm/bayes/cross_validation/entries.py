@@ -20,9 +20,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.coordinates import row_dim
 from bayes_lsm.bayes.cross_validation.given_draws import given_draws
-from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.design.clusters import independent_clusters
 from bayes_lsm.design.design import Design

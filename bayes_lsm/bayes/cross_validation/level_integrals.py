@@ -21,10 +21,11 @@ from functools import cached_property
 import numpy as np
 from scipy.special import logsumexp, ndtr, ndtri
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.term_draws import TermDraws, flat_coefficients, split_terms
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import Array, Indices
+from bayes_lsm.design.subsets import Indices
 from bayes_lsm.likelihood.blocks.row_sums import RowSums
 
 # The integrals go to so many ω: what lies beyond has a prior probability of 1e-15.

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.cross_validation.deletion import deletion_of
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.cross_validation.elpd_from_densities import (
@@ -37,7 +38,7 @@ from bayes_lsm.bayes.cross_validation.units import Unit, are_independent, read_u
 from bayes_lsm.bayes.resolved_priors.propriety import require_proper_without
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.design.clusters import Cluster
-from bayes_lsm.design.subsets import Array, Indices, Studies
+from bayes_lsm.design.subsets import Indices, Studies
 from bayes_lsm.errors import FitError
 from bayes_lsm.progress import track
 

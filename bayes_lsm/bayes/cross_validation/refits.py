@@ -20,9 +20,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import logsumexp
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.engines.diagnostics import SMALLEST_ESS, dominated
 from bayes_lsm.bayes.engines.pareto import smooth_weights
-from bayes_lsm.design.subsets import Array, Indices, Studies
+from bayes_lsm.design.subsets import Indices, Studies
 from bayes_lsm.likelihood.protocol import Deletion
 from bayes_lsm.progress import track
 

@@ -20,12 +20,13 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 import pandas as pd
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.diagnostics.discrepancies import (
     Replicate,
     quantities_of,
     your_own,
 )
-from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError

@@ -26,9 +26,10 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtr, softmax
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.cross_validation.level_integrals import LevelIntegrals
-from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.diagnostics import LARGEST_PARETO_K
 from bayes_lsm.bayes.engines.direct import sample_directly
 from bayes_lsm.bayes.engines.pareto import smooth_weights

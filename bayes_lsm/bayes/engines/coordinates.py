@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bayes_lsm.bayes.draws import Array
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.engines.proposal import Fixed
 from bayes_lsm.priors import Cauchy, Flat
 from bayes_lsm.priors.family import Univariate

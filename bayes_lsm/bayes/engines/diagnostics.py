@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from bayes_lsm.bayes.draws import Array, Draws, Importance
+from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.draws import Draws, Importance
 from bayes_lsm.design.design import Design
 
 LARGEST_R_HAT = 1.01

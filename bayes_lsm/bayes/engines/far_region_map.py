@@ -20,7 +20,7 @@ import numpy as np
 from scipy.optimize import nnls
 from scipy.special import expit, ndtri
 
-from bayes_lsm.bayes.draws import Array
+from bayes_lsm.arrays import Array
 
 KNOTS = np.arange(0.5, 3.6, 0.25)  # κ_j
 SHARPNESS = 0.15  # h: with less of it the sampler has to go by shorter steps

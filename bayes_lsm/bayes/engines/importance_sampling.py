@@ -23,7 +23,8 @@ from typing import Protocol
 
 import numpy as np
 
-from bayes_lsm.bayes.draws import Array, Draws, Importance
+from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.draws import Draws, Importance
 from bayes_lsm.bayes.engines.coordinates import Coordinates
 from bayes_lsm.bayes.engines.pareto import smooth_weights
 from bayes_lsm.bayes.engines.proposal import Mixture, fit_mixture

@@ -12,7 +12,8 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.compiled_models import compile_model
 from bayes_lsm.bayes.pymc_model.graph import BUILDERS, build_switchable_pymc_model
 from bayes_lsm.bayes.pymc_model.likelihood_node import rows_on

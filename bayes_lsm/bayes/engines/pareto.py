@@ -11,7 +11,8 @@ import math
 import numpy as np
 from scipy.special import logsumexp
 
-from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.draws import Draws
 
 
 def relative_efficiency(draws: Draws, log_weights: Array) -> float:

@@ -19,7 +19,7 @@ import numpy as np
 from scipy.linalg import eigh
 from scipy.optimize import minimize
 
-from bayes_lsm.bayes.draws import Array
+from bayes_lsm.arrays import Array
 
 _DF = 3.0  # of the multivariate t
 _NEAR = 0.97  # share of the draws that are bent to

@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.direct import require_direct, sample_directly
 from bayes_lsm.bayes.evidence.evidence import Evidence, read_evidence
 from bayes_lsm.bayes.evidence.model_average import ModelAverage, describe, probabilities

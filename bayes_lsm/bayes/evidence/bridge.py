@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import expit, log_expit, logsumexp
 
-from bayes_lsm.bayes.draws import Array
+from bayes_lsm.arrays import Array
 
 MOST_ITERATIONS = 1000
 _SAME = 1e-10

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from bayes_lsm.bayes.draws import Array
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.evidence.bridge import MOST_ITERATIONS, bridge
 from bayes_lsm.bayes.evidence.evidence import Evidence, with_error
 from bayes_lsm.bayes.posterior import Posterior

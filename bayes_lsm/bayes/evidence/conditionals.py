@@ -15,11 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logsumexp
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.engines.collapsed import normal_prior
 from bayes_lsm.bayes.student.effects import arrays
 from bayes_lsm.bayes.term_draws import are_random
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import Array, Indices, Numbers
+from bayes_lsm.design.subsets import Indices, Numbers
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.likelihood.protocol import NormalPrior
 from bayes_lsm.priors import ResolvedPriors

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.special import logsumexp
 
-from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.arrays import Array, Mask
+from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.evidence.evidence import Evidence
 from bayes_lsm.bayes.evidence.submodels import SubModel, Term, in_words
 from bayes_lsm.bayes.posterior import Posterior
@@ -25,8 +25,6 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.priors import Priors
 from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable
-
-Mask = npt.NDArray[np.bool_]
 
 _SHOWN_MODELS = 5
 

@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 from scipy.special import logsumexp
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.evidence.submodels import SubModel, Term
 from bayes_lsm.choices import require_choice
-from bayes_lsm.design.subsets import Array
 from bayes_lsm.errors import FitError
 
 ModelPrior = Literal["uniform", "beta_binomial"]

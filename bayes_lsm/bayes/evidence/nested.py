@@ -14,6 +14,7 @@ from typing import Literal
 
 import numpy as np
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.collapsed import normal_prior
 from bayes_lsm.bayes.engines.direct import sample_directly
@@ -38,7 +39,6 @@ from bayes_lsm.design.coefficients import (
     scale_places,
 )
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import Array
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.likelihood.protocol import NormalPrior

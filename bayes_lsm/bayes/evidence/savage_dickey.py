@@ -29,6 +29,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.engines.collapsed import normal_prior
 from bayes_lsm.bayes.engines.direct import require_direct
 from bayes_lsm.bayes.evidence.bayes_factor import describe_bf, grade
@@ -40,7 +41,7 @@ from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
 from bayes_lsm.bayes.student.effects import said_before
 from bayes_lsm.choices import require_choice
-from bayes_lsm.design.subsets import Array, restrict
+from bayes_lsm.design.subsets import restrict
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import PriorBlock
 from bayes_lsm.tables import Printable

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.bayes.draws import Array, row_blocks
+from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.draws import row_blocks
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.prediction.group_effects import SUMMARIES, summarise_mixtures
 from bayes_lsm.bayes.prediction.prediction_points import points_of

@@ -29,10 +29,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
-from bayes_lsm.bayes.draws import Array, Draws, row_blocks
+from bayes_lsm.arrays import Array, Index
+from bayes_lsm.bayes.draws import Draws, row_blocks
 from bayes_lsm.bayes.normal_scores import normal_scores
 from bayes_lsm.bayes.prediction.effect_family import EffectFamily, family_of
 from bayes_lsm.bayes.pymc_model.effect_blocks import (
@@ -46,8 +46,6 @@ from bayes_lsm.bayes.term_draws import TermDraws, split_terms
 from bayes_lsm.design.design import Design
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_factors
 from bayes_lsm.links import tau2_from_log
-
-Index = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)

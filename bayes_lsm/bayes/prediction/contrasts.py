@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.bayes.draws import Array
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.summaries.intervals import (
     INTERVALS,

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import ndtr, stdtr
 
-from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.arrays import Array, Index
+from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.student.effects import (
     draw_weights,
     log_sd_ratio,
@@ -23,8 +23,6 @@ from bayes_lsm.bayes.student.effects import (
 )
 from bayes_lsm.bayes.summaries.intervals import Measure
 from bayes_lsm.design.design import Design
-
-Index = npt.NDArray[np.intp]
 
 # A τ below this counts as 0.
 _SMALLEST_SD = 1e-150

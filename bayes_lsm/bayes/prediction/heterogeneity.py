@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.bayes.draws import Array, row_blocks
+from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.draws import row_blocks
 from bayes_lsm.bayes.prediction.effect_family import EffectFamily, family_of
 from bayes_lsm.bayes.prediction.prediction_points import Points, points_of, tabulate
 from bayes_lsm.bayes.summaries.intervals import (

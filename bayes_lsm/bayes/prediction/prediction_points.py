@@ -17,8 +17,9 @@ import pandas as pd
 from scipy import sparse
 from scipy.special import ndtri
 
-from bayes_lsm.bayes.draws import Array, row_blocks
-from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects, Index
+from bayes_lsm.arrays import Array, Index
+from bayes_lsm.bayes.draws import row_blocks
+from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.prediction.effect_family import EffectFamily, normal_above
 from bayes_lsm.design import frames
 from bayes_lsm.design.chosen_terms import chosen_terms, known_terms

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.bayes.draws import Array
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.student.effects import arrays, log_sd_ratio
 from bayes_lsm.capabilities import require_capable
 from bayes_lsm.tables import Printable

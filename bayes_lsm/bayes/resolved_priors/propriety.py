@@ -46,17 +46,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array, Mask
 from bayes_lsm.bayes.coordinates import are_correlations, scale_names
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.design.subsets import Indices, Studies
 from bayes_lsm.errors import FitError, PriorError
 from bayes_lsm.priors import Family, Flat, HalfNormal, PriorBlock, Priors, ResolvedPriors
-
-Array = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
 # Relative size below which a number is the rounding of 0.
 _ZERO = 1e-9

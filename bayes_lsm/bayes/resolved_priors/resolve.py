@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 from scipy.linalg import block_diag
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.coordinates import scale_names
 from bayes_lsm.bayes.resolved_priors.propriety import require_proper
 from bayes_lsm.design.design import Design
@@ -28,8 +28,6 @@ from bayes_lsm.priors import (
 )
 from bayes_lsm.priors.blocks import bind_location, bind_scale, unknown_term
 from bayes_lsm.priors.correlations import compound_symmetric, lkj
-
-Array = npt.NDArray[np.float64]
 
 DEFAULT_SCALE_SD = HalfNormal(1.0)
 

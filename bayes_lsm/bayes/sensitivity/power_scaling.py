@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bayes_lsm.bayes.draws import Array
+from bayes_lsm.arrays import Array
 
 NOTICEABLE = 0.05
 _POWERS = (0.99, 1.01)

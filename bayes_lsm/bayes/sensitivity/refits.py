@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.bayes.draws import Array
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.engines.diagnostics import LARGEST_PARETO_K, SMALLEST_ESS, dominated
 from bayes_lsm.bayes.engines.pareto import relative_efficiency, smooth_weights
 from bayes_lsm.bayes.sensitivity.subject import BlockName, Coefficient, Refitted, Subject

@@ -9,12 +9,12 @@ from itertools import count
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.linalg import block_diag
 
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.bayes.coordinates import are_correlations, row_dim
-from bayes_lsm.bayes.draws import Array, Draws, correlations_of
+from bayes_lsm.bayes.draws import Draws, correlations_of
 from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
 from bayes_lsm.bayes.engines.nuts import sample_nuts
@@ -31,7 +31,6 @@ from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.priors import Family, PartialCorrelation, PriorBlock, Priors, ResolvedPriors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 
-Index = npt.NDArray[np.intp]
 BlockName = Literal["location", "scale"]
 Kind = Literal["coefficient", "level", "correlation", "sd", "df"]
 

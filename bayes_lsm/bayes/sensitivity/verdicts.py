@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.special import ndtri
 
-from bayes_lsm.bayes.draws import Array
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.sensitivity.power_scaling import NOTICEABLE
 
 Verdict = Literal["data-driven", "prior-informed", "prior-dominated"]

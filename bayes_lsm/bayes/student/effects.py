@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaincinv
 
-from bayes_lsm.bayes.draws import Array, Draws
+from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.resolved_priors.resolve import scale_sd_prior
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import Numbers

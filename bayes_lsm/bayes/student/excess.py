@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from bayes_lsm.bayes.draws import Array
+from bayes_lsm.arrays import Array
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.priors.family import Family, Univariate
 

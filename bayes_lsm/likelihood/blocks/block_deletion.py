@@ -13,9 +13,9 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import ndtr
 
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import Studies
 from bayes_lsm.likelihood.blocks.arrange import likelihood_terms, row_variances
@@ -25,8 +25,6 @@ from bayes_lsm.likelihood.protocol import LeftOut, NormalPrior
 if TYPE_CHECKING:
     from bayes_lsm.likelihood.blocks.sums import Sums
 
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
 
 _RECENT = 4
 _ENTRIES = 4_000_000  # 32 MB for each array of points × squared columns

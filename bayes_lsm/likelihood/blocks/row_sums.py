@@ -11,17 +11,14 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.design.clusters import connected_rows
 from bayes_lsm.design.design import Design
 from bayes_lsm.likelihood.blocks.arrange import error_covariance, likelihood_terms, row_variances
 
 if TYPE_CHECKING:
     from bayes_lsm.likelihood.blocks.sums import Sums
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import ndtr
 
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.design.subsets import Numbers, Studies, take_rows
 from bayes_lsm.likelihood.protocol import LeftOut, NormalPrior
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)

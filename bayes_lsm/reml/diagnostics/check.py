@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.capabilities import require_capable
 from bayes_lsm.design.coordinates import unit_steps
 from bayes_lsm.errors import FitError
@@ -18,7 +18,6 @@ from bayes_lsm.tables import wrap_notes
 if TYPE_CHECKING:
     from bayes_lsm.reml.estimates import Estimates
 
-Array = npt.NDArray[np.float64]
 
 # Log-likelihoods this near are of one maximum.
 SAME = 1e-6

@@ -17,8 +17,8 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array, Mask
 from bayes_lsm.design.clusters import Cluster, Clusters, read_clusters
 from bayes_lsm.design.coefficients import scale_places
 from bayes_lsm.design.columns import check_columns
@@ -37,10 +37,6 @@ from bayes_lsm.reml.search.maximum import maximise
 from bayes_lsm.reml.term_estimate import TermEstimate
 from bayes_lsm.reml.uninformed import depends, mean_of_known
 from bayes_lsm.reml.wald import cochran_q
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
-Mask = npt.NDArray[np.bool_]
 
 # With more clusters than this, most refits are climbs from the estimate of all.
 _MANY = 300

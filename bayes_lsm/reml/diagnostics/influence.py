@@ -22,15 +22,13 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import chdtr
 
+from bayes_lsm.arrays import Array, Mask
 from bayes_lsm.design.clusters import Cluster, sum_by_cluster
 from bayes_lsm.reml.diagnostics.leave_one_out import LeaveOneOut, by_cluster, leave_one_out, some
 from bayes_lsm.reml.diagnostics.location_projection import project
 from bayes_lsm.reml.diagnostics.residuals import hat_values, weights
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.tables import Printable
-
-Array = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)

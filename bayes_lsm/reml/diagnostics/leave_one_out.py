@@ -7,16 +7,14 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.reml.diagnostics.deletion import Deletion, delete
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.tables import Printable
-
-Array = npt.NDArray[np.float64]
 
 _SHOWN = ("estimate", "se", "loglik", "tau2", "I2", "H2", "Q")
 

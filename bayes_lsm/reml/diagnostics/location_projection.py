@@ -10,12 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.likelihood.protocol import Covariance
 from bayes_lsm.reml.estimates import Estimates
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

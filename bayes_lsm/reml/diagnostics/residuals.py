@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.errors import FitError
@@ -25,7 +25,6 @@ from bayes_lsm.reml.diagnostics.location_projection import project
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.tables import format_cells, format_table
 
-Array = npt.NDArray[np.float64]
 ResidualKind = Literal["raw", "pearson", "standardized", "studentized_deleted"]
 WeightKind = Literal["diagonal", "rowsum"]
 

@@ -26,10 +26,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.special import fdtrc, ndtr, ndtri, stdtr, stdtrit
 
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.clusters import Cluster, Clusters, read_clusters, shared, sum_by_cluster
@@ -43,8 +43,6 @@ from bayes_lsm.reml.wald import FTest
 from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable
 
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
 Kind = Literal["CR0", "CR1", "CR2"]
 
 # Eigenvalues of B_c, relative to the largest possible, that are the rounding of 0.

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import chdtrc
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.choices import require_choice, require_level
 from bayes_lsm.contrasts import POWER, ContrastInterval, Measure, ScaleFunctions
 from bayes_lsm.reml.estimates import Estimates
@@ -21,8 +22,6 @@ from bayes_lsm.reml.intervals.profile import profile_of
 from bayes_lsm.reml.intervals.slices import slices_along
 from bayes_lsm.reml.reference import Reference
 from bayes_lsm.reml.scale_values import scale_values
-
-Array = npt.NDArray[np.float64]
 
 # A log-likelihood that is higher by less is the same up to rounding.
 _SAME = 1e-9

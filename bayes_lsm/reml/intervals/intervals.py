@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.choices import require_choice, require_level
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.design.coefficients import Coefficient, Pair, coefficients, pairs
@@ -20,7 +20,6 @@ from bayes_lsm.reml.requirements import require_log_link, require_no_bounds
 from bayes_lsm.reml.resampling import check_iterations, checked_seed
 from bayes_lsm.results import wald_table
 
-Array = npt.NDArray[np.float64]
 IntervalPart = Literal["scale", "location", "correlation"]
 IntervalMethod = Literal["wald", "profile", "permutation", "bootstrap"]
 

@@ -13,17 +13,15 @@ from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.choices import require_level
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.intervals.slices import Slices, slices_of
 from bayes_lsm.tables import format_table
-
-Array = npt.NDArray[np.float64]
 
 # Doublings of the first step on the way out, on either side.
 _FURTHEST = 24

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from functools import partial
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import ndtri
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.design.coefficients import term_columns
 from bayes_lsm.design.exchangeable import PartName, exchangeable
@@ -21,8 +21,6 @@ from bayes_lsm.reml.resampling import batches, log_tau2_of, share_at_least, simu
 from bayes_lsm.reml.search.refits import held
 from bayes_lsm.reml.search.refitter import refitter_of
 from bayes_lsm.reml.tests.permutations import RandomOrders
-
-Array = npt.NDArray[np.float64]
 
 # Doublings of the distance from the estimate before a permutation interval is called infinite, and
 # halvings to find its end: 2^-12 of the last doubling is far below the Monte Carlo error.

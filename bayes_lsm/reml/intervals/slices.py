@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array, Mask
 from bayes_lsm.design.coefficients import (
     Coefficient,
     Pair,
@@ -35,9 +35,6 @@ from bayes_lsm.reml.requirements import require_log_link, require_no_bounds
 from bayes_lsm.reml.scale_values import scale_values
 from bayes_lsm.reml.search.estimate import estimate
 from bayes_lsm.specification import Correlation, Method
-
-Array = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
 # κ of a correlation that differs from its border by 1e-10, and how fast κ counts beside ln τ².
 _FURTHEST, _PACE = 11.5, 6.0

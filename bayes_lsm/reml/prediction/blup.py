@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.choices import require_level
 from bayes_lsm.likelihood.blocks.arrange import error_covariance
 from bayes_lsm.likelihood.blocks.covariance import loadings
@@ -14,8 +14,6 @@ from bayes_lsm.predictions import Blups, truth_notes
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.prediction.group_effects import covariance_of_effects, how, interval_table
 from bayes_lsm.results import model_title
-
-Array = npt.NDArray[np.float64]
 
 
 def blup(fit: Estimates, *, level: float = 0.95) -> Blups:

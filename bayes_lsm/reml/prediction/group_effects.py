@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import sparse
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.choices import require_level
 from bayes_lsm.likelihood.blocks.covariance import loadings, stack_covariances
 from bayes_lsm.predictions import GroupEffects, index_of_effects
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.reference import Reference
 from bayes_lsm.results import model_title
-
-Array = npt.NDArray[np.float64]
 
 
 def group_effects(fit: Estimates, *, level: float = 0.95) -> GroupEffects:

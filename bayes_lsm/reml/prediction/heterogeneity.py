@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.likelihood.likelihood import likelihood_of
@@ -27,8 +27,6 @@ from bayes_lsm.reml.wald import ChiSquareTest, cochran_q
 from bayes_lsm.results import model_title
 from bayes_lsm.specification import Method
 from bayes_lsm.tables import format_table, text_table, wrap_notes
-
-Array = npt.NDArray[np.float64]
 
 # τ², relative to the total variance, at which the information about one that is 0 is computed.
 _SMALL = 1e-12

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.arrays import Array, Mask
 from bayes_lsm.choices import require_choice, require_level
 from bayes_lsm.design.new_data import NewData
 from bayes_lsm.links import tau2_from_log
@@ -25,9 +25,6 @@ from bayes_lsm.reml.prediction.variances import (
 from bayes_lsm.reml.reference import Reference
 from bayes_lsm.reml.uninformed import depends
 from bayes_lsm.results import model_title
-
-Array = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
 # A SE of ln τ² above this: the normal approximation to its distribution is poor.
 VAGUE = 2.0

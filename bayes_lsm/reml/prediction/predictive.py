@@ -22,16 +22,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import ndtri
 
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.prediction.variances import TermVariance, Uncertain, is_identity
 from bayes_lsm.reml.reference import Reference
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
 
 # The normal distribution of η is integrated over ± that many SDs, in steps that are small against
 # its SD and against the width (about 2 in ln τ²) over which an integrand changes.

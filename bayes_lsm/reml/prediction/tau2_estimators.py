@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.special import chdtri
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.choices import require_choice, require_level
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
@@ -42,7 +42,6 @@ from bayes_lsm.results import model_title, wald_table
 from bayes_lsm.specification import Method
 from bayes_lsm.tables import Printable, format_cells, format_table, text_table, wrap_notes
 
-Array = npt.NDArray[np.float64]
 Estimator = Literal["DL", "HE", "SJ", "PM", "EB", "ML", "REML"]
 
 

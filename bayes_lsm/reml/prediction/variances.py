@@ -17,6 +17,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.arrays import Array, Mask
 from bayes_lsm.design.chosen_terms import chosen_terms
 from bayes_lsm.design.coefficients import scale_places
 from bayes_lsm.design.new_data import NewData, NewTerm
@@ -25,9 +26,6 @@ from bayes_lsm.links import tau2_from_log
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.scale_values import ScaleValues, scale_values
 from bayes_lsm.reml.term_estimate import TermEstimate
-
-Array = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
 # Step of a central difference in κ: its error is the square.
 _STEP = 1e-5

@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 from scipy.linalg import block_diag
 
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.design.coefficients import coefficients, pairs
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.exchangeable import Exchangeable
@@ -24,9 +24,6 @@ from bayes_lsm.reml.search.estimate import facts_at
 from bayes_lsm.reml.search.refits import Refits, Shift, Starts, free_places, held
 from bayes_lsm.reml.search.search import Search
 from bayes_lsm.reml.search.surface import Point
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
 
 # Of the work that `batches` puts into one of its batches: some tenths of a second.
 _WORK = 50_000

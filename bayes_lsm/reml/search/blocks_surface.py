@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 from scipy.linalg import block_diag
 
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.design.design import Design
 from bayes_lsm.likelihood.blocks import blocks
 from bayes_lsm.likelihood.blocks.arrange import sampling_covariance
@@ -21,9 +21,6 @@ from bayes_lsm.reml.search.geometry import Face, geometry_of
 from bayes_lsm.reml.search.left import Left, what_is_left
 from bayes_lsm.reml.search.surface import Effort, Point, Surface
 from bayes_lsm.specification import Method
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
 
 _TOLERANCE = 1e-13
 # Slopes of the steep starts, in ln τ² for each SD of a coefficient's column.

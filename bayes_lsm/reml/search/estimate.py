@@ -7,8 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array, Index, Mask
 from bayes_lsm.design.coefficients import coefficients, pairs, scale_places
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
@@ -23,10 +23,6 @@ from bayes_lsm.reml.search.search import Search
 from bayes_lsm.reml.search.surface import Point, Surface
 from bayes_lsm.reml.term_estimate import TermEstimate
 from bayes_lsm.specification import Method
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
-Mask = npt.NDArray[np.bool_]
 
 
 def estimate(

@@ -11,12 +11,10 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array, Mask
 from bayes_lsm.reml.divergence import Cone, Limit
 
-Array = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 Parts = tuple[tuple[int, ...], ...]
 
 # With more studies than this the surface is smooth, and corners are not worth their time; nor is

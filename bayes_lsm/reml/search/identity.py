@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.rows.closed_form import estimate_location
@@ -25,7 +26,6 @@ from bayes_lsm.reml.search.rows_surface import RowsSurface
 from bayes_lsm.reml.search.surface import Point
 from bayes_lsm.specification import Method
 
-Array = npt.NDArray[np.float64]
 Bounds = Mapping[str, tuple[float, float]]
 
 # τ² below this share of the largest is on the border.

@@ -7,16 +7,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-import numpy.typing as npt
-
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.search.estimate import estimate
 from bayes_lsm.specification import Method
 
-Array = npt.NDArray[np.float64]
 Bounds = Mapping[str, tuple[float, float]]
 
 # More bounded coefficients would mean more than 3^6 searches.

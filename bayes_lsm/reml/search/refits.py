@@ -12,16 +12,13 @@ from functools import cached_property
 from typing import Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array, Index, Mask
 from bayes_lsm.design.coefficients import coefficients, scale_places
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.exchangeable import Exchangeable, PartName
 from bayes_lsm.reml.estimates import Estimates
 
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
-Mask = npt.NDArray[np.bool_]
 Starts = Literal["one", "several"]
 Shift = tuple[int, float]
 

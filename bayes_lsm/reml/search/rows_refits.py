@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array, Index, Mask
 from bayes_lsm.design.exchangeable import Exchangeable, PartName
 from bayes_lsm.likelihood.rows.closed_form import estimate_location
 from bayes_lsm.reml.divergence import Cone
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from bayes_lsm.likelihood.rows.ascent import Summits
     from bayes_lsm.likelihood.rows.kernels import Problem
 
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
-Mask = npt.NDArray[np.bool_]
 
 # Predicted gain, relative to the log-likelihood, at which an ascent ends: within 1e-6 of an SE.
 _TOLERANCE = 1e-15

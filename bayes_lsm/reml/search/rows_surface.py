@@ -7,17 +7,14 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.likelihood.rows.ascent import Summits, first_starts
 from bayes_lsm.likelihood.rows.climbing import climb, constant_of, no_summits, problem_of
 from bayes_lsm.likelihood.rows.kernels import evaluate, workspace
 from bayes_lsm.reml.search.geometry import MANY_STUDIES, geometry_of, steep_slopes
 from bayes_lsm.reml.search.surface import Effort, Point, Surface
 from bayes_lsm.specification import Method
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
 
 # Predicted gain, relative to |ℓ|, below which an ordinary optimiser stops: the default of nlminb,
 # that of metafor.

@@ -18,14 +18,11 @@ from functools import cached_property
 from itertools import combinations
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array, Mask
 from bayes_lsm.reml.divergence import split_space
 from bayes_lsm.reml.search.geometry import Face, random_steps
 from bayes_lsm.reml.search.surface import Point, Surface
-
-Array = npt.NDArray[np.float64]
-Mask = npt.NDArray[np.bool_]
 
 # Log-likelihoods that differ by less (a likelihood ratio of 1.05) do not choose between two maxima.
 # Then the one that ordinary starts lead to is returned, as other software does, and the other told.

@@ -16,15 +16,11 @@ from functools import cached_property
 from typing import Self
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array, Index, Mask
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.reml.divergence import Limit
 from bayes_lsm.reml.search.geometry import Coordinates, Face, Geometry
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
-Mask = npt.NDArray[np.bool_]
 
 # Information on a combination of ln τ² (SE 10,000) below which there is none.
 _NO_INFORMATION = 1e-8

@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.requirements import require_log_link, require_no_bounds
 from bayes_lsm.reml.resampling import (
@@ -23,8 +23,6 @@ from bayes_lsm.reml.search.refitter import refitter_of
 from bayes_lsm.reml.tests.likelihood_ratio_test import likelihood_ratio_test
 from bayes_lsm.reml.tests.nested_models import require_nested
 from bayes_lsm.tables import Printable, format_pval
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

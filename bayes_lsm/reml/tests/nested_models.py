@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.estimates import Estimates
 
-Array = npt.NDArray[np.float64]
 _FREER = ("none", "compound_symmetric", "unstructured")
 
 

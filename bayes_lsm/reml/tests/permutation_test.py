@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.design.coefficients import term_columns
@@ -22,8 +22,6 @@ from bayes_lsm.reml.search.refits import Refits, Starts, held
 from bayes_lsm.reml.search.refitter import refitter_of
 from bayes_lsm.reml.tests.permutations import ExactOrders, RandomOrders, is_exhaustive
 from bayes_lsm.tables import Printable, format_pval
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

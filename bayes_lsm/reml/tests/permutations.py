@@ -9,9 +9,9 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.errors import FitError
 
-Array = npt.NDArray[np.float64]
 Orders = npt.NDArray[np.intp]
 
 # More arrangements than this are not enumerated.

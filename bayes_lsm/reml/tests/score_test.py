@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 from scipy.linalg import block_diag
 from scipy.special import chdtrc
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.design.coefficients import scale_places, term_columns
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
@@ -19,8 +19,6 @@ from bayes_lsm.reml.requirements import require_log_link, require_no_bounds
 from bayes_lsm.reml.search.estimate import estimate
 from bayes_lsm.reml.search.refits import held
 from bayes_lsm.tables import format_pval
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import chdtrc, fdtrc
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.coefficients import term_columns
 from bayes_lsm.design.exchangeable import PartName
@@ -18,7 +19,6 @@ from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.results import wald_table
 from bayes_lsm.tables import Printable, format_pval
 
-Array = npt.NDArray[np.float64]
 Contrast = Mapping[str, float]
 
 
