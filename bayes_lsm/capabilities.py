@@ -82,7 +82,15 @@ LIMITS = (
         "use fit_bayes, or make the column a moderator of the scale formula",
     ),
     Limit(
-        ("fit_bayes", "to_pymc", "prior_predictive", "average", "report"),
+        (
+            "fit_bayes",
+            "to_pymc",
+            "prior_predictive",
+            "average",
+            "calibrate",
+            "coverage",
+            "report",
+        ),
         IDENTITY,
         "priors are stated on ln τ²",
         "use fit_reml, or link='log'",
@@ -130,7 +138,13 @@ LIMITS = (
         "leave it out: true effects are integrated out, and true_effects() draws them",
     ),
     Limit(
-        ("engine='collapsed'", "average", "coverage", "report"),
+        ("coverage",),
+        RANDOM_SCALE,
+        "its truth is one, and their levels would be drawn anew with every set of effects",
+        "use calibrate with engine='nuts', which draws them from the prior",
+    ),
+    Limit(
+        ("engine='collapsed'", "average", "report"),
         RANDOM_SCALE,
         "they need likelihoods in closed form, by the hundred",
         "use fit_bayes with engine='nuts', and bayes_factor for two models",

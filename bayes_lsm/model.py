@@ -10,7 +10,6 @@ import pandas as pd
 
 from bayes_lsm.bayes import (
     BayesFit,
-    ClusteredModelAverage,
     ModelAverage,
     ModelPrior,
     PriorPredictive,
@@ -254,7 +253,7 @@ class LocationScaleModel:
         seed: int | None = None,
         most_models: int = 1000,
         progress: bool = True,
-    ) -> ModelAverage | ClusteredModelAverage:
+    ) -> ModelAverage:
         """Average over the models that leave out terms of this one.
 
         See `bayes_lsm.bayes.average_models`.

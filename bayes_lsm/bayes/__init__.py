@@ -29,9 +29,9 @@ from bayes_lsm.bayes.calibration.coverage import Coverage, coverage
 from bayes_lsm.bayes.cross_validation.elpd import Elpd, ElpdComparison, compare_elpd
 from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck, posterior_predictive_check
 from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis, diagnose
-from bayes_lsm.bayes.evidence.averaging import ModelAverage, average_models
+from bayes_lsm.bayes.evidence.averaging import average_models
 from bayes_lsm.bayes.evidence.bayes_factor import BayesFactor, bayes_factor
-from bayes_lsm.bayes.evidence.clustered_averaging import ClusteredModelAverage
+from bayes_lsm.bayes.evidence.model_average import ModelAverage
 from bayes_lsm.bayes.evidence.model_prior import ModelPrior
 from bayes_lsm.bayes.evidence.savage_dickey import SavageDickey, savage_dickey
 from bayes_lsm.bayes.fitting import fit_bayes
@@ -51,7 +51,6 @@ __all__ = [
     "BayesFit",
     "Blups",
     "Calibration",
-    "ClusteredModelAverage",
     "Coverage",
     "Diagnosis",
     "Elpd",

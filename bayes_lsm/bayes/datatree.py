@@ -6,14 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayes_lsm.bayes.coordinates import DIMS, coordinates, row_dim
+from bayes_lsm.bayes.coordinates import DIMS, are_correlations, coordinates, row_dim
+from bayes_lsm.bayes.cross_validation.entries import pointwise_log_likelihood
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.pointwise_likelihood import pointwise_log_likelihood
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD, resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
-from bayes_lsm.bayes.term_draws import are_random, flat_coefficients, split_terms
 from bayes_lsm.design.design import Design
 from bayes_lsm.priors import Priors, ResolvedPriors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
@@ -58,13 +57,13 @@ def build_datatree(design: Design, priors: Priors, draws: Draws, *, seed: int) -
     rng, names = np.random.default_rng(seed), coordinates(design)
     resolved, df = resolve_priors(design, priors), df_prior(design, priors)
     groups: dict[str, dict[str, Any]] = {
-        "posterior": _unknowns(draws, df),
+        "posterior": _unknowns(design, draws, df),
         "posterior_predictive": {"effect": _predict(design, draws, rng)},
         "observed_data": {"effect": design.y},
     }
     if resolved.is_proper:  # a flat prior cannot be drawn from
         drawn = draw_priors(design, priors, resolved, _PRIOR_DRAWS, rng)
-        groups["prior"] = _unknowns(drawn, df)
+        groups["prior"] = _unknowns(design, drawn, df)
         groups["prior_predictive"] = {"effect": _predict(design, drawn, rng)}
     if df is not None and not isinstance(df, DegreesOfFreedom):
         groups["constant_data"] = {"df": np.asarray(df)}
@@ -97,11 +96,14 @@ def _datatree(
     return tree
 
 
-def _unknowns(draws: Draws, df: DegreesOfFreedom | float | None) -> dict[str, Array]:
+def _unknowns(
+    design: Design, draws: Draws, df: DegreesOfFreedom | float | None
+) -> dict[str, Array]:
     """The variables that a model has; not a ν that is fixed."""
     free = draws.df if isinstance(df, DegreesOfFreedom) else None
-    found = {name: getattr(draws, name) for name in DIMS}
-    found |= {"df": free, "true_effect": draws.true_effect}
+    named = ("location", "scale", "scale_sd", "scale_effect", "true_effect")
+    found = {name: getattr(draws, name) for name in named}
+    found |= {"df": free, "correlation": draws.correlations(design)}
     return {name: values for name, values in found.items() if values is not None}
 
 
@@ -110,11 +112,8 @@ def _log_prior(
 ) -> dict[str, Array]:
     """Log prior densities (chains, draws, …), by variable."""
     found = {"location": resolved.location.logpdf(draws.location)}
-    is_kappa = np.concatenate(
-        [np.repeat([False, True], (len(t.names), t.n_correlations)) for t in design.terms]
-    )
-    flat = flat_coefficients(split_terms(design, draws))[:, ~are_random(design)]
-    of_scale = resolved.scale.logpdf(flat.reshape(*draws.scale.shape[:2], -1))
+    is_kappa = are_correlations(design)
+    of_scale = resolved.scale.logpdf(draws.alpha_and_kappa(design))
     found["scale"] = of_scale[..., ~is_kappa]
     if is_kappa.any():
         found["correlation"] = of_scale[..., is_kappa]

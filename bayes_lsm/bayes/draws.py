@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.bayes.coordinates import are_correlations
 from bayes_lsm.design.design import Design
+from bayes_lsm.likelihood.blocks.correlation_matrices import pair_correlations
 
 Array = npt.NDArray[np.float64]
 
@@ -63,9 +65,10 @@ class Draws:
         Degrees of freedom ν of Student-t study effects; of shape (1, 1) where ν is fixed.
     true_effect : ndarray, shape (chains, draws, k), or None
         True effects of the studies, of a model with latent study effects.
-    correlation : ndarray, shape (chains, draws, pairs), or None
-        Of the effects of a group, for the scale terms that have correlations: of each pair, below
-        the diagonal, row by row.
+    kappa : ndarray, shape (chains, draws, κ), or None
+        Coefficients of the correlations of a group's effects, for the scale terms that have them.
+        The correlations follow from them (`correlations`), and not the other way: near ±1 rounding
+        leaves nothing to read κ from.
     scale_sd : ndarray, shape (chains, draws, random intercepts), or None
         SDs of the random intercepts of ln τ².
     scale_effect : ndarray, shape (chains, draws, levels), or None
@@ -78,7 +81,7 @@ class Draws:
     importance: Importance | None = None
     df: Array | None = None
     true_effect: Array | None = None
-    correlation: Array | None = None
+    kappa: Array | None = None
     scale_sd: Array | None = None
     scale_effect: Array | None = None
 
@@ -108,6 +111,25 @@ class Draws:
         df = np.inf if self.df is None else self.df
         return np.broadcast_to(df, self.location.shape[:2]).reshape(-1)
 
+    def alpha_and_kappa(self, design: Design) -> Array:
+        """The coefficients of the scale part as its priors have them (chains, draws, Q).
+
+        Each term's own of ln τ², then its κ.
+        """
+        is_kappa = are_correlations(design)
+        found = np.empty((*self.scale.shape[:2], len(is_kappa)))
+        found[..., ~is_kappa] = self.scale
+        if self.kappa is not None:
+            found[..., is_kappa] = self.kappa
+        return found
+
+    def correlations(self, design: Design) -> Array | None:
+        """Of the pairs of all terms that have correlations (chains, draws, pairs)."""
+        if self.kappa is None:
+            return None
+        found = correlations_of(design, self.kappa.reshape(self.size, -1))
+        return found.reshape(*self.kappa.shape[:2], -1)
+
     def take(self, chosen: npt.NDArray[np.intp]) -> Draws:
         """Some of the draws, counted through all chains, in the given order, as one chain."""
         return self._map(lambda values: values.reshape(self.size, *values.shape[2:])[chosen][None])
@@ -131,10 +153,8 @@ class Draws:
     def parts(self, design: Design) -> dict[str, tuple[tuple[str, ...], Array]]:
         """What was estimated: of each part of the model the terms, and draws (chains, draws, n)."""
         found = {"location": (design.location.names, self.location)}
-        rest = {
-            name: getattr(self, name)
-            for name in ("scale", "correlation", "scale_sd", "scale_effect")
-        }
+        rest = {name: getattr(self, name) for name in ("scale", "scale_sd", "scale_effect")}
+        rest["correlation"] = self.correlations(design)
 
         def add(part: str, variable: str, names: tuple[str, ...]) -> None:
             if names:
@@ -154,6 +174,15 @@ class Draws:
         if self.df is not None and self.df.size > 1:
             found["study_effects"] = (("df",), self.df[..., None])
         return found
+
+
+def correlations_of(design: Design, kappa: Array) -> Array:
+    """The correlations (S, pairs) of all terms from their κ (S, κ)."""
+    found = []
+    for term in design.terms:
+        own, kappa = np.split(kappa, [term.n_correlations], axis=1)
+        found.append(pair_correlations(own, len(term.effects), term.correlation))
+    return np.concatenate(found, axis=1)
 
 
 # Numbers (rows × draws) that are worked on at a time: 8 MB an array, whatever the number of rows.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,10 @@ from bayes_lsm.bayes.draws import Array, Draws, Importance, row_blocks
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.formulas.random_intercepts import RandomIntercept
-from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices, kappas_of
+from bayes_lsm.likelihood.blocks.correlation_matrices import (
+    correlation_matrices,
+    pair_correlations,
+)
 from bayes_lsm.links import tau2_from_log
 
 
@@ -48,14 +52,14 @@ class TermDraws:
     term : ScaleTerm
     alpha : ndarray, shape (draws, q)
         Coefficients of ln τ².
-    correlation : ndarray, shape (draws, s, s)
-        Of the effects of a group.
+    kappa : ndarray, shape (draws, c)
+        Coefficients of the correlations of a group's effects.
     random : tuple of RandomInterceptDraws
     """
 
     term: ScaleTerm
     alpha: Array
-    correlation: Array
+    kappa: Array
     random: tuple[RandomInterceptDraws, ...] = ()
 
     def log_tau2(self, units: slice | npt.NDArray[np.intp], draws: slice = slice(None)) -> Array:
@@ -75,10 +79,16 @@ class TermDraws:
         ]
         return tau2_from_log(np.concatenate(medians)).reshape(groups, s)
 
+    @cached_property
+    def correlation(self) -> Array:
+        """Correlation matrices (draws, s, s) of the effects of a group."""
+        return correlation_matrices(self.kappa, len(self.term.effects), self.term.correlation)
+
     @property
     def pairs(self) -> tuple[tuple[str, ...], Array]:
         """The correlations by the names of their pairs, and their draws (draws, pairs)."""
-        return self.term.pairs, _below_diagonal(self.term, self.correlation)
+        each = pair_correlations(self.kappa, len(self.term.effects), self.term.correlation)
+        return self.term.pairs, each
 
 
 def split_terms(design: Design, draws: Draws) -> dict[str, TermDraws]:
@@ -86,7 +96,7 @@ def split_terms(design: Design, draws: Draws) -> dict[str, TermDraws]:
     empty = np.empty((draws.size, 0))
     named = {
         "scale": draws.scale,
-        "correlation": draws.correlation,
+        "kappa": draws.kappa,
         "scale_sd": draws.scale_sd,
         "scale_effect": draws.scale_effect,
     }
@@ -103,7 +113,7 @@ def split_terms(design: Design, draws: Draws) -> dict[str, TermDraws]:
         term.name: TermDraws(
             term,
             take("scale", len(term.names)),
-            _matrices(take("correlation", len(term.pairs)), len(term.effects)),
+            take("kappa", term.n_correlations),
             tuple(
                 RandomInterceptDraws(
                     each, take("scale_sd", 1)[:, 0], take("scale_effect", len(each.levels))
@@ -122,7 +132,7 @@ def join_terms(
     random = [each for term in terms.values() for each in term.random]
     found: dict[str, list[Array]] = {
         "scale": [each.alpha for each in terms.values()],
-        "correlation": [each.pairs[1] for each in terms.values() if each.term.pairs],
+        "kappa": [each.kappa for each in terms.values() if each.term.n_correlations],
         "scale_sd": [each.sd[:, None] for each in random],
         "scale_effect": [each.effect for each in random],
     }
@@ -136,10 +146,9 @@ def terms_of(design: Design, coefficients: Array) -> dict[str, TermDraws]:
     """The draws of each term from α and κ of all terms (S, Q), without random intercepts."""
     terms, first = {}, 0
     for term in design.terms:
-        q, s = len(term.names), len(term.effects)
         own = coefficients[:, first : first + term.size]
-        R = correlation_matrices(own[:, q:], s, term.correlation)
-        terms[term.name] = TermDraws(term, own[:, :q], R)
+        alpha, kappa = np.split(own, [len(term.names)], axis=1)
+        terms[term.name] = TermDraws(term, alpha, kappa)
         first += term.size
     return terms
 
@@ -151,9 +160,7 @@ def flat_coefficients(terms: Mapping[str, TermDraws]) -> Array:
     """
     columns: list[Array] = []
     for each in terms.values():
-        kind = each.term.correlation if len(each.term.effects) > 1 else "none"
-        columns += [each.alpha, *(random.effect for random in each.random)]
-        columns.append(kappas_of(each.correlation, kind))
+        columns += [each.alpha, *(random.effect for random in each.random), each.kappa]
     return np.ascontiguousarray(np.hstack(columns))
 
 
@@ -167,19 +174,3 @@ def are_random(design: Design) -> npt.NDArray[np.bool_]:
         for term in design.terms
     ]
     return np.concatenate(found)
-
-
-def _matrices(pairs: Array, s: int) -> Array:
-    """Correlation matrices (S, s, s) from the correlations below the diagonal, row by row."""
-    if not pairs.shape[1]:
-        return np.broadcast_to(np.eye(s), (len(pairs), s, s))
-    R = np.tile(np.eye(s), (len(pairs), 1, 1))
-    i, j = np.tril_indices(s, -1)
-    R[:, i, j] = R[:, j, i] = pairs
-    return R
-
-
-def _below_diagonal(term: ScaleTerm, R: Array) -> Array:
-    """The correlations (S, pairs) of the matrices of a term that has any."""
-    i, j = np.tril_indices(len(term.effects), -1)
-    return R[:, i, j] if term.pairs else np.empty((len(R), 0))

@@ -49,6 +49,12 @@ class Clusters:
         return np.bincount(self.code, minlength=len(self))
 
     @property
+    def rows(self) -> tuple[Index, ...]:
+        """The rows of each."""
+        order = np.argsort(self.code, kind="stable")
+        return tuple(np.split(order, np.cumsum(self.sizes)[:-1]))
+
+    @property
     def first(self) -> Index:
         """The first row of each."""
         return np.unique(self.code, return_index=True)[1]

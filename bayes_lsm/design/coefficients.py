@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -81,9 +82,23 @@ def scale_places(design: Design) -> npt.NDArray[np.intp]:
     )
 
 
-def find[T: (Coefficient, Pair, Coefficient | Pair)](
-    wanted: str, known: Sequence[T], what: str
-) -> T:
+class Named(Protocol):
+    """What can be found by its name."""
+
+    @property
+    def grouping(self) -> str:
+        """Of its scale term."""
+
+    @property
+    def name(self) -> str:
+        """Among those of the same scale term."""
+
+    @property
+    def label(self) -> str:
+        """Its whole name."""
+
+
+def find[T: Named](wanted: str, known: Sequence[T], what: str) -> T:
     """The one that is called so.
 
     Raises

@@ -230,6 +230,13 @@ class Design:
         part = replace(self.location, names=names, matrix=np.ascontiguousarray(self.X[:, kept]))
         return replace(self, location=part if location else self.location, terms=tuple(terms))
 
+    def given_levels(self) -> Design:
+        """The model given its random intercepts of ln τ²: coefficients like others.
+
+        The levels are columns that follow those of Z, so that the likelihood has a closed form.
+        """
+        return replace(self, terms=tuple(term.given_levels() for term in self.terms))
+
     def hold(self, values: Mapping[int, float]) -> Design:
         """The model in which some coefficients of ln τ² have given values.
 

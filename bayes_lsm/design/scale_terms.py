@@ -165,6 +165,18 @@ class ScaleTerm:
         """`offset`, 0 where there is none."""
         return np.zeros(self.Z.shape[:2]) if self.offset is None else self.offset
 
+    def given_levels(self) -> ScaleTerm:
+        """The term given its random intercepts; see `Design.given_levels`."""
+        if not self.random:
+            return self
+        levels = [np.eye(len(each.levels))[each.index] for each in self.random]
+        return replace(
+            self,
+            names=(*self.names, *(level for each in self.random for level in each.levels)),
+            Z=np.concatenate([self.Z, *levels], axis=2),
+            random=(),
+        )
+
     def without(self, columns: Sequence[int]) -> ScaleTerm:
         """The term without some coefficients of ln τ²."""
         kept = [j for j in range(len(self.names)) if j not in columns]

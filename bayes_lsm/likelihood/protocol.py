@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from bayes_lsm.design.design import Design
+from bayes_lsm.design.subsets import Studies
 from bayes_lsm.specification import Method
 
 Array = npt.NDArray[np.float64]
@@ -105,6 +106,35 @@ class Climbs:
     converged: Mask
 
 
+@dataclass(frozen=True, eq=False)
+class LeftOut:
+    """Densities of the rows that are left, and predictions of those that are not, at m points.
+
+    Attributes
+    ----------
+    left : ndarray, shape (m, F)
+        ln p(y_left) at the point, of each fold, up to a constant.
+    unit : ndarray, shape (m, U)
+        ln p(y_unit | y_left) at the point, of the folds' units, in their order.
+    below : ndarray, shape (m, k)
+        P(new effect ≤ y_i | y_left) at the point, of the units' rows, in their order.
+    """
+
+    left: Array
+    unit: Array
+    below: Array
+
+
+class Deletion(Protocol):
+    """Some rows at m points, of which some can be left out."""
+
+    def leave_out(self, studies: Studies, folds: Sequence[Index]) -> LeftOut:
+        """Predict the studies of each fold from the rows that are neither its own nor missing."""
+
+    def predict_again(self, studies: Studies, units: Index) -> tuple[Array, Array]:
+        """ln p(y) of the rows (m,), and of each study given all of them, its own too (m, U)."""
+
+
 class Covariance(Protocol):
     """Σ = V + A D A' at given variances of the effects."""
 
@@ -139,6 +169,10 @@ class Likelihood(Protocol):
     def design(self) -> Design:
         """The model in numbers."""
 
+    @property
+    def cost(self) -> float:
+        """What one of many `values` takes, in units of an independent effect."""
+
     def evaluate(self, alpha: Array, criterion: Criterion) -> Evaluation:
         """A criterion at α (q,), its score and its Hessian."""
 
@@ -162,6 +196,15 @@ class Likelihood(Protocol):
 
     def draw_location(self, alphas: Array, noise: Array, prior: NormalPrior) -> Array:
         """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
+
+    def conditional_location(self, alphas: Array, prior: NormalPrior) -> tuple[Array, Array]:
+        """Mean (m, p) and covariance (m, p, p) of β | α, y for each row of alphas (m, q)."""
+
+    def densities(self, locations: Array, alphas: Array) -> Array:
+        """ln p(y | β, α) (m,) for each row of locations (m, p) and of alphas (m, q)."""
+
+    def deletion(self, rows: Index, alphas: Array, prior: NormalPrior) -> Deletion:
+        """What some rows say at each row of alphas (m, q), without others of all rows."""
 
     def first_guess(self) -> tuple[Array, Array]:
         """ln of every variance by α: its derivatives (m, q), and a guess of it from residuals (m,).

@@ -146,13 +146,15 @@ def _draw_curve(ax: Axes, found: Sensitivity, name: Name) -> None:
 def _name_factors(ax: Axes, factors: npt.NDArray[np.float64]) -> None:
     from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
+    from bayes_lsm.bayes.sensitivity.verdicts import factor_words
+
     ax.set_xscale("log", base=2)
     shown = [f for f in factors if np.log2(f) % 2 == 0]
     shown = shown if len(shown) > 2 else list(factors)
     ax.xaxis.set_major_locator(FixedLocator(shown))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.set_xticklabels([f"{f:g}" if f >= 1 else f"1/{1 / f:g}" for f in shown])
+    ax.set_xticklabels([factor_words(f) for f in shown])
 
 
 def under_priors(

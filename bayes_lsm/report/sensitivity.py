@@ -11,7 +11,7 @@ import pandas as pd
 
 from bayes_lsm.bayes.sensitivity.refits import is_part
 from bayes_lsm.bayes.sensitivity.sensitivity import AS_FITTED
-from bayes_lsm.bayes.sensitivity.verdicts import THRESHOLDS
+from bayes_lsm.bayes.sensitivity.verdicts import THRESHOLDS, factor_words
 from bayes_lsm.report.page import (
     Block,
     Items,
@@ -183,7 +183,7 @@ def _wider_and_narrower(found: Sensitivity) -> Section:
     from bayes_lsm.plots import sensitivity
 
     factors = found.widths.index.get_level_values("factor")
-    span = f"{_factor(factors.min())} to {_factor(factors.max())}"
+    span = f"{factor_words(factors.min())} to {factor_words(factors.max())}"
     words = ", ".join(
         f"{label_of(part, term)} {row['verdict']} (share {row['share']:.2f})"
         for (part, term), row in zip(found.table.index, found.table.to_dict("records"), strict=True)
@@ -378,10 +378,6 @@ def after_colon(sentence: str) -> str:
 
 def _and(names: list[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _factor(factor: float) -> str:
-    return f"{factor:g}" if factor >= 1 else f"1/{1 / factor:g}"
 
 
 def _times(ratio: float) -> str:

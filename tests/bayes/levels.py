@@ -13,6 +13,7 @@ from bayes_lsm.bayes.draws import Importance
 from bayes_lsm.bayes.engines.diagnostics import convergence
 from bayes_lsm.bayes.term_draws import RandomInterceptDraws, TermDraws, join_terms
 from bayes_lsm.likelihood.blocks.arrange import error_covariance
+from bayes_lsm.likelihood.blocks.correlation_matrices import kappas_of
 
 MODELS = ("konstantopoulos2011", "berkey1998", "assink2016")
 
@@ -64,11 +65,10 @@ def with_draws(design, beta, alphas, correlations=None, random=()):
     """
     terms, rest = {}, list(random)
     for i, term in enumerate(design.terms):
-        R = np.tile(np.eye(len(term.effects)), (len(beta), 1, 1))
-        if correlations is not None:
-            R = correlations[i]
+        R = np.eye(len(term.effects))[None] if correlations is None else correlations[i]
+        kappa = np.broadcast_to(kappas_of(R, term.correlation), (len(beta), term.n_correlations))
         own = tuple(RandomInterceptDraws(of, *rest.pop(0)) for of in term.random)
-        terms[term.name] = TermDraws(term, alphas[i], R, own)
+        terms[term.name] = TermDraws(term, alphas[i], kappa, own)
     size = len(beta)
     draws = join_terms(beta, terms, Importance(0.1, 1 / size, size, 0.0, 0.0, size))
     priors = design.specification.priors

@@ -6,14 +6,23 @@ import pytest
 from scipy.special import logsumexp
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.evidence.averaging import ModelAverage
+from bayes_lsm.bayes import average_models
 from bayes_lsm.bayes.evidence.evidence import Evidence
-from bayes_lsm.bayes.evidence.submodels import find_subsets, find_terms
+from bayes_lsm.bayes.evidence.model_average import ModelAverage
+from bayes_lsm.bayes.evidence.submodels import find_subsets, find_terms, terms_of_parts
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
+from bayes_lsm.design.design import Design, build_design
 from bayes_lsm.design.subsets import restrict
+from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Normal, Priors
+from bayes_lsm.specification import Specification
+
+from .levels import model_of
+from .test_scale_random_intercepts import SMALL
+from .test_scale_random_intercepts import model_of as mixed_model
 
 WEEKS = "I(weeks - 40)"
+YEAR = "I((year - 1990) / 10)"
 
 
 def _preterm(location, scale="~ 1", **options):
@@ -126,20 +135,23 @@ def test_draws_are_a_mixture_of_the_models(average):
 
 def test_predictions_are_averages_of_the_models_predictions(average):
     new = pd.DataFrame({"continent": ["America"], "weeks": [30]})
-    found = average.predict(new).iloc[0]
-    table, mean, square = average.model_table, 0.0, 0.0
+    found = average.predict(new).table.iloc[0]
+    table, mean, square, below = average.model_table, 0.0, 0.0, 0.0
     for row in table[table["posterior"] > 1e-3].to_dict("records"):
         model = _preterm(f"yi ~ {row['location']}", f"~ {row['scale']}")
         fit = model.fit_bayes(seed=5)
         values = fit.draws.flat_location @ model.design.for_new_data(new).X[0]
         mean += row["posterior"] * values.mean()
         square += row["posterior"] * np.mean(values**2)
-    sd = np.sqrt(square - mean**2)
-    # 4000 draws worth at least 1000; 1e-3 of the models is left out.
-    assert found["pred"] == pytest.approx(mean, abs=4 * sd / np.sqrt(1000))
-    assert found["sd"] == pytest.approx(sd, rel=0.1)
+        below += row["posterior"] * np.mean(values < found["estimate"])
+    # 4000 draws worth at least 1000: four errors of a share; 1e-3 of the models is left out.
+    assert below == pytest.approx(0.5, abs=4 * np.sqrt(0.25 / 1000))
+    assert found["sd"] == pytest.approx(np.sqrt(square - mean**2), rel=0.1)
     assert found["pi_lb"] < found["ci_lb"] < found["ci_ub"] < found["pi_ub"]
-    assert average.predict().shape == (37, 9)
+    everywhere = average.predict()
+    assert len(everywhere.table) == 37
+    assert "average over 16 models" in everywhere.title
+    assert "NUTS" not in str(everywhere)
 
 
 def test_model_priors(average):
@@ -194,7 +206,7 @@ def test_the_table_shows_inclusion_and_the_best_models(average):
 
 def test_untrusted_evidence_is_told(average, monkeypatch):
     bad = Evidence(-100.0, 0.01, ("a few points dominate",))
-    monkeypatch.setattr("bayes_lsm.bayes.evidence.averages.read_evidence", lambda draws: bad)
+    monkeypatch.setattr("bayes_lsm.bayes.evidence.averaging.read_evidence", lambda draws: bad)
     with pytest.warns(lsm.ConvergenceWarning, match="location ~ 1, scale ~ 1: a few points"):
         found = _preterm("yi ~ weeks").average(seed=1, progress=False)
     assert isinstance(found, ModelAverage)
@@ -222,3 +234,139 @@ def test_wrong_settings_are_refused(settings, message):
 def test_nothing_to_average_over_is_refused():
     with pytest.raises(lsm.FitError, match="there is only one model"):
         _preterm("yi ~ 1").average()
+
+
+def schools(location, scale):
+    return lsm.LocationScaleModel(
+        f"yi ~ {location}",
+        {"district": "~ 1", "district/school": f"~ {scale}"},
+        variance="vi",
+        data=lsm.load_dataset("konstantopoulos2011"),
+    )
+
+
+@pytest.fixture(scope="module")
+def schools_average():
+    return schools(YEAR, YEAR).average(draws=8000, seed=1)
+
+
+@pytest.fixture(scope="module")
+def fits():
+    """The four models, with the presets of their own."""
+    return {
+        (a, b): schools(a, b).fit_bayes(engine="collapsed", draws=8000, seed=2)
+        for a in ("1", YEAR)
+        for b in ("1", YEAR)
+    }
+
+
+def test_evidences_and_probabilities_are_those_of_the_models_by_themselves(schools_average, fits):
+    log = {}
+    for row in schools_average.model_table.to_dict("records"):
+        own = (row["location"], row["scale"].removeprefix("district: 1, district/school: "))
+        log[own] = fits[own].log_evidence
+        assert abs(row["log_evidence"] - log[own]) < 4 * np.hypot(row["se"], fits[own].evidence.se)
+    values = np.exp(np.array(list(log.values())) - max(log.values()))
+    # Log evidences are known to 0.01: so are the probabilities, relatively.
+    np.testing.assert_allclose(
+        schools_average.model_table["posterior"], values / values.sum(), rtol=0.06, atol=1e-3
+    )
+    table = schools_average.inclusion
+    assert list(table.index) == [("location", YEAR), ("scale", f"district/school: {YEAR}")]
+    assert table["posterior"].iloc[1] == pytest.approx(
+        sum(np.exp(log[key] - max(log.values())) for key in log if key[1] == YEAR) / values.sum(),
+        rel=0.04,
+    )
+
+
+def test_what_is_asked_is_averaged(schools_average, fits):
+    p = dict(
+        zip(
+            [
+                (row["location"], row["scale"].removeprefix("district: 1, district/school: "))
+                for row in schools_average.model_table.to_dict("records")
+            ],
+            schools_average.model_table["posterior"],
+            strict=True,
+        )
+    )
+    ours = schools_average.predict().to_dataframe()
+    single = {key: fit.predict().to_dataframe() for key, fit in fits.items()}
+    mean = sum(p[key] * single[key]["estimate"] for key in p)
+    # Draws worth about 4,000 of each: errors of SD/√4000, four of them, of both.
+    np.testing.assert_allclose(ours["estimate"], mean, atol=4 * 2**0.5 * 0.11 / 4000**0.5)
+    table = schools_average.to_dataframe().loc[("scale (district/school)", YEAR)]
+    slopes = {
+        key: fit.terms["district/school"].alpha[:, 1].mean()
+        for key, fit in fits.items()
+        if key[1] == YEAR
+    }
+    assert table["mean"] == pytest.approx(sum(p[key] * slopes[key] for key in slopes), abs=0.06)
+    tau2 = schools_average.heterogeneity().table["tau2"]
+    by_model = [fit.heterogeneity().table["tau2"]["district"] for fit in fits.values()]
+    assert min(by_model) * 0.95 < tau2["district"] < max(by_model) * 1.05
+    assert "average over 4 models" in str(schools_average)
+    assert "NUTS" not in str(schools_average.predict())
+
+
+def test_one_term_is_averaged_alike_by_either_solver(monkeypatch):
+    data = lsm.load_dataset("bcg")
+    one = lsm.LocationScaleModel("yi ~ ablat", "~ ablat", variance="vi", data=data).average(seed=1)
+    monkeypatch.setattr(Design, "is_independent", False)
+    named = data.assign(unit=[f"u{i}" for i in range(len(data))])
+    spec = Specification("yi ~ ablat", "vi", scale={"unit": "~ ablat"})
+    several = average_models(build_design(spec, named), seed=2)
+    error = np.hypot(one.probability_se, several.probability_se)
+    assert [m.location for m in one.models] == [m.location for m in several.models]
+    assert (np.abs(one.probability - several.probability) < 4 * error).all()
+
+
+def test_correlations_are_in_every_model():
+    model = lsm.LocationScaleModel(
+        "yi ~ 0 + outcome + year",
+        {"outcome | trial": "~ 0 + outcome"},
+        variance="vi",
+        sampling_covariance=lsm.SamplingCovariance("trial", columns=["v1i", "v2i"]),
+        data=lsm.load_dataset("berkey1998"),
+    )
+    found = model.average(seed=1)
+    assert [(m.location_terms, m.scale[-1]) for m in found.models] == [
+        (("outcome",), 2),
+        (("outcome", "year"), 2),
+    ]
+    assert found.draws.correlation.shape == (1, 4000, 1)
+    assert (found.draws.correlation != 0).all()
+    table = found.to_dataframe()
+    assert table.index.to_list() == [
+        *(("location", term) for term in ("outcomeAL", "outcomePD", "year")),
+        *(("scale", term) for term in ("outcomeAL", "outcomePD")),
+        ("correlation", "AL, PD"),
+    ]
+    assert table["incl"].eq(1).sum() == 5
+    # The data say ρ = 0.6 or so, in the model with the year and in that without.
+    assert 0.2 < table.loc[("correlation", "AL, PD"), "mean"] < 0.9
+
+
+def test_no_scale_term_loses_all_of_its_formula():
+    """Without a coefficient its τ² would be exp(0) = 1."""
+    data = lsm.load_dataset("konstantopoulos2011")
+    scale = {"district": "~ 0 + district", "district/school": "~ 1 + year"}
+    model = lsm.LocationScaleModel("yi ~ 1", scale, variance="vi", data=data)
+    terms = terms_of_parts(model.design)["scale"]
+    assert [term.optional for term in terms] == [True, False, True]
+    assert [[term.label for term in kept] for kept in find_subsets(terms)] == [
+        ["district: district", "district/school: intrcpt"],
+        ["district: district", "district/school: intrcpt", "district/school: year"],
+    ]
+
+
+def test_keep_and_wrong_questions():
+    model = schools(YEAR, YEAR)
+    found = model.average(keep=[f"scale[district/school: {YEAR}]"], draws=200, seed=1)
+    assert len(found.models) == 2
+    with pytest.raises(FitError, match="there is no scale term 'weeks'"):
+        model.average(keep=["scale[weeks]"])
+    with pytest.raises(FitError, match="there is only one model"):
+        model_of("berkey1998").average()
+    with pytest.raises(FitError, match="average does not take random intercepts of ln τ²"):
+        mixed_model(SMALL).average()

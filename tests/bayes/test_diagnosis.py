@@ -31,7 +31,7 @@ from bayes_lsm.priors import Normal, Priors, StudentT
 from bayes_lsm.specification import Specification
 
 from .levels import DESIGNS, as_dependent, chosen_draws, dense_model, model_of, with_draws
-from .test_clustered_loo import PINNED, conditional, dense, schools
+from .test_leave_out_clusters import PINNED, conditional, dense, schools
 from .test_scale_random_intercepts import SMALL
 from .test_scale_random_intercepts import model_of as mixed_model
 

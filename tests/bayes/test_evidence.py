@@ -2,19 +2,28 @@
 
 import dataclasses
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from scipy.integrate import quad
 from scipy.special import logsumexp
-from scipy.stats import halfnorm, multivariate_normal, norm
+from scipy.stats import halfnorm, multivariate_normal, norm, t
 
 import bayes_lsm as lsm
+from bayes_lsm.bayes import fit_bayes
 from bayes_lsm.bayes.evidence.bayes_factor import bayes_factor, grade
+from bayes_lsm.bayes.evidence.bridged_evidence import bridged_evidence
 from bayes_lsm.bayes.evidence.evidence import read_importance
 from bayes_lsm.bayes.evidence.marginal_likelihood import evidence
-from bayes_lsm.bayes.evidence.savage_dickey import savage_dickey
-from bayes_lsm.priors import HalfNormal, Normal, Priors
+from bayes_lsm.bayes.fitting import as_fit
+from bayes_lsm.bayes.posterior_sampling import checked
+from bayes_lsm.design.design import Design, build_design
+from bayes_lsm.errors import FitError
+from bayes_lsm.priors import HalfNormal, Normal, Priors, StudentT
+from bayes_lsm.specification import Specification
+
+from .test_scale_random_intercepts import SMALL, model_of
 
 
 def _model(location="yi ~ 1", scale="~ 1", **options):
@@ -131,66 +140,6 @@ def test_wrong_questions_are_refused(ablat, continent_bayes):
         bayes_factor(ablat, ablat, prior_odds=0)
     with pytest.raises(lsm.FitError, match="names must be two different ones"):
         bayes_factor(ablat, ablat, names=("a", "a"))
-    with pytest.raises(lsm.FitError, match="there is no scale term 'weeks'"):
-        savage_dickey(ablat, "weeks")
-    with pytest.raises(lsm.FitError, match="part must be"):
-        savage_dickey(ablat, "ablat", part="both")
-    with pytest.raises(lsm.FitError, match="value must be a finite number"):
-        savage_dickey(ablat, "ablat", math.nan)
-
-
-@pytest.mark.parametrize("part", ["location", "scale"])
-@pytest.mark.parametrize("term", ["continent", "continentOther", "I(weeks - 40)"])
-def test_density_ratio_is_the_ratio_of_marginal_likelihoods(continent, part, term):
-    fit = continent.fit_bayes(prior="weakly_informative", draws=20_000, seed=6)
-    found = fit.savage_dickey(term, part=part)
-    # Two independent routes to one number; four of their Monte Carlo errors, which are small.
-    assert math.hypot(found.se, found.restricted.se) < 0.08
-    assert abs(found.agreement) < 4, found
-    assert found.to_dataframe().shape == (2, 3)
-
-
-def test_density_ratio_of_the_divergent_model(continent):
-    """A half-flat coefficient, and a far region of the slope that has 0.6% of the mass."""
-    fit = continent.fit_bayes(draws=8000, seed=3)
-    for term in ("continentOther", "I(weeks - 40)"):
-        found = fit.savage_dickey(term)
-        assert found.se < 0.15
-        assert abs(found.agreement) < 4, found
-
-
-def test_density_ratio_of_chains(chains):
-    for part in ("location", "scale"):
-        found = savage_dickey(chains, "ablat", part=part)
-        assert abs(found.agreement) < 4, found
-
-
-def test_density_ratio_at_a_value_is_in_closed_form():
-    """τ is all but known: the posterior of μ is normal."""
-    scale = {"intrcpt": Normal(math.log(0.1), 1e-3)}
-    prior = Priors(location={"intrcpt": Normal(0.3, 1)}, scale=scale)
-    fit = _model().fit_bayes(prior=prior, seed=1)
-    weight = 1 / (fit.design.v + 0.1)
-    precision = weight.sum() + 1
-    mean = (weight @ fit.design.y + 0.3) / precision
-    found = savage_dickey(fit, "intrcpt", -0.5, part="location")
-    exact = norm.logpdf(-0.5, mean, precision**-0.5) - norm.logpdf(-0.5, 0.3, 1)
-    assert found.log_bf == pytest.approx(exact, abs=1e-3)
-    assert found.restricted is None  # a model without an intercept is another one
-    assert math.isnan(found.agreement)
-
-
-def test_prior_density_of_an_intercept_is_that_of_prior_draws(ablat):
-    """The scale intercept's prior hangs on the slope, through the average study."""
-    from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-
-    block = resolve_priors(ablat.design, ablat.priors).scale
-    drawn = block.sample(400_000, np.random.default_rng(3))[:, 0]
-    near = np.mean(np.abs(drawn + 1.0) < 0.1) / 0.2
-    found = savage_dickey(ablat, "intrcpt", -1.0)
-    # Four binomial errors of the share near -1; the density is straight over so short a stretch.
-    error = 4 * math.sqrt(near / 0.2 / 400_000) / near
-    assert found.log_prior == pytest.approx(math.log(near), abs=error + 1e-3)
 
 
 def test_a_large_error_names_itself_and_its_cure(ablat):
@@ -198,3 +147,162 @@ def test_a_large_error_names_itself_and_its_cure(ablat):
     (problem,) = read_importance(large).problems
     assert "a Monte Carlo error of 0.23 (at most 0.1 is good); take more draws" in problem
     assert read_importance(ablat.draws.importance).problems == ()
+
+
+def schools(location, **options):
+    return lsm.LocationScaleModel(
+        "yi ~ 1",
+        {"district": "~ 1", "district/school": "~ 1"},
+        variance="vi",
+        data=lsm.load_dataset("konstantopoulos2011"),
+        priors=Priors(location={"*": location}, scale={"*": Normal(-2, 1)}),
+        **options,
+    )
+
+
+def as_chains(fit):
+    """As NUTS would give them: draws without a marginal likelihood."""
+    return as_fit(checked(fit.design, fit.priors, replace(fit.draws, importance=None), fit.seed))
+
+
+@pytest.mark.parametrize("name", ["konstantopoulos2011", "berkey1998", "assink2016"])
+def test_the_bridge_finds_the_evidence_of_the_collapsed_engine(name):
+    """Nested terms, correlations with dependent sampling errors, and moderators."""
+    fit = lsm.LocationScaleModel.from_file(name).fit_bayes(engine="collapsed", draws=8000, seed=1)
+    found = bridged_evidence(as_chains(fit))
+    assert found.se < 0.05
+    assert not found.problems
+    assert abs(found.log - fit.log_evidence) < 4 * np.hypot(found.se, fit.evidence.se)
+
+
+def test_evidence_of_chains_of_nested_groups_is_found_by_the_collapsed_engine():
+    fit = schools(Normal(0, 1)).fit_bayes(seed=3)
+    found = evidence(replace(as_chains(fit), seed=4))
+    assert found.log != fit.log_evidence
+    assert abs(found.log - fit.log_evidence) < 4 * np.hypot(found.se, fit.evidence.se)
+
+
+def test_a_large_error_of_a_bridge_asks_for_more_draws():
+    fit = lsm.LocationScaleModel.from_file("berkey1998").fit_bayes(
+        engine="collapsed", draws=8000, seed=1
+    )
+
+    def bridged(step):
+        chosen = fit.draws.take(np.arange(0, 8000, step))
+        return bridged_evidence(as_chains(replace(fit, draws=chosen)))
+
+    few, many = bridged(80), bridged(1)
+    assert few.se > 0.1
+    assert few.problems == (
+        f"the log marginal likelihood has a Monte Carlo error of {few.se:.2g} (at most 0.1 is "
+        "good); take more draws",
+    )
+    assert many.se < 0.1
+    assert many.problems == ()
+
+
+def test_a_bridge_that_has_not_settled_is_said(monkeypatch):
+    fit = as_chains(schools(Normal(0, 1)).fit_bayes(seed=3))
+    assert bridged_evidence(fit).problems == ()
+    monkeypatch.setattr("bayes_lsm.bayes.evidence.bridge.MOST_ITERATIONS", 2)
+    found = bridged_evidence(fit)
+    assert any("did not settle in" in problem for problem in found.problems)
+
+
+def test_evidence_is_alike_by_either_solver(monkeypatch):
+    data = lsm.load_dataset("bcg")
+    one = lsm.LocationScaleModel("yi ~ ablat", "~ ablat", variance="vi", data=data).fit_bayes(
+        seed=2
+    )
+    _ = one.evidence
+    monkeypatch.setattr(Design, "is_independent", False)
+    words = Specification("yi ~ ablat", "vi", scale={"residual": "~ ablat"})
+    terms = fit_bayes(build_design(words, data), seed=1)
+    found = terms.bayes_factor(one)
+    assert found.se < 0.05
+    assert abs(found.log_bf) < 4 * found.se
+    assert one.bayes_factor(terms).log_bf == -found.log_bf
+    assert "scale residual ~ ablat" in str(found)
+
+
+def test_a_bridge_is_alike_by_either_solver(ablat, monkeypatch):
+    ours = bridged_evidence(ablat)
+    assert abs(ours.log - ablat.log_evidence) < 4 * math.hypot(ours.se, ablat.evidence.se)
+    monkeypatch.setattr(Design, "is_independent", False)
+    # The same draws and the same density: what is left is rounding.
+    assert bridged_evidence(ablat).log == pytest.approx(ours.log, abs=1e-9)
+
+
+def _log_density_of_rows(model, beta, alphas):
+    """ln N(y; β, V + Σ τ² ZZ') at each β, by dense matrices."""
+    design = model.design
+    cov = np.diag(design.v)
+    for term, alpha in zip(design.terms, alphas, strict=True):
+        cov = cov + np.exp(alpha) * np.equal.outer(term.index.ravel(), term.index.ravel())
+    root = np.linalg.cholesky(cov)
+    r, one = np.linalg.solve(root, np.column_stack([design.y, np.ones(len(design.y))])).T
+    square = r @ r - 2 * beta * (r @ one) + beta**2 * (one @ one)
+    return -0.5 * (square + len(r) * np.log(2 * np.pi)) - np.log(np.diag(root)).sum()
+
+
+@pytest.mark.slow
+def test_with_a_location_prior_of_heavy_tails_it_is_that_of_a_grid():
+    model = schools(StudentT(3, 0.5, 0.1))
+    fit = model.fit_bayes(draws=8000, seed=1, target_accept=0.95, progress=False)
+    assert fit.importance is None
+    beta, alpha = np.linspace(-2, 3, 401), np.linspace(-9, 4, 80)
+    found = np.array([[_log_density_of_rows(model, beta, (a, b)) for b in alpha] for a in alpha])
+    found += norm.logpdf(alpha, -2, 1)[:, None, None] + norm.logpdf(alpha, -2, 1)[:, None]
+    found += t.logpdf(beta, 3, 0.5, 0.1)
+    steps = (beta[1] - beta[0]) * (alpha[1] - alpha[0]) ** 2
+    exact = logsumexp(found) + np.log(steps)
+    assert fit.evidence.se < 0.05
+    assert abs(fit.log_evidence - exact) < 4 * fit.evidence.se
+
+
+@pytest.mark.slow
+def test_with_random_intercepts_it_is_that_of_quadrature():
+    priors = Priors(
+        location={"*": Normal(0, 1)}, scale={"*": Normal(-1, 1)}, scale_sd=HalfNormal(1)
+    )
+    fit = model_of(SMALL, "~ 1 + (1 | country)", priors=priors).fit_bayes(
+        draws=12_000, seed=5, target_accept=0.99, progress=False
+    )
+    node, weight = np.polynomial.hermite_e.hermegauss(41)
+    beta, alpha, sd = np.linspace(-2, 3, 81), np.linspace(-6, 5, 81), np.linspace(0, 5, 161)
+    trapezoid = np.where(sd > 0, 1.0, 0.5)
+    total = norm.logpdf(beta)[:, None, None] + norm.logpdf(alpha, -1, 1)[:, None]
+    total = total + halfnorm.logpdf(sd) + np.log(trapezoid)
+    for _, rows in SMALL.groupby("country"):
+        tau2 = np.exp(alpha[:, None, None] + sd[:, None] * node)  # (α, ω, node)
+        for b, here in zip(beta, total, strict=True):
+            log_p = np.zeros(tau2.shape)
+            for y, v in zip(rows["yi"], rows["vi"], strict=True):
+                log_p += norm.logpdf(y, b, np.sqrt(v + tau2))
+            with np.errstate(divide="ignore"):  # far corners of the grid have no density
+                here += np.log(np.exp(log_p) @ (weight / weight.sum()))
+    steps = (beta[1] - beta[0]) * (alpha[1] - alpha[0]) * (sd[1] - sd[0])
+    exact = logsumexp(total) + np.log(steps)
+    assert fit.evidence.se < 0.1
+    assert abs(fit.log_evidence - exact) < 4 * fit.evidence.se
+
+
+def test_flat_location_priors_have_no_evidence():
+    fit = as_chains(schools(Normal(0, 1)).fit_bayes(seed=1))
+    flat = replace(fit, priors=fit.priors.model_copy(update={"location": {"*": lsm.priors.Flat()}}))
+    with pytest.raises(FitError, match="integrate to 1, got a flat location prior"):
+        _ = flat.log_evidence
+
+
+def test_other_sampling_covariances_are_other_data():
+    data = lsm.load_dataset("berkey1998")
+    V = lsm.SamplingCovariance("trial", columns=["v1i", "v2i"])
+    fits = [
+        lsm.LocationScaleModel(
+            "yi ~ 0 + outcome", {"trial": "~ 1"}, variance="vi", data=data, **options
+        ).fit_bayes(draws=1000, seed=1)
+        for options in ({"sampling_covariance": V}, {})
+    ]
+    with pytest.raises(FitError, match="same sampling covariances in both fits"):
+        bayes_factor(*fits)
+    assert bayes_factor(fits[0], replace(fits[0], seed=2)).log_bf == 0

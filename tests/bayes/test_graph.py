@@ -3,7 +3,9 @@
 import warnings
 
 import numpy as np
+import pandas as pd
 import pymc as pm
+import pytensor
 import pytest
 from arviz_stats.base import array_stats
 from scipy.stats import beta as beta_distribution
@@ -13,11 +15,15 @@ import bayes_lsm as lsm
 from bayes_lsm.bayes.pointwise_likelihood import log_likelihood
 from bayes_lsm.bayes.pymc_model.graph import build_pymc_model
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
+from bayes_lsm.bayes.term_draws import flat_coefficients, join_terms, split_terms, terms_of
 from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import FitError, PriorError
 from bayes_lsm.likelihood.blocks import blocks
 from bayes_lsm.likelihood.blocks.arrange import arrange_design
-from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
+from bayes_lsm.likelihood.blocks.correlation_matrices import (
+    correlation_matrices,
+    pair_correlations,
+)
 from bayes_lsm.priors import R2D2, HalfNormal, Horseshoe, Normal, Priors
 
 # One term of rows
@@ -244,6 +250,39 @@ def test_the_density_is_that_of_the_compiled_likelihood(name):
                 value = transform.forward(value, *variable.owner.inputs).eval()
             point[model.rvs_to_values[variable].name] = value
         assert float(density(point)) == pytest.approx(expected, rel=1e-10, abs=1e-8)
+
+
+@pytest.mark.parametrize("kind", ["unstructured", "compound_symmetric"])
+def test_kappa_of_the_graph_is_not_read_back_from_correlations_that_round(kind):
+    """As far as the sampler may go: κ is half its coordinate, shifted where ρ is shared."""
+    effects = np.tile(["a", "b", "c"], 8)
+    data = pd.DataFrame({"trial": np.arange(24) // 3, "outcome": effects, "vi": 0.1, "yi": 0.0})
+    design = lsm.LocationScaleModel(
+        "yi ~ 0 + outcome", {"outcome | trial": "~ 1"}, variance="vi", data=data,
+        correlation={"outcome | trial": kind},
+    ).design  # fmt: skip
+    model = build_pymc_model(design)
+    value = model.rvs_to_values[model["correlation_share"]]
+    wanted = model.replace_rvs_by_values([model["kappa"], model["correlation"]])
+    evaluate = pytensor.function([value], wanted, on_unused_input="ignore")
+    for size in (-60.0, -0.8, 0.0, 1.3, 60.0):
+        logit = size + np.arange(design.terms[0].n_correlations)
+        kappa, correlation = evaluate(logit)
+        shift = np.log(2) if kind == "compound_symmetric" else 0.0
+        np.testing.assert_allclose(kappa, (logit + shift) / 2, rtol=1e-14)
+        exact = pair_correlations(kappa[None], 3, kind)[0]
+        np.testing.assert_allclose(correlation, exact, atol=1e-14)
+
+
+def test_draws_keep_kappa_where_correlations_are_one():
+    design = lsm.LocationScaleModel.from_file("berkey1998").design
+    kappa = np.linspace(-40.0, 40.0, 5)[:, None]
+    alphas = np.hstack([np.zeros((5, 2)), kappa])
+    draws = join_terms(np.zeros((5, 2)), terms_of(design, alphas))
+    np.testing.assert_array_equal(draws.kappa[0], kappa)
+    np.testing.assert_array_equal(draws.alpha_and_kappa(design)[0], alphas)
+    np.testing.assert_array_equal(flat_coefficients(split_terms(design, draws)), alphas)
+    np.testing.assert_allclose(draws.correlations(design)[0], np.tanh(kappa), rtol=1e-15)
 
 
 def _mean_and_error(draws, chains):

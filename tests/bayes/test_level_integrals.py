@@ -11,10 +11,10 @@ from scipy.special import logsumexp
 from scipy.stats import halfnorm, multivariate_normal, norm
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes.cross_validation.clustered_loo import checked_clusters, densities
 from bayes_lsm.bayes.cross_validation.level_integrals import LevelIntegrals
 from bayes_lsm.bayes.cross_validation.refits import Predictions
-from bayes_lsm.bayes.cross_validation.sampled_deletion import SampledDeletion, SampledPosterior
+from bayes_lsm.bayes.cross_validation.sampled_refits import SampledRefits, weighted_draws
+from bayes_lsm.bayes.cross_validation.units import read_units
 from bayes_lsm.bayes.engines.pareto import smooth_weights
 from bayes_lsm.bayes.pymc_model.graph import build_pymc_model, build_switchable_pymc_model
 from bayes_lsm.bayes.pymc_model.likelihood_node import rows_on
@@ -117,7 +117,7 @@ def test_a_level_that_holds_whole_blocks(rows):
     every = np.flatnonzero(schools()["kind"] == level)
     left = np.setdiff1d(every, out)
     units = [out[:1], out[1:]] if len(out) > 1 else [out]
-    found = LevelIntegrals(fit).leave_out(out, units)
+    found = LevelIntegrals(fit.design, fit.draws).leave_out(out, units)
     for draw in range(2):
         given = integral(fit, "kind", number, draw, left)
         exact = integral(fit, "kind", number, draw, every) - given
@@ -131,17 +131,19 @@ def test_a_level_that_holds_whole_blocks(rows):
 def test_a_level_of_which_little_is_left_out_is_conditioned_on(monkeypatch):
     fit = drawn_schools("kind")
     out = np.array([8])  # one of the twelve rows of kind b
-    found = LevelIntegrals(fit).leave_out(out, [out])
+    found = LevelIntegrals(fit.design, fit.draws).leave_out(out, [out])
     block = np.arange(8, 12)
     for draw in range(2):
         exact = brute(fit, "kind", None, draw, block, 0) - brute(
             fit, "kind", None, draw, block[1:], 0
         )
         assert found.fold[draw] == pytest.approx(exact, abs=1e-9)
-    np.testing.assert_allclose(found.fold, LevelIntegrals(fit).given_effects(out), atol=1e-9)
+    np.testing.assert_allclose(
+        found.fold, LevelIntegrals(fit.design, fit.draws).given_effects(out), atol=1e-9
+    )
     monkeypatch.setattr("bayes_lsm.bayes.cross_validation.level_integrals._LEAST_SHARE", 0.05)
     every = np.flatnonzero(schools()["kind"] == "b")
-    found = LevelIntegrals(fit).leave_out(out, [out])
+    found = LevelIntegrals(fit.design, fit.draws).leave_out(out, [out])
     for draw in range(2):
         exact = integral(fit, "kind", 1, draw, every)
         exact -= integral(fit, "kind", 1, draw, np.setdiff1d(every, out))
@@ -158,7 +160,7 @@ def test_levels_that_cut_across_blocks():
     assert shares[number] >= 0.2
     districts = data.loc[data["year"] == levels[number], "district"]
     every = np.flatnonzero(data["district"].isin([*districts, 1]))
-    found = LevelIntegrals(fit).leave_out(out, [out])
+    found = LevelIntegrals(fit.design, fit.draws).leave_out(out, [out])
     for draw in range(2):
         exact = integral(fit, "year", number, draw, every)
         exact -= integral(fit, "year", number, draw, np.setdiff1d(every, out))
@@ -170,7 +172,7 @@ def test_probabilities_are_those_of_the_mixture(out):
     """P(new ≤ y_i): that given u, over what the rows that are left say of u."""
     fit, out = drawn_schools("kind"), np.array(out)
     left = np.setdiff1d(np.flatnonzero(schools()["kind"] == "c"), out)
-    found = LevelIntegrals(fit).leave_out(out, [out]).below[0][:, 0]
+    found = LevelIntegrals(fit.design, fit.draws).leave_out(out, [out]).below[0][:, 0]
     y, row = fit.design.y, out[0]
     for draw in range(2):
         sd = fit.terms["district/school"].random[0].sd[draw]
@@ -276,9 +278,9 @@ def test_importance_sampling_is_the_grid_where_its_weights_were_hopeless():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", lsm.ConvergenceWarning)
         found = fit.psis_loo(progress=False)
+    given = LevelIntegrals(fit.design, fit.draws)
     conditional = [
-        smooth_weights(-density)[1]
-        for _, density, _, _ in densities(fit, checked_clusters(fit.design, None))
+        smooth_weights(-given.given_effects(rows))[1] for rows in read_units(fit.design).rows
     ]
     k = found.columns["pareto_k"]
     assert max(conditional) > 0.9
@@ -288,7 +290,7 @@ def test_importance_sampling_is_the_grid_where_its_weights_were_hopeless():
     error = 4 * found.columns["mcse"] + 0.01
     assert (np.abs(found.pointwise - exact) < error).all()
     assert found.elpd == pytest.approx(exact.sum(), abs=4 * found.mcse + 0.05)
-    row = checked_clusters(fit.design, None, "row")
+    row = read_units(fit.design, unit="row")
     assert row.unit == "row"
     by_country = fit.psis_loo(cluster=countries()["country"], progress=False)
     for value, mcse, rows in zip(
@@ -298,13 +300,13 @@ def test_importance_sampling_is_the_grid_where_its_weights_were_hopeless():
 
 
 def refit_from_the_grid(self, left, *, points, seed):
-    if len(left) == self.rows:
+    if len(left) == len(ALL):
         return self.own
-    return SampledPosterior(LevelIntegrals(sampled(tuple(left), draws=4000, seed=seed)), False)
+    return weighted_draws(sampled(tuple(left), draws=4000, seed=seed), False)
 
 
 def test_loo_is_the_grid(monkeypatch):
-    monkeypatch.setattr(SampledDeletion, "near", refit_from_the_grid)
+    monkeypatch.setattr(SampledRefits, "near", refit_from_the_grid)
     fit = country_fit()
     exact = np.array([exact_of([i]) for i in ALL])
     found = fit.loo(progress=False)
@@ -312,16 +314,16 @@ def test_loo_is_the_grid(monkeypatch):
     np.testing.assert_array_equal(
         found.columns["pareto_k"], fit.psis_loo(progress=False).columns["pareto_k"]
     )
-    assert "(0 of 16 rows)" in found.notes[0]
+    assert "(0 of 16 studies)" in found.notes[0]
 
 
 @pytest.mark.parametrize("refitted", [False, True])
 def test_folds_are_the_grid(refitted, monkeypatch):
-    monkeypatch.setattr(SampledDeletion, "near", refit_from_the_grid)
+    monkeypatch.setattr(SampledRefits, "near", refit_from_the_grid)
     if refitted:  # no weights are even enough
         monkeypatch.setattr(Predictions, "doubtful", property(lambda self: ~self.refitted))
     found = country_fit().kfold(5, seed=2, progress=False)
-    assert ("(16 of 16 rows)" in found.notes[0]) == refitted
+    assert ("(16 of 16 studies)" in found.notes[0]) == refitted
     for fold in np.array_split(np.random.default_rng(2).permutation(16), 5):
         left = tuple(i for i in ALL if i not in set(fold))
         given = logsumexp(log_joint(left))
@@ -395,8 +397,8 @@ def test_loo_by_draws_is_that_of_refits_by_nuts():
         return model.fit_bayes(seed=seed, draws=8000, target_accept=0.99, progress=False)
 
     fit = fitted(data, 1)
-    studies = checked_clusters(fit.design, None)
-    before = [smooth_weights(-density)[1] for _, density, _, _ in densities(fit, studies)]
+    given = LevelIntegrals(fit.design, fit.draws)
+    before = [smooth_weights(-given.given_effects(rows))[1] for rows in read_units(fit.design).rows]
     psis, exact = fit.psis_loo(progress=False), fit.loo(progress=False)
     k = psis.columns["pareto_k"]
     assert (np.array(before) > 0.7).sum() > (k > 0.7).sum()

@@ -121,6 +121,9 @@ def test_pinned_loo_kfold_and_psis_are_sums_over_a_grid(pinned):
         elpd, _ = grid.given_others(own, np.concatenate([rows[each] for each in fold]))
         assert folded.pointwise[u] == pytest.approx(elpd, abs=4 * folded.columns["mcse"][u] + 1e-4)
     assert exact.mcse < 0.05
+    # Clusters of independent effects are what studies are.
+    by_name = fit.kfold(3, seed=5, cluster=fit.design.labels)
+    np.testing.assert_array_equal(by_name.pointwise, folded.pointwise)
 
 
 def test_loo_with_all_unknown_is_that_of_a_grid(robust, robust_loo):
@@ -309,7 +312,7 @@ def test_averages_are_of_the_models_one_by_one(average, outlier):
         assert evidence.log == pytest.approx(theirs.log, abs=4 * error)
     assert average.draws.df.tolist() == [[4.0]]
     assert list(average.to_dataframe().index.unique("part")) == ["location", "scale"]
-    row = average.predict().iloc[0]
+    row = average.predict().table.iloc[0]
     x, z = average.design.X[0], average.design.Z[0]
     mean = average.draws.flat_location @ x
     tau = np.exp(average.draws.flat_scale @ z / 2)

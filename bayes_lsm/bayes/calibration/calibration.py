@@ -18,16 +18,10 @@ from typing import ClassVar, Literal, cast
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.bayes.calibration.clustered_replications import (
-    Clusters,
-    make_clustered_sampler,
-)
 from bayes_lsm.bayes.calibration.replications import (
     LEVELS,
     Refits,
     Sampler,
-    Studies,
-    World,
     check_whole,
     chosen_seed,
     make_sampler,
@@ -37,10 +31,10 @@ from bayes_lsm.bayes.calibration.uniformity import rank_ecdf, simultaneous_band,
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-from bayes_lsm.bayes.student.effects import df_prior, said_before, sample_df
+from bayes_lsm.bayes.student.effects import said_before
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.design.design import Design
 from bayes_lsm.priors import Priors
-from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.tables import Printable
 
 _LEVEL = 0.95
@@ -52,7 +46,7 @@ class Calibration(Printable):
 
     Attributes
     ----------
-    design : Design or Design
+    design : Design
         Its y is not used, but for the scales of a prior that depends on them.
     prior : Priors
     refits : Refits
@@ -200,7 +194,7 @@ def calibrate(
 
     Parameters
     ----------
-    design : Design or Design
+    design : Design
         ``model.design``.
     prior : Priors, optional
         Default: those of the design's specification. Where they depend on the effects, as those of
@@ -251,35 +245,16 @@ def calibrate(
     Vehtari, A. (2023). Simulation-based calibration checking for Bayesian computation: The choice
     of test quantities shapes sensitivity. Bayesian Analysis. doi:10.1214/23-BA1404
     """
+    require_capable("calibrate", design)
     check_whole("simulations", simulations, least=20)
     prior = prior or design.specification.priors
     check_whole("ranked", ranked, least=10)
     seed = chosen_seed(seed)
     rng = np.random.default_rng(seed)
-    world: World
-    if not design.is_independent:
-        own = make_clustered_sampler(
-            design, prior, engine=cast("str | Sampler", engine), draws=draws
-        )
-        resolved = resolve_priors(design, prior)
-        world = Clusters(design, draw_priors(design, prior, resolved, simulations, rng), own)
-    else:
-        sample = make_sampler(design, prior, engine=cast("str | Sampler", engine), draws=draws)
-        world = _studies(design, prior, sample, simulations, rng)
-    refits = refit(world, largest_rank=min(ranked, draws), rng=rng, progress=progress)
+    sample = make_sampler(design, prior, engine=cast("str | Sampler", engine), draws=draws)
+    true = draw_priors(design, prior, resolve_priors(design, prior), simulations, rng)
+    refits = refit(
+        design, true, sample, largest_rank=min(ranked, draws), rng=rng, progress=progress
+    )
     name = engine if isinstance(engine, str) else getattr(engine, "__name__", "own engine")
     return Calibration(design, prior, refits, name, seed)
-
-
-def _studies(
-    design: Design, prior: Priors, sample: Sampler, simulations: int, rng: np.random.Generator
-) -> Studies:
-    """Truths from the prior."""
-    resolved, known = resolve_priors(design, prior), df_prior(design, prior)
-    drawn = [resolved.location.sample(simulations, rng), resolved.scale.sample(simulations, rng)]
-    df = None
-    if known is not None:
-        df = np.broadcast_to(sample_df(known, simulations, rng), simulations)
-        if isinstance(known, DegreesOfFreedom):
-            drawn.append(df[:, None])
-    return Studies(design, sample, np.hstack(drawn), df)

@@ -9,23 +9,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal, cast
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.bayes.calibration.clustered_replications import (
-    Clusters,
-    make_clustered_sampler,
-    repeat_truth,
-)
 from bayes_lsm.bayes.calibration.replications import (
     LEVELS,
     Refits,
     Sampler,
-    Studies,
-    World,
     check_whole,
     chosen_seed,
     make_sampler,
@@ -34,14 +27,14 @@ from bayes_lsm.bayes.calibration.replications import (
 from bayes_lsm.bayes.coordinates import coordinates
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.student.effects import df_prior, said_before
+from bayes_lsm.bayes.term_draws import join_terms, terms_of
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
+from bayes_lsm.likelihood.blocks.correlation_matrices import kappas_of
 from bayes_lsm.priors import Priors
-from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 from bayes_lsm.tables import Printable
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +43,7 @@ class Coverage(Printable):
 
     Attributes
     ----------
-    design : Design or Design
+    design : Design
     prior : Priors
     refits : Refits
         Posterior summaries and problems of every fit.
@@ -132,7 +125,7 @@ def coverage(
 
     Parameters
     ----------
-    design : Design or Design
+    design : Design
         ``model.design``.
     prior : Priors, optional
         Default: those of the design's specification, worked out once from its own effects.
@@ -174,69 +167,40 @@ def coverage(
     Morris, T. P., White, I. R., & Crowther, M. J. (2019). Using simulation studies to evaluate
     statistical methods. Statistics in Medicine, 38(11), 2074-2102. doi:10.1002/sim.8086
     """
+    require_capable("coverage", design)
     check_whole("simulations", simulations, least=20)
     prior = prior or design.specification.priors
     seed = chosen_seed(seed)
-    world: World
-    if not design.is_independent:
-        given = location, scale, correlation or {}
-        own = make_clustered_sampler(
-            design, prior, engine=cast("str | Sampler", engine), draws=draws
-        )
-        world = Clusters(design, _true_clusters(design, given, df, simulations), own)
-    else:
-        truth, true_df = _true_studies(design, prior, (location, scale, correlation or {}), df)
-        sample = make_sampler(design, prior, engine=cast("str | Sampler", engine), draws=draws)
-        dfs = None if true_df is None else np.full(simulations, true_df)
-        world = Studies(design, sample, np.tile(truth, (simulations, 1)), dfs)
+    true = _repeat_truth(
+        design,
+        location=_true(design, "location_term", location),
+        scale=_true(design, "scale_term", scale),
+        correlation=_true(design, "pair", correlation or {}),
+        df=_true_df(design, prior, df),
+        size=simulations,
+    )
     refits = refit(
-        world, largest_rank=min(100, draws), rng=np.random.default_rng(seed), progress=progress
+        design,
+        true,
+        make_sampler(design, prior, engine=cast("str | Sampler", engine), draws=draws),
+        largest_rank=min(100, draws),
+        rng=np.random.default_rng(seed),
+        progress=progress,
     )
     name = engine if isinstance(engine, str) else getattr(engine, "__name__", "own engine")
     return Coverage(design, prior, refits, name, seed)
 
 
-_Given = tuple[Mapping[str, float], Mapping[str, float], Mapping[str, float]]
+_WORDS = {
+    "location_term": "location coefficients",
+    "scale_term": "scale coefficients",
+    "pair": "correlations",
+}
 
 
-def _true_studies(
-    design: Design, prior: Priors, given: _Given, df: float | None
-) -> tuple[Array, float | None]:
-    """One truth, and its ν."""
-    location, scale, correlation = given
-    truth = np.r_[
-        _coefficients("location coefficients", location, design.location.names),
-        _coefficients("scale coefficients", scale, design.scale.names),
-        _coefficients("correlations", correlation, ()),
-    ]
-    known = df_prior(design, prior)
-    if (df is None) != (known is None) or not (df is None or 0 < df < math.inf):
-        raise FitError(
-            "df, the true ν, must be a finite number > 0 with Student-t study effects, and is left "
-            f"out with normal ones; got {df} with "
-            f"study_effects={design.specification.study_effects!r}"
-        )
-    if df is not None and isinstance(known, DegreesOfFreedom):
-        truth = np.append(truth, df)
-    return truth, None if df is None else float(df)
-
-
-def _true_clusters(design: Design, given: _Given, df: float | None, simulations: int) -> Draws:
-    """One truth, so many times."""
-    if df is not None:
-        raise FitError(f"df is of Student-t study effects, which a {design.kind} does not have")
-    location, scale, correlation = given
-    names = coordinates(design)
-    return repeat_truth(
-        design,
-        location=_coefficients("location coefficients", location, tuple(names["location_term"])),
-        scale=_coefficients("scale coefficients", scale, tuple(names["scale_term"])),
-        correlation=_coefficients("correlations", correlation, tuple(names.get("pair", ()))),
-        size=simulations,
-    )
-
-
-def _coefficients(what: str, given: Mapping[str, float], names: tuple[str, ...]) -> Array:
+def _true(design: Design, dim: str, given: Mapping[str, float]) -> Array:
+    """The true values of what is named along a dimension of `coordinates`."""
+    what, names = _WORDS[dim], coordinates(design).get(dim, [])
     if set(given) != set(names):
         wanted = f"must be given for {', '.join(map(repr, names))}" if names else "have no place"
         raise FitError(f"the true {what} {wanted}; got {', '.join(map(repr, given)) or 'none'}")
@@ -244,3 +208,62 @@ def _coefficients(what: str, given: Mapping[str, float], names: tuple[str, ...])
     if not np.isfinite(values).all():
         raise FitError(f"the true {what} must be finite, got {dict(given)}")
     return values
+
+
+def _true_df(design: Design, prior: Priors, df: float | None) -> float | None:
+    """The true ν of Student-t study effects."""
+    known = df_prior(design, prior)
+    if (df is None) != (known is None) or not (df is None or 0 < df < math.inf):
+        raise FitError(
+            "df, the true ν, must be a finite number > 0 with Student-t study effects, and is left "
+            f"out with normal ones; got {df} with "
+            f"study_effects={design.specification.study_effects!r}"
+        )
+    return df
+
+
+def _repeat_truth(
+    design: Design,
+    *,
+    location: Array,
+    scale: Array,
+    correlation: Array,
+    df: float | None,
+    size: int,
+) -> Draws:
+    """One truth over and over: β (p,), α (q,) of all terms, correlations (pairs,), and ν."""
+    coefficients, rest, pairs = [], scale, correlation
+    for term in design.terms:
+        alpha, rest = np.split(rest, [len(term.names)])
+        own, pairs = np.split(pairs, [len(term.pairs)])
+        coefficients += [alpha, _kappas(term, own)]
+    terms = terms_of(design, np.concatenate(coefficients)[None])
+    one = replace(
+        join_terms(location[None], terms), df=None if df is None else np.full((1, 1), float(df))
+    )
+    return one.take(np.zeros(size, dtype=np.intp))
+
+
+def _kappas(term: ScaleTerm, correlation: Array) -> Array:
+    """The κ of the true correlations of a term's effects."""
+    if not term.pairs:
+        return np.empty(0)
+    R = np.eye(len(term.effects))
+    i, j = np.tril_indices(len(R), -1)
+    R[i, j] = R[j, i] = correlation
+    _check_correlations(term, R, correlation)
+    return np.asarray(kappas_of(R[None], term.correlation)[0])
+
+
+def _check_correlations(term: ScaleTerm, R: Array, own: Array) -> None:
+    if term.correlation == "compound_symmetric" and np.ptp(own) > 0:
+        raise FitError(
+            f"the correlations of {term.name!r} are all alike (compound_symmetric); got "
+            f"{', '.join(f'{each:g}' for each in own)}"
+        )
+    smallest = float(np.linalg.eigvalsh(R)[0])
+    if not smallest > 0:
+        raise FitError(
+            f"the true correlations of {term.name!r} are not those of a positive definite matrix "
+            f"(its smallest eigenvalue is {smallest:.3g})"
+        )

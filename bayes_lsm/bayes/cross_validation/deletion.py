@@ -1,118 +1,79 @@
-"""Rows of the one-term model left out: what `refits` asks of it, by the sums of `deletion`."""
+"""The posterior of a fit without some of its rows: points near it, and what they say.
+
+By the engines that need no chains, of α where β can be integrated out and else of all unknowns; of
+random intercepts of ln τ², which only NUTS can draw, see `sampled_refits`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayes_lsm.bayes.cross_validation.refits import LeftOut
-from bayes_lsm.bayes.engines.collapsed import Points, propose, require_collapsible
+from bayes_lsm.bayes.cross_validation.given_draws import DrawnDeletion, IndependentRows
+from bayes_lsm.bayes.cross_validation.refits import Points, Refittable
+from bayes_lsm.bayes.cross_validation.sampled_refits import SampledRefits
+from bayes_lsm.bayes.engines.collapsed import propose
+from bayes_lsm.bayes.engines.direct import require_direct
+from bayes_lsm.bayes.engines.student_collapsed import propose_student
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
+from bayes_lsm.bayes.student.effects import arrays, df_prior
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import Array, Indices, Numbers, Studies, take_rows
+from bayes_lsm.design.subsets import Indices
+from bayes_lsm.likelihood.likelihood import likelihood_of
+from bayes_lsm.likelihood.protocol import NormalPrior
 from bayes_lsm.priors import ResolvedPriors
+from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 
-Sums = tuple[Array, Array, Array]
+if TYPE_CHECKING:
+    from bayes_lsm.bayes.posterior import Posterior
 
 
-@dataclass(frozen=True, eq=False)
-class RowDeletion:
-    """A design and its priors, for `refits.leave_out_folds`.
+def deletion_of(fit: Posterior) -> Refittable:
+    """How rows are left out of a fit.
 
     Raises
     ------
     FitError
-        When β cannot be integrated out.
+        For priors that the engines without chains cannot take.
     """
-
-    sampled: ClassVar[bool] = False
-
-    design: Design
-    priors: ResolvedPriors
-
-    def __post_init__(self) -> None:
-        require_collapsible(self.priors, "use psis_loo(), which needs no refits")
-
-    @property
-    def rows(self) -> int:
-        """How many rows there are."""
-        return len(self.design.y)
-
-    @property
-    def width(self) -> int:
-        """Numbers that are held for each point, beside the rows."""
-        return int(self.design.X.shape[1]) ** 2
-
-    @property
-    def bounded(self) -> bool:
-        """Whether no weight can be large because the proposal holds the prior."""
-        return self.priors.scale.is_proper
-
-    def near(self, left: Indices, *, points: int, seed: int) -> RowPosterior:
-        """Points near the posterior of the rows `left`."""
-        from bayes_lsm.likelihood.rows.deletion import row_sums
-
-        part = self.design.keep(left)
-        found = propose(part, self.priors, points=points, seed=seed)
-        sums = row_sums(found.alphas, *_arrays(part), found.mean, found.precision)
-        return RowPosterior(self.design, len(left) == self.rows, found, sums)
+    design, rows = fit.design, len(fit.design.y)
+    priors, df = resolve_priors(design, fit.priors), df_prior(design, fit.priors)
+    p, q = len(priors.location.priors), len(priors.scale.priors)
+    width = max(p**2, p + q + 1)
+    if any(term.random for term in design.terms):
+        refits = SampledRefits(fit)
+        return Refittable(refits.near, rows, width, False, True, refits.problems)
+    require_direct(priors, df, "use psis_loo(), which needs no refits")
+    near = partial(_near, design, priors) if df is None else partial(_jointly, design, priors, df)
+    return Refittable(near, rows, width, priors.scale.is_proper)
 
 
-@dataclass(frozen=True, eq=False)
-class RowPosterior:
-    """Points near the posterior of all rows, or of those that are left when a fold is out.
-
-    Attributes
-    ----------
-    design : Design, or a part of one
-        Of all rows.
-    whole : bool
-        Whether the sums are those of all rows, so that a fold's are to be taken away.
-    points : Points
-    sums : tuple of ndarray
-        See `likelihood.deletion.row_sums`.
-    """
-
-    design: Numbers
-    whole: bool
-    points: Points
-    sums: Sums
-
-    @property
-    def log_ratio(self) -> Array:
-        """Log density of the prior less that of the proposal, at each point."""
-        return self.points.log_ratio
-
-    def leave_out(self, studies: Studies, folds: Sequence[Indices]) -> LeftOut:
-        """Predict the studies of each fold from the rows that are neither its own nor missing."""
-        return self._predict(studies, folds, -1.0 if self.whole else 0.0)
-
-    def predict_again(self, studies: Studies, units: Indices) -> tuple[Array, Array]:
-        """ln p(y | α) of the rows (m,), and of each study given all of them, its own too (m, U)."""
-        found = self._predict(studies, list(units[:, None]), 0.0)
-        return found.left[:, 0], found.unit
-
-    def _predict(self, studies: Studies, folds: Sequence[Indices], sign: float) -> LeftOut:
-        """See `likelihood.deletion.leave_out`."""
-        from bayes_lsm.likelihood.rows.deletion import leave_out
-
-        points = self.points
-        members = [studies.rows[unit] for fold in folds for unit in fold]
-        left, unit, z = leave_out(
-            points.alphas,
-            *self.sums,
-            sign,
-            np.cumsum([0, *map(len, members)]),
-            np.cumsum([0, *map(len, folds)]),
-            *_arrays(take_rows(self.design, np.concatenate(members))),
-            points.mean,
-            -float(np.linalg.slogdet(points.precision)[1]),
-        )
-        return LeftOut(left, unit, z)
+def _near(
+    design: Design, priors: ResolvedPriors, left: Indices, *, points: int, seed: int
+) -> Points:
+    """Points α near the posterior of the rows `left`, with β integrated out."""
+    found = propose(design.keep(left), priors, points=points, seed=seed)
+    prior = NormalPrior(found.mean, found.precision)
+    return Points(found.log_ratio, likelihood_of(design).deletion(left, found.alphas, prior))
 
 
-def _arrays(numbers: Numbers) -> tuple[Array, Array, Array, Array]:
-    y, v, X, Z = map(np.ascontiguousarray, (numbers.y, numbers.v, numbers.X, numbers.Z))
-    return y, v, X, Z
+def _jointly(
+    design: Design,
+    priors: ResolvedPriors,
+    df: DegreesOfFreedom | float,
+    left: Indices,
+    *,
+    points: int,
+    seed: int,
+) -> Points:
+    """Points of all unknowns, given which Student-t effects are independent."""
+    from bayes_lsm.likelihood.student.kernels import log_likelihood
+
+    part = design.keep(left)
+    found = propose_student(part, priors, df, points=points, seed=seed)
+    unknowns = found.location, found.scale, found.df
+    total = np.asarray(log_likelihood(*unknowns, *arrays(part)))
+    given = IndependentRows(design, *unknowns)
+    return Points(found.log_ratio, DrawnDeletion(given, total, len(left) == len(design.y)))

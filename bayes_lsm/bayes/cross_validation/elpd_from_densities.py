@@ -1,14 +1,13 @@
 """From log densities, of refits or of draws, to an `Elpd`: whatever the model and what is left out.
 
 What a model gives of each study is its log density at each draw given the others, that given its
-own effects too, and its effects' probabilities; see `loo.densities` and `clustered_loo.densities`.
-What refits give is in `refits`.
+own effects too, and its effects' probabilities; see `loo.densities`. What refits give is in
+`refits`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -44,64 +43,78 @@ def draw_folds(k: int, count: int, seed: int) -> list[Indices]:
     return [np.sort(fold) for fold in np.array_split(shuffled, k)]
 
 
-def sampled_elpd(
+def refitted_elpd(
     criterion: Literal["loo", "kfold"],
     fit: Posterior,
     studies: Studies,
     found: Predictions,
     problems: Sequence[str],
+    *,
+    folds: int = 0,
 ) -> Elpd:
-    """Of the draws of a sampler, or where they do not do of new ones without the fold."""
-    what = f"each {studies.unit}" if criterion == "loo" else "each fold"
-    again = int(found.refitted.sum())
-    note = (
-        f"{what} is predicted by importance sampling from the draws of the fit, with the effects "
-        "of random intercepts of ln τ² integrated out (psis, and its pareto_k), or, where those "
-        f"weights do not do, by a NUTS refit ({again} of {len(found.elpd)} {studies.plural}); "
-        f"Monte Carlo error {_total(found.mcse):.3f} in all"
-    )
-    heading = (
-        f"Leave-one-{studies.unit}-out by draws and refits"
-        if criterion == "loo"
-        else "Cross-validation by draws and refits"
-    )
-    columns = {"mcse": found.mcse, "psis": found.shared_elpd, "pareto_k": found.shared_k}
-    elpd = _exact(criterion, heading, fit, studies, found, columns, note)
+    """Of refits without each unit, or each of so many folds.
+
+    With one unit at a time the table has what importance sampling makes of the draws beside them;
+    so it has where the draws are a sampler's, and refits only stand in for them.
+    """
+    columns = {"mcse": found.mcse}
+    if criterion == "loo" or found.sampled:
+        columns |= {"psis": found.shared_elpd, "pareto_k": found.shared_k}
+    doubtful = np.flatnonzero(found.doubtful)
+    if len(doubtful):
+        problems = (
+            f"the log density of {_some(studies, doubtful)} has too large a Monte Carlo error even "
+            "by a refit of its own; use tighter priors",
+            *problems,
+        )
     for problem in problems:
         warn(problem, ConvergenceWarning)
-    return replace(elpd, problems=(*elpd.problems, *problems))
-
-
-def loo_elpd(fit: Posterior, studies: Studies, found: Predictions, densities: Densities) -> Elpd:
-    """Of refits without each study, with what PSIS makes of the draws beside them."""
-    psis = _smooth(fit, studies, densities)
-    columns = {"mcse": found.mcse, "psis": psis.elpd, "pareto_k": psis.pareto_k}
-    note = (
-        f"each {studies.unit} is predicted by a refit without it, {integrated_out(fit.design)} "
-        f"integrated out (Monte Carlo error {_total(found.mcse):.3f} in all); psis and pareto_k "
-        "are of the approximation by importance sampling, which can be trusted below "
-        f"{LARGEST_PARETO_K}"
+    heading, note = _made(fit, studies, found, folds)
+    return Elpd(
+        criterion,
+        heading,
+        studies,
+        fit.design.y,
+        found.elpd,
+        found.lpd - found.elpd,
+        columns,
+        found.pit,
+        tuple(problems),
+        (note, *said_before(fit.design, fit.priors), *fit.design.notes),
     )
-    heading = f"Leave-one-{studies.unit}-out by exact refits"
-    return _exact("loo", heading, fit, studies, found, columns, note)
 
 
-def kfold_elpd(fit: Posterior, studies: Studies, found: Predictions, k: int) -> Elpd:
-    """Of refits without each of k folds."""
-    count = len(studies.names)
-    sizes = f"{count // k}" if count % k == 0 else f"{count // k} or {count // k + 1}"
+def _made(fit: Posterior, studies: Studies, found: Predictions, folds: int) -> tuple[str, str]:
+    """The heading, and how the predictions were made."""
+    count, error = len(studies.names), float(np.sqrt(np.sum(found.mcse**2)))
+    heading = f"{folds}-fold cross-validation" if folds else f"Leave-one-{studies.unit}-out"
+    what = f"each {studies.unit}"
+    if folds:
+        size, rest = divmod(count, folds)
+        sizes = f"{size} or {size + 1}" if rest else f"{size}"
+        what = f"each fold of {sizes} {studies.plural}"
+    if found.sampled:
+        return f"{heading} by draws and refits", (
+            f"{what} is predicted by importance sampling from the draws of the fit, with the "
+            "effects of random intercepts of ln τ² integrated out (psis, and its pareto_k), or, "
+            f"where those weights do not do, by a NUTS refit ({int(found.refitted.sum())} of "
+            f"{count} {studies.plural}); Monte Carlo error {error:.3f} in all"
+        )
     note = (
-        f"each fold of {sizes} {studies.plural} is predicted by a refit without it, "
-        f"{integrated_out(fit.design)} integrated out (Monte Carlo error "
-        f"{_total(found.mcse):.3f} in all)"
+        f"{what} is predicted by a refit without it, {integrated_out(fit.design)} integrated out "
+        f"(Monte Carlo error {error:.3f} in all)"
     )
-    columns = {"mcse": found.mcse}
-    return _exact("kfold", f"{k}-fold cross-validation", fit, studies, found, columns, note)
+    if folds:
+        return heading, note
+    return f"{heading} by exact refits", (
+        f"{note}; psis and pareto_k are of the approximation by importance sampling, which can be "
+        f"trusted below {LARGEST_PARETO_K}"
+    )
 
 
 def psis_elpd(fit: Posterior, studies: Studies, densities: Densities) -> Elpd:
     """Of draws with weights 1/density, Pareto-smoothed."""
-    found = _smooth(fit, studies, densities)
+    found = smooth(fit, studies, densities)
     high = np.flatnonzero(~(found.pareto_k <= LARGEST_PARETO_K))
     problems: tuple[str, ...] = ()
     if len(high):
@@ -124,10 +137,10 @@ def psis_elpd(fit: Posterior, studies: Studies, densities: Densities) -> Elpd:
     )
 
 
-def waic_elpd(fit: Posterior, studies: Studies, densities: Densities) -> Elpd:
+def waic_elpd(fit: Posterior, studies: Studies, densities: Iterable[Array]) -> Elpd:
     """Of draws, less the variance of the log density."""
     lpd, penalty = np.empty((2, len(studies.names)))
-    for u, _, density, _ in densities:
+    for u, density in enumerate(densities):
         lpd[u] = logsumexp(density) - np.log(len(density))
         penalty[u] = np.var(density, ddof=1)
     high = np.flatnonzero(penalty > _LARGEST_WAIC_PENALTY)
@@ -143,38 +156,8 @@ def waic_elpd(fit: Posterior, studies: Studies, densities: Densities) -> Elpd:
     return Elpd("waic", heading, studies, y, lpd - penalty, penalty, {}, None, problems, remarks)
 
 
-def _exact(
-    criterion: Literal["loo", "kfold"],
-    heading: str,
-    fit: Posterior,
-    studies: Studies,
-    found: Predictions,
-    columns: dict[str, Array],
-    note: str,
-) -> Elpd:
-    doubtful = np.flatnonzero(found.doubtful)
-    problems: tuple[str, ...] = ()
-    if len(doubtful):
-        problems = (
-            f"the log density of {_some(studies, doubtful)} has too large a Monte Carlo error even "
-            "by a refit of its own; use tighter priors",
-        )
-        warn(problems[0], ConvergenceWarning)
-    return Elpd(
-        criterion,
-        heading,
-        studies,
-        fit.design.y,
-        found.elpd,
-        found.lpd - found.elpd,
-        columns,
-        found.pit,
-        problems,
-        (note, *said_before(fit.design, fit.priors), *fit.design.notes),
-    )
-
-
-def _smooth(fit: Posterior, studies: Studies, densities: Densities) -> Predictions:
+def smooth(fit: Posterior, studies: Studies, densities: Densities) -> Predictions:
+    """What draws with weights 1/density say of each unit, Pareto-smoothed."""
     count = len(studies.names)
     elpd, lpd, mcse, k, largest, ess = np.empty((6, count))
     pit = np.empty(len(fit.design.y))
@@ -189,10 +172,6 @@ def _smooth(fit: Posterior, studies: Studies, densities: Densities) -> Predictio
         pit[studies.rows[u]] = weights @ below
     nothing = np.zeros(count, dtype=bool)
     return Predictions(elpd, lpd, mcse, pit, k, largest, ess, nothing)
-
-
-def _total(mcse: Array) -> float:
-    return float(np.sqrt(np.sum(mcse**2)))
 
 
 def _some(studies: Studies, which: Indices) -> str:

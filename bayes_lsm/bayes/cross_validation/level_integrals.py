@@ -14,20 +14,18 @@ other levels are those of the draw, as are all coefficients.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import logsumexp, ndtr, ndtri
 
-from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
-from bayes_lsm.bayes.term_draws import flat_coefficients
+from bayes_lsm.bayes.draws import Draws
+from bayes_lsm.bayes.term_draws import TermDraws, flat_coefficients, split_terms
+from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import Array, Indices
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
+from bayes_lsm.likelihood.blocks.row_sums import RowSums
 
 # The integrals go to so many ω: what lies beyond has a prior probability of 1e-15.
 _RANGE = 8.0
@@ -92,14 +90,14 @@ class LeftRows:
 
 
 class LevelIntegrals:
-    """The rows of a fit, and its draws."""
+    """The rows of a design, and draws; without random intercepts there is nothing to integrate."""
 
-    def __init__(self, fit: Posterior) -> None:
-        beta = fit.draws.flat_location
+    def __init__(self, design: Design, draws: Draws) -> None:
+        beta, terms = draws.flat_location, split_terms(design, draws)
         centre = beta.mean(axis=0)
-        self._sums = RowSums(fit.design, centre)
-        self._away, self._alphas = beta - centre, flat_coefficients(fit.terms)
-        self._levels = list(_levels(fit))
+        self._sums = RowSums(design, centre)
+        self._away, self._alphas = beta - centre, flat_coefficients(terms)
+        self._levels = list(_levels(terms))
         self._totals: dict[int, Array] = {}
 
     @property
@@ -217,9 +215,9 @@ def _mean(prior: Array, log_density: Array) -> Array:
     return np.asarray(logsumexp(prior + log_density, axis=1))
 
 
-def _levels(fit: Posterior) -> Iterator[Level]:
+def _levels(terms: Mapping[str, TermDraws]) -> Iterator[Level]:
     column = 0
-    for each in fit.terms.values():
+    for each in terms.values():
         term = each.term
         column += len(term.names)
         for random in each.random:

@@ -1,49 +1,50 @@
-"""How well a model predicts a study that it has not seen.
+"""How well a model predicts what it has not seen: a study, a cluster of rows, or a row.
 
-`loo` and `kfold` leave studies out and refit, exactly (see `refits`). `psis_loo` and `waic` need
-nothing but the draws; they condition on β as well as on α, so a study with much leverage upsets
-them. What is left out is the study: where several rows have one name, all of them. Student-t study
-effects are integrated out, as normal ones are: what is predicted is the observed effect.
+`loo` and `kfold` leave units out and refit, exactly (see `refits`). `psis_loo` and `waic` need
+nothing but the draws; they condition on β as well as on α, so a unit with much leverage upsets
+them. What is left out is the study: where several rows have one name, all of them; and of dependent
+effects the whole cluster (`units`). The effects of all groups are integrated out throughout, normal
+or Student-t: what is predicted are all rows of a unit together, those of a new group with new
+effects. Where units are not independent (schools of one district) one is predicted from the
+coefficients and the rows that it depends on.
 
 Vehtari, Gelman & Gabry (2017), Statistics and Computing 27, 1413-1432,
-doi:10.1007/s11222-016-9696-4; PIT: Gelman et al. (2013), Bayesian Data Analysis, section 6.3.
+doi:10.1007/s11222-016-9696-4; PIT: Gelman et al. (2013), Bayesian Data Analysis, section 6.3;
+dependent rows: Bürkner, Gabry & Vehtari (2021), Computational Statistics 36, 1243-1261,
+doi:10.1007/s00180-020-01045-4.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import ndtr
 
-from bayes_lsm.bayes.cross_validation import clustered_loo
-from bayes_lsm.bayes.cross_validation.clustered_loo import Unit, require_unit
-from bayes_lsm.bayes.cross_validation.deletion import RowDeletion
+from bayes_lsm.bayes.cross_validation.deletion import deletion_of
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.cross_validation.elpd_from_densities import (
     draw_folds,
-    kfold_elpd,
-    loo_elpd,
     psis_elpd,
+    refitted_elpd,
+    smooth,
     waic_elpd,
 )
-from bayes_lsm.bayes.cross_validation.refits import Predictions, Refittable, leave_out_folds
-from bayes_lsm.bayes.cross_validation.student_deletion import StudentDeletion
-from bayes_lsm.bayes.normal_scores import normal_scores
-from bayes_lsm.bayes.pointwise_likelihood import log_likelihood
+from bayes_lsm.bayes.cross_validation.given_draws import given_draws
+from bayes_lsm.bayes.cross_validation.refits import Predictions, leave_out_folds
+from bayes_lsm.bayes.cross_validation.units import Unit, are_independent, read_units
 from bayes_lsm.bayes.resolved_priors.propriety import require_proper_without
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-from bayes_lsm.bayes.student.effects import df_prior, require_normal_effects
 from bayes_lsm.design.clusters import Cluster
-from bayes_lsm.design.subsets import Array, Indices, Studies, each_row, group_studies, take_rows
+from bayes_lsm.design.subsets import Array, Indices, Studies
 from bayes_lsm.errors import FitError
 from bayes_lsm.progress import track
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.posterior import Posterior
 
-_MANY_STUDIES = 5000
+_FEW = 100
 
 
 def loo(
@@ -59,8 +60,9 @@ def loo(
     Parameters
     ----------
     fit : BayesFit
-        Of either engine; the refits are by the collapsed one, with the priors of the full fit. Of
-        random intercepts of ln τ² see the notes.
+        Of either engine; the refits are by the collapsed one, with the priors of the full fit: of a
+        coefficient that nothing is left to tell of the prior speaks alone. Of random intercepts of
+        ln τ² see the notes.
     cluster : str or sequence of length n, optional
         What is left out as a whole: the groups of a scale term, or the cluster of each row that was
         fitted. By default the study; with dependent effects the outermost groups, and where none
@@ -81,8 +83,10 @@ def loo(
     Raises
     ------
     FitError
-        When there is only one study, or priors that the collapsed engine cannot take: location
-        priors that are not normal (with Student-t study effects, flat ones), or a shrinkage prior.
+        For fewer than two studies or rows, or three clusters; for one that tells alone of a
+        coefficient with a flat prior; and for priors that the collapsed engine cannot take:
+        location priors that are not normal (with Student-t study effects, flat ones), or a
+        shrinkage prior.
 
     Warns
     -----
@@ -105,13 +109,13 @@ def loo(
     >>> round(found.elpd), round(found.p)
     (-11, 3)
     """
-    if _leaves_clusters(fit, cluster, unit):
-        return clustered_loo.loo(fit, cluster=cluster, unit=unit, seed=seed, progress=progress)
-    studies = checked_studies(fit, unit)
-    folds = list(np.arange(len(studies.names))[:, None])
-    found = _refit(fit, studies, folds, seed=seed, progress=progress)
-    each = densities(fit, studies, progress=_slow(studies, progress))
-    return loo_elpd(fit, studies, found, each)
+    studies = checked_studies(fit, cluster, unit)
+    seed = fit.seed if seed is None else seed
+    found, problems = _refits(fit, studies, _one_by_one(studies), seed=seed, progress=progress)
+    if not found.sampled:
+        psis = smooth(fit, studies, densities(fit, studies, progress=progress))
+        found = replace(found, shared_elpd=psis.elpd, shared_k=psis.pareto_k)
+    return refitted_elpd("loo", fit, studies, found, problems)
 
 
 def kfold(
@@ -129,7 +133,7 @@ def kfold(
     ----------
     fit : BayesFit
     k : int, default 10
-        Number of folds, from 2 to the number of studies.
+        Number of folds, from 2 to the number of studies or clusters.
     cluster, unit
         As in `loo`.
     seed : int, optional
@@ -145,7 +149,7 @@ def kfold(
     Raises
     ------
     FitError
-        For a wrong `k`, or priors that the collapsed engine cannot take (see `loo`).
+        As in `loo`, and for a wrong `k`.
 
     Examples
     --------
@@ -155,13 +159,12 @@ def kfold(
     >>> len(fit.kfold(5, seed=1).pointwise)
     13
     """
-    if _leaves_clusters(fit, cluster, unit):
-        return clustered_loo.kfold(fit, k, cluster=cluster, unit=unit, seed=seed, progress=progress)
-    studies = checked_studies(fit, unit)
-    folds = draw_folds(k, len(studies.names), fit.seed if seed is None else seed)
+    studies = read_units(fit.design, cluster, unit)
+    seed = fit.seed if seed is None else seed
+    folds = draw_folds(k, len(studies.names), seed)
     _require_proper(fit, studies, folds)
-    found = _refit(fit, studies, folds, seed=seed, progress=progress)
-    return kfold_elpd(fit, studies, found, k)
+    found, problems = _refits(fit, studies, folds, seed=seed, progress=progress)
+    return refitted_elpd("kfold", fit, studies, found, problems, folds=k)
 
 
 def psis_loo(
@@ -205,10 +208,8 @@ def psis_loo(
     Vehtari, A., Simpson, D., Gelman, A., Yao, Y., & Gabry, J. (2024). Pareto smoothed importance
     sampling. Journal of Machine Learning Research, 25(72), 1-58.
     """
-    if _leaves_clusters(fit, cluster, unit):
-        return clustered_loo.psis_loo(fit, cluster=cluster, unit=unit, progress=progress)
-    studies = checked_studies(fit, unit)
-    return psis_elpd(fit, studies, densities(fit, studies, progress=_slow(studies, progress)))
+    studies = checked_studies(fit, cluster, unit)
+    return psis_elpd(fit, studies, densities(fit, studies, progress=progress))
 
 
 def waic(fit: Posterior, *, cluster: Cluster | None = None, unit: Unit = "cluster") -> Elpd:
@@ -224,6 +225,11 @@ def waic(fit: Posterior, *, cluster: Cluster | None = None, unit: Unit = "cluste
     -------
     Elpd
         −2 times `Elpd.elpd` is WAIC on the scale of a deviance.
+
+    Raises
+    ------
+    FitError
+        For too few clusters, or clusters that share effects or sampling errors.
 
     Warns
     -----
@@ -244,75 +250,64 @@ def waic(fit: Posterior, *, cluster: Cluster | None = None, unit: Unit = "cluste
     information criterion in singular learning theory. Journal of Machine Learning Research, 11,
     3571-3594.
     """
-    if _leaves_clusters(fit, cluster, unit):
-        return clustered_loo.waic(fit, cluster=cluster, unit=unit)
-    studies = checked_studies(fit, unit)
-    return waic_elpd(fit, studies, densities(fit, studies))
+    studies = checked_studies(fit, cluster, unit)
+    if not are_independent(fit.design, studies):
+        raise FitError(
+            "WAIC is a sum over clusters that are independent given the coefficients, but these "
+            "share effects or sampling errors; use larger clusters, or loo(), which needs no "
+            "independence"
+        )
+    given = given_draws(fit.design, fit.draws)
+    return waic_elpd(fit, studies, (given.given_effects(rows) for rows in studies.rows))
 
 
-def _leaves_clusters(fit: Posterior, cluster: Cluster | None, unit: Unit) -> bool:
-    """Whether more than single studies are left out.
-
-    Raises
-    ------
-    FitError
-        For clusters of studies with Student-t effects, an unknown unit, and rows that are given
-        clusters.
-    """
-    require_unit(unit, cluster)
-    if cluster is not None:
-        require_normal_effects(fit.design, "leaving out other clusters than studies")
-    return cluster is not None or not fit.design.is_independent
-
-
-def checked_studies(fit: Posterior, unit: Unit = "cluster") -> Studies:
-    """The studies of a fit, or its rows, that can be left out one by one.
+def checked_studies(
+    fit: Posterior, cluster: Cluster | None = None, unit: Unit = "cluster"
+) -> Studies:
+    """The units of a fit that can be left out one by one; see `units.read_units`.
 
     Raises
     ------
     FitError
-        For a single study, or one that bounds a scale coefficient with a flat prior by itself.
+        For too few units, or one that bounds a coefficient with a flat prior by itself.
     """
-    studies = each_row(fit.design) if unit == "row" else group_studies(fit.design)
-    if len(studies.names) < 2:
-        raise FitError(f"leaving {studies.plural} out needs at least two of them, got 1")
-    _require_proper(fit, studies, list(np.arange(len(studies.names))[:, None]))
+    studies = read_units(fit.design, cluster, unit)
+    _require_proper(fit, studies, _one_by_one(studies))
     return studies
-
-
-def _require_proper(fit: Posterior, studies: Studies, folds: list[Indices]) -> None:
-    resolved = resolve_priors(fit.design, fit.priors)
-    require_proper_without(fit.design, resolved, fit.priors, studies, folds)
-
-
-def _refit(
-    fit: Posterior,
-    studies: Studies,
-    folds: list[Indices],
-    *,
-    seed: int | None,
-    progress: bool,
-) -> Predictions:
-    priors, df = resolve_priors(fit.design, fit.priors), df_prior(fit.design, fit.priors)
-    model: Refittable = (
-        RowDeletion(fit.design, priors) if df is None else StudentDeletion(fit.design, priors, df)
-    )
-    seed = fit.seed if seed is None else seed
-    return leave_out_folds(model, studies, folds, seed=seed, progress=progress)
-
-
-def _slow(studies: Studies, progress: bool) -> bool:
-    return progress and len(studies.names) > _MANY_STUDIES
 
 
 def densities(
     fit: Posterior, studies: Studies, *, progress: bool = False
 ) -> Iterator[tuple[int, Array, Array, Array]]:
-    """Each study's log density (draws,), twice, and its effects' probabilities (draws, rows)."""
-    location, scale = fit.draws.flat_location, fit.draws.flat_scale
-    df = None if fit.draws.df is None else fit.draws.flat_df
-    for u in track(range(len(studies.names)), "Smoothing weights", progress=progress):
-        part = take_rows(fit.design, studies.rows[u])
-        density = log_likelihood(part, location, scale, df).sum(axis=1)
-        z = normal_scores(part.y - location @ part.X.T, part.v, scale @ part.Z.T, df)
-        yield u, density, density, ndtr(z)
+    """Each unit's log density (draws,), that given its own effects too, and its probabilities.
+
+    The effects are those of random intercepts of ln τ², the probabilities P(new effect ≤ y_i)
+    (draws, rows) of its rows; all given the rows of other units.
+    """
+    given = given_draws(fit.design, fit.draws)
+    random = any(term.random for term in fit.design.terms)
+    show = progress and len(studies.names) > _FEW
+    for u in track(range(len(studies.names)), "Smoothing weights", progress=show):
+        rows = studies.rows[u]
+        found = given.leave_out(rows, [rows])
+        again = given.given_effects(rows) if random else found.fold
+        yield u, found.fold, again, found.below[0]
+
+
+def _refits(
+    fit: Posterior, studies: Studies, folds: list[Indices], *, seed: int, progress: bool
+) -> tuple[Predictions, list[str]]:
+    """What the rest says of each fold, and what is wrong with that."""
+    model = deletion_of(fit)
+    with np.errstate(invalid="ignore"):  # points of the prior may be too far out for any density
+        found = leave_out_folds(model, studies, folds, seed=seed, progress=progress)
+    return found, model.problems
+
+
+def _one_by_one(studies: Studies) -> list[Indices]:
+    return list(np.arange(len(studies.names))[:, None])
+
+
+def _require_proper(fit: Posterior, studies: Studies, folds: list[Indices]) -> None:
+    resolved = resolve_priors(fit.design, fit.priors)
+    require_proper_without(fit.design, resolved, fit.priors, studies, folds)

@@ -3,10 +3,10 @@
 The posterior without a fold of studies is that of α given the rows that are left, with β integrated
 out (with Student-t study effects, that of β, α and ν together). One proposal near the full
 posterior, which also holds the prior, gives points; their weights for each fold are exact, because
-ln p(y_left | α) is (see `likelihood.deletion`). So nothing is approximated but an integral over q
-dimensions, and its Monte Carlo error is known. Where a fold's
-weights are too uneven, because its studies move the posterior far, that fold gets a proposal of its
-own, adapted to the rows that are left: a refit in full.
+ln p(y_left | α) is (`Likelihood.deletion`). So nothing is approximated but an integral over q
+dimensions, and its Monte Carlo error is known. Where a fold's weights are too uneven, because its
+studies move the posterior far, that fold gets a proposal of its own, adapted to the rows that are
+left: a refit in full.
 """
 
 from __future__ import annotations
@@ -18,11 +18,12 @@ from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import log_ndtr, logsumexp
+from scipy.special import logsumexp
 
 from bayes_lsm.bayes.engines.diagnostics import SMALLEST_ESS, dominated
 from bayes_lsm.bayes.engines.pareto import smooth_weights
 from bayes_lsm.design.subsets import Array, Indices, Studies
+from bayes_lsm.likelihood.protocol import Deletion
 from bayes_lsm.progress import track
 
 # Small beside the standard error of a study's share, which is of order 1.
@@ -39,50 +40,35 @@ _FEW = 20
 
 
 @dataclass(frozen=True, eq=False)
-class LeftOut:
-    """Densities of the rows that are left, and predictions of those that are not, at m points.
-
-    Attributes
-    ----------
-    left : ndarray, shape (m, F)
-        ln p(y_left | α) of each fold, up to a constant.
-    unit : ndarray, shape (m, U)
-        ln p(y_unit | y_left, α) of the folds' units, in their order.
-    z : ndarray, shape (m, k)
-        (y_i − mean) / SD of the units' rows, in their order, both given the rows that are left;
-        where they are not normal, the normal score of P(new effect ≤ y_i).
-    """
-
-    left: Array
-    unit: Array
-    z: Array
-
-
-class Deleted(Protocol):
+class Points:
     """Points near the posterior of some rows.
 
     Attributes
     ----------
     log_ratio : ndarray, shape (m,)
         Log density of the prior less that of what the points were drawn from.
+    rows : Deletion
+        What the rows say at each.
     """
 
-    @property
-    def log_ratio(self) -> Array:
-        """See above."""
-
-    def leave_out(self, studies: Studies, folds: Sequence[Indices]) -> LeftOut:
-        """Predict the studies of each fold from the rows that are neither its own nor missing."""
-
-    def predict_again(self, studies: Studies, units: Indices) -> tuple[Array, Array]:
-        """ln p(y | α) of the rows (m,), and of each study given all of them, its own too (m, U)."""
+    log_ratio: Array
+    rows: Deletion
 
 
-class Refittable(Protocol):
+class Near(Protocol):
+    def __call__(self, left: Indices, *, points: int, seed: int) -> Points:
+        """Points near the posterior of the rows `left`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Refittable:
     """A model whose rows can be left out.
 
     Attributes
     ----------
+    near : Near
+    rows : int
+        How many there are.
     width : int
         Numbers that are held for each point, beside the rows.
     bounded : bool
@@ -90,26 +76,16 @@ class Refittable(Protocol):
     sampled : bool
         Whether the points are the draws of a sampler: their weights are smoothed, and only where
         that does not do is there a refit, which is slow.
+    problems : list of str
+        What is wrong with refits, as they are made.
     """
 
-    @property
-    def sampled(self) -> bool:
-        """See above."""
-
-    @property
-    def width(self) -> int:
-        """See above."""
-
-    @property
-    def bounded(self) -> bool:
-        """See above."""
-
-    @property
-    def rows(self) -> int:
-        """How many rows there are."""
-
-    def near(self, left: Indices, *, points: int, seed: int) -> Deleted:
-        """Points near the posterior of the rows `left`."""
+    near: Near
+    rows: int
+    width: int
+    bounded: bool
+    sampled: bool = False
+    problems: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,12 +210,12 @@ def _batches(
 
 
 def _predict(
-    found: Predictions, posterior: Deleted, studies: Studies, folds: Sequence[Indices]
+    found: Predictions, posterior: Points, studies: Studies, folds: Sequence[Indices]
 ) -> None:
     """Fill in what the rows that are left say of the studies of these folds."""
-    out = posterior.leave_out(studies, folds)
+    out = posterior.rows.leave_out(studies, folds)
     log_weights = out.left + posterior.log_ratio[:, None]
-    below = np.exp(log_ndtr(np.nan_to_num(out.z)))
+    below = np.nan_to_num(out.below, nan=0.5)  # far out, where the weight is 0
     row = position = 0
     for f, fold in enumerate(folds):
         smoothed, k = smooth_weights(log_weights[:, f])
@@ -254,9 +230,9 @@ def _predict(
             row = last
 
 
-def _describe(found: Predictions, posterior: Deleted, studies: Studies, units: Indices) -> None:
+def _describe(found: Predictions, posterior: Points, studies: Studies, units: Indices) -> None:
     """Fill in the density of each study given all studies."""
-    whole, unit = posterior.predict_again(studies, units)
+    whole, unit = posterior.rows.predict_again(studies, units)
     weights = _normalised(whole + posterior.log_ratio)
     for position, u in enumerate(units):
         found.lpd[u], _ = _log_mean(weights, unit[:, position])

@@ -82,7 +82,9 @@ def study_influence(
     without = np.empty((len(studies.names), len(medians.names)))
     refitted = np.zeros(len(studies.names), dtype=bool)
     pit = None if left_out.pit is None else left_out.pit.copy()
-    integrals = LevelIntegrals(fit) if fit.draws.scale_effect is not None else None
+    integrals = (
+        LevelIntegrals(fit.design, fit.draws) if fit.draws.scale_effect is not None else None
+    )
     slow = progress and len(studies.names) > _FEW
     for u in track(range(len(studies.names)), f"Leaving {studies.plural} out", progress=slow):
         rows = studies.rows[u]

@@ -9,21 +9,35 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import logsumexp
 
-Array = npt.NDArray[np.float64]
+from bayes_lsm.bayes.draws import Array, Draws
 
 
-def smooth_weights(log_weights: Array) -> tuple[Array, float]:
+def relative_efficiency(draws: Draws, log_weights: Array) -> float:
+    """What a draw of chains is worth for the mean of weights (S,): at most 1.
+
+    Draws of the collapsed engine are in no order, and worth 1 each.
+    """
+    if draws.importance is not None:
+        return 1.0
+    from arviz_stats.base import array_stats
+
+    weights = np.exp(log_weights - np.max(log_weights)).reshape(draws.chains, -1)
+    found = float(array_stats.ess(weights, method="mean", relative=True))
+    return min(found, 1.0) if found > 0 else 1.0  # nan where all weights are alike
+
+
+def smooth_weights(log_weights: Array, efficiency: float = 1.0) -> tuple[Array, float]:
     """Smoothed log weights (m,), normalised to sum to 1, and the Pareto shape k of their tail.
 
-    k below 0.7: the weights can be trusted. nan weights count as zero.
+    k below 0.7: the weights can be trusted. nan weights count as zero. Of autocorrelated draws,
+    each worth `efficiency` of an independent one, a longer tail is smoothed.
     """
     log_weights = np.where(np.isnan(log_weights), -np.inf, log_weights)
     log_weights = log_weights - np.max(log_weights)
     size = len(log_weights)
-    tail = math.ceil(min(0.2 * size, 3 * math.sqrt(size)))
+    tail = math.ceil(min(0.2 * size, 3 * math.sqrt(size / efficiency)))
     order = np.argsort(log_weights)
     cutoff = max(log_weights[order[-tail - 1]], math.log(np.finfo(float).tiny))
     # Draws are resampled: some stand there twice, at the cutoff as well.

@@ -13,77 +13,40 @@ AMPPS 4(3), doi:10.1177/25152459211031256.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-import pandas as pd
 
 from bayes_lsm.bayes.draws import Array, Draws
-from bayes_lsm.bayes.engines.direct import require_direct
-from bayes_lsm.bayes.evidence.averages import Averages, sample_models
-from bayes_lsm.bayes.evidence.clustered_averaging import ClusteredModelAverage, average_clustered
-from bayes_lsm.bayes.evidence.model_prior import ModelPrior
-from bayes_lsm.bayes.evidence.submodels import SubModel, find_terms, sample_submodel
+from bayes_lsm.bayes.engines.direct import require_direct, sample_directly
+from bayes_lsm.bayes.evidence.evidence import Evidence, read_evidence
+from bayes_lsm.bayes.evidence.model_average import ModelAverage, describe, probabilities
+from bayes_lsm.bayes.evidence.model_prior import ModelPrior, log_model_prior
+from bayes_lsm.bayes.evidence.submodels import (
+    SubModel,
+    Term,
+    combine,
+    find_subsets,
+    require_terms,
+    take_submodel,
+    terms_of_parts,
+)
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
-from bayes_lsm.bayes.resolved_priors.resolve import require_log_link, resolve_priors
-from bayes_lsm.bayes.student.effects import df_prior, new_weights
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
+from bayes_lsm.bayes.student.effects import df_prior
+from bayes_lsm.bayes.term_draws import flat_coefficients, join_terms, split_terms, terms_of
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.design.design import Design
-from bayes_lsm.errors import FitError
-from bayes_lsm.links import tau2_from_log
+from bayes_lsm.errors import ConvergenceWarning, FitError, warn
 from bayes_lsm.priors import Priors
+from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
+from bayes_lsm.progress import track
 
-
-@dataclass(frozen=True, eq=False)
-class ModelAverage(Averages[Design]):
-    """Models of which terms matter, with their probabilities, and averages over them.
-
-    Its attributes are those of `averages.Averages`.
-    """
-
-    def parts(self) -> Mapping[str, tuple[Sequence[str], Array]]:
-        """What was estimated: of each part of the model the terms, and draws (1, draws, terms)."""
-        return self.draws.parts(self.design)
-
-    def predict(self, data: pd.DataFrame | None = None, *, level: float = 0.95) -> pd.DataFrame:
-        """Predictions averaged over the models.
-
-        Parameters
-        ----------
-        data : DataFrame, optional
-            Moderators to predict at. Default: those of the studies.
-        level : float, default 0.95
-
-        Returns
-        -------
-        DataFrame
-            One row for each of the data: pred (mean of the average effect x'β), sd, ci_lb, ci_ub;
-            pi_lb, pi_ub of the true effect of a new study; tau (median), tau_lb, tau_ub. With
-            Student-t study effects τ is the scale of the t.
-        """
-        if not 0 < level < 1:
-            raise FitError(f"level must be between 0 and 1, got {level}")
-        new = self.design if data is None else self.design.for_new_data(data)
-        bounds = [(1 - level) / 2, (1 + level) / 2]
-        noise = np.random.default_rng(self.seed).standard_normal(len(self.draws.flat_scale))
-        if self.draws.df is not None:
-            noise /= np.sqrt(new_weights(self.draws.flat_df))
-        rows = []
-        for x, z in zip(new.X, new.Z, strict=True):
-            mean = self.draws.flat_location @ x
-            tau = np.sqrt(tau2_from_log(self.draws.flat_scale @ z))
-            rows.append(
-                [
-                    mean.mean(),
-                    mean.std(ddof=1),
-                    *np.quantile(mean, bounds),
-                    *np.quantile(mean + tau * noise, bounds),
-                    np.median(tau),
-                    *np.quantile(tau, bounds),
-                ]
-            )
-        columns = "pred sd ci_lb ci_ub pi_lb pi_ub tau tau_lb tau_ub".split()
-        return pd.DataFrame(rows, columns=columns, index=pd.Index(new.labels, name="row"))
+_FEW_MODELS = 8
+# A model this much less probable than the best, in ln, gets no draw among thousands.
+_HOPELESS = 15.0
 
 
 def average_models(
@@ -96,7 +59,7 @@ def average_models(
     seed: int | None = None,
     most_models: int = 1000,
     progress: bool = True,
-) -> ModelAverage | ClusteredModelAverage:
+) -> ModelAverage:
     """Average over all models that leave out terms of the location or the scale part.
 
     A factor is kept or left out as a whole, and a term is kept wherever an interaction with it is.
@@ -104,8 +67,8 @@ def average_models(
 
     Parameters
     ----------
-    design : Design or Design
-        Of the full model.
+    design : Design
+        Of the full model. Its scale terms, their groups and correlations are in every model.
     prior : Priors, optional
         Of the coefficients. Default: those of the design's specification.
     model_prior : {"uniform", "beta_binomial"} or mapping of str to float, default "uniform"
@@ -127,14 +90,14 @@ def average_models(
 
     Returns
     -------
-    ModelAverage, or with several scale terms ClusteredModelAverage
+    ModelAverage
 
     Raises
     ------
     FitError
         For too many models, an unknown term, flat priors, priors that the collapsed engine cannot
-        take (location priors that are not normal, with normal study effects; a shrinkage prior), or
-        when there is nothing to average over.
+        take (location priors that are not normal, with normal study effects; a shrinkage prior),
+        random intercepts of ln τ², or when there is nothing to average over.
 
     Warns
     -----
@@ -162,48 +125,127 @@ def average_models(
     Scott, J. G., & Berger, J. O. (2010). Bayes and empirical-Bayes multiplicity adjustment in the
     variable-selection problem. Annals of Statistics, 38(5), 2587-2619. doi:10.1214/10-AOS792
     """
-    if not design.is_independent:
-        return average_clustered(
-            design,
-            prior=prior,
-            model_prior=model_prior,
-            keep=keep,
-            draws=draws,
-            seed=seed,
-            most_models=most_models,
-            progress=progress,
-        )
-    require_log_link(design)
+    require_capable("average", design)
+    _check_draws(draws)
     prior = prior or design.specification.priors
     priors, df = resolve_priors(design, prior), df_prior(design, prior)
     require_normalised(priors, "averaging over models")
     require_direct(priors, df, "models can be averaged with such priors only")
-    terms = {"location": find_terms(design.location), "scale": find_terms(design.scale)}
-
-    def sample(model: SubModel, its_seed: int) -> Draws:
-        return sample_submodel(
-            design, priors, df, model.location, model.scale, draws=draws, seed=its_seed
-        )
-
-    found = sample_models(
-        terms,
-        sample,
-        df,
-        model_prior=model_prior,
-        keep=keep,
-        draws=draws,
-        seed=seed,
-        most_models=most_models,
-        progress=progress,
+    terms = terms_of_parts(design)
+    models = _enumerate(terms, keep, most_models)
+    log_prior = log_model_prior(model_prior, models, terms)
+    if seed is None:
+        seed = int(np.random.SeedSequence().generate_state(1)[0])
+    seeds = np.random.SeedSequence(seed).generate_state(len(models) + 1)
+    evidences: list[Evidence] = []
+    found: list[_Coefficients | None] = []
+    best = -math.inf
+    show = progress and len(models) > _FEW_MODELS
+    for m in track(range(len(models)), "Fitting models", progress=show):
+        smaller, own = take_submodel(design, priors, models[m].location, models[m].scale)
+        drawn = sample_directly(smaller, own, df, draws=draws, seed=int(seeds[m]))
+        evidences.append(read_evidence(drawn))
+        height = evidences[m].log + log_prior[m]
+        best = max(best, height)
+        found.append(_Coefficients.of(smaller, drawn) if height > best - _HOPELESS else None)
+    problems = tuple(
+        f"location ~ {words['location']}, scale ~ {words['scale']}: {text}"
+        for model, each in zip(models, evidences, strict=True)
+        for words in [describe(terms, model)]
+        for text in each.problems
     )
+    if problems:
+        warn("; ".join(problems), ConvergenceWarning)
+    rng = np.random.default_rng(int(seeds[-1]))
+    mixed = _mix(design, models, probabilities(log_prior, evidences), found, df, draws, rng)
     return ModelAverage(
-        design,
-        prior,
-        found.models,
-        found.log_prior,
-        found.evidences,
-        terms,
-        found.draws,
-        found.seed,
-        found.problems,
+        design, prior, models, log_prior, tuple(evidences), terms, mixed, seed, problems
     )
+
+
+@dataclass(frozen=True, eq=False)
+class _Coefficients:
+    """Draws of β (S, p), of α and κ (S, q), and of ν (S,)."""
+
+    location: Array
+    scale: Array
+    df: Array
+
+    @classmethod
+    def of(cls, design: Design, drawn: Draws) -> _Coefficients:
+        scale = flat_coefficients(split_terms(design, drawn))
+        return cls(drawn.flat_location, scale, drawn.flat_df)
+
+
+def _check_draws(draws: int) -> None:
+    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 100:
+        raise FitError(f"draws must be a whole number of at least 100, got {draws!r}")
+
+
+def _enumerate(
+    terms: Mapping[str, Sequence[Term]], keep: Sequence[str], most_models: int
+) -> tuple[SubModel, ...]:
+    kept = {part: _of_part(part, keep) for part in terms}
+    named = sum(map(len, kept.values()))
+    if named < len(keep):
+        raise FitError(f"keep must name terms as 'location[…]' or 'scale[…]', got {list(keep)!r}")
+    for part, names in kept.items():
+        require_terms(part, names, terms[part])
+    free = sum(
+        term.optional and term.label not in kept[part] for part in terms for term in terms[part]
+    )
+    # Counted before they are listed, which might fill the memory; marginality leaves fewer.
+    if free > 30:
+        raise FitError(_too_many(f"up to 2^{free}", most_models))
+    location, scale = (find_subsets(terms[part], kept[part]) for part in ("location", "scale"))
+    count = len(location) * len(scale)
+    if count > most_models:
+        raise FitError(_too_many(str(count), most_models))
+    if count == 1:
+        raise FitError("there is only one model: no term can be left out of either part")
+    return tuple(combine(first, second) for first in location for second in scale)
+
+
+def _too_many(count: str, most: int) -> str:
+    return (
+        f"{count} models are too many to average over, at most {most} are allowed; name terms that "
+        "every model has in keep, or raise most_models"
+    )
+
+
+def _of_part(part: str, names: Sequence[str]) -> list[str]:
+    start = f"{part}["
+    return [name[len(start) : -1] for name in names if name.startswith(start) and name[-1] == "]"]
+
+
+def _mix(
+    design: Design,
+    models: Sequence[SubModel],
+    probability: Array,
+    found: Sequence[_Coefficients | None],
+    df: DegreesOfFreedom | float | None,
+    draws: int,
+    rng: np.random.Generator,
+) -> Draws:
+    """Draws of all models in proportion to their probabilities, in random order."""
+    bounds = np.floor(np.cumsum(probability) * draws + rng.uniform()).astype(int)
+    bounds[-1] = draws
+    counts = np.diff(np.minimum(bounds, draws), prepend=0)
+    order = rng.permutation(draws)
+    location = np.zeros((draws, design.X.shape[1]))
+    scale = np.zeros((draws, sum(term.size for term in design.terms)))
+    drawn_df = np.empty(draws)
+    first = 0
+    for model, drawn, count in zip(models, found, counts, strict=True):
+        if drawn is None or not count:
+            continue
+        rows = order[first : first + count]
+        first += count
+        location[np.ix_(rows, model.location)] = drawn.location[:count]
+        scale[np.ix_(rows, model.scale)] = drawn.scale[:count]
+        drawn_df[rows] = drawn.df[:count]
+    mixed = join_terms(location, terms_of(design, scale))
+    if df is None:
+        return mixed
+    known = drawn_df[None] if isinstance(df, DegreesOfFreedom) else np.full((1, 1), df)
+    return replace(mixed, df=known)

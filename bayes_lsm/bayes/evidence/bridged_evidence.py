@@ -10,13 +10,13 @@ import math
 
 import numpy as np
 
-from bayes_lsm.bayes.cross_validation.clustered_deletion import RowSums
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.evidence.bridge import MOST_ITERATIONS, bridge
 from bayes_lsm.bayes.evidence.evidence import Evidence, with_error
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD, resolve_priors
 from bayes_lsm.bayes.term_draws import are_random, flat_coefficients
+from bayes_lsm.likelihood.likelihood import likelihood_of
 
 # An error beyond that cannot itself be trusted: the proposal misses much of the posterior.
 _LARGEST_BRIDGE_SE = 0.5
@@ -50,8 +50,7 @@ class _Joint:
     def __init__(self, fit: Posterior) -> None:
         self._fit = fit
         self._priors = resolve_priors(fit.design, fit.priors)
-        self._sums = RowSums(fit.design, fit.draws.flat_location.mean(axis=0))
-        self._rows = np.arange(len(fit.design.y))
+        self._likelihood = likelihood_of(fit.design.given_levels())
         self._sd = fit.priors.scale_sd or DEFAULT_SCALE_SD
         self._random = [each for term in fit.terms.values() for each in term.random]
         self._log_jacobian = sum(
@@ -75,7 +74,7 @@ class _Joint:
         flat[:, ~self._effect] = alpha
         sizes = [each.effect.shape[1] for each in self._random]
         flat[:, self._effect] = u * np.repeat(np.exp(log_sd), sizes, axis=1)
-        likelihood = self._sums.of(self._rows, flat).log_density(beta - self._sums.mean)
+        likelihood = self._likelihood.densities(beta, flat)
         prior = self._log_jacobian + np.sum(self._priors.location.logpdf(beta), axis=1)
         prior = prior + np.sum(self._priors.scale.logpdf(alpha), axis=1)
         # The prior of ω is that of a τ, whose density is of ln τ² = 2 ln ω.

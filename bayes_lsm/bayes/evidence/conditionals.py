@@ -17,8 +17,12 @@ from scipy.special import logsumexp
 
 from bayes_lsm.bayes.engines.collapsed import normal_prior
 from bayes_lsm.bayes.student.effects import arrays
+from bayes_lsm.bayes.term_draws import are_random
+from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import Array, Indices, Numbers
-from bayes_lsm.priors import PriorBlock, ResolvedPriors
+from bayes_lsm.likelihood.likelihood import likelihood_of
+from bayes_lsm.likelihood.protocol import NormalPrior
+from bayes_lsm.priors import ResolvedPriors
 
 # Nodes of the quadrature: to find where the density is, and then as many as it takes until every
 # second one gives the same integral.
@@ -27,11 +31,6 @@ _SAME = 1e-4
 _NEGLIGIBLE = 11.0  # below the highest log density
 # Densities of single effects in one quadrature; one of a Student-t study effect is dearer.
 _WORK, _STUDENT_WORK = 1.5e7, 2.5e6
-
-
-def with_prior(numbers: Numbers, location: PriorBlock) -> tuple[Array, ...]:
-    """y, v, X, Z, and mean and precision of the normal prior of β, for compiled code."""
-    return (*arrays(numbers), *map(np.ascontiguousarray, normal_prior(location)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +51,7 @@ class Unknowns:
     """
 
     log_density: Callable[[Array], Array]
-    place: Mapping[str, Sequence[int]]
+    place: Mapping[str, Sequence[int] | Indices]
     most: float
     turned: int = 0
 
@@ -66,18 +65,18 @@ class Unknowns:
         return found
 
 
-def collapsed_unknowns(numbers: Numbers, priors: ResolvedPriors) -> Unknowns:
-    """α, with β integrated out."""
-    from bayes_lsm.likelihood.rows.integrated import Integrated
+def collapsed_unknowns(design: Design, priors: ResolvedPriors) -> Unknowns:
+    """α, κ and effects of random intercepts of ln τ², with β integrated out."""
+    likelihood = likelihood_of(design.given_levels())
+    location = NormalPrior(*normal_prior(priors.location))
+    moved = np.flatnonzero(~are_random(design))
 
-    likelihood = Integrated(*with_prior(numbers, priors.location))
+    def log_density(points: Array) -> Array:
+        found = likelihood.values(np.ascontiguousarray(points), location)
+        return np.asarray(found + priors.scale.logpdf(points[:, moved]).sum(axis=1))
 
-    def log_density(alphas: Array) -> Array:
-        found = likelihood.log_marginal(alphas) + priors.scale.logpdf(alphas).sum(axis=1)
-        return np.asarray(found)
-
-    most = _WORK / (len(numbers.y) * (_COARSE + _FINE[0]))
-    return Unknowns(log_density, {"scale": range(numbers.Z.shape[1])}, most)
+    most = _WORK / (likelihood.cost * (_COARSE + _FINE[0]))
+    return Unknowns(log_density, {"scale": moved}, most)
 
 
 def joint_unknowns(numbers: Numbers, priors: ResolvedPriors) -> Unknowns:

@@ -51,7 +51,7 @@ def _by_inclusion(
     terms: Mapping[str, Sequence[Term]],
 ) -> Array:
     log_prior = np.zeros(len(models))
-    known = [f"{part}[{term.name}]" for part in terms for term in terms[part] if term.optional]
+    known = [f"{part}[{term.label}]" for part in terms for term in terms[part] if term.optional]
     for name, probability in given.items():
         if name not in known:
             raise FitError(

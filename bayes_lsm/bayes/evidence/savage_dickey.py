@@ -23,19 +23,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
 from scipy.special import logsumexp
 
 from bayes_lsm.bayes.engines.collapsed import normal_prior
+from bayes_lsm.bayes.engines.direct import require_direct
 from bayes_lsm.bayes.evidence.bayes_factor import describe_bf, grade
-from bayes_lsm.bayes.evidence.clustered_nested import Levels
 from bayes_lsm.bayes.evidence.conditionals import conditional_density
 from bayes_lsm.bayes.evidence.evidence import Evidence
 from bayes_lsm.bayes.evidence.marginal_likelihood import evidence
-from bayes_lsm.bayes.evidence.nested import Nesting, PartName, Studies, thinned
+from bayes_lsm.bayes.evidence.nested import Nesting, PartName, thinned
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
 from bayes_lsm.bayes.student.effects import said_before
@@ -44,9 +44,6 @@ from bayes_lsm.design.subsets import Array, restrict
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import PriorBlock
 from bayes_lsm.tables import Printable
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
 
 _MOST_DRAWS = 20_000
 _PRIOR_DRAWS = 200_000
@@ -172,18 +169,17 @@ def savage_dickey(
     require_choice("part", part, PartName)
     if not math.isfinite(value):
         raise FitError(f"value must be a finite number, got {value}")
-    model: Nesting = Studies(fit) if fit.design.is_independent else Levels(fit)
+    model = Nesting(fit)
     columns = model.find(part, term)
     require_normalised(model.priors, "the Savage–Dickey ratio")
-    model.require_direct("use such priors, whatever the engine")
-    if part == "location" and model.exact_location:
+    require_direct(model.priors, model.df, "use such priors, whatever the engine")
+    if part == "location" and model.df is None:
         log_posterior, log_prior, se = _location(model, columns, value)
     else:
         log_posterior, log_prior, se = _one_by_one(model, part, columns, value, fit.seed)
-    names = model.names[part]
     return SavageDickey(
         part,
-        tuple(names[j] for j in columns),
+        tuple(model.coefficients[part][j].label for j in columns),
         float(value),
         log_posterior,
         log_prior,
@@ -213,13 +209,12 @@ def _one_by_one(
         raise FitError(
             f"several {part} coefficients can be tested for 0 only, got {value}; name one of them"
         )
-    kept = {name: list(range(len(each))) for name, each in model.names.items()}
     here = model.whole
     log_posterior = log_prior = variance = 0.0
     for step, column in enumerate(columns):
+        kept = model.without(part, columns[:step])
         if step:
-            kept[part].remove(columns[step - 1])
-            here = model.without(kept, draws=_CHECK_DRAWS)
+            here = model.draw(kept, draws=_CHECK_DRAWS)
         j = kept[part].index(column)
         most = int(np.clip(here.unknowns.most, _FEWEST_DRAWS, len(here.points)))
         points, worth = thinned(here.points, here.worth, most)
@@ -267,15 +262,10 @@ def _restricted(
     fit: Posterior, model: Nesting, part: PartName, columns: list[int]
 ) -> Evidence | None:
     """ln p(y | null) − ln p(y), where the null is a model without these columns."""
-    if model.level[part] & set(columns):
+    if not (model.can_draw and model.is_model(part, columns)):
         return None
-    kept = {
-        name: [j for j in range(len(each)) if name != part or j not in columns]
-        for name, each in model.names.items()
-    }
-    if not all(kept.values()) or not model.nested:
-        return None
-    null, full = model.without(kept, draws=_CHECK_DRAWS).evidence, evidence(fit)
+    kept = model.without(part, columns)
+    null, full = model.draw(kept, draws=_CHECK_DRAWS).evidence, evidence(fit)
     if null is None:
         return None
     se = math.hypot(null.se, full.se)

@@ -7,21 +7,20 @@ the larger, and its prior is the larger one's given that the others are zero (`s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
-from bayes_lsm.bayes.draws import Draws
-from bayes_lsm.bayes.engines.direct import sample_directly
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.part import Part
+from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.design.subsets import restrict, take_columns
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import ResolvedPriors
-from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 
+CORRELATIONS = "correlations"
 _SPANNED = 1e-8  # of the length of the constant
 
 
@@ -34,22 +33,28 @@ class Term:
     name : str
         As in the formula: ``continent``, ``I(weeks - 40)``; the intercept is ``intrcpt``.
     columns : tuple of int
-        Its columns in the part's matrix.
+        Its columns of X, or its coefficients among the α and κ of all scale terms.
     optional : bool
         Whether the model can do without it. Not the intercept, nor a factor that stands in for it.
     factors : frozenset of str
         The factors of an interaction.
+    label : str
+        Its whole name: where there are several scale terms ``district: continent``.
+    grouping : str, default ""
+        Of its scale term.
     """
 
     name: str
     columns: tuple[int, ...]
     optional: bool
     factors: frozenset[str]
+    label: str
+    grouping: str = ""
 
 
 @dataclass(frozen=True)
 class SubModel:
-    """Which terms, by name, and which columns of either part a model keeps."""
+    """Which terms, by their labels, and which columns of either part a model keeps."""
 
     location_terms: tuple[str, ...]
     scale_terms: tuple[str, ...]
@@ -66,15 +71,60 @@ def find_terms(part: Part) -> tuple[Term, ...]:
         first += len(columns)
         intercept = structure.columns == ["Intercept"]
         names = frozenset(factor.expr for factor in structure.term.factors)
-        found.append(
-            Term(
-                "intrcpt" if intercept else str(structure.term),
-                columns,
-                not intercept and not _carries_level(part, columns),
-                frozenset() if intercept else names,
-            )
-        )
+        name = "intrcpt" if intercept else str(structure.term)
+        optional = not intercept and not _carries_level(part, columns)
+        found.append(Term(name, columns, optional, frozenset() if intercept else names, name))
     return tuple(found)
+
+
+def terms_of_parts(design: Design) -> dict[str, tuple[Term, ...]]:
+    """The terms of the location formula, and those of all scale formulas with the correlations."""
+    found: list[Term] = []
+    first, alone = 0, len(design.terms) == 1
+    for term in design.terms:
+        q, kappas = len(term.names), term.n_correlations
+        own = list(_of_effects(term))
+        if kappas:
+            places = tuple(range(q, q + kappas))
+            own.append(Term(CORRELATIONS, places, False, frozenset(), CORRELATIONS))
+        for each in own:
+            label = each.name if alone else f"{term.name}: {each.name}"
+            columns = tuple(first + j for j in each.columns)
+            found.append(replace(each, columns=columns, grouping=term.name, label=label))
+        first += term.size
+    return {"location": find_terms(design.location), "scale": tuple(found)}
+
+
+def _of_effects(term: ScaleTerm) -> Iterator[Term]:
+    """The terms of its formula; of each effect by itself where they differ in coefficients."""
+    terms, size = find_terms(term.part), len(term.part.names)
+    if term.slope_part is None or len(term.effects) == 1:
+        yield from terms
+        return
+    for k, effect in enumerate(term.effects):
+        for each in terms:
+            columns = tuple(k * size + j for j in each.columns)
+            factors = frozenset(f"{effect}: {factor}" for factor in each.factors)
+            yield replace(each, name=f"{effect}: {each.name}", columns=columns, factors=factors)
+
+
+def in_words(terms: Sequence[Term]) -> str:
+    """A formula's right-hand side: ``1``, ``continent + weeks``, ``0 + continent``.
+
+    Of several scale terms ``district: 1, school: year``.
+    """
+    words: dict[str, list[str]] = {}
+    for term in terms:
+        start = term.label.removesuffix(term.name)
+        words.setdefault(start, []).extend([term.name] if term.name != CORRELATIONS else [])
+    return ", ".join(start + _right_hand_side(names) for start, names in words.items())
+
+
+def _right_hand_side(names: Sequence[str]) -> str:
+    rest = [name for name in names if name != "intrcpt"]
+    if len(rest) < len(names):
+        return " + ".join(rest) or "1"
+    return " + ".join(["0", *rest])
 
 
 def _carries_level(part: Part, columns: Sequence[int]) -> bool:
@@ -93,13 +143,27 @@ def _spans_constant(matrix: np.ndarray) -> bool:
 
 def find_subsets(terms: Sequence[Term], kept: Sequence[str] = ()) -> list[tuple[Term, ...]]:
     """All ways to leave terms out, but for those named in `kept`; the smallest first."""
-    fixed = [not term.optional or term.name in kept for term in terms]
+    fixed = [not term.optional or term.label in kept for term in terms]
     choices = product(*[(True,) if always else (False, True) for always in fixed])
     subsets = [
         tuple(term for term, keep in zip(terms, choice, strict=True) if keep) for choice in choices
     ]
-    subsets = [subset for subset in subsets if subset and _respects_marginality(subset, terms)]
+    whole = _formulas(terms)
+    subsets = [
+        subset
+        for subset in subsets
+        if _formulas(subset) == whole and _respects_marginality(subset, terms)
+    ]
     return sorted(subsets, key=len)
+
+
+def _formulas(terms: Sequence[Term]) -> set[tuple[str, str]]:
+    """Which formulas are not empty, by the groupings and effects of their scale terms."""
+    return {
+        (term.grouping, term.name.rpartition(": ")[0])
+        for term in terms
+        if term.name != CORRELATIONS
+    }
 
 
 def _respects_marginality(subset: Sequence[Term], terms: Sequence[Term]) -> bool:
@@ -107,34 +171,29 @@ def _respects_marginality(subset: Sequence[Term], terms: Sequence[Term]) -> bool
         lower in subset
         for higher in subset
         for lower in terms
-        if lower.factors and lower.factors < higher.factors
+        if lower.grouping == higher.grouping and lower.factors and lower.factors < higher.factors
     )
 
 
 def combine(location: Sequence[Term], scale: Sequence[Term]) -> SubModel:
     """A model with these terms."""
     return SubModel(
-        tuple(term.name for term in location),
-        tuple(term.name for term in scale),
+        tuple(term.label for term in location),
+        tuple(term.label for term in scale),
         tuple(j for term in location for j in term.columns),
         tuple(j for term in scale for j in term.columns),
     )
 
 
-def sample_submodel(
-    design: Design,
-    priors: ResolvedPriors,
-    df: DegreesOfFreedom | float | None,
-    location: Sequence[int],
-    scale: Sequence[int],
-    *,
-    draws: int,
-    seed: int,
-) -> Draws:
-    """Draws of the coefficients of these columns, with all others at zero."""
-    smaller = ResolvedPriors(restrict(priors.location, location), restrict(priors.scale, scale))
-    numbers = take_columns(design, location, scale)
-    return sample_directly(numbers, smaller, df, draws=draws, seed=seed)
+def take_submodel(
+    design: Design, priors: ResolvedPriors, location: Sequence[int], scale: Sequence[int]
+) -> tuple[Design, ResolvedPriors]:
+    """The model of these coefficients, with all others at zero, and its priors.
+
+    Of the scale part they are counted among the α and κ of all terms.
+    """
+    own = ResolvedPriors(restrict(priors.location, location), restrict(priors.scale, scale))
+    return take_columns(design, location, scale), own
 
 
 def require_terms(part: str, names: Sequence[str], terms: Sequence[Term]) -> None:
@@ -144,7 +203,7 @@ def require_terms(part: str, names: Sequence[str], terms: Sequence[Term]) -> Non
     ------
     FitError
     """
-    known = [term.name for term in terms]
+    known = [term.label for term in terms]
     for name in names:
         if name not in known:
             raise FitError(

@@ -44,6 +44,7 @@ from bayes_lsm.bayes.pymc_model.effect_blocks import (
 from bayes_lsm.bayes.student.effects import sample_effects, student_log_likelihood
 from bayes_lsm.bayes.term_draws import TermDraws, split_terms
 from bayes_lsm.design.design import Design
+from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_factors
 from bayes_lsm.links import tau2_from_log
 
 Index = npt.NDArray[np.intp]
@@ -289,33 +290,6 @@ class ConditionalEffects:
                     log_density[draws, block.rows[i]] = -0.5 * np.log(variance) - log_root[:, i]
         return score, log_density - 0.5 * (score**2 + np.log(2 * np.pi))
 
-    def log_densities(self, cluster: Index) -> Array:
-        """ln p(y) of clusters of rows (S, clusters) under each draw, all effects integrated out.
-
-        Parameters
-        ----------
-        cluster : ndarray of int, shape (n,)
-            The number of each row's cluster; no effect and no error is shared by two of them.
-
-        Notes
-        -----
-        With x = N^−½r and B = N^−½AT it is −½ [n ln 2π + ln |N| + ln |K| + x'x − x'BK⁻¹B'x] of a
-        block.
-        """
-        found = np.zeros((self.draws.size, int(cluster.max()) + 1))
-        for block in (each for each in self._blocks if len(each.rows)):
-            for draws in self._draws_at_a_time(block, 1):
-                x, B, log_root = self._independent(block, draws)
-                each = -log_root - 0.5 * (x**2 + np.log(2 * np.pi))
-                np.add.at(found[draws].T, cluster[block.rows], each.T)
-                if B.shape[2]:
-                    transposed = np.swapaxes(B, 1, 2)
-                    root = np.linalg.cholesky(np.eye(B.shape[2]) + transposed @ B)
-                    half = np.linalg.solve(root, transposed @ x[..., None])[..., 0]
-                    log_det = np.log(np.diagonal(root, axis1=1, axis2=2))
-                    found[draws, cluster[block.rows[0]]] += np.sum(0.5 * half**2 - log_det, axis=1)
-        return found
-
     def log_densities_given_others(self) -> Array:
         """ln p(y_i | y_−i) of each row given all other rows (S, n), under each draw.
 
@@ -433,7 +407,9 @@ class ConditionalEffects:
         size = len(tau)
         pool = [np.zeros((size, 1)), np.ones((size, 1))]
         pool += [
-            np.linalg.cholesky(each.correlation[draws]).reshape(size, -1)
+            correlation_factors(
+                each.kappa[draws], len(each.term.effects), each.term.correlation
+            ).reshape(size, -1)
             for each, start in zip(terms, starts, strict=True)
             if start >= 0
         ]

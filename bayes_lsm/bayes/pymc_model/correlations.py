@@ -7,6 +7,7 @@ compiled sampler as its Cholesky factor.)
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from bayes_lsm.priors import PartialCorrelation, PriorBlock
 
 
 def add_correlations(design: Design, scale: PriorBlock) -> Any:
-    """Add ``correlation`` to the model at hand, where there are any.
+    """Add ``correlation``, and its ``kappa``, to the model at hand, where there are any.
 
     Returns
     -------
@@ -33,6 +34,9 @@ def add_correlations(design: Design, scale: PriorBlock) -> Any:
     if not len(b):
         return start
     share = pm.Beta("correlation_share", b, b, shape=len(b))
+    # As a function of the sampler's own coordinate, logit(share), so that it does not round.
+    logit = pt.log(share) - pt.log1p(-share)
+    pm.Deterministic("kappa", 0.5 * (logit + _shifts(design)))
     found, pieces, first = [], [], 0
     for term in design.terms:
         s, kappas = len(term.effects), term.n_correlations
@@ -52,6 +56,18 @@ def _concentrations(design: Design, scale: PriorBlock) -> np.ndarray:
     kappas = np.flatnonzero(are_correlations(design))
     priors = [scale.priors[j] for j in kappas]
     return np.array([each.b if isinstance(each, PartialCorrelation) else 1.0 for each in priors])
+
+
+def _shifts(design: Design) -> np.ndarray:
+    """2κ less the logit of a share: ln(s − 1) where all s effects share one correlation."""
+    return np.concatenate(
+        [
+            np.full(term.n_correlations, math.log(len(term.effects) - 1))
+            if term.correlation == "compound_symmetric"
+            else np.zeros(term.n_correlations)
+            for term in design.terms
+        ]
+    )
 
 
 def _partial(term: ScaleTerm, share: Any) -> list[list[Any]]:

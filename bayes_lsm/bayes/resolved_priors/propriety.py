@@ -141,7 +141,7 @@ def require_proper_without(
     studies: Studies,
     folds: Sequence[Indices],
 ) -> None:
-    """Refuse to leave studies out whose effects a flat prior on a scale coefficient hangs on.
+    """Refuse to leave studies out whose effects a coefficient with a flat prior hangs on.
 
     Parameters
     ----------
@@ -156,14 +156,17 @@ def require_proper_without(
     ------
     FitError
     """
-    if not _flat(resolved.scale):
+    if not _flat(resolved.scale) and not _flat(resolved.location):
         return
+    columns = _flat_columns(design.X, resolved.location)
     everything = np.arange(sum(map(len, studies.rows)))
     for fold in folds:
         out = np.concatenate([studies.rows[unit] for unit in fold])
         left = np.setdiff1d(everything, out)
         effects = random_effects(design, resolved.location, priors, left)
         reason = find_impropriety(effects, resolved.scale)
+        if np.linalg.matrix_rank(columns[left]) < columns.shape[1]:
+            reason = "the rest cannot tell all location coefficients with flat priors"
         if reason is not None:
             names = ", ".join(studies.names[unit] for unit in fold)
             raise FitError(f"without {studies.unit} {names} {reason}; use a proper prior")
@@ -225,8 +228,12 @@ def _columns(term: ScaleTerm, rows: Indices, Q: Array) -> tuple[Mask, Mask, Mask
 
 def _flat_basis(X: Array, location: PriorBlock) -> Array:
     """An orthonormal basis (n, m) of what the m location coefficients with flat priors can fit."""
-    columns = (X @ np.linalg.inv(location.contrasts))[:, _flat(location)]
-    return np.asarray(np.linalg.qr(columns)[0])
+    return np.asarray(np.linalg.qr(_flat_columns(X, location))[0])
+
+
+def _flat_columns(X: Array, location: PriorBlock) -> Array:
+    """What the m location coefficients with flat priors multiply (n, m)."""
+    return np.asarray((X @ np.linalg.inv(location.contrasts))[:, _flat(location)])
 
 
 def find_impropriety(effects: Effects, scale: PriorBlock) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bayes_lsm.bayes.sensitivity.refits import Subject
+from bayes_lsm.bayes.sensitivity.subject import Subject
 from bayes_lsm.errors import FitError, PriorError
 from bayes_lsm.priors import (
     Cauchy,

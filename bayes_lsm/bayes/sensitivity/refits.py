@@ -1,7 +1,6 @@
 """The posterior of one model under other priors: the refits behind `sensitivity`.
 
-What a model is, a `Subject` says (`sensitivity_subjects` for one scale term and
-`clustered_sensitivity` for several). A refit costs some hundredths of a second where β can be
+What a model is, a `Subject` says. A refit costs some hundredths of a second where β can be
 integrated out, so that nothing is approximated: each prior gets draws of its own, all from the same
 random numbers. Where it cannot, the draws that there are get weights.
 """
@@ -10,147 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Literal, Protocol
 
 import numpy as np
 import pandas as pd
 
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.engines.diagnostics import LARGEST_PARETO_K, SMALLEST_ESS, dominated
-from bayes_lsm.bayes.engines.pareto import smooth_weights
-from bayes_lsm.priors import PriorBlock, Priors, ResolvedPriors, stretch
-
-BlockName = Literal["location", "scale"]
-Kind = Literal["coefficient", "level", "correlation", "sd", "df"]
-
-
-@dataclass(frozen=True)
-class Coefficient:
-    """One number that a model estimates.
-
-    Attributes
-    ----------
-    part, term : str
-        What tables call it.
-    block : {"location", "scale"}
-        Of the priors.
-    own : tuple of int
-        The places of its own prior in that block: several where numbers have a joint prior (the
-        correlations of one scale term, slopes under a shrinkage prior).
-    kind : {"coefficient", "level", "correlation", "sd", "df"}
-        A level of ln τ², an SD of random intercepts, or ν, is never 0. A correlation is measured as
-        Fisher's z, an SD ω as ln ω² and ν as ln(ν − lower), so that their priors can be made wider.
-    lower : float
-        The smallest ν.
-    """
-
-    part: str
-    term: str
-    block: BlockName
-    own: tuple[int, ...]
-    kind: Kind = "coefficient"
-    lower: float = 0.0
-
-    @property
-    def can_be_zero(self) -> bool:
-        """Whether it means something that it is 0."""
-        return self.kind in ("coefficient", "correlation")
-
-    def shown(self, values: Array) -> Array:
-        """What is measured as itself: a correlation from Fisher's z, ω from ln ω², ν."""
-        if self.kind == "correlation":
-            return np.tanh(values)
-        if self.kind == "df":
-            return np.asarray(self.lower + np.exp(values))
-        return np.exp(values / 2) if self.kind == "sd" else values
-
-    def __str__(self) -> str:
-        return f"{self.part}[{self.term}]"
-
-
-@dataclass(frozen=True, eq=False)
-class Refitted:
-    """Draws under one prior.
-
-    Attributes
-    ----------
-    priors : ResolvedPriors
-    location, scale : ndarray, shapes (S, p), (S, q)
-        The coefficients that the two blocks of priors are of.
-    values : ndarray, shape (S, P)
-        Of all coefficients of the subject, in its order.
-    latent : ndarray, shape (S, L), or None
-        What else the likelihood is given: degrees of freedom that are fixed, random intercepts.
-    problems : tuple of str
-        Why they should not be trusted.
-    weights : ndarray, shape (S,), or None
-        Where the draws do not have equal weight: they sum to one.
-    """
-
-    priors: ResolvedPriors
-    location: Array
-    scale: Array
-    values: Array
-    latent: Array | None = None
-    problems: tuple[str, ...] = ()
-    weights: Array | None = None
-
-    @cached_property
-    def log_priors(self) -> dict[BlockName, Array]:
-        """Log prior density (S,) of either block."""
-        return {
-            "location": self.priors.location.logpdf(self.location).sum(axis=1),
-            "scale": self.priors.scale.logpdf(self.scale).sum(axis=1),
-        }
-
-
-class Subject(Protocol):
-    """What is asked of a fitted model: its unknowns by name, and its posterior under other priors.
-
-    Attributes
-    ----------
-    coefficients : tuple of Coefficient
-    slopes, levels : list of int
-        Places, in the scale block, of the coefficients of ln τ².
-    priors : ResolvedPriors
-        As fitted.
-    """
-
-    coefficients: tuple[Coefficient, ...]
-    slopes: list[int]
-    levels: list[int]
-    priors: ResolvedPriors
-
-    def resolve(self, priors: Priors) -> ResolvedPriors:
-        """Priors bound to the data."""
-
-    def other_statements(self) -> dict[str, Priors]:
-        """What else might have been said of correlations."""
-
-    def preset_like(self, preset: Priors) -> Priors:
-        """A preset, with what is said of unknowns that presets do not speak of."""
-
-    def can_draw(self, priors: ResolvedPriors) -> bool:
-        """Whether `draw` takes these."""
-
-    def draw(self, priors: ResolvedPriors, *, draws: int, seed: int) -> Refitted:
-        """Independent draws under these priors."""
-
-    def drawn(self) -> Refitted:
-        """The draws of the fit itself."""
-
-    def sample(self, priors: Priors, *, seed: int, progress: bool) -> Refitted:
-        """The posterior by NUTS."""
-
-    def values(self, location: Array, scale: Array) -> Array:
-        """All coefficients (S, P) as they are measured."""
-
-    def log_likelihood(self, found: Refitted) -> Array:
-        """ln p(y) in each draw (S,)."""
-
-    def tau_rows(self) -> tuple[pd.Index, Array]:
-        """Whose τ is shown, and the rows (U, q) that make their ln τ² of the scale block."""
+from bayes_lsm.bayes.engines.pareto import relative_efficiency, smooth_weights
+from bayes_lsm.bayes.sensitivity.subject import BlockName, Coefficient, Refitted, Subject
+from bayes_lsm.priors import PriorBlock, ResolvedPriors, stretch
 
 
 @dataclass(frozen=True)
@@ -185,16 +52,15 @@ class Refitter:
         if near is None or self.subject.can_draw(priors):
             return self.subject.draw(priors, draws=self.draws, seed=self.seed)
         other = replace(near, priors=priors)
-        log_weights, k = smooth_weights(
-            sum(
-                other.log_priors[name] - near.log_priors[name]
-                for name in near.log_priors
-                if getattr(priors, name) is not getattr(near.priors, name)
-            )
-            + np.zeros(len(near.values))
-        )
+        log_ratio = np.zeros(len(near.values))
+        for name, log_prior in near.log_priors.items():
+            if getattr(priors, name) is not getattr(near.priors, name):
+                log_ratio += other.log_priors[name] - log_prior
+        efficiency = relative_efficiency(near.drawn, log_ratio)
+        log_weights, k = smooth_weights(log_ratio, efficiency)
         weights = np.exp(log_weights)
-        return replace(other, problems=_weight_problems(weights, k), weights=weights)
+        problems = _weight_problems(weights, k, efficiency)
+        return replace(other, problems=problems, weights=weights)
 
     def sample_prior(self, priors: ResolvedPriors, size: int) -> Array:
         """Draws (size, P) of the coefficients from their priors."""
@@ -208,11 +74,11 @@ class Refitter:
         return log_prior, self.subject.log_likelihood(found)
 
 
-def _weight_problems(weights: Array, k: float) -> tuple[str, ...]:
+def _weight_problems(weights: Array, k: float, efficiency: float) -> tuple[str, ...]:
     found = []
     if dominated(k, weights.max()):
         found.append(f"Pareto k of the weights is {k:.2f} (at most {LARGEST_PARETO_K} is good)")
-    ess = 1.0 / float(np.sum(weights**2))
+    ess = efficiency / float(np.sum(weights**2))
     if not ess >= SMALLEST_ESS:
         found.append(f"the weights leave {ess:.0f} draws (at least {SMALLEST_ESS} are good)")
     return tuple(found)
@@ -240,11 +106,6 @@ def _stretch_block(block: PriorBlock, places: set[int], factor: float) -> PriorB
             stretch(prior, factor) if j in places else prior for j, prior in enumerate(block.priors)
         ),
     )
-
-
-def joint_places(block: PriorBlock, place: int) -> tuple[int, ...]:
-    """The places of the prior that the coefficient at `place` has, alone or with others."""
-    return tuple(block.shrunk) if place in block.shrunk else (place,)
 
 
 def summarise(

@@ -1,8 +1,8 @@
 """How much of a posterior is the prior's: the same model under many other priors.
 
-`sensitivity_refits` refits the model, `sensitivity_priors` has the other priors, `power_scaling`
-asks what happens when the prior or the likelihood counts a little more, and `sensitivity_verdicts`
-says what all that means for each coefficient.
+`subject` names what is unknown, `refits` refits the model, `other_priors` has the other priors,
+`power_scaling` asks what happens when the prior or the likelihood counts a little more, and
+`verdicts` says what all that means for each coefficient.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -20,22 +20,19 @@ from scipy.special import ndtri
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
-from bayes_lsm.bayes.sensitivity.clustered_sensitivity import Terms
 from bayes_lsm.bayes.sensitivity.other_priors import other_families, other_presets
 from bayes_lsm.bayes.sensitivity.power_scaling import power_scaling
 from bayes_lsm.bayes.sensitivity.refits import (
-    Coefficient,
-    Refitted,
     Refitter,
-    Subject,
     as_shown,
+    index_of,
     overlap,
     stretched,
     summarise,
     width,
 )
 from bayes_lsm.bayes.sensitivity.sensitivity_tau import tau_under_priors
-from bayes_lsm.bayes.sensitivity.subjects import Studies
+from bayes_lsm.bayes.sensitivity.subject import Coefficient, Refitted, Subject
 from bayes_lsm.bayes.sensitivity.verdicts import THRESHOLDS, Finding, judge, sentence, tipping_point
 from bayes_lsm.bayes.student.effects import said_before
 from bayes_lsm.bayes.summaries.intervals import check_interval
@@ -45,9 +42,6 @@ from bayes_lsm.priors import PresetName, Priors, ResolvedPriors
 from bayes_lsm.progress import track
 from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
 
 Varied = Literal["own", "together"]
 
@@ -88,7 +82,7 @@ class Sensitivity(Printable):
     families, presets : DataFrame
         By prior, part and term: median, ci_lb, ci_ub, p_positive, trusted under other priors.
     tau : DataFrame
-        By prior and study, or by prior and variance where there are several scale terms:
+        By prior and study, or by prior and variance where effects are not independent:
         prior_median, prior_ci_lb, prior_ci_ub of its τ before the data under each preset, and
         median, ci_lb, ci_ub after.
     reweighted : bool
@@ -258,6 +252,9 @@ def sensitivity(
     With Student-t study effects whose ν is estimated, ν is one more coefficient, whose prior is
     made wider on ln(ν − its smallest value); presets do not speak of it, so it keeps its prior.
 
+    Draws of NUTS that are reweighted count as the independent ones that they are worth: for the
+    tail of the weights, their effective number, and tipping points.
+
     With several scale terms a coefficient's own prior is that of its term, ``"district: year"``.
     The correlations of a term have one prior, LKJ, which is made wider on Fisher's z of the partial
     correlations, about 0; that of an SD ω of random intercepts on ln ω², about its median; a
@@ -313,7 +310,7 @@ def sensitivity(
         fit,
         table.assign(verdict=[judge(row) for row in table.to_dict("records")]),
         as_shown(pd.concat(curves, names=["varied", "part", "term"]), subject.coefficients),
-        _tipping(curves, subject.coefficients, level, len(base.values)),
+        _tipping(curves, subject.coefficients, level, _draws_behind(refit, fit)),
         shown["family"],
         shown["preset"],
         tau_under_priors(subject, presets_found, level=level, draws=_PRIOR_DRAWS, seed=seed),
@@ -352,7 +349,7 @@ def _checked(fit: Posterior, *, level: float, draws: int) -> Subject:
     check_interval(level, "eti")
     if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 100:
         raise FitError(f"draws must be a whole number of at least 100, got {draws!r}")
-    subject: Subject = Studies(fit) if fit.design.is_independent else Terms(fit)
+    subject = Subject(fit)
     require_normalised(subject.priors, "sensitivity")
     return subject
 
@@ -466,11 +463,20 @@ def _change(curve: pd.DataFrame, narrow: float, wide: float) -> tuple[float, flo
     return math.log(length[1] / length[0]) / span, moved
 
 
+def _draws_behind(refit: Refitter, fit: Posterior) -> pd.Series:
+    """By part and term, as `tipping_point` counts them: half of them are independent."""
+    names = index_of(refit.subject.coefficients)
+    if refit.is_exact:
+        return pd.Series(refit.draws, names)
+    effective = fit.convergence.filter(like="ess").min(axis=1)
+    return (2 * effective[names]).clip(upper=fit.draws.size)
+
+
 def _tipping(
     curves: Mapping[tuple[str, str, str], pd.DataFrame],
     coefficients: Sequence[Coefficient],
     level: float,
-    draws: int,
+    draws: pd.Series,
 ) -> pd.DataFrame:
     found = {}
     for each in coefficients:
@@ -481,7 +487,7 @@ def _tipping(
                 curve.index.to_numpy(dtype=float),
                 curve["p_positive"].to_numpy(),
                 level=level,
-                draws=draws,
+                draws=float(draws[each.part, each.term]),
             )
     return pd.DataFrame.from_dict(found, orient="index").rename_axis(["part", "term"])
 

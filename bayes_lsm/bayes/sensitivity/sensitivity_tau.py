@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm.bayes.draws import Array, row_blocks
-from bayes_lsm.bayes.sensitivity.refits import Refitted, Subject, quantiles
+from bayes_lsm.bayes.sensitivity.refits import quantiles
+from bayes_lsm.bayes.sensitivity.subject import Refitted, Subject
 from bayes_lsm.links import tau2_from_log
 
 

@@ -118,12 +118,17 @@ def _tip_words(tip: Row, factors: tuple[float, float]) -> str:
     ]
     if turns:
         return f"That the interval {now} would change if its prior were {' or '.join(turns)}."
-    low, high = (f"1/{1 / f:g}" if f < 1 else f"{f:g}" for f in factors)
+    low, high = map(factor_words, factors)
     return f"The interval {now} with its prior {low} to {high} times as wide."
 
 
+def factor_words(factor: float) -> str:
+    """A width of a prior relative to its own: ``"1/4"``, ``"2"``."""
+    return f"{factor:g}" if factor >= 1 else f"1/{1 / factor:g}"
+
+
 def tipping_point(
-    factors: Array, p_positive: Array, *, level: float, draws: int
+    factors: Array, p_positive: Array, *, level: float, draws: float
 ) -> dict[str, float | str]:
     """Where a conclusion changes as the prior is made narrower or wider.
 
@@ -140,7 +145,7 @@ def tipping_point(
         Posterior probability of a positive coefficient at each.
     level : float
         Of the interval.
-    draws : int
+    draws : float
         Behind each, worth about half as many independent ones.
 
     Returns

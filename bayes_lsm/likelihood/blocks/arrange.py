@@ -67,20 +67,17 @@ def arrange_design(design: Design) -> Arranged:
 def likelihood_terms(design: Design) -> tuple[BlockTerm, ...]:
     """The scale terms as the likelihood reads them.
 
-    The levels of random intercepts of ln τ² are columns that follow those of Z, so that their
-    effects are coefficients like others: the likelihood is that given the effects.
+    The likelihood is that given random intercepts of ln τ², whose effects are coefficients too.
     """
     return tuple(
         BlockTerm(
             term.index,
-            np.concatenate([term.Z, *(np.eye(len(r.levels))[r.index] for r in term.random)], axis=2)
-            if term.random
-            else term.Z,
+            term.Z,
             term.slopes,
             term.correlation if len(term.effects) > 1 else "none",
             term.offset,
         )
-        for term in design.terms
+        for term in design.given_levels().terms
     )
 
 

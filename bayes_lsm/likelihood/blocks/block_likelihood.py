@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,12 +14,17 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks import blocks
 from bayes_lsm.likelihood.blocks.arrange import arrange_design
+from bayes_lsm.likelihood.blocks.block_deletion import BlockDeletion
 from bayes_lsm.likelihood.blocks.covariance import BlockCovariance, block_covariance
 from bayes_lsm.likelihood.blocks.first_guess import derivatives_of_variances, guess_variances
 from bayes_lsm.likelihood.blocks.information import expected_information, location_slopes
+from bayes_lsm.likelihood.blocks.row_sums import RowSums
 from bayes_lsm.likelihood.blocks.scores import scores
 from bayes_lsm.likelihood.protocol import Climbs, Criterion, Evaluation, Locations, NormalPrior
 from bayes_lsm.specification import Method
+
+if TYPE_CHECKING:
+    from bayes_lsm.likelihood.blocks.sums import Sums
 
 Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.intp]
@@ -26,6 +32,8 @@ Mask = npt.NDArray[np.bool_]
 
 # Predicted gain, relative to the log-likelihood, below which nothing is left to climb.
 _TOLERANCE = 1e-13
+# What a row, and all blocks together, cost at least where one independent effect costs 1.
+_ROW, _BLOCKS = 1.3, 52.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +47,11 @@ class Blocks:
         """The design, arranged for the compiled loops."""
         found: blocks.Arranged = arrange_design(self.design)
         return found
+
+    @property
+    def cost(self) -> float:
+        """What one of many `values` takes, in units of an independent effect."""
+        return _ROW * len(self.design.y) + _BLOCKS
 
     def evaluate(self, alpha: Array, criterion: Criterion) -> Evaluation:
         """A criterion at α (q,), its score and its Hessian."""
@@ -68,6 +81,24 @@ class Blocks:
     def draw_location(self, alphas: Array, noise: Array, prior: NormalPrior) -> Array:
         """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
         return blocks.draw_location(alphas, noise, self.data, prior=prior)
+
+    def conditional_location(self, alphas: Array, prior: NormalPrior) -> tuple[Array, Array]:
+        """Mean (m, p) and covariance (m, p, p) of β | α, y for each row of alphas (m, q)."""
+        away, covariance = self._sums(alphas, prior.mean).location(prior.precision)
+        return prior.mean + away, covariance
+
+    def densities(self, locations: Array, alphas: Array) -> Array:
+        """ln p(y | β, α) (m,) for each row of locations (m, p) and of alphas (m, q)."""
+        centre = locations.mean(axis=0)
+        return self._sums(alphas, centre).log_density(locations - centre)
+
+    def _sums(self, alphas: Array, centre: Array) -> Sums:
+        """What the rows say of β at each row of alphas (m, q), counted from `centre`."""
+        return RowSums(self.design, centre).of(np.arange(len(self.design.y)), alphas)
+
+    def deletion(self, rows: Index, alphas: Array, prior: NormalPrior) -> BlockDeletion:
+        """What some rows say at each row of alphas (m, q), without others of all rows."""
+        return BlockDeletion.of(self.design, rows, alphas, prior)
 
     def first_guess(self) -> tuple[Array, Array]:
         """ln of every variance by α, and a guess of it; see `Likelihood.first_guess`."""

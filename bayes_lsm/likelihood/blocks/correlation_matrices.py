@@ -35,12 +35,45 @@ def correlation_matrices(kappa: Array, effects: int, kind: Correlation) -> Array
         x = np.exp(2.0 * kappa[:, 0])
         rho = (x - 1.0) / (x + effects - 1.0)
         return np.where(np.eye(effects, dtype=bool), 1.0, rho[:, None, None])
+    L = correlation_factors(kappa, effects, kind)
+    return np.asarray(L @ np.swapaxes(L, 1, 2))
+
+
+def correlation_factors(kappa: Array, effects: int, kind: Correlation) -> Array:
+    """L (m, s, s), lower triangular, with LL' = R, from κ (m, c).
+
+    Also where rounding makes R singular, so that it has no Cholesky factor.
+
+    Examples
+    --------
+    >>> correlation_factors(np.array([[0.0], [30.0]]), 2, "compound_symmetric")[:, 1].round(3)
+    array([[0., 1.],
+           [1., 0.]])
+    """
+    kappa = np.clip(kappa, -_LARGEST, _LARGEST)
+    if not correlation_count(effects, kind):
+        return np.broadcast_to(np.eye(effects), (len(kappa), effects, effects))
     L = np.zeros((len(kappa), effects, effects))
     for i in range(effects):
-        z = kappa[:, i * (i - 1) // 2 : i * (i + 1) // 2]
+        if kind == "compound_symmetric":
+            # Fisher's z of ρ/(1 + jρ), the correlation given j other effects, from e^2κ − 1.
+            x, j = np.expm1(2.0 * kappa), np.arange(i)
+            with np.errstate(divide="ignore"):
+                z = 0.5 * np.log(((j + 2) * x + effects) / (j * x + effects))
+        else:
+            z = kappa[:, i * (i - 1) // 2 : i * (i + 1) // 2]
+        z = np.clip(z, -_LARGEST, _LARGEST)
         rest = np.cumprod(np.c_[np.ones(len(z)), 1.0 / np.cosh(z)], axis=1)
         L[:, i, :i], L[:, i, i] = np.tanh(z) * rest[:, :-1], rest[:, -1]
-    return np.asarray(L @ np.swapaxes(L, 1, 2))
+    return L
+
+
+def pair_correlations(kappa: Array, effects: int, kind: Correlation) -> Array:
+    """The correlations below the diagonal of R, row by row, (m, pairs), from κ (m, c)."""
+    if not correlation_count(effects, kind):
+        return np.empty((len(kappa), 0))
+    i, j = np.tril_indices(effects, -1)
+    return correlation_matrices(kappa, effects, kind)[:, i, j]
 
 
 def kappa_of(rho: float, effects: int, kind: Correlation) -> float:

@@ -17,6 +17,7 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.protocol import Climbs, Criterion, Evaluation, Locations, NormalPrior
 from bayes_lsm.likelihood.rows import closed_form
+from bayes_lsm.likelihood.rows.row_deletion import RowDeletion
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.specification import Method
 
@@ -80,6 +81,11 @@ class Rows:
 
     design: Design
     gone: Mask | None = None
+
+    @property
+    def cost(self) -> float:
+        """What one of many `values` takes, in units of an independent effect."""
+        return len(self.design.y)
 
     def evaluate(self, alpha: Array, criterion: Criterion) -> Evaluation:
         """A criterion at α (q,), its score and its Hessian."""
@@ -158,6 +164,36 @@ class Rows:
     def draw_location(self, alphas: Array, noise: Array, prior: NormalPrior) -> Array:
         """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
         return np.asarray(self._integrated(prior).draw_location(alphas, noise))
+
+    def conditional_location(self, alphas: Array, prior: NormalPrior) -> tuple[Array, Array]:
+        """Mean (m, p) and covariance (m, p, p) of β | α, y for each row of alphas (m, q)."""
+        from bayes_lsm.likelihood.rows.deletion import location_moments  # loads numba
+
+        design = self.design
+        y, v, X, Z, mean, precision = map(
+            np.ascontiguousarray,
+            (design.y, design.v, design.X, design.Z, prior.mean, prior.precision),
+        )
+        centre, covariance = location_moments(
+            np.ascontiguousarray(alphas), y, v, X, Z, mean, precision
+        )
+        return centre, covariance
+
+    def densities(self, locations: Array, alphas: Array) -> Array:
+        """ln p(y | β, α) (m,) for each row of locations (m, p) and of alphas (m, q)."""
+        design, m = self.design, len(alphas)
+        found = np.empty(m)
+        size = max(1, math.ceil(m * len(design.y) / _LARGEST_TABLE))
+        for here in np.array_split(np.arange(m), size):
+            variance = design.v + self._tau2(alphas[here])
+            residuals = design.y - locations[here] @ design.X.T
+            each = np.log(2 * math.pi * variance) + residuals**2 / variance
+            found[here] = -0.5 * each.sum(axis=1)
+        return found
+
+    def deletion(self, rows: Index, alphas: Array, prior: NormalPrior) -> RowDeletion:
+        """What some rows say at each row of alphas (m, q), without others of all rows."""
+        return RowDeletion.of(self.design, rows, alphas, prior)
 
     def first_guess(self) -> tuple[Array, Array]:
         """ln τ² of each row by α: its derivatives (n, q), and a guess of it (n,)."""

@@ -1,5 +1,6 @@
-"""Density ratios of several scale terms: marginal likelihoods, closed forms, one term's own."""
+"""Density ratios: marginal likelihoods, closed forms, and either solver."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -7,17 +8,92 @@ import pytest
 from scipy.stats import multivariate_normal, norm
 
 import bayes_lsm as lsm
-from bayes_lsm.bayes import bayes_factor, fit_bayes
-from bayes_lsm.design.design import build_design
+from bayes_lsm.bayes import bayes_factor
+from bayes_lsm.bayes.evidence.nested import Nesting
+from bayes_lsm.bayes.evidence.savage_dickey import savage_dickey
+from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Normal, Priors
-from bayes_lsm.specification import Specification
 
-from .levels import as_dependent, model_of
+from .levels import model_of
 from .test_scale_random_intercepts import SMALL
 from .test_scale_random_intercepts import model_of as mixed_model
 
 YEAR = "I((year - 1990) / 10)"
+
+
+def _model(location="yi ~ 1", scale="~ 1", **options):
+    data = lsm.load_dataset("bcg")
+    return lsm.LocationScaleModel(location, scale=scale, variance="vi", data=data, **options)
+
+
+@pytest.fixture(scope="module")
+def ablat():
+    return _model("yi ~ ablat", "~ ablat").fit_bayes(draws=20_000, seed=4)
+
+
+@pytest.fixture(scope="module")
+def chains(ablat):
+    """As NUTS would give them: chains without a marginal likelihood."""
+    from bayes_lsm.bayes.engines.diagnostics import convergence
+
+    draws = dataclasses.replace(ablat.draws, importance=None)
+    table = convergence(ablat.design, draws)
+    return dataclasses.replace(ablat, draws=draws, convergence=table)
+
+
+@pytest.mark.parametrize("part", ["location", "scale"])
+@pytest.mark.parametrize("term", ["continent", "continentOther", "I(weeks - 40)"])
+def test_density_ratio_is_the_ratio_of_marginal_likelihoods(continent, part, term):
+    fit = continent.fit_bayes(prior="weakly_informative", draws=20_000, seed=6)
+    found = fit.savage_dickey(term, part=part)
+    # Two independent routes to one number; four of their Monte Carlo errors, which are small.
+    assert math.hypot(found.se, found.restricted.se) < 0.08
+    assert abs(found.agreement) < 4, found
+    assert found.to_dataframe().shape == (2, 3)
+
+
+def test_density_ratio_of_the_divergent_model(continent):
+    """A half-flat coefficient, and a far region of the slope that has 0.6% of the mass."""
+    fit = continent.fit_bayes(draws=8000, seed=3)
+    for term in ("continentOther", "I(weeks - 40)"):
+        found = fit.savage_dickey(term)
+        assert found.se < 0.15
+        assert abs(found.agreement) < 4, found
+
+
+def test_density_ratio_of_chains(chains):
+    for part in ("location", "scale"):
+        found = savage_dickey(chains, "ablat", part=part)
+        assert abs(found.agreement) < 4, found
+
+
+def test_density_ratio_at_a_value_is_in_closed_form():
+    """τ is all but known: the posterior of μ is normal."""
+    scale = {"intrcpt": Normal(math.log(0.1), 1e-3)}
+    prior = Priors(location={"intrcpt": Normal(0.3, 1)}, scale=scale)
+    fit = _model().fit_bayes(prior=prior, seed=1)
+    weight = 1 / (fit.design.v + 0.1)
+    precision = weight.sum() + 1
+    mean = (weight @ fit.design.y + 0.3) / precision
+    found = savage_dickey(fit, "intrcpt", -0.5, part="location")
+    exact = norm.logpdf(-0.5, mean, precision**-0.5) - norm.logpdf(-0.5, 0.3, 1)
+    assert found.log_bf == pytest.approx(exact, abs=1e-3)
+    assert found.restricted is None  # a model without an intercept is another one
+    assert math.isnan(found.agreement)
+
+
+def test_prior_density_of_an_intercept_is_that_of_prior_draws(ablat):
+    """The scale intercept's prior hangs on the slope, through the average study."""
+    from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
+
+    block = resolve_priors(ablat.design, ablat.priors).scale
+    drawn = block.sample(400_000, np.random.default_rng(3))[:, 0]
+    near = np.mean(np.abs(drawn + 1.0) < 0.1) / 0.2
+    found = savage_dickey(ablat, "intrcpt", -1.0)
+    # Four binomial errors of the share near -1; the density is straight over so short a stretch.
+    error = 4 * math.sqrt(near / 0.2 / 400_000) / near
+    assert found.log_prior == pytest.approx(math.log(near), abs=error + 1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +139,8 @@ def test_a_correlation_of_two_outcomes():
     """By the model without it: scale terms of the outcomes by themselves."""
     fit = model_of("berkey1998").fit_bayes(engine="collapsed", seed=1)
     found = fit.savage_dickey("AL, PD")
-    assert found.terms == ("outcome | trial: AL, PD",)
+    assert found.terms == ("AL, PD",)
+    assert Nesting(fit).find("scale", "outcome | trial: AL, PD") == [2]
     # LKJ(1) of two effects: ρ is uniform, and of Fisher's z the density at 0 is 1/2.
     assert found.log_prior == pytest.approx(math.log(0.5))
     assert abs(found.agreement) < 4, found
@@ -104,17 +181,15 @@ def test_density_of_a_location_coefficient_is_in_closed_form():
     assert found.restricted is None
 
 
-def test_one_term_of_single_studies_is_as_by_its_own_ratio():
-    data = lsm.load_dataset("bcg")
-    model = lsm.LocationScaleModel("yi ~ ablat", "~ ablat", variance="vi", data=data)
-    data = data.assign(unit=[f"u{i}" for i in range(len(data))])
-    spec = Specification("yi ~ ablat", "vi", scale={"unit": "~ ablat"})
-    one = model.fit_bayes(engine="collapsed", seed=4)
-    several = fit_bayes(as_dependent(build_design(spec, data)), seed=5)
-    for part in ("location", "scale"):
-        a, b = one.savage_dickey("ablat", part=part), several.savage_dickey("ablat", part=part)
+def test_density_ratio_is_alike_by_either_solver(ablat, monkeypatch):
+    ours = {part: savage_dickey(ablat, "ablat", part=part) for part in ("location", "scale")}
+    monkeypatch.setattr(Design, "is_independent", False)
+    again = _model("yi ~ ablat", "~ ablat").fit_bayes(engine="collapsed", draws=8000, seed=5)
+    for part, a in ours.items():
+        b = again.savage_dickey("ablat", part=part)
         assert a.log_prior == pytest.approx(b.log_prior, rel=1e-9)
         assert abs(a.log_bf - b.log_bf) < 4 * math.hypot(a.se, b.se)
+        assert abs(b.agreement) < 4
 
 
 @pytest.mark.slow
@@ -129,10 +204,16 @@ def test_random_intercepts_of_the_scale_stay_where_they_are():
     assert abs(found.log_bf - other.log_bf) < 4 * math.hypot(found.se, other.se)
 
 
-def test_wrong_questions_are_refused(schools):
-    with pytest.raises(FitError, match="several scale terms have 'intrcpt'; name one as 'district"):
+def test_wrong_questions_are_refused(schools, ablat):
+    with pytest.raises(FitError, match="there is no scale term 'weeks'; there are 'intrcpt', 'abl"):
+        ablat.savage_dickey("weeks")
+    with pytest.raises(
+        FitError, match="several scale terms have 'intrcpt'; write one of 'district"
+    ):
         schools.savage_dickey("intrcpt", -2.0)
     with pytest.raises(FitError, match="there is no scale term 'weeks'"):
         schools.savage_dickey("weeks")
     with pytest.raises(FitError, match="part must be"):
         schools.savage_dickey(YEAR, part="both")
+    with pytest.raises(FitError, match="value must be a finite number"):
+        schools.savage_dickey(YEAR, math.nan)

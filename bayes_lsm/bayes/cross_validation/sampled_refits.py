@@ -1,0 +1,82 @@
+"""Rows left out of a model that only NUTS can draw from: what `refits` asks of it.
+
+The draws of the fit are the points, weighted by 1/p(y_out | y_left, θ) with the effects of random
+intercepts integrated out (`level_integrals`). Where such weights are too uneven NUTS draws without
+the rows, from a model that is compiled once, in which rows can be switched off.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bayes_lsm.bayes.cross_validation.given_draws import DrawnDeletion
+from bayes_lsm.bayes.cross_validation.level_integrals import LevelIntegrals
+from bayes_lsm.bayes.cross_validation.refits import Points
+from bayes_lsm.design.subsets import Indices
+
+if TYPE_CHECKING:
+    from bayes_lsm.bayes.engines.nuts import Switchable
+    from bayes_lsm.bayes.posterior import Posterior
+
+_CHAINS, _TUNE, _TARGET_ACCEPT = 4, 1000, 0.95
+# Draws of a refit: a share of the points that importance sampling would take.
+_DRAWS_PER_POINT = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class SampledRefits:
+    """Refits by NUTS of a fit, which stands for itself where no row is left out.
+
+    Attributes
+    ----------
+    fit : Posterior
+    problems : list of str
+        What is wrong with refits, as they are made.
+    """
+
+    fit: Posterior
+    problems: list[str] = field(default_factory=list)
+
+    @cached_property
+    def own(self) -> Points:
+        """The fit's own draws."""
+        return weighted_draws(self.fit, True)
+
+    def near(self, left: Indices, *, points: int, seed: int) -> Points:
+        """Draws of the posterior of the rows `left`: those of the fit, or new ones."""
+        from bayes_lsm.bayes.posterior_sampling import checked
+
+        if len(left) == len(self.fit.design.y):
+            return self.own
+        design = self.fit.design
+        drawn = self._switchable.sample(
+            left,
+            draws=int(points * _DRAWS_PER_POINT) // _CHAINS,
+            tune=_TUNE,
+            chains=_CHAINS,
+            seed=seed,
+            target_accept=_TARGET_ACCEPT,
+        )
+        refit = checked(design, self.fit.priors, drawn, seed)
+        if refit.problems:
+            out = np.setdiff1d(np.arange(len(self.fit.design.y)), left)
+            names = ", ".join(design.labels[i] for i in out[:3]) + (" …" if len(out) > 3 else "")
+            self.problems.append(f"the refit without {names}: {'; '.join(refit.problems)}")
+        return weighted_draws(refit, False)
+
+    @cached_property
+    def _switchable(self) -> Switchable:
+        from bayes_lsm.bayes.engines.nuts import compile_switchable
+
+        return compile_switchable(self.fit.design, self.fit.priors)
+
+
+def weighted_draws(fit: Posterior, whole: bool) -> Points:
+    """Draws of the posterior, all alike; of all rows (`whole`), or of those left without a fold."""
+    alike = np.zeros(fit.draws.size)
+    given = LevelIntegrals(fit.design, fit.draws)
+    return Points(alike, DrawnDeletion(given, alike, whole))
