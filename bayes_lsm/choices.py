@@ -1,10 +1,12 @@
-"""The checks of arguments that many functions have: one of a few words, a confidence level."""
+"""The checks of arguments that many functions have: a word, a level, a number, a seed."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
 from typing import Any, get_args
+
+import numpy as np
 
 from bayes_lsm.errors import BayesLsmError, FitError
 
@@ -43,9 +45,28 @@ def require_choice(
     # An array or a list compares in its own way.
     if isinstance(given, str) and given in allowed:
         return
-    cure = cure or _meant(given, allowed)
-    end = f"; {cure}" if cure else ""
+    end = f"; {cure}" if cure else did_you_mean(given, allowed)
     raise error(f"{name} must be {_in_words(allowed)}, got {given!r}{end}")
+
+
+def require_known(whose: str, what: str, given: str, known: Iterable[str]) -> None:
+    """Raise an error unless a name is among those that a model, a table or a result has.
+
+    Raises
+    ------
+    FitError
+
+    Examples
+    --------
+    >>> require_known("the scale part", "term", "weeks", ["intrcpt", "age"])
+    Traceback (most recent call last):
+        ...
+    bayes_lsm.errors.FitError: the scale part has no term 'weeks'; it has 'intrcpt', 'age'
+    """
+    names = list(known)
+    if given not in names:
+        listed = ", ".join(map(repr, names)) or "none"
+        raise FitError(f"{whose} has no {what} {given!r}; it has {listed}")
 
 
 def require_level(level: float) -> None:
@@ -66,10 +87,34 @@ def require_level(level: float) -> None:
         raise FitError(f"level must be between 0 and 1, such as 0.95, got {level!r}")
 
 
-def _meant(given: object, allowed: Iterable[str]) -> str:
+def require_count(name: str, given: Any, least: int) -> None:
+    """Raise an error unless `given` is a whole number of at least so many.
+
+    Raises
+    ------
+    FitError
+    """
+    whole = isinstance(given, int | np.integer) and not isinstance(given, bool)
+    if not whole or given < least:
+        raise FitError(f"{name} must be a whole number of at least {least}, got {given!r}")
+
+
+def seed_or_new(seed: int | None) -> int:
+    """The seed, or a new one where there is none: what is drawn can be drawn again."""
+    return int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+
+
+def closest(given: object, allowed: Iterable[str]) -> str | None:
+    """The word that is meant, if one is close."""
     folded = {word.casefold(): word for word in allowed}
     close = difflib.get_close_matches(str(given).casefold(), folded, n=1)
-    return f"did you mean {folded[close[0]]!r}?" if close else ""
+    return folded[close[0]] if close else None
+
+
+def did_you_mean(given: object, allowed: Iterable[str]) -> str:
+    """For the end of a message: ``"; did you mean 'REML'?"``, or nothing."""
+    word = closest(given, allowed)
+    return f"; did you mean {word!r}?" if word else ""
 
 
 def _in_words(allowed: tuple[str, ...]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
@@ -24,12 +25,12 @@ from bayes_lsm.report import (
     Page,
     analyse,
     analysis_page,
-    check_page_path,
     diagnosis_page,
     sensitivity_page,
     write_page,
     write_tables,
 )
+from bayes_lsm.results import Fit
 from bayes_lsm.specification import Method, find_specification, list_models
 from bayes_lsm.tables import Printable
 from bayes_lsm.writing import check_paths, write
@@ -48,36 +49,77 @@ app = App(
     suppress_keyboard_interrupt=False,
 )
 
+
+def _output(help: str) -> Parameter:
+    return Parameter(("--output", "-o"), negative=(), show_default=False, help=help)
+
+
 File = Annotated[str, Parameter(help="Path of a model file (TOML), or a bundled model's name.")]
-Seed = Annotated[int | None, Parameter(help="Of the sampler; the same seed, the same draws.")]
-Draws = Annotated[int | None, Parameter(help="Posterior draws, all chains together.")]
-Preset = Annotated[PresetName | None, Parameter(help="Priors in place of the model file's.")]
-Digits = Annotated[int | None, Parameter(help="Decimals of the printed table.")]
+Tables = Annotated[
+    Path | None, Parameter(help="Write every table of the page as csv into this folder.")
+]
 Quiet = Annotated[
     bool,
     Parameter(("--quiet", "-q"), negative=(), help="Show neither progress nor file names."),
 ]
-Output = Annotated[
-    list[Path] | None,
-    Parameter(
-        ("--output", "-o"),
-        negative=(),
-        help="Write to this file in place of the terminal, as its ending says: .csv, .json, .html, "
-        ".tex, .txt, or .nc (all posterior draws, for ArviZ). May be given more than once.",
-    ),
-]
-PageOutput = Annotated[
-    list[Path] | None,
-    Parameter(
-        ("--output", "-o"),
-        negative=(),
-        help="Write to this file in place of the terminal: .html or .md (a page with figures), or "
-        ".csv, .json, .tex, .txt (the main table). May be given more than once.",
-    ),
-]
-Tables = Annotated[
-    Path | None, Parameter(help="Write every table of the page as csv into this folder.")
-]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Bayes:
+    """Options of a Bayesian fit."""
+
+    prior: Annotated[PresetName | None, Parameter(help="Priors in place of the model file's.")] = (
+        None
+    )
+    draws: Annotated[int | None, Parameter(help="Posterior draws, all chains together.")] = None
+    seed: Annotated[
+        int | None, Parameter(help="Of the sampler; the same seed, the same draws.")
+    ] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Refits(Bayes):
+    """Options of a Bayesian fit that is refitted."""
+
+    draws: Annotated[int, Parameter(help="Posterior draws of each refit.")] = 8000
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Out:
+    """Where a table goes."""
+
+    digits: Annotated[int | None, Parameter(help="Decimals of the printed table.")] = None
+    output: Annotated[
+        tuple[Path, ...],
+        _output(
+            "Write to this file in place of the terminal, as its ending says: .csv, .json, "
+            ".html, .tex, .txt, or .nc (all posterior draws, for ArviZ). May be given more than "
+            "once."
+        ),
+    ] = ()
+    quiet: Quiet = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class PageOut(Out):
+    """Where a table and its page go."""
+
+    output: Annotated[
+        tuple[Path, ...],
+        _output(
+            "Write to this file in place of the terminal: .html or .md (a page with figures), "
+            "or .csv, .json, .tex, .txt (the main table). May be given more than once."
+        ),
+    ] = ()
+    tables: Tables = None
+
+
+# What a command gets that is called without any of these options.
+_BAYES, _REFITS, _OUT, _PAGE_OUT = Bayes(), Refits(), Out(), PageOut()
 
 
 @app.command(name="compare")
@@ -85,25 +127,20 @@ def compare_command(
     file: File,
     /,
     *,
-    prior: Preset = None,
-    draws: Draws = None,
-    seed: Seed = None,
+    bayes: Bayes = _BAYES,
     at_stop: Annotated[
         bool,
         Parameter(negative=(), help="Also show where an ordinary optimiser would stop."),
     ] = False,
-    digits: Digits = None,
-    output: Output = None,
-    quiet: Quiet = False,
+    out: Out = _OUT,
 ) -> int:
     """REML and Bayesian fits of one model side by side: the main job."""
-    outputs = _check(output, extra=(".nc",))
+    check_paths(out.output, extra=(".nc",))
     model = LocationScaleModel.from_file(file)
     reml = model.fit_reml()
-    bayes = model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=not quiet)
-    table = compare(reml, bayes, at_stop=at_stop)
-    _deliver(table, outputs, digits=digits, quiet=quiet, draws=bayes)
-    return OK if reml.converged and bayes.converged else NOT_CONVERGED
+    fit = model.fit_bayes(**asdict(bayes), progress=not out.quiet)
+    _deliver(compare(reml, fit, at_stop=at_stop), out, draws=fit)
+    return _code(reml, fit)
 
 
 @app.command(name="fit")
@@ -121,27 +158,24 @@ def fit_command(
         Test | None,
         Parameter(help="With --engine reml: normal, t, or t with the Knapp-Hartung adjustment."),
     ] = None,
-    prior: Preset = None,
-    draws: Draws = None,
-    seed: Seed = None,
-    digits: Digits = None,
-    output: Output = None,
-    quiet: Quiet = False,
+    bayes: Bayes = _BAYES,
+    out: Out = _OUT,
 ) -> int:
     """One fit of a model."""
-    outputs = _check(output, extra=(".nc",) if engine == "bayes" else ())
+    check_paths(out.output, extra=(".nc",) if engine == "bayes" else ())
     model = LocationScaleModel.from_file(file)
-    if engine == "reml":
-        _refuse_with_reml(prior=prior, draws=draws, seed=seed)
-        reml = model.fit_reml(method=method, test=test or "z")
-        _deliver(reml, outputs, digits=digits, quiet=quiet)
-        return OK if reml.converged else NOT_CONVERGED
-    for name, value in (("method", method), ("test", test)):
+    others = {"method": method, "test": test} if engine == "bayes" else asdict(bayes)
+    for name, value in others.items():
         if value is not None:
-            raise FitError(f"--{name} is for --engine reml; leave it out with --engine bayes")
-    bayes = model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=not quiet)
-    _deliver(bayes, outputs, digits=digits, quiet=quiet, draws=bayes)
-    return OK if bayes.converged else NOT_CONVERGED
+            other = "reml" if engine == "bayes" else "bayes"
+            raise FitError(f"--{name} is for --engine {other}; leave it out with --engine {engine}")
+    if engine == "reml":
+        reml = model.fit_reml(method=method, test=test or "z")
+        _deliver(reml, out)
+        return _code(reml)
+    fit = model.fit_bayes(**asdict(bayes), progress=not out.quiet)
+    _deliver(fit, out, draws=fit)
+    return _code(fit)
 
 
 @app.command(name="diagnose")
@@ -152,45 +186,27 @@ def diagnose_command(
     engines: Annotated[
         bool, Parameter(negative=(), help="Also draw by the other engine, and compare.")
     ] = False,
-    prior: Preset = None,
-    draws: Draws = None,
-    seed: Seed = None,
-    digits: Digits = None,
-    output: PageOutput = None,
-    tables: Tables = None,
-    quiet: Quiet = False,
+    bayes: Bayes = _BAYES,
+    out: PageOut = _PAGE_OUT,
 ) -> int:
     """Posterior diagnostics: convergence, predictive checks, leave-one-out, influence."""
-    outputs = _check(output, extra=PAGE_ENDINGS)
+    check_paths(out.output, extra=PAGE_ENDINGS)
     model = LocationScaleModel.from_file(file)
-    bayes = model.fit_bayes(prior=prior, draws=draws, seed=seed, progress=not quiet)
-    found = bayes.diagnose(engines=engines, progress=not quiet)
-    _deliver_page(lambda: diagnosis_page(found), found, outputs, tables, digits=digits, quiet=quiet)
-    return OK if bayes.converged else NOT_CONVERGED
+    fit = model.fit_bayes(**asdict(bayes), progress=not out.quiet)
+    found = fit.diagnose(engines=engines, progress=not out.quiet)
+    _deliver_page(lambda: diagnosis_page(found), found, out)
+    return _code(fit)
 
 
 @app.command(name="sensitivity")
-def sensitivity_command(
-    file: File,
-    /,
-    *,
-    prior: Preset = None,
-    draws: Annotated[int, Parameter(help="Posterior draws of each refit.")] = 8000,
-    seed: Seed = None,
-    digits: Digits = None,
-    output: PageOutput = None,
-    tables: Tables = None,
-    quiet: Quiet = False,
-) -> int:
+def sensitivity_command(file: File, /, *, bayes: Refits = _REFITS, out: PageOut = _PAGE_OUT) -> int:
     """How far each coefficient is the prior's: the same model under many other priors."""
-    outputs = _check(output, extra=PAGE_ENDINGS)
+    check_paths(out.output, extra=PAGE_ENDINGS)
     model = LocationScaleModel.from_file(file)
-    fit = model.fit_bayes(prior=prior, seed=seed, progress=not quiet)
-    found = sensitivity(fit, draws=draws, progress=not quiet)
-    _deliver_page(
-        lambda: sensitivity_page(found), found, outputs, tables, digits=digits, quiet=quiet
-    )
-    return OK if fit.converged else NOT_CONVERGED
+    fit = model.fit_bayes(prior=bayes.prior, seed=bayes.seed, progress=not out.quiet)
+    found = sensitivity(fit, draws=bayes.draws, progress=not out.quiet)
+    _deliver_page(lambda: sensitivity_page(found), found, out)
+    return _code(fit)
 
 
 @app.command(name="report")
@@ -198,9 +214,7 @@ def report_command(
     file: File,
     /,
     *,
-    prior: Preset = None,
-    draws: Draws = None,
-    seed: Seed = None,
+    bayes: Bayes = _BAYES,
     permutations: Annotated[
         int, Parameter(help="Of the scale moderators; 0 leaves the test out.")
     ] = 1000,
@@ -212,33 +226,26 @@ def report_command(
         Parameter(help="Without --output: NAME_report.html (the default) or NAME_report.md here."),
     ] = None,
     output: Annotated[
-        list[Path] | None,
-        Parameter(
-            ("--output", "-o"),
-            negative=(),
-            help="Write to this file: .html or .md. May be given more than once.",
-        ),
-    ] = None,
+        tuple[Path, ...],
+        _output("Write to this file: .html or .md. May be given more than once."),
+    ] = (),
     tables: Tables = None,
     quiet: Quiet = False,
 ) -> int:
     """The whole analysis as a report: model, results, tests, sensitivity, diagnostics, methods."""
     if output and format is not None:
         raise FitError("give --format or --output, whose ending says the format, not both")
-    paths = output or [Path(f"{Path(file).stem}_report.{format or 'html'}")]
-    for path in paths:
-        check_page_path(path)
+    paths = output or (Path(f"{Path(file).stem}_report.{format or 'html'}"),)
+    check_paths(paths, only=PAGE_ENDINGS)
     found = analyse(
         LocationScaleModel.from_file(file),
-        prior=prior,
-        draws=draws,
-        seed=seed,
+        **asdict(bayes),
         permutations=permutations,
         with_sensitivity=sensitivity,
         progress=not quiet,
     )
     _write_page(analysis_page(found), paths, tables, quiet=quiet)
-    return OK if found.reml.converged and found.bayes.converged else NOT_CONVERGED
+    return _code(found.reml, found.bayes)
 
 
 @app.command(name="models")
@@ -268,63 +275,42 @@ def datasets_command(
     return OK
 
 
-def _check(output: list[Path] | None, *, extra: tuple[str, ...]) -> list[Path]:
-    check_paths(output or [], extra=extra)
-    return output or []
+def _code(*fits: Fit) -> int:
+    return OK if all(fit.converged for fit in fits) else NOT_CONVERGED
 
 
-def _refuse_with_reml(**settings: object) -> None:
-    for name, value in settings.items():
-        if value is not None:
-            raise FitError(f"--{name} is for --engine bayes; leave it out with --engine reml")
-
-
-def _deliver(
-    result: Printable,
-    outputs: list[Path],
-    *,
-    digits: int | None,
-    quiet: bool,
-    draws: BayesFit | None = None,
-) -> None:
+def _deliver(result: Printable, out: Out, *, draws: BayesFit | None = None) -> None:
     """Print the result, or write it to the files."""
-    if not outputs:
-        _say(result.to_string(digits=digits))
-    for path in outputs:
+    if not out.output:
+        _say(result.to_string(digits=out.digits))
+    for path in out.output:
         if path.suffix.lower() == ".nc" and draws is not None:
             draws.to_netcdf(path)
         else:
             write(result, path)
-        if not quiet:
-            print(f"written: {path}", file=sys.stderr)  # noqa: T201
+    _tell(out.output, quiet=out.quiet)
 
 
-def _deliver_page(
-    make: Callable[[], Page],
-    result: Printable,
-    outputs: list[Path],
-    tables: Path | None,
-    *,
-    digits: int | None,
-    quiet: bool,
-) -> None:
+def _deliver_page(make: Callable[[], Page], result: Printable, out: PageOut) -> None:
     """Print the result, or write it to the files: its page, its main table, all its tables."""
-    if not outputs and tables is None:
-        _say(result.to_string(digits=digits))
-        return
-    pages = [path for path in outputs if path.suffix.lower() in PAGE_ENDINGS]
-    if others := [path for path in outputs if path not in pages]:
-        _deliver(result, others, digits=digits, quiet=quiet)
-    if pages or tables is not None:
-        _write_page(make(), pages, tables, quiet=quiet)
+    pages = tuple(path for path in out.output if path.suffix.lower() in PAGE_ENDINGS)
+    others = tuple(path for path in out.output if path not in pages)
+    asked = bool(pages) or out.tables is not None
+    if others or not asked:
+        _deliver(result, replace(out, output=others))
+    if asked:
+        _write_page(make(), pages, out.tables, quiet=out.quiet)
 
 
-def _write_page(page: Page, paths: list[Path], tables: Path | None, *, quiet: bool) -> None:
+def _write_page(page: Page, paths: Sequence[Path], tables: Path | None, *, quiet: bool) -> None:
     written = [file for path in paths for file in write_page(page, path)]
     written += write_tables(page, tables) if tables is not None else []
-    if not quiet:
-        for file in written:
-            print(f"written: {file}", file=sys.stderr)  # noqa: T201
+    _tell(written, quiet=quiet)
+
+
+def _tell(files: Iterable[Path], *, quiet: bool) -> None:
+    for file in () if quiet else files:
+        print(f"written: {file}", file=sys.stderr)  # noqa: T201
 
 
 def _say(text: str) -> None:

@@ -14,17 +14,15 @@ from itertools import combinations
 from typing import Any, Literal, Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.coefficients import coefficients, find
-from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_parts import ScalePart, scale_part
 from bayes_lsm.errors import FitError
 from bayes_lsm.results import Fit, ResultTable, model_title
 
-Array = npt.NDArray[np.float64]
 Measure = Literal["tau2", "tau", "log_tau2"]
 Kind = Literal["pairwise", "reference"]
 ContrastInterval = Literal["delta", "profile", "eti", "hdi"]
@@ -55,10 +53,6 @@ class ScaleFunctions:
 
 class ScaleFit(Fit, Protocol):
     """A fit that knows its scale coefficients, however it was made."""
-
-    @property
-    def design(self) -> Design:
-        """The numbers that were fitted."""
 
     def scale_functions(
         self,

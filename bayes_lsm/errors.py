@@ -7,8 +7,9 @@ catch it apart from the others.
 
 import os
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 # Frames in files below are the package's own.
 _PACKAGE = f"{Path(__file__).parent}{os.sep}"
@@ -24,6 +25,14 @@ class BayesLsmError(Exception):
     """
 
     faults: tuple[Any, ...] = ()
+
+    @classmethod
+    def of(cls, faults: Iterable[Any]) -> Self:
+        """The error that lists these faults."""
+        listed = tuple(faults)
+        error = cls("\n".join(map(str, listed)))
+        error.faults = listed
+        return error
 
 
 class DataError(BayesLsmError, ValueError):

@@ -48,9 +48,7 @@ class Frozen(BaseModel):
         except ValidationError as found:
             faults += [fault for each in found.errors() for fault in _describe(each)]
         if faults:
-            error = self.error("\n".join(map(str, faults)))
-            error.faults = tuple(faults)
-            raise error
+            raise self.error.of(faults)
 
     @classmethod
     def _faults_between(cls, fields: Mapping[str, Any]) -> list[Fault]:

@@ -6,9 +6,8 @@ With the log link τ² = exp(η), so τ² is positive whatever the coefficients,
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
-Array = npt.NDArray[np.float64]
+from bayes_lsm.arrays import Array
 
 # exp() of more would overflow once it is squared; a τ² of e^300 is as good as infinite.
 LARGEST_EXPONENT = 300.0

@@ -84,7 +84,7 @@ class LocationScaleModel:
     ----------
     specification : Specification
         The model in words.
-    design : Design or Design
+    design : Design
         The model in numbers.
 
     Raises
@@ -190,12 +190,7 @@ class LocationScaleModel:
         """
         method = self.specification.method if method is None else method
         return fit_reml(
-            self.design,
-            method=method,
-            test=test,
-            fixed=fixed,
-            bounds=bounds,
-            start=start,
+            self.design, method=method, test=test, fixed=fixed, bounds=bounds, start=start
         )
 
     def fit_bayes(

@@ -7,17 +7,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.design.design import Design
-from bayes_lsm.tables import Printable
+from bayes_lsm.tables import LONGEST, Printable
 
-Array = npt.NDArray[np.float64]
-
-# Rows of a result that are printed: nobody reads more, and a notebook would stand still.
-_LONGEST = 1000
 
 
 class Fit(Protocol):
@@ -75,9 +71,9 @@ class ResultTable(Printable):
     def notes(self) -> tuple[str, ...]:
         """What a reader of the table has to know."""
         rows = len(self.table)
-        if rows <= _LONGEST:
+        if rows <= LONGEST:
             return self.remarks
-        cut = f"the first {_LONGEST} of {rows} rows are shown; to_dataframe() has them all"
+        cut = f"the first {LONGEST} of {rows} rows are shown; to_dataframe() has them all"
         return (cut, *self.remarks)
 
     def to_dataframe(self) -> pd.DataFrame:
@@ -85,17 +81,12 @@ class ResultTable(Printable):
         return self.table.copy()
 
     def _table(self) -> pd.DataFrame:
-        return super()._table().head(_LONGEST)
+        return super()._table().head(LONGEST)
 
 
 def model_title(design: Design, how: str = "") -> str:
     """``Location-Scale Model (k = 37; REML)``."""
     return f"{design.kind} ({design.size}{f'; {how}' if how else ''})"
-
-
-def stack_parts(location: pd.DataFrame, scale: pd.DataFrame) -> pd.DataFrame:
-    """Location and scale tables as one, indexed by part and term."""
-    return pd.concat({"location": location, "scale": scale}, names=["part", "term"])
 
 
 def wald_table(

@@ -6,7 +6,6 @@ without loss; all faults of a file are reported at once. `models/` holds the bun
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -20,6 +19,7 @@ import tomli_w
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from bayes_lsm import formulas
+from bayes_lsm.choices import closest, did_you_mean
 from bayes_lsm.errors import FormulaError, SpecificationError
 from bayes_lsm.formulas.grouping import RESIDUAL, Grouping, read_grouping
 from bayes_lsm.formulas.random_intercepts import split_random_intercepts
@@ -185,9 +185,7 @@ class Specification(Frozen):
             except (SpecificationError, FormulaError) as error:
                 faults.append(Fault(key_text(key), str(error)))
         if faults:
-            found = SpecificationError("; ".join(map(str, faults)))
-            found.faults = tuple(faults)
-            raise found
+            raise SpecificationError.of(faults)
         return read
 
     @model_validator(mode="after")
@@ -212,16 +210,14 @@ class Specification(Frozen):
 
     @model_validator(mode="after")
     def _study_effects_fit_the_rest(self) -> Self:
-        fault = None
+        faults = []
         if self.study_effects == "normal" and self.priors.df is not None:
             text = "is for Student-t study effects; leave it out, or set study_effects='student_t'"
-            fault = Fault("priors.df", text)
-        elif self.study_effects != "normal" and self.link != "log":
-            fault = Fault("study_effects", f"{self.study_effects!r} needs link='log'")
-        if fault:
-            error = SpecificationError(str(fault))
-            error.faults = (fault,)
-            raise error
+            faults.append(Fault("priors.df", text))
+        if self.study_effects != "normal" and self.link != "log":
+            faults.append(Fault("study_effects", f"{self.study_effects!r} needs link='log'"))
+        if faults:
+            raise SpecificationError.of(faults)
         return self
 
     @property
@@ -356,13 +352,11 @@ def _with_line(fault: Fault, text: str) -> str:
 
 
 def _suggestions(tables: Mapping[str, Any]) -> str:
-    known = list(Specification.model_fields)
-    meant = [
-        f"did you mean {close[0]!r} instead of {key!r}?"
-        for key in tables
-        if key not in known and (close := difflib.get_close_matches(key, known, n=1))
-    ]
-    return "".join(f"\n  {line}" for line in meant)
+    known = Specification.model_fields
+    meant = {key: closest(key, known) for key in tables if key not in known}
+    return "".join(
+        f"\n  did you mean {word!r} instead of {key!r}?" for key, word in meant.items() if word
+    )
 
 
 def _models() -> Traversable:
@@ -405,8 +399,5 @@ def find_specification(name_or_path: str | Path) -> Specification:
     if name in names:
         text = (_models() / f"{name}.toml").read_text("utf-8")
         return Specification.from_toml(text, name=name)
-    close = difflib.get_close_matches(path.stem, list(names), n=1)
-    meant = f"; did you mean {close[0]!r}?" if close else ""
-    raise SpecificationError(
-        f"no model file {name!r}: neither a file nor a bundled model ({', '.join(names)}){meant}"
-    )
+    bundled = f"neither a file nor a bundled model ({', '.join(names)})"
+    raise SpecificationError(f"no model file {name!r}: {bundled}{did_you_mean(path.stem, names)}")

@@ -13,11 +13,15 @@ import textwrap
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
+# Rows of a table that are shown: nobody reads more, and a notebook would stand still.
+LONGEST = 1000
 # Below this a number is as good as 0; above that its fixed digits cannot be read.
 _NOISE, _LARGEST = 1e-12, 1e8
 
@@ -28,6 +32,9 @@ _HEADINGS = {
     "scale_sd": "SDs of random intercepts of ln τ²",
     "scale_effect": "Random intercepts of ln τ²",
 }
+
+# Names of levels of an index that its rows explain themselves.
+_UNNAMED = (None, "part", "term", "symbol")
 
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -82,11 +89,16 @@ class Printable(ABC):
 
     def to_html(self, *, digits: int | None = None) -> str:
         """The table as a fragment of HTML, with the notes below it."""
-        return html_table(self, digits=self._digits if digits is None else digits)
+        return html_table(self.cells(digits=digits))
 
     def to_latex(self, *, digits: int | None = None) -> str:
         """The table as LaTeX (for the package booktabs), with the notes below it."""
-        return latex_table(self, digits=self._digits if digits is None else digits)
+        return latex_table(self.cells(digits=digits))
+
+    def cells(self, *, digits: int | None = None) -> Cells:
+        """What is printed, cell by cell."""
+        digits = self._digits if digits is None else digits
+        return as_cells(self._table(), digits=digits, title=self.title, notes=self.notes)
 
     def _table(self) -> pd.DataFrame:
         """What is printed of the table: all but the columns in `_hidden`."""
@@ -97,11 +109,6 @@ class Printable(ABC):
 
     def _repr_html_(self) -> str:
         return self.to_html()
-
-
-def printed(result: Printable, digits: int | None = None) -> tuple[pd.DataFrame, int]:
-    """What is printed of a result: its columns, unrounded, and how many decimals they get."""
-    return result._table(), result._digits if digits is None else digits
 
 
 def heading(part: str) -> str:
@@ -117,15 +124,83 @@ def heading(part: str) -> str:
     return f"{name}: {of.removesuffix(')')}" if of else name
 
 
+@dataclass(frozen=True)
+class Row:
+    """A row: the part that it belongs to (where there are parts), its names and its cells."""
+
+    part: str
+    names: tuple[str, ...]
+    cells: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A table as text, in whatever language it is written then.
+
+    Attributes
+    ----------
+    title : str
+    groups : tuple of (str, list of int)
+        Headings above several columns, with the positions of these; empty where there are none.
+    stubs : tuple of str
+        Headings of the columns with the rows' names.
+    columns : tuple of str
+    words : tuple of bool
+        Which columns hold words.
+    rows : tuple of Row
+    notes : tuple of str
+    """
+
+    title: str
+    groups: tuple[tuple[str, list[int]], ...]
+    stubs: tuple[str, ...]
+    columns: tuple[str, ...]
+    words: tuple[bool, ...]
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def parts(self) -> list[tuple[str, list[Row]]]:
+        """The rows under the headings of their parts."""
+        return [(part, list(rows)) for part, rows in groupby(self.rows, lambda row: row.part)]
+
+
+def as_cells(
+    table: pd.DataFrame, *, digits: int, title: str = "", notes: Sequence[str] = ()
+) -> Cells:
+    """Format a table."""
+    keys = [map(str, key) if isinstance(key, tuple) else ("", str(key)) for key in table.index]
+    texts = format_cells(table, digits=digits).itertuples(index=False, name=None)
+    rows = [
+        Row(heading(part) if part else "", tuple(names), cells)
+        for (part, *names), cells in zip(keys, texts, strict=True)
+    ]
+    columns = table.columns
+    above = [str(label[0]) for label in columns] if columns.nlevels > 1 else [""] * len(columns)
+    groups = [
+        (name, list(members)) for name, members in groupby(range(len(columns)), above.__getitem__)
+    ]
+    stubs = table.index.names[1:] if table.index.nlevels > 1 else table.index.names
+    return Cells(
+        title=title,
+        groups=tuple(groups) if any(name for name, _ in groups) else (),
+        stubs=tuple("" if name in _UNNAMED else str(name) for name in stubs),
+        columns=tuple(map(str, columns.get_level_values(-1))),
+        words=tuple(not pd.api.types.is_numeric_dtype(kind) for kind in table.dtypes),
+        rows=tuple(rows),
+        notes=tuple(notes),
+    )
+
+
 def format_cells(table: pd.DataFrame, *, digits: int) -> pd.DataFrame:
     """Each number as text: fixed digits, small p-values as ``<.01``, ``.`` for a missing one.
 
     A number that those digits would show as 0, and a very large one, get a power of ten: a τ of
     2e-09 is not 0.
     """
+    names = map(str, table.columns.get_level_values(-1))
     columns = [
-        [_format(str(last_label(label)), value, digits) for value in table.iloc[:, j]]
-        for j, label in enumerate(table.columns)
+        [_format(name, value, digits) for value in table.iloc[:, j]] for j, name in enumerate(names)
     ]
     cells = pd.DataFrame(dict(enumerate(columns)), index=table.index, dtype=object)
     cells.columns = table.columns
@@ -153,11 +228,6 @@ def format_pval(pval: float) -> str:
     return "p < .0001" if pval < 1e-4 else f"p = {pval:.4f}"
 
 
-def last_label(label: object) -> object:
-    """The statistic that a column holds, without the fit that it is of."""
-    return label[-1] if isinstance(label, tuple) else label
-
-
 def format_table(table: pd.DataFrame, *, digits: int = 4) -> str:
     """One table without parts, as text."""
     cells = format_cells(table, digits=digits)
@@ -166,32 +236,24 @@ def format_table(table: pd.DataFrame, *, digits: int = 4) -> str:
 
 def text_table(table: pd.DataFrame, *, digits: int) -> str:
     """For a terminal: the parts below each other, a fit's name above its statistics."""
-    cells = format_cells(table, digits=digits)
-    keys = [row_key(key) for key in cells.index]
-    stubs = [max(len(key[i]) for key in keys) for i in range(1, len(keys[0]))]
-    indent = "  " if any(key[0] for key in keys) else ""
-    left = [indent + "  ".join(map(str.ljust, key[1:], stubs)) for key in keys]
-    stub = len(left[0])
-    groups = column_groups(table.columns)
-    widths = [
-        max(len(str(last_label(label))), *(len(cell) for cell in cells.iloc[:, j])) + 2
-        for j, label in enumerate(table.columns)
-    ]
-    for name, members in groups:
+    cells = as_cells(table, digits=digits)
+    stubs = [max(map(len, names)) for names in zip(*(row.names for row in cells.rows), strict=True)]
+    columns = zip(cells.columns, *(row.cells for row in cells.rows), strict=True)
+    widths = [max(map(len, column)) + 2 for column in columns]
+    for name, members in cells.groups:
         widths[members[0]] += max(0, len(name) + 2 - sum(widths[j] for j in members))
-    above = "".join(
-        "  " + name.center(sum(widths[j] for j in members) - 2) for name, members in groups
+    indent = "  " if any(part for part, _ in cells.parts) else ""
+    margin = " " * (len(indent) + sum(stubs) + 2 * (len(stubs) - 1))
+    above = (
+        "  " + name.center(sum(widths[j] for j in members) - 2) for name, members in cells.groups
     )
-    below = "".join(str(last_label(c)).rjust(w) for c, w in zip(table.columns, widths, strict=True))
-    lines = [" " * stub + above] if any(name for name, _ in groups) else []
-    lines += [" " * stub + below]
-    part = ""
-    for i, key in enumerate(keys):
-        if key[0] != part:
-            part = key[0]
-            lines.append(heading(part))
-        row = "".join(map(str.rjust, cells.iloc[i], widths))
-        lines.append(left[i] + row)
+    lines = [margin + "".join(above)] if cells.groups else []
+    lines.append(margin + "".join(map(str.rjust, cells.columns, widths)))
+    for part, rows in cells.parts:
+        lines += [part] if part else []
+        for row in rows:
+            names = "  ".join(map(str.ljust, row.names, stubs))
+            lines.append(indent + names + "".join(map(str.rjust, row.cells, widths)))
     return "\n".join(line.rstrip() for line in lines)
 
 
@@ -203,73 +265,60 @@ def wrap_notes(notes: Sequence[str], *, width: int = 88) -> list[str]:
     ]
 
 
-def html_table(result: Printable, *, digits: int) -> str:
+def html_table(cells: Cells) -> str:
     """A fragment of HTML, with its own style."""
     import great_tables as gt
 
-    table = result._table()
-    cells = format_cells(table, digits=digits)
-    keys = [row_key(key) for key in cells.index]
-    frame = pd.DataFrame(
-        {
-            "part": [heading(key[0]) for key in keys],
-            **{f"key{i}": [html.escape(key[i]) for key in keys] for i in range(1, len(keys[0]))},
-            **{f"c{j}": cells.iloc[:, j].map(html.escape).to_list() for j in range(cells.shape[1])},
-        }
-    )
-    parts = "part" if any(key[0] for key in keys) else None
+    keyed = [f"key{i}" for i in range(1, len(cells.stubs) + 1)]
+    texts = [(row.part, *map(html.escape, (*row.names, *row.cells))) for row in cells.rows]
+    names = ["part", *keyed, *(f"c{j}" for j in range(len(cells.columns)))]
+    frame = pd.DataFrame(texts, columns=names)
+    parts = "part" if frame["part"].any() else None
     if parts is None:
         frame = frame.drop(columns="part")
-    keyed = [f"key{i}" for i in range(1, len(keys[0]))]
-    labels = {f"c{j}": html.escape(str(last_label(c))) for j, c in enumerate(table.columns)}
+    labels = {f"c{j}": html.escape(name) for j, name in enumerate(cells.columns)}
     shown = (
         gt.GT(frame, groupname_col=parts, id=f"t{zlib.crc32(frame.to_csv().encode()):08x}")
-        .tab_header(title=gt.html(html.escape(result.title)))
+        .tab_header(title=gt.html(html.escape(cells.title)))
         .cols_label(**dict.fromkeys(keyed, ""), **labels)
         .cols_align("left", columns=keyed)
         .cols_align("right", columns=list(labels))
     )
-    for name, members in column_groups(table.columns):
+    for name, members in cells.groups:
         if name:
-            shown = shown.tab_spanner(
-                label=html.escape(name), columns=[f"c{j}" for j in members], id=f"fit{members[0]}"
-            )
-    for note in result.notes:
+            columns = [f"c{j}" for j in members]
+            shown = shown.tab_spanner(html.escape(name), columns=columns, id=f"fit{members[0]}")
+    for note in cells.notes:
         shown = shown.tab_source_note(gt.html(f"Note: {html.escape(note)}"))
     return str(shown.as_raw_html())
 
 
-def latex_table(result: Printable, *, digits: int) -> str:
+def latex_table(cells: Cells) -> str:
     """A LaTeX table; its document needs ``\\usepackage{booktabs}``."""
-    table = result._table()
-    cells = format_cells(table, digits=digits)
-    keys = [row_key(key) for key in cells.index]
-    stubs, width = len(keys[0]) - 1, len(keys[0]) - 1 + cells.shape[1]
+    stubs, columns = len(cells.stubs), len(cells.columns)
     lines = [
         r"\begin{table}",
-        rf"\caption{{{_tex(result.title)}}}",
-        rf"\begin{{tabular}}{{{'l' * stubs}{'r' * cells.shape[1]}}}",
+        rf"\caption{{{_tex(cells.title)}}}",
+        rf"\begin{{tabular}}{{{'l' * stubs}{'r' * columns}}}",
         r"\toprule",
     ]
-    groups = column_groups(table.columns)
-    if any(name for name, _ in groups):
-        names = [rf"\multicolumn{{{len(m)}}}{{c}}{{{_tex(name)}}}" for name, m in groups]
-        rules = [rf"\cmidrule(lr){{{stubs + m[0] + 1}-{stubs + m[-1] + 1}}}" for _, m in groups]
+    if cells.groups:
+        names = [rf"\multicolumn{{{len(m)}}}{{c}}{{{_tex(name)}}}" for name, m in cells.groups]
+        rules = [
+            rf"\cmidrule(lr){{{stubs + m[0] + 1}-{stubs + m[-1] + 1}}}" for _, m in cells.groups
+        ]
         lines += [" & " * stubs + " & ".join(names) + r" \\", " ".join(rules)]
-    heads = [_tex(str(last_label(label))) for label in table.columns]
-    lines += [" & " * stubs + " & ".join(heads) + r" \\"]
-    part = ""
-    if not keys[0][0]:
+    lines.append(" & " * stubs + " & ".join(map(_tex, cells.columns)) + r" \\")
+    for part, rows in cells.parts:
         lines.append(r"\midrule")
-    for key, row in zip(keys, cells.to_numpy(), strict=True):
-        if key[0] != part:
-            part = key[0]
-            above = _tex(heading(part))
-            lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\textit{{{above}}}}} \\"]
-        stub = [_tex_symbol(text) for text in key[1:]]
-        lines.append(" & ".join([*stub, *map(_tex_number, row)]) + r" \\")
+        if part:
+            above = rf"\textit{{{_tex(part)}}}"
+            lines.append(rf"\multicolumn{{{stubs + columns}}}{{l}}{{{above}}} \\")
+        for row in rows:
+            texts = [*map(_tex_symbol, row.names), *map(_tex_number, row.cells)]
+            lines.append(" & ".join(texts) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
-    lines += [rf"\par\footnotesize Note: {_tex(note)}" for note in result.notes]
+    lines += [rf"\par\footnotesize Note: {_tex(note)}" for note in cells.notes]
     return "\n".join([*lines, r"\end{table}", ""])
 
 
@@ -296,20 +345,3 @@ def _tex_number(text: str) -> str:
     if power:
         return rf"${number} \times 10^{{{int(exponent)}}}$"
     return text.replace("-", "$-$", 1) if text.startswith("-") else _tex(text)
-
-
-def row_key(key: object) -> tuple[str, ...]:
-    """Part and names of a row; the part is empty where the index has one level only."""
-    return tuple(map(str, key)) if isinstance(key, tuple) else ("", str(key))
-
-
-def column_groups(columns: pd.Index) -> list[tuple[str, list[int]]]:
-    """Neighbouring columns of one fit: its name and their positions."""
-    found: list[tuple[str, list[int]]] = []
-    for j, label in enumerate(columns):
-        name = str(label[0]) if isinstance(label, tuple) else ""
-        if found and found[-1][0] == name:
-            found[-1][1].append(j)
-        else:
-            found.append((name, [j]))
-    return found

@@ -8,12 +8,14 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
 from bayes_lsm.tables import Printable
 
@@ -32,28 +34,44 @@ _PAGE = """<!DOCTYPE html>
 """
 
 
-def check_paths(paths: list[Path], extra: tuple[str, ...] = ()) -> None:
+def check_paths(
+    paths: Iterable[Path], *, only: Collection[str] = (), extra: Collection[str] = ()
+) -> None:
     """Before any work is done: that each file's ending is known and its folder is there.
 
     Raises
     ------
     FitError
     """
-    known = [*_WRITERS, *extra]
     for path in paths:
-        if path.suffix.lower() not in known:
-            raise FitError(f"cannot write {path}: its name must end in one of {', '.join(known)}")
+        require_choice(
+            f"cannot write {path}: the ending of its name",
+            path.suffix.lower(),
+            only or (*_WRITERS, *extra),
+        )
         if not path.parent.is_dir():
             raise FitError(f"cannot write {path}: there is no folder {path.parent}; make it first")
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Say of a file that cannot be written why.
+
+    Raises
+    ------
+    FitError
+    """
+    try:
+        yield
+    except OSError as error:
+        raise FitError(f"cannot write {error.filename or path}: {error.strerror}") from None
 
 
 def write(result: Printable, path: Path) -> None:
     """Write a result's table as the path's ending says."""
     text = _WRITERS[path.suffix.lower()](result)
-    try:
+    with writing(path):
         path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise FitError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _csv(result: Printable) -> str:

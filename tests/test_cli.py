@@ -101,9 +101,9 @@ def test_models_and_datasets_are_listed_and_shown(run, tmp_path):
     ("arguments", "code", "words"),
     [
         (["fit", "nope"], 1, "no model file 'nope'"),
-        (["fit", "bcg", "-o", "table.docx"], 1, "its name must end in one of .csv"),
+        (["fit", "bcg", "-o", "table.docx"], 1, "the ending of its name must be '.csv'"),
         (["fit", "bcg", "-o", "no/such/folder/t.csv"], 1, "there is no folder"),
-        (["fit", "bcg", "-o", "draws.nc"], 1, "its name must end in one of .csv"),
+        (["fit", "bcg", "-o", "draws.nc"], 1, "the ending of its name must be '.csv'"),
         (["fit", "bcg", "--seed", "3"], 1, "--seed is for --engine bayes"),
         (["fit", "bcg", "--engine", "bayes", "--method", "ML"], 1, "--method is for"),
         (["datasets", "bgc"], 1, "did you mean 'bcg'"),
@@ -194,7 +194,7 @@ def test_interruption_is_said(run, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("bayes_lsm.bayes.engines.direct.sample_collapsed", interrupt)
+    monkeypatch.setattr("bayes_lsm.bayes.engines.direct.sample_target", interrupt)
     code, out, err = run("compare", "bcg", "-q")
     assert (code, out) == (130, "")
     assert "interrupted" in err

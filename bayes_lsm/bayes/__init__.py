@@ -35,16 +35,17 @@ from bayes_lsm.bayes.evidence.model_average import ModelAverage
 from bayes_lsm.bayes.evidence.model_prior import ModelPrior
 from bayes_lsm.bayes.evidence.savage_dickey import SavageDickey, savage_dickey
 from bayes_lsm.bayes.fitting import fit_bayes
-from bayes_lsm.bayes.prediction.blup import Blups, blup
-from bayes_lsm.bayes.prediction.group_effects import GroupEffects, group_effects
+from bayes_lsm.bayes.prediction.blup import blup
+from bayes_lsm.bayes.prediction.group_effects import group_effects
 from bayes_lsm.bayes.prediction.heterogeneity import Heterogeneity, heterogeneity
-from bayes_lsm.bayes.prediction.prediction import Prediction, new_effects, predict, predict_tau
+from bayes_lsm.bayes.prediction.prediction import new_effects, predict, predict_tau
 from bayes_lsm.bayes.prediction.probability import Probability, probability
 from bayes_lsm.bayes.prediction.true_effects import true_effects
 from bayes_lsm.bayes.prior_predictive import PriorPredictive, prior_predictive
 from bayes_lsm.bayes.pymc_model.graph import build_latent_pymc_model, build_pymc_model
 from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity, sensitivity
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
+from bayes_lsm.predictions import Blups, GroupEffects, Prediction
 
 __all__ = [
     "BayesFactor",

@@ -20,18 +20,10 @@ _SMALLEST_TAIL = np.finfo(float).tiny
 
 
 def normal_scores(residuals: Array, v: Array, log_tau2: Array, df: Array | None = None) -> Array:
-    """Normal scores of effects, shape (..., k).
+    """Normal scores (..., k) of residuals y − x'β (..., k), with v (k,) and ln τ² (..., k).
 
-    Parameters
-    ----------
-    residuals : ndarray, shape (..., k)
-        y − x'β, in units of y.
-    v : ndarray, shape (k,)
-        Sampling variances.
-    log_tau2 : ndarray, shape (..., k)
-    df : ndarray, optional
-        ν of Student-t study effects, of a shape that stretches to (...); without it they are
-        normal.
+    `df` is ν of Student-t study effects, of a shape that stretches to (...); without it they are
+    normal.
     """
     if df is None:
         return np.asarray(residuals / np.sqrt(v + tau2_from_log(log_tau2)))

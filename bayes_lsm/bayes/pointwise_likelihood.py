@@ -32,18 +32,9 @@ def joint_log_likelihood(design: Design, draws: Draws) -> Array:
 def log_likelihood(
     design: Numbers, location: Array, scale: Array, df: Array | None = None
 ) -> Array:
-    """Log density of each of independent effects given the coefficients.
+    """Log density (..., k) of independent effects given β (..., p) and α (..., q).
 
-    Parameters
-    ----------
-    location : ndarray, shape (..., p)
-    scale : ndarray, shape (..., q)
-    df : ndarray, optional
-        ν of Student-t study effects, of a shape that stretches to (...).
-
-    Returns
-    -------
-    ndarray, shape (..., k)
+    `df` is ν of Student-t study effects, of a shape that stretches to (...).
     """
     if df is not None:
         return student_log_likelihood(design, location, scale, df)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
@@ -12,7 +10,7 @@ from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.pymc_model.graph import check_true_effects
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
-from bayes_lsm.choices import require_choice
+from bayes_lsm.choices import require_choice, require_count, seed_or_new
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import ConvergenceWarning, FitError, warn
 from bayes_lsm.priors import Priors
@@ -33,17 +31,20 @@ def draw_posterior(
     progress: bool = True,
 ) -> Posterior:
     """Draw from a posterior, by the engine that suits it; see `fit_bayes`."""
-    _check_settings(engine, draws=draws, chains=chains, tune=tune, target_accept=target_accept)
+    require_choice("engine", engine, Engine)
+    require_count("draws", draws, 100)
+    require_count("chains", chains, 1)
+    require_count("tune", tune, 100)
+    if not 0 < target_accept < 1:
+        raise FitError(f"target_accept must be between 0 and 1, got {target_accept!r}")
     check_true_effects(design, true_effects)
     if true_effects == "latent" and engine == "collapsed":
         raise FitError(
             "the collapsed engine integrates the study effects out; use engine='nuts' for "
             "true_effects='latent'"
         )
-    prior = prior or design.specification.priors
+    prior, seed = prior or design.specification.priors, seed_or_new(seed)
     resolved, df = resolve_priors(design, prior), df_prior(design, prior)
-    if seed is None:
-        seed = int(np.random.SeedSequence().generate_state(1)[0])
     direct = true_effects == "integrated" and can_sample(design, resolved, df)
     fit = None
     if engine == "collapsed" or (engine == "auto" and direct):
@@ -72,14 +73,3 @@ def checked(design: Design, priors: Priors, draws: Draws, seed: int) -> Posterio
     diagnostics = convergence(design, draws)
     problems = find_problems(draws, diagnostics)
     return Posterior(design, priors, draws, seed, diagnostics, tuple(problems))
-
-
-def _check_settings(
-    engine: str, *, draws: int, chains: int, tune: int, target_accept: float
-) -> None:
-    require_choice("engine", engine, Engine)
-    for name, value, least in (("draws", draws, 100), ("chains", chains, 1), ("tune", tune, 100)):
-        if not isinstance(value, int | np.integer) or value < least:
-            raise FitError(f"{name} must be a whole number of at least {least}, got {value!r}")
-    if not 0 < target_accept < 1:
-        raise FitError(f"target_accept must be between 0 and 1, got {target_accept!r}")

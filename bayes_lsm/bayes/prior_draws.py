@@ -21,15 +21,8 @@ def draw_priors(
 ) -> Draws:
     """Independent draws of everything unknown from proper priors, as one chain.
 
-    Parameters
-    ----------
-    design : Design
-    priors : Priors
-        What they say of ν and of random intercepts of ln τ².
-    resolved : ResolvedPriors
-        Of the coefficients and the κ of correlations.
-    size : int
-    rng : Generator
+    Of the coefficients and the κ of correlations they are those of `resolved`, of ν and of random
+    intercepts of ln τ² those of `priors`.
     """
     location = resolved.location.sample(size, rng)
     terms = terms_of(design, resolved.scale.sample(size, rng))

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.arrays import Index
 from bayes_lsm.bayes.bayes_fit import BayesFit
 from bayes_lsm.bayes.draws import Array, Draws, row_blocks
 from bayes_lsm.bayes.engines.diagnostics import convergence
@@ -22,18 +22,19 @@ from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.resolved_priors.resolve import pieces, resolve_priors
 from bayes_lsm.bayes.student.effects import said_before
 from bayes_lsm.bayes.term_draws import TermDraws
+from bayes_lsm.choices import require_count, seed_or_new
 from bayes_lsm.design.chosen_terms import chosen_terms
 from bayes_lsm.design.design import Design
-from bayes_lsm.errors import FitError, PriorError
+from bayes_lsm.errors import PriorError
 from bayes_lsm.links import LARGEST_EXPONENT
 from bayes_lsm.priors import Priors, ResolvedPriors, contrasts
 from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable, text_table, wrap_notes
 
-Index = npt.NDArray[np.intp]
 Found = Iterator[tuple[tuple[str, str], Array]]
 
 PROBABILITIES = (0.025, 0.25, 0.5, 0.75, 0.975)
+_COLUMNS = [f"{100 * probability:g}%" for probability in PROBABILITIES]
 _HEADINGS = {
     "tau": "τ",
     "tau_ratio": "Ratio of τ",
@@ -111,7 +112,7 @@ class PriorPredictive(Printable):
         keys = sorted(found, key=lambda key: order.index(key[0]))
         quantiles = [np.quantile(found[key], PROBABILITIES) for key in keys]
         index = pd.MultiIndex.from_tuples(keys, names=["part", "of"])
-        return pd.DataFrame(quantiles, index, _quantile_names())
+        return pd.DataFrame(quantiles, index, _COLUMNS)
 
     def _of_term(self, each: TermDraws, row: Index, rng: np.random.Generator) -> Found:
         """What the priors of one scale term imply."""
@@ -241,11 +242,8 @@ def prior_predictive(
     >>> said.table.loc[("tau", "total, any row")].round(1).to_list()
     [0.1, 0.2, 0.4, 0.6, 2.3]
     """
-    if not isinstance(draws, int | np.integer) or draws < 100:
-        raise FitError(f"draws must be a whole number of at least 100, got {draws!r}")
-    prior = prior or design.specification.priors
-    if seed is None:
-        seed = int(np.random.SeedSequence().generate_state(1)[0])
+    require_count("draws", draws, 100)
+    prior, seed = prior or design.specification.priors, seed_or_new(seed)
     resolved = resolve_priors(design, prior)
     _require_distributions(resolved)
     drawn = draw_priors(design, prior, resolved, int(draws), np.random.default_rng(seed))
@@ -328,7 +326,7 @@ def _tau_of_groups(each: TermDraws) -> pd.DataFrame:
         (term.name, term.groups[g], term.effects[k]) for g, k in zip(group, effect, strict=True)
     ]
     index = pd.MultiIndex.from_tuples(keys, names=["grouping", "group", "effect"])
-    return pd.DataFrame(_exp(0.5 * np.concatenate(parts)), index, _quantile_names())
+    return pd.DataFrame(_exp(0.5 * np.concatenate(parts)), index, _COLUMNS)
 
 
 def _exp(logarithm: Array) -> Array:
@@ -340,8 +338,3 @@ def _per_what(name: str, column: Array) -> str:
     """What the ratio of τ of a moderator is of."""
     two_valued = np.isin(column, (column.min(), column.max())).all()
     return f"{name}, per step" if two_valued else f"{name}, per SD"
-
-
-def _quantile_names() -> list[str]:
-    """The columns of the tables."""
-    return [f"{100 * probability:g}%" for probability in PROBABILITIES]

@@ -9,7 +9,6 @@ or two that every result of these data repeats. To add a dataset, add such a fil
 
 from __future__ import annotations
 
-import difflib
 import io
 import tomllib
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from importlib.resources import files
 
 import pandas as pd
 
+from bayes_lsm.choices import did_you_mean
 from bayes_lsm.errors import DataError
 
 __all__ = ["Dataset", "describe_dataset", "list_datasets", "load_dataset"]
@@ -141,8 +141,7 @@ def _read(name: str) -> tuple[Dataset, str]:
     """A dataset's provenance and the text of its table."""
     names = _names()
     if name not in names:
-        close = difflib.get_close_matches(str(name), names, n=1)
-        meant = f"; did you mean {close[0]!r}?" if close else ""
+        meant = did_you_mean(name, names)
         raise DataError(f"unknown dataset {name!r}; bundled are {', '.join(names)}{meant}")
     lines = (files(__name__) / f"{name}.csv").read_text("utf-8").splitlines(keepends=True)
     header = [line for line in lines if line.startswith("#")]

@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Index
 from bayes_lsm.errors import DataError, FormulaError
-
-Index = npt.NDArray[np.intp]
 
 _BAR = re.compile(r"\(([^|]*)\|([^|]*)\)")
 

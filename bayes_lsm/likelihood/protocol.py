@@ -11,16 +11,12 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
+from bayes_lsm.arrays import Array, Index, Mask
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import Studies
 from bayes_lsm.specification import Method
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from bayes_lsm.choices import require_choice
-from bayes_lsm.errors import FitError
-from bayes_lsm.plots.canvas import BLUE, GREY, VERMILLION, legend, name_axes, panels, tidy
+from bayes_lsm.choices import require_choice, require_known
+from bayes_lsm.plots.canvas import (
+    BLUE,
+    GREY,
+    VERMILLION,
+    Array,
+    GivenAxes,
+    Panels,
+    legend,
+    name_axes,
+    panels,
+)
 from bayes_lsm.plots.reading import refuse_fit
+from bayes_lsm.priors import Flat, Normal
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 
 if TYPE_CHECKING:
@@ -22,8 +31,8 @@ if TYPE_CHECKING:
     from bayes_lsm.design.design import Design
     from bayes_lsm.priors import PriorBlock, ResolvedPriors
 
-Array = npt.NDArray[np.float64]
-type Curve = Callable[[float, float], tuple[Array, Array]]
+# The density at some points: nan where there is none to be shown.
+type Density = Callable[[Array], Array]
 
 # A panel holds this much of the posterior and, if that is narrower, of the prior.
 _SHOWN = 0.995
@@ -35,10 +44,10 @@ def prior_posterior(
     terms: Sequence[str] | None = None,
     *,
     part: str = "scale",
-    axes: Sequence[Axes] | npt.NDArray[Any] | None = None,
+    axes: GivenAxes = None,
     columns: int = 2,
     level: float = 0.95,
-) -> npt.NDArray[Any]:
+) -> Panels:
     """Prior and posterior densities of coefficients, a panel for each.
 
     Where the two curves are nearly the same, the data have said little.
@@ -80,15 +89,12 @@ def prior_posterior(
     refuse_fit(fit, "a Bayesian fit", "model.fit_bayes()")
     beliefs = _beliefs(fit, part)
     wanted = list(dict.fromkeys(each.term for each in beliefs) if terms is None else terms)
-    known = [each.term for each in beliefs]
     for term in wanted:
-        if term not in known:
-            raise FitError(f"the {part} part has no term {term!r}; it has {', '.join(known)}")
+        require_known(f"the {part} part", "term", term, [each.term for each in beliefs])
     shown = [each for term in wanted for each in beliefs if each.term == term]
     caution = fit.design.caution
     given = panels(len(shown), columns=columns, size=(4.2, 3.0), axes=axes, caution=caution)
     for ax, belief in zip(given, shown, strict=True):
-        tidy(ax)
         _draw(ax, belief, level)
         name_axes(ax, belief.label, "density")
         legend(ax)
@@ -97,12 +103,12 @@ def prior_posterior(
 
 @dataclass(frozen=True, eq=False)
 class _Belief:
-    """A coefficient: its draws, and its prior's density (x, density) from low to high, if any."""
+    """A coefficient: its draws, and its prior's density, if it has one."""
 
     term: str
     label: str
     draws: Array
-    prior: Curve | None
+    prior: Density | None
 
 
 def _beliefs(fit: Posterior, part: str) -> list[_Belief]:
@@ -121,7 +127,7 @@ def _beliefs(fit: Posterior, part: str) -> list[_Belief]:
     return found
 
 
-def _prior_curves(fit: Posterior) -> dict[tuple[str, int], Curve | None]:
+def _prior_curves(fit: Posterior) -> dict[tuple[str, int], Density | None]:
     """By part and place: exact where a prior is of one number alone, else from draws.
 
     None where the prior is flat, alone or together with others.
@@ -135,8 +141,8 @@ def _prior_curves(fit: Posterior) -> dict[tuple[str, int], Curve | None]:
     resolved, rng = resolve_priors(design, priors), np.random.default_rng(0)
     drawable = ResolvedPriors(_without_flat(resolved.location), _without_flat(resolved.scale))
     drawn = draw_priors(design, priors, drawable, _PRIOR_DRAWS, rng).parts(design)
-    curves: dict[tuple[str, int], Curve | None] = {
-        (part, j): _curve_of_draws(values[0, :, j])
+    curves: dict[tuple[str, int], Density | None] = {
+        (part, j): _drawn(values[0, :, j])
         for part, (names, values) in drawn.items()
         for j in range(len(names))
     }
@@ -144,10 +150,10 @@ def _prior_curves(fit: Posterior) -> dict[tuple[str, int], Curve | None]:
         if _is_flat(block, place):
             curves[key] = None
         elif list(np.flatnonzero(block.contrasts[place])) == [place]:
-            curves[key] = _exact_curve(block, place)
+            curves[key] = _exact(block, place)
     df = df_prior(design, priors)
     if isinstance(df, DegreesOfFreedom):
-        curves["study_effects", 0] = _curve_of_df(df)
+        curves["study_effects", 0] = lambda x: np.where(x >= df.lower, np.exp(df.logpdf(x)), np.nan)
     return curves
 
 
@@ -166,37 +172,27 @@ def _places(
 
 def _without_flat(block: PriorBlock) -> PriorBlock:
     """The block with something in the place of flat priors that can be drawn from."""
-    from bayes_lsm.priors import Flat, Normal
-
     some = tuple(Normal() if isinstance(each, Flat) else each for each in block.priors)
     return replace(block, priors=some)
 
 
 def _is_flat(block: PriorBlock, j: int) -> bool:
     """Whether a flat prior says nothing of coefficient j either."""
-    from bayes_lsm.priors import Flat
-
     flat = [isinstance(each, Flat) for each in block.priors]
     return bool(np.linalg.inv(block.contrasts)[j, flat].any())
 
 
-def _exact_curve(block: PriorBlock, j: int) -> Curve:
+def _exact(block: PriorBlock, j: int) -> Density:
     stretch = block.contrasts[j, j]
-
-    def curve(low: float, high: float) -> tuple[Array, Array]:
-        x = _about(low, high)
-        return x, np.exp(block.priors[j].logpdf(stretch * x)) * abs(stretch)
-
-    return curve
+    return lambda x: np.exp(block.priors[j].logpdf(stretch * x)) * abs(stretch)
 
 
-def _curve_of_df(prior: DegreesOfFreedom) -> Curve:
-    def curve(low: float, high: float) -> tuple[Array, Array]:
-        x = _about(low, high)
-        inside = x[x >= prior.lower]
-        return inside, np.exp(prior.logpdf(inside))
+def _drawn(draws: Array) -> Density:
+    def density(x: Array) -> Array:
+        inside = (x >= draws.min()) & (x <= draws.max())
+        return np.where(inside, np.interp(x, *smooth(draws), left=0.0, right=0.0), np.nan)
 
-    return curve
+    return density
 
 
 def _draw(ax: Axes, belief: _Belief, level: float) -> None:
@@ -204,45 +200,25 @@ def _draw(ax: Axes, belief: _Belief, level: float) -> None:
     x, density = smooth(draws)
     low, high = np.quantile(draws, [1 - _SHOWN, _SHOWN])
     lower, median, upper = np.quantile(draws, [(1 - level) / 2, 0.5, (1 + level) / 2])
-    prior = None if belief.prior is None else belief.prior(low, high)
     ax.plot(x, density, color=BLUE, lw=1.8, label="posterior", gid="posterior")
-    under = (x >= lower) & (x <= upper)
-    ax.fill_between(
-        x[under], density[under], color=BLUE, alpha=0.2, lw=0, label=f"{100 * level:g}% CrI"
-    )
-    ax.plot(
-        [median, median],
-        [0, np.interp(median, x, density)],
-        color=BLUE,
-        lw=1.0,
-        ls=":",
-        gid="median",
-    )
-    if prior is None:
+    under, name = (x >= lower) & (x <= upper), f"{100 * level:g}% CrI"
+    ax.fill_between(x[under], density[under], color=BLUE, alpha=0.2, lw=0, label=name)
+    height = np.interp(median, x, density)
+    ax.plot([median, median], [0, height], color=BLUE, lw=1.0, ls=":", gid="median")
+    if belief.prior is None:
         ax.plot([], [], color=VERMILLION, lw=1.6, ls="--", label="prior: flat")
     else:
-        ax.plot(*prior, color=VERMILLION, lw=1.6, ls="--", label="prior", gid="prior")
-        low, high = min(low, prior[0][0]), max(high, prior[0][-1])
+        margin = 0.25 * (high - low)
+        x = np.linspace(low - margin, high + margin, 400)
+        density = belief.prior(x)
+        x, density = x[~np.isnan(density)], density[~np.isnan(density)]
+        ax.plot(x, density, color=VERMILLION, lw=1.6, ls="--", label="prior", gid="prior")
+        low, high = min(low, x[0]), max(high, x[-1])
     if low < 0 < high:
         ax.axvline(0, color=GREY, lw=0.8, ls=":", zorder=0)
     ax.set_xlim(low, high)
     ax.set_ylim(bottom=0)
     ax.set_yticks([])
-
-
-def _curve_of_draws(drawn: Array) -> Curve:
-    def curve(low: float, high: float) -> tuple[Array, Array]:
-        grid, density = smooth(drawn)
-        x = _about(low, high)
-        inside = x[(x >= drawn.min()) & (x <= drawn.max())]
-        return inside, np.interp(inside, grid, density, left=0.0, right=0.0)
-
-    return curve
-
-
-def _about(low: float, high: float) -> Array:
-    width = high - low
-    return np.linspace(low - 0.25 * width, high + 0.25 * width, 400)
 
 
 def smooth(draws: Array) -> tuple[Array, Array]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
+import pandas as pd
 
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
@@ -16,6 +16,7 @@ from bayes_lsm.plots.canvas import (
     GREY,
     ORANGE,
     VERMILLION,
+    Array,
     Transform,
     canvas,
     fence,
@@ -28,6 +29,7 @@ from bayes_lsm.plots.reading import (
     AnyFit,
     at_held,
     column_of,
+    grid_of,
     held_text,
     interval_name,
     is_number,
@@ -37,8 +39,6 @@ from bayes_lsm.plots.reading import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-Array = npt.NDArray[np.float64]
 
 
 def bubble(
@@ -97,17 +97,16 @@ def bubble(
     ['mean effect', '95% CI', 'mean ± τ', '95% prediction band']
     """
     design = fit.design
-    x = column_of(design, variable).to_numpy()
     if not is_number(design, variable):
         raise FitError(f"{variable!r} does not hold numbers; use forest(fit, by={variable!r})")
-    x = x.astype(float)
-    grid = np.linspace(x.min(), x.max(), points)
+    grid = grid_of(design, variable, points)
     table = fit.predict(rows_at(design, variable, grid, at), level=level).table
     ax = canvas(ax, caution=design.caution)
-    _draw_bands(ax, fit, grid, table, level, transform)
+    interval = f"{100 * level:g}% {interval_name(fit)}"
+    _draw_bands(ax, grid, table, interval, f"{100 * level:g}% prediction band", transform)
     weights = study_weights(fit)
     ax.scatter(
-        x,
+        column_of(design, variable).to_numpy(dtype=float),
         shown(design.y, transform),
         s=10 + 110 * weights / weights.max(),
         facecolor="white",
@@ -119,54 +118,31 @@ def bubble(
     )
     _limit(ax, design.y, table[["pi_lb", "pi_ub"]].to_numpy(), transform)
     scale_axis(ax, transform, which="y")
-    name_axes(
-        ax,
-        xlab or variable,
-        ylab or f"effect ({design.specification.effect})",
-        title=held_text(design, variable, at),
-    )
+    ylab = ylab or f"effect ({design.specification.effect})"
+    name_axes(ax, xlab or variable, ylab, title=held_text(design, variable, at))
     legend(ax)
     return ax
 
 
 def _draw_bands(
-    ax: Axes, fit: AnyFit, grid: Array, table: Any, level: float, transform: Transform | None
+    ax: Axes,
+    x: Array,
+    table: pd.DataFrame,
+    confidence: str,
+    prediction: str,
+    transform: Transform | None,
 ) -> None:
-    mean, tau = table["estimate"].to_numpy(), table["tau"].to_numpy()
-    name = f"{100 * level:g}%"
-    ax.plot(grid, shown(mean, transform), color=BLUE, lw=1.8, zorder=2.5, label="mean effect")
-    ax.fill_between(
-        grid,
-        shown(table["ci_lb"], transform),
-        shown(table["ci_ub"], transform),
-        color=BLUE,
-        alpha=0.28,
-        lw=0,
-        label=f"{name} {interval_name(fit)}",
-    )
-    for sign in (-1, 1):
-        edge = shown(mean + sign * tau, transform)
-        ax.plot(
-            grid,
-            edge,
-            color=VERMILLION,
-            lw=1.3,
-            ls="--",
-            label="mean ± τ" if sign > 0 else None,
-            gid="tau",
-        )
-    ax.fill_between(
-        grid,
-        shown(table["pi_lb"], transform),
-        shown(table["pi_ub"], transform),
-        facecolor=ORANGE,
-        alpha=0.13,
-        edgecolor=GREY,
-        lw=0.7,
-        ls=":",
-        zorder=0.5,
-        label=f"{name} prediction band",
-    )
+    """The mean, and around it the confidence band, ± τ and the prediction band."""
+    mean, tau = table["estimate"], table["tau"]
+    ax.plot(x, shown(mean, transform), color=BLUE, lw=1.8, zorder=2.5, label="mean effect")
+    lower, upper = (shown(table[end], transform) for end in ("ci_lb", "ci_ub"))
+    ax.fill_between(x, lower, upper, color=BLUE, alpha=0.28, lw=0, label=confidence)
+    for edge, label in ((mean - tau, None), (mean + tau, "mean ± τ")):
+        line = shown(edge, transform)
+        ax.plot(x, line, color=VERMILLION, lw=1.3, ls="--", label=label, gid="tau")
+    lower, upper = (shown(table[end], transform) for end in ("pi_lb", "pi_ub"))
+    band = ax.fill_between(x, lower, upper, facecolor=ORANGE, edgecolor=GREY, alpha=0.13)
+    band.set(lw=0.7, ls=":", zorder=0.5, label=prediction)
 
 
 def _limit(ax: Axes, y: Array, band: Array, transform: Transform | None) -> None:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 Transform = Callable[[Array], Array]
+type Panels = npt.NDArray[Any]
+type GivenAxes = Sequence[Axes] | Panels | None
 
 # Okabe and Ito's colours, which are told apart by colour-blind readers; line styles and markers
 # go along with them, so that a grey print can be read too.
@@ -25,6 +27,8 @@ COLOURS = (BLUE, VERMILLION, GREEN, ORANGE, "#CC79A7", "#56B4E9")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P")
 SIZE, SMALL, SMALLEST = 9.0, 8.0, 6.5
+# Points below which names of rows are left out.
+SMALLEST_FONT = 4.0
 # Inches of a row with few and with many studies, and of the highest figure that names them.
 _ROW, _ROW_MANY, _MANY, _HIGHEST = 0.2, 0.135, 60, 50.0
 
@@ -34,39 +38,43 @@ def canvas(ax: Axes | None, *, size: tuple[float, float] = (6.0, 4.0), caution: 
 
     What has to be known of the data is said below a new figure.
     """
-    if ax is None:
-        ax = panels(1, size=size, columns=1, caution=caution)[0]
-    tidy(ax)
-    return ax
+    found: Axes = panels(1, size=size, axes=None if ax is None else [ax], caution=caution)[0]
+    return found
 
 
 def panels(
     count: int,
     *,
-    columns: int,
+    columns: int = 1,
     size: tuple[float, float],
-    axes: Sequence[Axes] | npt.NDArray[Any] | None = None,
+    axes: GivenAxes = None,
     caution: str = "",
-) -> npt.NDArray[Any]:
+) -> Panels:
     """That many axes as an array: those given, or those of a new figure, each of this size."""
-    if axes is not None:
-        given = np.asarray(axes, dtype=object).ravel()
-        if len(given) < count:
-            raise FitError(f"{count} panels need as many axes, got {len(given)}")
-        return given[:count]
+    if axes is None:
+        found = _new_panels(count, max(1, min(columns, count)), size, caution)
+    else:
+        found = np.asarray(axes, dtype=object).ravel()
+    if len(found) < count:
+        raise FitError(f"{count} panels need as many axes, got {len(found)}")
+    for ax in found[:count]:
+        tidy(ax)
+    return found[:count]
+
+
+def _new_panels(count: int, columns: int, size: tuple[float, float], caution: str) -> Panels:
     from matplotlib.figure import Figure
 
-    columns = max(1, min(columns, count))
     rows = -(-count // columns)
     figure = Figure(figsize=(size[0] * columns, size[1] * rows), layout="constrained")
     if caution:
         # About that many characters of the smallest font fit in an inch.
         text = textwrap.fill(caution, max(30, int(17 * size[0] * columns)))
         figure.supxlabel(text, fontsize=SMALLEST, color=GREY, x=0.01, ha="left")
-    found = figure.subplots(rows, columns, squeeze=False).ravel()
+    found: Panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for spare in found[count:]:
         spare.remove()
-    return np.asarray(found[:count])
+    return found
 
 
 def tidy(ax: Axes) -> None:
@@ -103,10 +111,10 @@ def scale_axis(ax: Axes, transform: Transform | None, *, which: str) -> None:
         return
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-    (ax.set_xscale if which == "x" else ax.set_yscale)("log")
+    ax.set(**{f"{which}scale": "log"})
     axis = ax.xaxis if which == "x" else ax.yaxis
-    low, high = sorted(ax.get_xlim() if which == "x" else ax.get_ylim())
-    decades = np.log10(high / low)
+    low, high = axis.get_view_interval()
+    decades = abs(np.log10(high / low))
     marks = (1.0, 2.0, 5.0) if decades < 2.5 else (1.0,)
     axis.set_major_locator(LogLocator(subs=marks, numticks=30))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -121,26 +129,64 @@ def mark_beyond(
         (lower < limits[0], limits[0], "<"),
         (upper > limits[1], limits[1], ">"),
     ):
-        if not beyond.any():
-            # To the layout an empty line would lie in the corner of the figure.
-            continue
-        place = np.full(int(beyond.sum()), edge)
-        ax.plot(
-            place,
-            y[beyond],
-            marker,
-            color=BLACK,
-            ms=float(np.clip(size, 2.0, 6.0)),
-            clip_on=False,
-            zorder=4,
-            gid="beyond",
-        )
+        # To the layout an empty line would lie in the corner of the figure.
+        if beyond.any():
+            x, ms = np.full(int(beyond.sum()), edge), float(np.clip(size, 2.0, 6.0))
+            ax.plot(x, y[beyond], marker, color=BLACK, ms=ms, clip_on=False, zorder=4, gid="beyond")
+
+
+def mark_outliers(ax: Axes, x: Array, y: Array, outside: npt.NDArray[np.bool_]) -> None:
+    """Points, in another colour and shape where they lie outside of what is expected."""
+    for members, colour, marker, gid in (
+        (~outside, BLUE, "o", "inside"),
+        (outside, VERMILLION, "D", "outside"),
+    ):
+        points = (x[members], y[members], marker)
+        ax.plot(*points, color=colour, ms=5, mec="white", mew=0.5, zorder=3, gid=gid)
+
+
+def name_point(
+    ax: Axes, text: str, at: tuple[float, float], *, right: bool, up: float = 0.0
+) -> None:
+    """A name beside a point, so many points of type higher."""
+    ax.annotate(
+        text,
+        at,
+        xytext=(5 if right else -5, up),
+        textcoords="offset points",
+        ha="left" if right else "right",
+        va="center",
+        fontsize=7,
+        zorder=4,
+    )
+
+
+def farthest(distance: Array, among: npt.NDArray[np.bool_], count: int) -> list[int]:
+    """Where the largest of these distances are, the largest first."""
+    found = np.flatnonzero(among)
+    return [int(i) for i in found[np.argsort(-np.abs(distance[found]))][:count]]
 
 
 def row_height(rows: int) -> float:
     """Inches of a row in a new figure of so many: with room for names, but for very many."""
     row = _ROW if rows <= _MANY else _ROW_MANY
     return row if row * rows <= _HIGHEST else _HIGHEST / 4 / rows
+
+
+def rows_canvas(
+    ax: Axes | None, rows: int, *, width: float, spare: int = 1, caution: str = ""
+) -> tuple[Axes, float]:
+    """Axes for so many rows, and the points that each has, with room for some that are spare."""
+    new, inches = ax is None, row_height(rows)
+    ax = canvas(ax, size=(width, 1.0 + inches * rows), caution=caution)
+    if not new:
+        inches = ax.get_window_extent().height / ax.figure.dpi / (rows + spare)
+    return ax, 72 * inches
+
+
+def font_of(height: float) -> float:
+    """Of the names of rows that are so many points high."""
+    return min(SIZE, 0.7 * height)
 
 
 def number(value: float, digits: int) -> str:

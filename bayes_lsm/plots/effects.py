@@ -17,15 +17,16 @@ from bayes_lsm.plots.canvas import (
     BLUE,
     COLOURS,
     GREY,
-    SIZE,
+    SMALLEST_FONT,
     STYLES,
     Transform,
     canvas,
     fence,
+    font_of,
     legend,
     mark_beyond,
     name_axes,
-    row_height,
+    rows_canvas,
     scale_axis,
     shorten,
     shown,
@@ -41,7 +42,6 @@ Of = Literal["effect", "deviation"]
 
 # Normal scores at which the distribution of a new effect is asked for.
 _SCORES = np.r_[0.05, np.arange(0.25, 3.1, 0.25)]
-_SMALLEST_FONT = 4.0
 
 
 def caterpillar(
@@ -100,14 +100,11 @@ def caterpillar(
     found = _true_effects(fit, of, grouping, level)
     order = np.argsort(found.values[:, 0], kind="stable")[::-1]
     k = len(order)
-    new = ax is None
-    row = row_height(k)
-    ax = canvas(ax, size=(6.0, 1.0 + row * k), caution=fit.design.caution)
-    inches = row if new else ax.get_window_extent().height / ax.figure.dpi / (k + 1)
-    font = min(SIZE, 0.7 * 72 * inches)
+    ax, height = rows_canvas(ax, k, width=6.0, caution=fit.design.caution)
+    font = font_of(height)
     y = -np.arange(k, dtype=float)
     values = shown(found.values[order], transform)
-    size = float(np.clip(0.35 * 72 * inches, 1.5, 5.0))
+    size = float(np.clip(0.35 * height, 1.5, 5.0))
     ax.plot(values[:, 0], y, "o", color=BLUE, ms=size, zorder=3, label="true effect", gid="blup")
     ax.hlines(y, values[:, 1], values[:, 2], color=BLUE, lw=1.0, zorder=2)
     seen = found.seen if observed else None
@@ -136,8 +133,8 @@ def caterpillar(
     scale_axis(ax, transform, which="x")
     default = f"effect ({fit.design.specification.effect})"
     default = default if found.of == "effect" else "deviation u"
-    name_axes(ax, xlab or default, "" if font >= _SMALLEST_FONT else f"{k} {found.unit}")
-    if font >= _SMALLEST_FONT:
+    name_axes(ax, xlab or default, "" if font >= SMALLEST_FONT else f"{k} {found.unit}")
+    if font >= SMALLEST_FONT:
         ax.set_yticks(y, [shorten(found.labels[i], label_width) for i in order])
         ax.tick_params(axis="y", labelsize=font, length=0)
     else:

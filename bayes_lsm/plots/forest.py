@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm.plots.canvas import (
@@ -16,32 +15,27 @@ from bayes_lsm.plots.canvas import (
     GREY,
     PALE,
     SIZE,
+    SMALLEST_FONT,
     VERMILLION,
+    Array,
     Transform,
-    canvas,
     fence,
+    font_of,
     legend,
     mark_beyond,
     number,
-    row_height,
+    rows_canvas,
     scale_axis,
     shorten,
     shown,
 )
 from bayes_lsm.plots.forest_rows import Order, Row, rows_of
-from bayes_lsm.plots.reading import (
-    AnyFit,
-    interval_name,
-)
+from bayes_lsm.plots.reading import AnyFit, interval_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-Array = npt.NDArray[np.float64]
-
-# Points below which text is left out.
-_SMALLEST_FONT = 4.0
 # Points kept above the studies for the legend and the headings.
 _HEADER = 14.0
 # Square points of a study that weighs next to nothing.
@@ -120,38 +114,40 @@ def forest(
     'risk ratio'
     """
     rows, design = rows_of(fit, by, summary, order, level), fit.design
-    means = fit.predict(level=level).table[["estimate", "ci_lb", "ci_ub"]].to_numpy()
-    new = ax is None
-    row = row_height(len(rows))
-    ax = canvas(ax, size=(7.5, 1.0 + row * len(rows)), caution=design.caution)
-    height = row if new else ax.get_window_extent().height / ax.figure.dpi / (len(rows) + 2)
-    font = min(SIZE, 0.7 * 72 * height)
+    ax, height = rows_canvas(ax, len(rows), width=7.5, spare=2, caution=design.caution)
     places = -np.arange(len(rows), dtype=float)
     limits = _limits(rows)
+    at = [i for i, row in enumerate(rows) if row.kind == "study"]
+    own = [rows[i].study for i in at]
     if len(design.location.names) > 1:
-        _draw_fitted(ax, means, rows, places, transform)
-    _draw_rows(ax, rows, places, limits, transform, 72 * height)
+        means = fit.predict(level=level).table[["estimate", "ci_lb", "ci_ub"]].to_numpy()
+        _draw_fitted(ax, shown(means[own], transform), places[at])
+    _draw_rows(ax, rows, places, limits, transform, height)
     if blups:
-        _draw_blups(ax, _own_effects(fit, level), rows, places, transform)
+        effects = fit.blup(level=level).table[["estimate", "pi_lb", "pi_ub"]].to_numpy()
+        _draw_blups(ax, shown(effects[own], transform), places[at] - 0.3)
     if null is not None and limits[0] <= null <= limits[1]:
         x = float(shown(null, transform))
         ax.plot([x, x], [places[-1] - 0.8, 0.6], color=GREY, lw=0.8, ls=":", zorder=0, gid="null")
     ax.set_xlim(*shown(limits, transform))
-    top = 0.6 + max(1.0, _HEADER / (72 * height))
-    ax.set_ylim(places[-1] - 0.8, top)
+    ax.set_ylim(places[-1] - 0.8, 0.6 + max(1.0, _HEADER / height))
     if ax.get_legend_handles_labels()[1]:
         where = {"loc": "upper left", "borderaxespad": 0.0, "borderpad": 0.2}
         legend(ax, ncols=2, columnspacing=1.0, **where)
     scale_axis(ax, transform, which="x")
     ax.set_xlabel(xlab or f"effect ({design.specification.effect})", fontsize=SIZE)
-    _write(ax, interval_name(fit), rows, places, font, level, transform, digits, label_width)
+    ax.spines["left"].set_visible(False)
+    font = font_of(height)
+    if font < SMALLEST_FONT:
+        ax.set_yticks([])
+        ax.set_ylabel(f"{len(at)} studies", fontsize=SIZE)
+        return ax
+    named = [(row, y) for row, y in zip(rows, places, strict=True) if row.kind != "gap"]
+    _write_names(ax, named, font, label_width)
+    interval = "CI" if interval_name(fit) == "CI" else "CI/CrI"
+    heads = ("Weight", f"Estimate [{100 * level:g}% {interval}]")
+    _write_numbers(ax, named, heads, font, transform, digits)
     return ax
-
-
-def _own_effects(fit: AnyFit, level: float) -> Array:
-    """Each study's own true effect, and the ends of its interval (n, 3)."""
-    table = fit.blup(level=level).table
-    return table[["estimate", "pi_lb", "pi_ub"]].to_numpy()
 
 
 def _limits(rows: Sequence[Row]) -> Array:
@@ -190,103 +186,66 @@ def _draw_rows(
     mark_beyond(ax, places, ends[:, 1], ends[:, 2], limits=(low, high), size=0.3 * height)
 
 
-def _draw_fitted(
-    ax: Axes,
-    table: Array,
-    rows: Sequence[Row],
-    places: Array,
-    transform: Transform | None,
-) -> None:
-    """The mean effect that the model has for each study, as a diamond."""
+def _draw_fitted(ax: Axes, means: Array, y: Array) -> None:
+    """The mean effect that the model has for each study (n, 3), as a diamond."""
     from matplotlib.collections import PolyCollection
 
-    studies = [i for i, row in enumerate(rows) if row.kind == "study"]
-    x, left, right = shown(table[[rows[i].study for i in studies]], transform).T
-    y = places[studies]
+    x, left, right = means.T
     corners = np.array([[left, y], [x, y + 0.42], [right, y], [x, y - 0.42]]).transpose(2, 0, 1)
     ax.add_collection(
         PolyCollection(list(corners), color=PALE, lw=0, zorder=1, gid="fitted", label="fitted mean")
     )
 
 
-def _draw_blups(
-    ax: Axes,
-    table: Array,
-    rows: Sequence[Row],
-    places: Array,
-    transform: Transform | None,
-) -> None:
+def _draw_blups(ax: Axes, effects: Array, y: Array) -> None:
     """Each study's own true effect with its interval (n, 3)."""
-    studies = [i for i, row in enumerate(rows) if row.kind == "study"]
-    found = shown(table[[rows[i].study for i in studies]], transform)
-    y = places[studies] - 0.3
-    ax.hlines(y, found[:, 1], found[:, 2], color=GREEN, lw=0.9, zorder=2)
-    ax.plot(
-        found[:, 0],
-        y,
-        "o",
-        ms=3,
-        mfc="white",
-        mec=GREEN,
-        mew=1.0,
-        zorder=4,
-        gid="blup",
-        label="BLUP",
-    )
+    x, left, right = effects.T
+    ax.hlines(y, left, right, color=GREEN, lw=0.9, zorder=2)
+    (dots,) = ax.plot(x, y, "o", ms=3, mfc="white", mec=GREEN, mew=1.0, zorder=4)
+    dots.set(gid="blup", label="BLUP")
 
 
-def _write(
-    ax: Axes,
-    called: str,
-    rows: Sequence[Row],
-    places: Array,
-    font: float,
-    level: float,
-    transform: Transform | None,
-    digits: int,
-    label_width: int,
+def _write_names(
+    ax: Axes, named: Sequence[tuple[Row, float]], font: float, label_width: int
 ) -> None:
-    """Names at the left and numbers at the right, where there is room for text."""
-    ax.spines["left"].set_visible(False)
-    if font < _SMALLEST_FONT:
-        ax.set_yticks([])
-        ax.set_ylabel(f"{sum(row.kind == 'study' for row in rows)} studies", fontsize=SIZE)
-        return
-    named = [(row, y) for row, y in zip(rows, places, strict=True) if row.kind != "gap"]
     ax.set_yticks([y for _, y in named], [shorten(row.label, label_width) for row, _ in named])
     ax.tick_params(axis="y", length=0, labelsize=font)
     for text, (row, _) in zip(ax.get_yticklabels(), named, strict=True):
         text.set_fontweight("bold" if row.kind in ("heading", "summary") else "normal")
+
+
+def _write_numbers(
+    ax: Axes,
+    named: Sequence[tuple[Row, float]],
+    heads: tuple[str, str],
+    font: float,
+    transform: Transform | None,
+    digits: int,
+) -> None:
+    """Weights and estimates at the right, a column each."""
     cells = [_cells(row, transform, digits) for row, _ in named]
-    interval = "CI" if called == "CI" else "CI/CrI"
-    heads = ("Weight", f"Estimate [{100 * level:g}% {interval}]")
     edge = 0.8 * font
-    for j, head in enumerate(heads):
-        column = [each[j] for each in cells]
+    for head, column in zip(heads, zip(*cells, strict=True), strict=True):
         edge += 0.62 * font * max(len(head), *map(len, column))
         for cell, y in [(head, 1.1), *zip(column, [y for _, y in named], strict=True)]:
             if cell:
-                ax.annotate(
+                text = ax.annotate(
                     cell,
                     (1.0, y),
                     xycoords=ax.get_yaxis_transform(),
                     xytext=(edge, 0),
                     textcoords="offset points",
-                    ha="right",
-                    va="center",
-                    fontsize=font,
-                    fontweight="bold" if cell == head else "normal",
                     annotation_clip=False,
-                    gid="number",
                 )
+                weight = "bold" if cell == head else "normal"
+                text.set(ha="right", va="center", fontsize=font, fontweight=weight, gid="number")
         edge += 0.8 * font
 
 
 def _cells(row: Row, transform: Transform | None, digits: int) -> tuple[str, str]:
     values = shown([row.estimate, row.lower, row.upper], transform)
     x, low, high = (number(value, digits) for value in values)
-    if row.kind == "study":
-        return f"{row.weight:.1f}%", f"{x} [{low}, {high}]"
-    if row.kind == "summary":
-        return "", f"{x} [{low}, {high}]"
-    return "", f"[{low}, {high}]" if row.kind == "prediction" else ""
+    estimate = {"prediction": f"[{low}, {high}]", "heading": ""}.get(
+        row.kind, f"{x} [{low}, {high}]"
+    )
+    return f"{row.weight:.1f}%" if row.kind == "study" else "", estimate

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtri
 
@@ -26,7 +25,6 @@ from bayes_lsm.plots.reading import (
     study_weights,
 )
 
-Array = npt.NDArray[np.float64]
 Order = Literal["given", "effect", "precision"]
 Kind = Literal["study", "summary", "prediction", "heading", "gap"]
 
@@ -87,19 +85,11 @@ def _studies(fit: AnyFit, order: Order, level: float) -> list[Row]:
     require_choice("order", order, Order)
     design, weights = fit.design, study_weights(fit)
     y, half = design.y, float(ndtri(0.5 + level / 2)) * np.sqrt(design.v)
-    key = {"given": np.arange(len(half)), "effect": y, "precision": design.v}[order]
-    return [
-        Row(
-            "study",
-            design.labels[i],
-            float(y[i]),
-            float(y[i] - half[i]),
-            float(y[i] + half[i]),
-            float(weights[i]),
-            int(i),
-        )
-        for i in np.argsort(key, kind="stable")
-    ]
+    key = {"given": np.arange(len(y)), "effect": y, "precision": design.v}[order]
+    places = range(len(y))
+    rows = zip(design.labels, y, y - half, y + half, weights, places, strict=True)
+    studies = [Row("study", *each) for each in rows]
+    return [studies[i] for i in np.argsort(key, kind="stable")]
 
 
 def _under_headings(
@@ -148,12 +138,9 @@ def _groups(
 
 def diamonds(table: pd.DataFrame, level: float) -> list[Row]:
     """A diamond and a prediction interval for each row of predictions."""
-    rows = []
+    rows, name = [], f"{100 * level:g}% prediction interval"
     for label, each in table.iterrows():
         found = Row("summary", str(label), each["estimate"], each["ci_lb"], each["ci_ub"])
-        name = f"{100 * level:g}% prediction interval"
-        rows += [
-            found,
-            replace(found, kind="prediction", label=name, lower=each["pi_lb"], upper=each["pi_ub"]),
-        ]
+        interval = {"label": name, "lower": each["pi_lb"], "upper": each["pi_ub"]}
+        rows += [found, replace(found, kind="prediction", **interval)]
     return rows

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
-from bayes_lsm.errors import FitError
+from bayes_lsm.choices import require_known
 from bayes_lsm.plots.canvas import (
     BLUE,
     GREEN,
@@ -16,9 +15,12 @@ from bayes_lsm.plots.canvas import (
     SIZE,
     SMALL,
     VERMILLION,
+    Array,
+    GivenAxes,
+    Panels,
+    name_point,
     panels,
     shorten,
-    tidy,
 )
 from bayes_lsm.plots.reading import refuse_fit
 
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from bayes_lsm.reml.diagnostics.influence import Influence
-
-Array = npt.NDArray[np.float64]
 
 _TITLES = {
     "rstudent": "studentised deleted residual",
@@ -49,11 +49,11 @@ def influence(
     found: Influence,
     measures: Sequence[str] | None = None,
     *,
-    axes: Sequence[Axes] | npt.NDArray[Any] | None = None,
+    axes: GivenAxes = None,
     columns: int = 3,
     name: int = 5,
     label_width: int = 12,
-) -> npt.NDArray[Any]:
+) -> Panels:
     """The measures of `Influence`, study by study, a panel for each.
 
     Parameters
@@ -98,18 +98,14 @@ def influence(
     told = [measure for measure in known if measure in found.measures]
     wanted = list(told if measures is None else measures)
     for measure in wanted:
-        if measure not in known:
-            raise FitError(
-                f"there is no measure {measure!r}; there are {', '.join(map(repr, known))}"
-            )
+        require_known("Influence", "measure", measure, known)
     design = found.fit.design
     given = panels(len(wanted), columns=columns, size=(3.8, 2.3), axes=axes, caution=design.caution)
     for ax, measure in zip(given, wanted, strict=True):
-        tidy(ax)
         values = table[measure].to_numpy(dtype=float)
         _draw(ax, values, found, _NEUTRAL.get(measure))
         ax.set_title(_TITLES[measure], fontsize=SIZE, loc="left")
-        _name_studies(ax, values, found, found.labels, name, label_width)
+        _name_studies(ax, values, found, name, label_width)
     return given
 
 
@@ -135,14 +131,7 @@ def _draw(ax: Axes, values: Array, found: Influence, neutral: float | None) -> N
     ax.set_xlabel(f"{found.unit} (in the order of the data)", fontsize=SMALL)
 
 
-def _name_studies(
-    ax: Axes,
-    values: Array,
-    found: Influence,
-    labels: Sequence[str],
-    count: int,
-    width: int,
-) -> None:
+def _name_studies(ax: Axes, values: Array, found: Influence, count: int, width: int) -> None:
     """The influential studies farthest from the others, if they are not beside one another."""
     marked = np.flatnonzero((found.influential | found.influential_scale) & np.isfinite(values))
     distance = np.abs(values - np.nanmedian(values))
@@ -151,12 +140,6 @@ def _name_studies(
     for i in farthest[np.isin(farthest, marked)]:
         if all(abs(i - j) > 0.07 * len(values) for j in named):
             named.append(int(i))
-            right = i < 0.75 * len(values)
-            ax.annotate(
-                shorten(labels[i], width),
-                (i + 1, values[i]),
-                xytext=(5 if right else -5, 3),
-                textcoords="offset points",
-                ha="left" if right else "right",
-                fontsize=7,
-            )
+            right = bool(i < 0.75 * len(values))
+            text = shorten(found.labels[i], width)
+            name_point(ax, text, (i + 1, values[i]), right=right, up=6.5)

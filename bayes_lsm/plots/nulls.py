@@ -5,11 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
-from scipy.special import gammaln
 
+from bayes_lsm.choices import require_known
 from bayes_lsm.errors import FitError
-from bayes_lsm.plots.canvas import BLACK, GREY, SIZE, VERMILLION, canvas, legend, name_axes, number
+from bayes_lsm.plots.canvas import (
+    BLACK,
+    GREY,
+    SIZE,
+    VERMILLION,
+    Array,
+    canvas,
+    legend,
+    name_axes,
+    number,
+)
 from bayes_lsm.plots.reading import refuse_fit
 
 if TYPE_CHECKING:
@@ -17,8 +26,6 @@ if TYPE_CHECKING:
 
     from bayes_lsm.reml.tests.bootstrap_test import BootstrapTest
     from bayes_lsm.reml.tests.permutation_test import PermutationTest
-
-Array = npt.NDArray[np.float64]
 
 
 def permutation_null(
@@ -62,19 +69,13 @@ def permutation_null(
     'z of I(weeks - 40)'
     """
     refuse_fit(test, "a permutation test", "fit.permutation_test()")
-    ax = canvas(ax, size=(5.0, 3.4))
     if term is None:
-        _draw(ax, test.null_joint, test.statistic, test.pval, bins, df=test.df)
-        name_axes(ax, xlab or f"χ² of the {test.part} part", "density")
-        return ax
-    if term not in test.null:
-        raise FitError(
-            f"the test has no term {term!r}; it has {', '.join(map(repr, test.null.columns))}"
-        )
-    observed, pval = (float(test.table[column].to_dict()[term]) for column in ("zval", "pval"))
-    _draw(ax, test.null[term].to_numpy(), observed, pval, bins, df=None)
-    name_axes(ax, xlab or f"z of {term}", "density")
-    return ax
+        name = f"χ² of the {test.part} part"
+        return _draw(ax, test.null_joint, test.statistic, test.pval, bins, test.df, xlab or name)
+    require_known("the test", "term", term, map(str, test.null))
+    null = test.null[term].to_numpy()
+    zval, pval = (float(test.table[column].to_dict()[term]) for column in ("zval", "pval"))
+    return _draw(ax, null, zval, pval, bins, None, xlab or f"z of {term}")
 
 
 def bootstrap_null(
@@ -107,19 +108,27 @@ def bootstrap_null(
     'likelihood-ratio statistic'
     """
     refuse_fit(test, "a bootstrap test", "reml.bootstrap_test(full, reduced)")
-    ax = canvas(ax, size=(5.0, 3.4))
-    _draw(ax, test.null, test.statistic, test.pval, bins, df=test.df)
-    name_axes(ax, xlab or "likelihood-ratio statistic", "density")
-    return ax
+    name = xlab or "likelihood-ratio statistic"
+    return _draw(ax, test.null, test.statistic, test.pval, bins, test.df, name)
 
 
 def _draw(
-    ax: Axes, null: Array, observed: float, pval: float, bins: int, *, df: int | None
-) -> None:
+    ax: Axes | None,
+    null: Array,
+    observed: float,
+    pval: float,
+    bins: int,
+    df: int | None,
+    xlab: str,
+) -> Axes:
+    """A histogram beside the curve of theory: the standard normal, or χ² with `df`."""
+    from scipy.stats import chi2, norm
+
     found = null[np.isfinite(null)]
     lost = len(null) - len(found)
     if not len(found):
         raise FitError("every refit failed, so there is no null distribution to be shown")
+    ax = canvas(ax, size=(5.0, 3.4))
     ends = [found.min(), found.max()] + ([observed] if np.isfinite(observed) else [])
     edges = np.linspace(min(ends), max(ends) + 1e-9, bins + 1)
     if np.isfinite(observed):
@@ -143,20 +152,17 @@ def _draw(
     x = np.linspace(edges[0], edges[-1], 400)
     if df:
         x = x[x > 0]
-    name = f"χ² (df = {df})" if df else "standard normal"
-    ax.plot(x, _density(x, df), color=BLACK, lw=1.3, ls="--", label=name)
+    theory, name = (chi2(df), f"χ² (df = {df})") if df else (norm(), "standard normal")
+    ax.plot(x, theory.pdf(x), color=BLACK, lw=1.3, ls="--", label=name)
     if np.isfinite(observed):
-        ax.axvline(
-            observed,
-            color=VERMILLION,
-            lw=1.8,
-            gid="observed",
-            label=f"data: {number(observed, 2)}, p = {pval:.3f}",
-        )
+        label = f"data: {number(observed, 2)}, p = {pval:.3f}"
+        ax.axvline(observed, color=VERMILLION, lw=1.8, gid="observed", label=label)
     failed = f"; {lost} refits failed" if lost else ""
     ax.set_title(f"{len(null)} refits{failed}", fontsize=SIZE, loc="left", color=GREY)
     ax.set_ylim(0, 1.25 * max(top, 0.4 if df is None else 0.3))
+    name_axes(ax, xlab, "density")
     legend(ax)
+    return ax
 
 
 def _edge_at(edges: Array, places: list[float]) -> Array:
@@ -165,10 +171,3 @@ def _edge_at(edges: Array, places: list[float]) -> Array:
     half = (edges[1] - edges[0]) / 2
     kept = [edge for edge in edges[1:-1] if all(abs(edge - place) > half for place in inner)]
     return np.unique(np.r_[edges[0], kept, inner, edges[-1]])
-
-
-def _density(x: Array, df: int | None) -> Array:
-    if df is None:
-        return np.asarray(np.exp(-0.5 * x**2) / np.sqrt(2 * np.pi))
-    half = df / 2
-    return np.asarray(np.exp((half - 1) * np.log(x) - x / 2 - half * np.log(2) - gammaln(half)))

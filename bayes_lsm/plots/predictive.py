@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.choices import require_known
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
     BLUE,
@@ -16,12 +16,15 @@ from bayes_lsm.plots.canvas import (
     SIZE,
     SMALL,
     VERMILLION,
+    GivenAxes,
+    Panels,
     canvas,
+    farthest,
     legend,
     name_axes,
+    name_point,
     panels,
     shorten,
-    tidy,
 )
 
 if TYPE_CHECKING:
@@ -30,8 +33,6 @@ if TYPE_CHECKING:
     from bayes_lsm.bayes.cross_validation.elpd import Elpd
     from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck
     from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
-
-Array = npt.NDArray[np.float64]
 
 _RANKS = 99
 # How far from the quartiles, in their distance, a panel shows what was replicated.
@@ -42,10 +43,10 @@ def replicated(
     check: PredictiveCheck,
     quantities: Sequence[str] | None = None,
     *,
-    axes: Sequence[Axes] | npt.NDArray[Any] | None = None,
+    axes: GivenAxes = None,
     columns: int = 3,
     bins: int = 40,
-) -> npt.NDArray[Any]:
+) -> Panels:
     """Test quantities of data that the model would make, and of the data that there are.
 
     Parameters
@@ -81,14 +82,10 @@ def replicated(
     """
     wanted = list(check.observed if quantities is None else quantities)
     for name in wanted:
-        if name not in check.observed:
-            raise FitError(
-                f"there is no quantity {name!r}; there are {', '.join(map(repr, check.observed))}"
-            )
+        require_known("the check", "quantity", name, check.observed)
     table = check.to_dataframe().droplevel(0)[["observed", "ppp"]].T.to_dict()
     given = panels(len(wanted), columns=columns, size=(2.9, 2.1), axes=axes)
     for ax, name in zip(given, wanted, strict=True):
-        tidy(ax)
         drawn, seen = check.replicated[name], check.observed[name]
         low, lower, upper, high = np.quantile(drawn, [0.001, 0.25, 0.75, 0.999])
         reach = _REACH * (upper - lower)
@@ -191,19 +188,19 @@ def shifts(found: Diagnosis, *, ax: Axes | None = None, name: int = 3) -> Axes:
     if found.studies is None:
         raise FitError("no study was left out, so there is nothing to be shown; see .remarks")
     table = found.studies[coefficient_columns(found.studies)]
-    ax = canvas(
-        ax,
-        size=(6.4, 0.9 + 0.3 * table.shape[1]),
-        caution=found.fit.design.caution,
-    )
-    rng = np.random.default_rng(1)
-    scatter = rng.uniform(-0.25, 0.25, len(table))
+    height = 0.9 + 0.3 * table.shape[1]
+    ax = canvas(ax, size=(6.4, height), caution=found.fit.design.caution)
+    scatter = np.random.default_rng(1).uniform(-0.25, 0.25, len(table))
     for j, column in enumerate(table):
         x = table[column].to_numpy(dtype=float)
         far = np.abs(x) > LARGEST_SHIFT
         ax.plot(x[~far], j + scatter[~far], "o", color=BLUE, ms=3, alpha=0.6, mew=0, gid="study")
         ax.plot(x[far], j + scatter[far], "D", color=VERMILLION, ms=5, mec="white", gid="far")
-    _name_farthest(ax, table.to_numpy(dtype=float), list(table.index), scatter, name, LARGEST_SHIFT)
+    moved = table.to_numpy(dtype=float)
+    for place in farthest(moved.ravel(), np.abs(moved.ravel()) > LARGEST_SHIFT, name):
+        i, j = divmod(place, moved.shape[1])
+        text, at = shorten(str(table.index[i]), 24), (moved[i, j], j + scatter[i])
+        name_point(ax, text, at, right=bool(moved[i, j] < 0))
     for limit in (-LARGEST_SHIFT, LARGEST_SHIFT):
         ax.axvline(limit, color=GREY, lw=0.9, ls="--", zorder=0)
     ax.axvline(0, color=GREY, lw=0.7, ls=":", zorder=0)
@@ -213,21 +210,3 @@ def shifts(found: Diagnosis, *, ax: Axes | None = None, name: int = 3) -> Axes:
     name_axes(ax, f"median without the {one} − with it, in posterior SDs", "")
     ax.tick_params(axis="y", labelsize=SIZE - 1)
     return ax
-
-
-def _name_farthest(
-    ax: Axes, values: Array, labels: list[Any], scatter: Array, count: int, limit: float
-) -> None:
-    order = np.argsort(-np.abs(values), axis=None)[:count]
-    for i, j in zip(*np.unravel_index(order, values.shape), strict=True):
-        if abs(values[i, j]) > limit:
-            right = values[i, j] < 0
-            ax.annotate(
-                shorten(str(labels[i]), 24),
-                (values[i, j], j + scatter[i]),
-                xytext=(5 if right else -5, 0),
-                textcoords="offset points",
-                ha="left" if right else "right",
-                va="center",
-                fontsize=7,
-            )

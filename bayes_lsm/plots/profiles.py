@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
@@ -14,12 +13,13 @@ from bayes_lsm.plots.canvas import (
     BLUE,
     GREY,
     VERMILLION,
+    GivenAxes,
+    Panels,
     canvas,
     legend,
     name_axes,
     number,
     panels,
-    tidy,
 )
 from bayes_lsm.plots.reading import refuse_fit
 
@@ -71,48 +71,31 @@ def profile(found: Profile, *, ax: Axes | None = None, xlab: str | None = None) 
     for end in (found.lower, found.upper):
         if np.isfinite(end):
             ax.plot([end, end], [bottom, found.cutoff], color=BLUE, lw=0.9, ls=":", gid="bound")
-    _draw_estimate(ax, found)
+    if not np.isnan(found.estimate):
+        _draw_estimate(ax, found)
     name_axes(ax, xlab or found.term, "log-likelihood", title=found.verdict)
     legend(ax, loc="lower center")
     return ax
 
 
 def _draw_estimate(ax: Axes, found: Profile) -> None:
-    if np.isfinite(found.estimate):
-        ax.plot(
-            [found.estimate],
-            [found.maximum],
-            "o",
-            color=VERMILLION,
-            ms=6,
-            zorder=4,
-            mec="white",
-            gid="estimate",
-            label=f"estimate {number(found.estimate, 2)}",
-        )
-    elif np.isinf(found.estimate):
-        right = found.estimate > 0
-        x = found.values[-1 if right else 0]
-        ax.plot(
-            [x],
-            [found.maximum],
-            ">" if right else "<",
-            color=VERMILLION,
-            ms=8,
-            zorder=4,
-            mec=BLACK,
-            mew=0.5,
-            gid="estimate",
-            label=f"estimate at {'+' if right else '−'}∞",
-        )
+    """A dot, or an arrow at the side where it is infinite."""
+    x, label = found.estimate, f"estimate {number(found.estimate, 2)}"
+    marker, size, edge = "o", 6, "white"
+    if np.isinf(x):
+        right = x > 0
+        x, label = found.values[-1 if right else 0], f"estimate at {'+' if right else '−'}∞"
+        marker, size, edge = ">" if right else "<", 8, BLACK
+    (dot,) = ax.plot([x], [found.maximum], marker, color=VERMILLION, ms=size, mec=edge, zorder=4)
+    dot.set(gid="estimate", label=label)
 
 
 def profiles(
     found: Sequence[Profile],
     *,
-    axes: Sequence[Axes] | npt.NDArray[Any] | None = None,
+    axes: GivenAxes = None,
     columns: int = 2,
-) -> npt.NDArray[Any]:
+) -> Panels:
     """A panel for each of several profiles, as the talk shows them.
 
     Parameters
@@ -145,6 +128,5 @@ def profiles(
         raise FitError("found must hold at least one profile, got none; use fit.profile(term)")
     given = panels(len(found), columns=columns, size=(4.2, 3.2), axes=axes)
     for ax, each in zip(given, found, strict=True):
-        tidy(ax)
         profile(each, ax=ax)
     return given

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.choices import require_known
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.results import Fit
@@ -52,9 +53,7 @@ def column_of(design: Design, variable: str) -> pd.Series:
     FitError
         When the formulas do not use it.
     """
-    if variable not in design.moderators:
-        known = ", ".join(map(repr, design.moderators.columns)) or "none"
-        raise FitError(f"the model has no moderator {variable!r}; it has {known}")
+    require_known("the model", "moderator", variable, design.moderators.columns)
     return design.moderators[variable]
 
 
@@ -68,6 +67,12 @@ def is_number(design: Design, variable: str) -> bool:
     """
     column_of(design, variable)
     return design.kinds.get(variable) == "numbers" and _coded_levels(design, variable) is None
+
+
+def grid_of(design: Design, variable: str, points: int) -> Array:
+    """Equally spaced values of a numeric moderator, from its smallest to its largest."""
+    x = column_of(design, variable).to_numpy(dtype=float)
+    return np.linspace(x.min(), x.max(), points)
 
 
 def levels_of(design: Design, variable: str) -> list[Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import betaincinv, ndtri
 
 from bayes_lsm.errors import FitError
@@ -13,11 +12,14 @@ from bayes_lsm.plots.canvas import (
     BLUE,
     GREY,
     PALE,
-    VERMILLION,
+    Array,
     canvas,
+    farthest,
     fence,
     mark_beyond,
+    mark_outliers,
     name_axes,
+    name_point,
     shorten,
 )
 from bayes_lsm.plots.reading import refuse_fit
@@ -26,8 +28,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from bayes_lsm.reml.diagnostics.residuals import Residuals
-
-Array = npt.NDArray[np.float64]
 
 
 def funnel(
@@ -81,33 +81,14 @@ def funnel(
     ax.plot([-edge, 0, edge], [bottom, 0, bottom], color=GREY, lw=0.8, ls="--", zorder=2)
     ax.axvline(0, color=GREY, lw=0.8, zorder=2)
     outside = np.abs(z) > quantile
-    for members, colour, marker in ((~outside, BLUE, "o"), (outside, VERMILLION, "D")):
-        ax.plot(
-            x[members],
-            se[members],
-            marker,
-            color=colour,
-            ms=5,
-            mec="white",
-            mew=0.5,
-            zorder=3,
-            gid="outside" if marker == "D" else "inside",
-        )
+    mark_outliers(ax, x, se, outside)
     mark_beyond(ax, se, x, x, limits=(-reach, reach), size=6.0)
     ax.set_xlim(-reach, reach)
     ax.set_ylim(bottom, 0)
-    for i in _farthest(z, outside, name):
+    for i in farthest(z, outside, name):
+        place = (float(np.clip(x[i], -reach, reach)), se[i])
         right = (x[i] > 0) == (abs(x[i]) < 0.7 * reach)
-        ax.annotate(
-            shorten(residuals.labels[i], 20),
-            (np.clip(x[i], -reach, reach), se[i]),
-            xytext=(5 if right else -5, 0),
-            textcoords="offset points",
-            ha="left" if right else "right",
-            va="center",
-            fontsize=7,
-            zorder=4,
-        )
+        name_point(ax, shorten(residuals.labels[i], 20), place, right=right)
     name_axes(ax, xlab or "residual", "standard error")
     return ax
 
@@ -155,7 +136,7 @@ def qq(
     _, _, z = _standardised(residuals)
     known = np.flatnonzero(np.isfinite(z))
     order = known[np.argsort(z[known])]
-    n = len(order)
+    z, n = z[order], len(order)
     rank = np.arange(1, n + 1)
     expected = ndtri((rank - 0.5) / n)
     lower, upper = (
@@ -163,34 +144,14 @@ def qq(
     )
     ax = canvas(ax, size=(4.4, 4.2))
     ax.fill_between(expected, lower, upper, color=BLUE, alpha=0.15, lw=0, gid="band")
-    ends = [min(expected[0], z[order[0]]), max(expected[-1], z[order[-1]])]
+    ends = [min(expected[0], z[0]), max(expected[-1], z[-1])]
     ax.plot(ends, ends, color=GREY, lw=0.9, ls="--", zorder=2)
-    sorted_z = z[order]
-    outside = (sorted_z < lower) | (sorted_z > upper)
-    for members, colour, marker in ((~outside, BLUE, "o"), (outside, VERMILLION, "D")):
-        ax.plot(
-            expected[members],
-            sorted_z[members],
-            marker,
-            color=colour,
-            ms=5,
-            mec="white",
-            mew=0.5,
-            zorder=3,
-            gid="outside" if marker == "D" else "inside",
-        )
-    beyond = outside & (np.abs(sorted_z) > ndtri(0.5 + level / 2))
-    for i in _farthest(sorted_z, beyond, name):
-        left = expected[i] > 0
-        ax.annotate(
-            shorten(residuals.labels[order[i]], 20),
-            (expected[i], sorted_z[i]),
-            xytext=(4, 7) if left else (-4, -7),
-            textcoords="offset points",
-            ha="right" if left else "left",
-            va="center",
-            fontsize=7,
-        )
+    outside = (z < lower) | (z > upper)
+    mark_outliers(ax, expected, z, outside)
+    for i in farthest(z, outside & (np.abs(z) > ndtri(0.5 + level / 2)), name):
+        right = expected[i] < 0
+        text = shorten(residuals.labels[order[i]], 20)
+        name_point(ax, text, (expected[i], z[i]), right=right, up=-7 if right else 7)
     what = residuals.kind.replace("_", " ")
     name_axes(ax, "normal quantile", ylab or f"{what} residual")
     return ax
@@ -204,8 +165,3 @@ def _standardised(residuals: Residuals) -> tuple[Array, Array, Array]:
             "residuals(fit, 'studentized_deleted')"
         )
     return residuals.raw, residuals.se, residuals.values
-
-
-def _farthest(distance: Array, among: npt.NDArray[np.bool_], count: int) -> list[int]:
-    found = np.flatnonzero(among)
-    return [int(i) for i in found[np.argsort(-np.abs(distance[found]))][:count]]

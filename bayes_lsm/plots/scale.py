@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm.choices import require_choice
@@ -16,6 +15,7 @@ from bayes_lsm.plots.canvas import (
     GREY,
     MARKERS,
     STYLES,
+    Array,
     canvas,
     legend,
     name_axes,
@@ -23,6 +23,7 @@ from bayes_lsm.plots.canvas import (
 from bayes_lsm.plots.reading import (
     AnyFit,
     column_of,
+    grid_of,
     held_text,
     interval_name,
     is_number,
@@ -33,12 +34,11 @@ from bayes_lsm.plots.reading import (
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-Array = npt.NDArray[np.float64]
 Measure = Literal["tau", "tau2"]
 
 _SYMBOL = {"tau": "τ", "tau2": "τ²"}
 # The axis ends at so many times the largest estimate: intervals of τ have no end in small sets.
-_REACH = 3.0
+_REACH, _BEYOND = 3.0, 1e300
 
 
 def heterogeneity(
@@ -106,108 +106,67 @@ def heterogeneity(
     design = found[0].design
     numeric = is_number(design, variable)
     held = held_text(design, variable, at)
-    ax = canvas(ax, caution=design.caution)
-    tops, ends = [], []
-    for i, (fit, name) in enumerate(zip(found, names, strict=True)):
-        own = fit.design
-        values = _grid(own, variable, points) if numeric else levels_of(own, variable)
-        table = _measured(fit, rows_at(own, variable, values, at), measure, level)
-        interval = f"{100 * level:g}% {interval_name(fit)}"
-        if numeric:
-            _draw_curve(ax, np.asarray(values), table, i, name, interval)
-        else:
-            _draw_levels(ax, list(values), table, i, len(found), name, interval)
-        tops.append(float(table["estimate"].replace(np.inf, np.nan).max()))
-        ends.append(float(table[["estimate", "ub"]].max().max()))
-    if np.isnan(tops).all():
+    tables = []
+    for fit in found:
+        where = (
+            grid_of(fit.design, variable, points) if numeric else levels_of(fit.design, variable)
+        )
+        new = rows_at(fit.design, variable, where, at)
+        tables.append(_measured(fit, new, measure, level).set_axis(list(where), axis=0))
+    if not any(np.isfinite(table["estimate"]).any() for table in tables):
         raise FitError(f"no fit knows τ along {variable!r} with the others {held or 'as they are'}")
-    top = min(_REACH * np.nanmax(tops), 1.05 * np.nanmax(ends)) if ymax is None else ymax
-    ax.set_ylim(0, top or 1.0)
-    _mark_beyond(ax)
+    ax = canvas(ax, caution=design.caution)
+    ax.set_ylim(0, _top(tables) if ymax is None else ymax or 1.0)
+    for i, (fit, name, table) in enumerate(zip(found, names, tables, strict=True)):
+        interval = f"{100 * level:g}% {interval_name(fit)}, {name}"
+        if numeric:
+            _draw_curve(ax, table, i, name, interval)
+        else:
+            shift = 0.18 * (i - (len(found) - 1) / 2)
+            _draw_levels(ax, np.arange(len(table), dtype=float) + shift, table, i, name, interval)
     if numeric:
         x = column_of(design, variable).to_numpy(dtype=float)
         ax.plot(x, np.zeros(len(x)), "|", color=GREY, ms=8, clip_on=False, gid="studies")
-    name_axes(
-        ax,
-        xlab or variable,
-        ylab or f"heterogeneity {_SYMBOL[measure]}",
-        title=held,
-    )
+    else:
+        ax.set_xticks(np.arange(len(table)), list(map(str, table.index)))
+        ax.set_xlim(-0.6, len(table) - 0.4)
+    name_axes(ax, xlab or variable, ylab or f"heterogeneity {_SYMBOL[measure]}", title=held)
     legend(ax)
     return ax
 
 
-def _grid(design: Any, variable: str, points: int) -> Array:
-    x = column_of(design, variable).to_numpy(dtype=float)
-    return np.linspace(x.min(), x.max(), points)
-
-
 def _measured(fit: AnyFit, new: pd.DataFrame, measure: Measure, level: float) -> pd.DataFrame:
+    """Estimates and the ends of their intervals; an end that is infinite is beyond any axis."""
     table = fit.predict(new, level=level).table
-    power = 1 if measure == "tau" else 2
-    return pd.DataFrame(
-        {
-            "estimate": table[measure],
-            "lb": table["tau_ci_lb"] ** power,
-            "ub": table["tau_ci_ub"] ** power,
-        }
-    )
+    found = table[["tau", "tau_ci_lb", "tau_ci_ub"]].set_axis(["estimate", "lb", "ub"], axis=1)
+    found = found if measure == "tau" else found.assign(**found[["lb", "ub"]] ** 2)
+    return found.assign(estimate=table[measure], ub=found["ub"].clip(upper=_BEYOND))
 
 
-def _draw_curve(
-    ax: Axes, values: Array, table: pd.DataFrame, i: int, name: str, interval: str
-) -> None:
+def _top(tables: Sequence[pd.DataFrame]) -> float:
+    """The end of the axis: all intervals, unless they squeeze the estimates."""
+    whole = pd.concat(tables)
+    largest = whole["estimate"].replace(np.inf, np.nan).max()
+    return min(_REACH * largest, 1.05 * whole[["estimate", "ub"]].max().max()) or 1.0
+
+
+def _draw_curve(ax: Axes, table: pd.DataFrame, i: int, name: str, interval: str) -> None:
     colour, style = COLOURS[i % len(COLOURS)], STYLES[i % len(STYLES)]
-    ax.plot(values, table["estimate"], color=colour, ls=style, lw=1.8, label=name, zorder=3)
-    # An upper end that is infinite is drawn beyond the axis.
-    upper = np.where(np.isposinf(table["ub"]), 1e300, table["ub"])
-    known = bool(np.isfinite(table["lb"]).any())
-    ax.fill_between(
-        values,
-        table["lb"],
-        upper,
-        color=colour,
-        alpha=0.15,
-        lw=0,
-        label=f"{interval}, {name}" if known else None,
-    )
-    for edge in (table["lb"], upper):
-        ax.plot(values, edge, color=colour, ls=style, lw=0.7, alpha=0.7, gid="edge")
+    x, lower, upper = table.index, table["lb"], table["ub"]
+    ax.plot(x, table["estimate"], color=colour, ls=style, lw=1.8, label=name, zorder=3)
+    label = interval if lower.notna().any() else None
+    ax.fill_between(x, lower, upper, color=colour, alpha=0.15, lw=0, label=label)
+    for edge in (lower, upper):
+        ax.plot(x, edge, color=colour, ls=style, lw=0.7, alpha=0.7, gid="edge")
 
 
-def _mark_beyond(ax: Axes) -> None:
-    """An arrow on top of each vertical interval that goes on beyond the axis."""
-    top = ax.get_ylim()[1]
-    for bars in ax.collections:
-        if bars.get_gid() == "interval":
-            colour = bars.get_edgecolor()[0]
-            ends = np.array([path.vertices for path in bars.get_paths()], dtype=float)
-            x = ends[ends[:, :, 1].max(axis=1) > top, 0, 0]
-            if len(x):
-                ax.plot(
-                    x, np.full(len(x), top), "^", color=colour, ms=6, clip_on=False, gid="beyond"
-                )
-
-
-def _draw_levels(
-    ax: Axes, values: list[Any], table: pd.DataFrame, i: int, count: int, name: str, interval: str
-) -> None:
-    x = np.arange(len(values)) + 0.18 * (i - (count - 1) / 2)
-    colour = COLOURS[i % len(COLOURS)]
-    upper = np.where(np.isposinf(table["ub"]), 1e300, table["ub"])
-    ax.vlines(
-        x, table["lb"], upper, color=colour, lw=1.5, label=f"{interval}, {name}", gid="interval"
-    )
-    ax.plot(
-        x,
-        table["estimate"],
-        MARKERS[i % len(MARKERS)],
-        color=colour,
-        ms=6,
-        mec="white",
-        label=name,
-        zorder=3,
-        clip_on=False,
-    )
-    ax.set_xticks(np.arange(len(values)), [str(value) for value in values])
-    ax.set_xlim(-0.6, len(values) - 0.4)
+def _draw_levels(ax: Axes, x: Array, table: pd.DataFrame, i: int, name: str, interval: str) -> None:
+    """Points with intervals, which end in an arrow where they go on beyond the axis."""
+    colour, marker, top = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], ax.get_ylim()[1]
+    ax.vlines(x, table["lb"], table["ub"], color=colour, lw=1.5, label=interval, gid="interval")
+    (dots,) = ax.plot(x, table["estimate"], marker, color=colour, ms=6, mec="white", label=name)
+    dots.set(zorder=3, clip_on=False)
+    beyond = x[table["ub"].to_numpy() > top]
+    if len(beyond):
+        y = np.full(len(beyond), top)
+        ax.plot(beyond, y, "^", color=colour, ms=6, clip_on=False, gid="beyond")

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array
+from bayes_lsm.choices import did_you_mean
 from bayes_lsm.errors import PriorError
 from bayes_lsm.priors.families import Flat, Prior
 from bayes_lsm.priors.family import SYMBOLS, Family
 from bayes_lsm.priors.rules import Rule, contrasts, rules
 from bayes_lsm.priors.shrinkage import Shrinkage
 from bayes_lsm.priors.statement import EVERY_OTHER_TERM, Priors
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -106,13 +104,7 @@ class ResolvedPriors:
 def bind_location(
     priors: Priors, *, y: Array, v: Array, X: Array, names: Iterable[str]
 ) -> PriorBlock:
-    """Bind priors to data: each location coefficient's prior, and what it is stated on.
-
-    Raises
-    ------
-    PriorError
-        When a prior names a term that the model does not have.
-    """
+    """Bind priors to data: each location coefficient's prior, and what it is stated on."""
     rule, _ = _rules(priors, y, v)
     known = tuple(names)
     for term in priors.location:
@@ -132,20 +124,9 @@ def bind_scale(
 ) -> PriorBlock:
     """Bind priors to data: the prior of each coefficient of ln τ², and what it is stated on.
 
-    Parameters
-    ----------
-    priors : Priors
-    given : mapping of str to prior
-        Those of single coefficients, by their names here; in the place of ``priors.scale``.
-    y, v : ndarray, shape (n,)
-        Effects, in units of what τ² is the variance of.
-    Z : ndarray, shape (units, q)
-    names : iterable of str, length q
-
-    Raises
-    ------
-    PriorError
-        When a slope gets a prior of τ.
+    Those of single coefficients are `given`, in the place of ``priors.scale``. The effects y (n,)
+    and v are in units of what τ² is the variance of. A PriorError says that a slope got a prior of
+    τ.
     """
     _, rule = _rules(priors, y, v)
     binding = _Binding("scale", Z, tuple(names), rule)
@@ -156,7 +137,7 @@ def unknown_term(part: str, term: str, known: Sequence[str]) -> PriorError:
     """What is said of a prior of a term that the model does not have."""
     return PriorError(
         f"a {part} prior is given for {term!r}, but the {part} terms are "
-        f"{', '.join(map(repr, known))}{_did_you_mean(term, known)}"
+        f"{', '.join(map(repr, known))}{did_you_mean(term, known)}"
     )
 
 
@@ -212,8 +193,3 @@ class _Binding:
                 "intercept"
             )
         return prior
-
-
-def _did_you_mean(word: str, allowed: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(allowed), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""

@@ -12,13 +12,11 @@ import math
 from typing import ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import Field
+from scipy import special
 
 from bayes_lsm.priors.families import Logistic
-from bayes_lsm.priors.family import Family
-
-Array = npt.NDArray[np.float64]
+from bayes_lsm.priors.family import LOG_2, Family, Law, Positive
 
 
 class PartialCorrelation(Family):
@@ -31,30 +29,18 @@ class PartialCorrelation(Family):
     """
 
     on: Literal["coefficient"] = Field(default="coefficient", kw_only=True)
-    b: float = Field(gt=0, strict=True)
+    b: Positive
     family: Literal["partial_correlation"] = Field(default="partial_correlation", kw_only=True)
 
-    words: ClassVar[str] = "of a partial correlation"
-
-    def _logpdf(self, x: Array) -> Array:
-        """Of κ: sech²ᵇ κ over its integral B(½, b)."""
-        from scipy.special import betaln
-
-        log_sech = math.log(2.0) - np.logaddexp(x, -x)
-        return np.asarray(2.0 * self.b * log_sech - betaln(0.5, self.b))
-
-    def _cdf(self, x: Array) -> Array:
-        from scipy.special import betainc, expit
-
-        return np.asarray(betainc(self.b, self.b, expit(2.0 * x)))
-
-    def _quantile(self, p: Array) -> Array:
-        from scipy.special import betaincinv, logit
-
-        return np.asarray(logit(betaincinv(self.b, self.b, p)) / 2.0)
-
-    def _sample(self, size: int, rng: np.random.Generator) -> Array:
-        return np.arctanh(2.0 * rng.beta(self.b, self.b, size) - 1.0)
+    words: ClassVar = "of a partial correlation"
+    law_of: ClassVar = ("b",)
+    law: ClassVar = Law(
+        # sech²ᵇ κ over its integral B(½, b)
+        logpdf=lambda z, b: 2 * b * (LOG_2 - np.logaddexp(z, -z)) - special.betaln(0.5, b),
+        cdf=lambda z, b: special.betainc(b, b, special.expit(2 * z)),
+        quantile=lambda p, b: special.logit(special.betaincinv(b, b, p)) / 2,
+        sample=lambda rng, size, b: np.arctanh(2 * rng.beta(b, b, size) - 1),
+    )
 
 
 def lkj(effects: int, concentration: float) -> list[Family]:

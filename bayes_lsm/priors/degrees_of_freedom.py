@@ -9,20 +9,17 @@ doi:10.1037/a0029146), an exponential distribution with mean 29 that begins at 1
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from pydantic import BeforeValidator, Field
 from scipy.special import gammaincc, gammainccinv, gammaln, xlogy
 
-from bayes_lsm.errors import PriorError
-from bayes_lsm.frozen import Frozen
-
-Array = npt.NDArray[np.float64]
+from bayes_lsm.arrays import Array
+from bayes_lsm.priors.family import Checked, Positive
 
 
-class DegreesOfFreedom(Frozen):
+class DegreesOfFreedom(Checked):
     """Gamma prior on ν, cut off below.
 
     Parameters
@@ -39,10 +36,8 @@ class DegreesOfFreedom(Frozen):
     Gamma(2, 0.1) from 2 up
     """
 
-    error: ClassVar = PriorError
-
-    shape: float = Field(default=2.0, gt=0, strict=True)
-    rate: float = Field(default=0.1, gt=0, strict=True)
+    shape: Positive = 2.0
+    rate: Positive = 0.1
     lower: float = Field(default=1.0, ge=0, strict=True)
     family: Literal["gamma"] = Field(default="gamma", repr=False)
 

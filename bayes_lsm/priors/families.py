@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Never
 
 import numpy as np
 from pydantic import Field
 from scipy import special
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.errors import PriorError
 from bayes_lsm.frozen import Fault
 from bayes_lsm.priors.family import (
-    LOG_2PI,
-    Array,
+    GAUSSIAN,
     Family,
+    Law,
+    Number,
     OnLine,
     OnTheLine,
     OnVariance,
+    Positive,
+    Twin,
     log_t_constant,
 )
 from bayes_lsm.priors.variances import (
@@ -49,24 +53,14 @@ class Normal(OnTheLine):
     Normal(mean=0.0, sd=0.5, on='log_tau', moderators='standardised')
     """
 
-    mean: float = Field(default=0.0, strict=True)
-    sd: float = Field(default=1.0, gt=0, strict=True)
+    mean: Number = 0.0
+    sd: Positive = 1.0
     family: Literal["normal"] = Field(default="normal", kw_only=True)
 
-    words: ClassVar[str] = "normal"
-
-    def _logpdf(self, x: Array) -> Array:
-        z = (x - self.mean) / self.sd
-        return np.asarray(-0.5 * z**2 - math.log(self.sd) - 0.5 * LOG_2PI)
-
-    def _cdf(self, x: Array) -> Array:
-        return np.asarray(special.ndtr((x - self.mean) / self.sd))
-
-    def _quantile(self, p: Array) -> Array:
-        return np.asarray(self.mean + self.sd * special.ndtri(p))
-
-    def _sample(self, size: int, rng: np.random.Generator) -> Array:
-        return rng.normal(self.mean, self.sd, size)
+    words: ClassVar = "normal"
+    axis: ClassVar = ("mean", "sd")
+    law: ClassVar = GAUSSIAN
+    twin: ClassVar = Twin("Normal", {"mu": "mean", "sigma": "sd"}, "theta")
 
 
 class StudentT(OnTheLine):
@@ -88,30 +82,24 @@ class StudentT(OnTheLine):
     StudentT(df=5.0, loc=-3.44, scale=2.59, on='log_tau2')
     """
 
-    df: float = Field(gt=0, strict=True)
-    loc: float = Field(default=0.0, strict=True)
-    scale: float = Field(default=1.0, gt=0, strict=True)
+    df: Positive
+    loc: Number = 0.0
+    scale: Positive = 1.0
     family: Literal["student_t"] = Field(default="student_t", kw_only=True)
 
-    words: ClassVar[str] = "Student t"
+    words: ClassVar = "Student t"
+    law_of: ClassVar = ("df",)
+    law: ClassVar = Law(
+        logpdf=lambda z, df: log_t_constant(df) - 0.5 * (df + 1) * np.log1p(z**2 / df),
+        cdf=lambda z, df: special.stdtr(df, z),
+        quantile=lambda p, df: special.stdtrit(df, p),
+        sample=lambda rng, size, df: rng.standard_t(df, size),
+    )
+    twin: ClassVar = Twin("StudentT", {"nu": "df", "mu": "loc", "sigma": "scale"})
 
     @property
     def moments(self) -> float:
         return self.df
-
-    def _logpdf(self, x: Array) -> Array:
-        z = (x - self.loc) / self.scale
-        tail = -0.5 * (self.df + 1) * np.log1p(z**2 / self.df)
-        return np.asarray(tail + log_t_constant(self.df) - math.log(self.scale))
-
-    def _cdf(self, x: Array) -> Array:
-        return np.asarray(special.stdtr(self.df, (x - self.loc) / self.scale))
-
-    def _quantile(self, p: Array) -> Array:
-        return np.asarray(self.loc + self.scale * special.stdtrit(self.df, p))
-
-    def _sample(self, size: int, rng: np.random.Generator) -> Array:
-        return self.loc + self.scale * rng.standard_t(self.df, size)
 
 
 class Cauchy(OnTheLine):
@@ -131,28 +119,22 @@ class Cauchy(OnTheLine):
     Cauchy(loc=0.0, scale=0.7)
     """
 
-    loc: float = Field(default=0.0, strict=True)
-    scale: float = Field(default=1.0, gt=0, strict=True)
+    loc: Number = 0.0
+    scale: Positive = 1.0
     family: Literal["cauchy"] = Field(default="cauchy", kw_only=True)
 
-    words: ClassVar[str] = "Cauchy"
+    words: ClassVar = "Cauchy"
+    law: ClassVar = Law(
+        logpdf=lambda z: -np.log1p(z**2) - math.log(math.pi),
+        cdf=lambda z: 0.5 + np.arctan(z) / math.pi,
+        quantile=lambda p: np.tan(math.pi * (p - 0.5)),
+        sample=lambda rng, size: rng.standard_cauchy(size),
+    )
+    twin: ClassVar = Twin("Cauchy", {"alpha": "loc", "beta": "scale"})
 
     @property
     def moments(self) -> float:
         return 1.0
-
-    def _logpdf(self, x: Array) -> Array:
-        z = (x - self.loc) / self.scale
-        return np.asarray(-np.log1p(z**2) - math.log(math.pi * self.scale))
-
-    def _cdf(self, x: Array) -> Array:
-        return np.asarray(0.5 + np.arctan((x - self.loc) / self.scale) / math.pi)
-
-    def _quantile(self, p: Array) -> Array:
-        return np.asarray(self.loc + self.scale * np.tan(math.pi * (p - 0.5)))
-
-    def _sample(self, size: int, rng: np.random.Generator) -> Array:
-        return self.loc + self.scale * rng.standard_cauchy(size)
 
 
 class Laplace(OnTheLine):
@@ -172,26 +154,18 @@ class Laplace(OnTheLine):
     Laplace(loc=0.0, scale=1.0)
     """
 
-    loc: float = Field(default=0.0, strict=True)
-    scale: float = Field(default=1.0, gt=0, strict=True)
+    loc: Number = 0.0
+    scale: Positive = 1.0
     family: Literal["laplace"] = Field(default="laplace", kw_only=True)
 
-    words: ClassVar[str] = "Laplace"
-
-    def _logpdf(self, x: Array) -> Array:
-        return np.asarray(-np.abs((x - self.loc) / self.scale) - math.log(2 * self.scale))
-
-    def _cdf(self, x: Array) -> Array:
-        z = (x - self.loc) / self.scale
-        tail = 0.5 * np.exp(-np.abs(z))
-        return np.where(z < 0, tail, 1 - tail)
-
-    def _quantile(self, p: Array) -> Array:
-        z = -np.sign(p - 0.5) * np.log(2 * np.minimum(p, 1 - p))
-        return np.asarray(self.loc + self.scale * z)
-
-    def _sample(self, size: int, rng: np.random.Generator) -> Array:
-        return rng.laplace(self.loc, self.scale, size)
+    words: ClassVar = "Laplace"
+    law: ClassVar = Law(
+        logpdf=lambda z: -np.abs(z) - math.log(2),
+        cdf=lambda z: np.where(z < 0, 0.5 * np.exp(z), 1 - 0.5 * np.exp(-z)),
+        quantile=lambda p: -np.sign(p - 0.5) * np.log(2 * np.minimum(p, 1 - p)),
+        sample=lambda rng, size: rng.laplace(size=size),
+    )
+    twin: ClassVar = Twin("Laplace", {"mu": "loc", "b": "scale"})
 
 
 class Logistic(OnTheLine):
@@ -211,27 +185,28 @@ class Logistic(OnTheLine):
     Logistic(loc=0.0, scale=1.0)
     """
 
-    loc: float = Field(default=0.0, strict=True)
-    scale: float = Field(default=1.0, gt=0, strict=True)
+    loc: Number = 0.0
+    scale: Positive = 1.0
     family: Literal["logistic"] = Field(default="logistic", kw_only=True)
 
-    words: ClassVar[str] = "logistic"
-
-    def _logpdf(self, x: Array) -> Array:
-        size = np.abs((x - self.loc) / self.scale)
-        return np.asarray(-size - 2 * np.log1p(np.exp(-size)) - math.log(self.scale))
-
-    def _cdf(self, x: Array) -> Array:
-        return np.asarray(special.expit((x - self.loc) / self.scale))
-
-    def _quantile(self, p: Array) -> Array:
-        return np.asarray(self.loc + self.scale * special.logit(p))
-
-    def _sample(self, size: int, rng: np.random.Generator) -> Array:
-        return rng.logistic(self.loc, self.scale, size)
+    words: ClassVar = "logistic"
+    law: ClassVar = Law(
+        logpdf=lambda z: -np.abs(z) - 2 * np.log1p(np.exp(-np.abs(z))),
+        cdf=special.expit,
+        quantile=special.logit,
+        sample=lambda rng, size: rng.logistic(size=size),
+    )
+    twin: ClassVar = Twin("Logistic", {"mu": "loc", "s": "scale"})
 
 
-class Flat(OnTheLine):
+def _refuse(*_: Any) -> Never:
+    raise PriorError(
+        "a flat prior is no distribution: it has no quantiles and cannot be drawn from; use a wide "
+        "normal prior"
+    )
+
+
+class Flat(Family):
     """No prior: a constant density on a coefficient.
 
     It is improper: there is nothing to draw from it, and no marginal likelihood. A scale
@@ -247,27 +222,12 @@ class Flat(OnTheLine):
     Flat()
     """
 
+    on: OnLine = Field(default="coefficient", kw_only=True)
     family: Literal["flat"] = Field(default="flat", kw_only=True)
 
-    words: ClassVar[str] = "flat"
-
-    def _logpdf(self, x: Array) -> Array:
-        return np.zeros_like(x)
-
-    def _cdf(self, x: Array) -> Array:
-        raise self._no_distribution()
-
-    def _quantile(self, p: Array) -> Array:
-        raise self._no_distribution()
-
-    def _sample(self, size: int, rng: np.random.Generator) -> Array:
-        raise self._no_distribution()
-
-    def _no_distribution(self) -> PriorError:
-        return PriorError(
-            "a flat prior is no distribution: it has no quantiles and cannot be drawn from; use a "
-            "wide normal prior"
-        )
+    words: ClassVar = "flat"
+    law: ClassVar = Law(np.zeros_like, _refuse, _refuse, _refuse)
+    twin: ClassVar = Twin("Flat")
 
 
 class Uniform(Family):
@@ -287,11 +247,12 @@ class Uniform(Family):
     """
 
     on: OnLine | OnVariance = Field(default="coefficient", kw_only=True)
-    lower: float = Field(strict=True)
-    upper: float = Field(strict=True)
+    lower: Number
+    upper: Number
     family: Literal["uniform"] = Field(default="uniform", kw_only=True)
 
-    words: ClassVar[str] = "uniform"
+    words: ClassVar = "uniform"
+    twin: ClassVar = Twin("Uniform", {"lower": "lower", "upper": "upper"})
 
     @classmethod
     def _faults_between(cls, fields: Mapping[str, Any]) -> list[Fault]:

@@ -20,15 +20,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import PriorError
 from bayes_lsm.priors.families import Normal, Prior
 from bayes_lsm.priors.informed import GENERAL
 from bayes_lsm.priors.variances import HalfNormal
 
-Array = npt.NDArray[np.float64]
 PresetName = Literal["weakly_informative", "slides", "robma", "blsmeta", "informed"]
 Measure = Literal["SMD", "OR", "RR", "HR", "IRR", "ZCOR", "MD"]
 Coordinates = Literal["raw", "centred", "standardised", "numeric"]

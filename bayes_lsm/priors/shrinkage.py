@@ -8,7 +8,7 @@ hyperparameter g, so that their joint density is an integral over one number:
     p(θ) = ∫ p(g) Π_j f(θ_j | g) dg,
 
 which `joint_logpdf` computes by the trapezoidal rule in ln g. That is how draws of the slopes alone
-have a log prior density. The sampler keeps the hyperparameters instead; see `bayes/families.py`.
+have a log prior density. The sampler keeps the hyperparameters instead: see `pymc_model.families`.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ import numpy.typing as npt
 from pydantic import Field
 from scipy import special
 
-from bayes_lsm.priors.family import Checked
-
-Array = npt.NDArray[np.float64]
+from bayes_lsm.arrays import Array
+from bayes_lsm.priors.family import Checked, Positive
 
 # f(θ | g) is smooth in ln |θ|: 300 knots and a cubic spline give it to about six digits.
 _KNOTS = 300
@@ -120,8 +119,8 @@ class Horseshoe(Shrinkage):
     doi:10.1214/17-EJS1337SI
     """
 
-    global_scale: float = Field(default=1.0, gt=0, strict=True)
-    slab_scale: float = Field(default=2.0, gt=0, strict=True)
+    global_scale: Positive = 1.0
+    slab_scale: Positive = 2.0
     family: Literal["horseshoe"] = Field(default="horseshoe", repr=False, kw_only=True)
 
     words: ClassVar[str] = "regularised horseshoe"
@@ -133,11 +132,7 @@ class Horseshoe(Shrinkage):
         return sd * rng.standard_normal((size, count))
 
     def times(self, factor: float) -> Horseshoe:
-        scales = {
-            "global_scale": factor * self.global_scale,
-            "slab_scale": factor * self.slab_scale,
-        }
-        return self.model_copy(update=scales)
+        return Horseshoe(factor * self.global_scale, factor * self.slab_scale)
 
     def _common(self, count: int) -> tuple[Array, Array]:
         step = 0.15
@@ -189,9 +184,9 @@ class R2D2(Shrinkage):
     doi:10.1080/01621459.2020.1825449
     """
 
-    concentration: float = Field(default=0.5, gt=0, strict=True)
-    b: float = Field(default=0.5, gt=0, strict=True)
-    scale: float = Field(default=1.0, gt=0, strict=True)
+    concentration: Positive = 0.5
+    b: Positive = 0.5
+    scale: Positive = 1.0
     family: Literal["r2d2"] = Field(default="r2d2", repr=False, kw_only=True)
 
     words: ClassVar[str] = "R2-D2"
@@ -206,7 +201,7 @@ class R2D2(Shrinkage):
         return self.scale * np.sqrt(gamma / xi) * rng.standard_normal((size, count))
 
     def times(self, factor: float) -> R2D2:
-        return self.model_copy(update={"scale": factor * self.scale})
+        return R2D2(self.concentration, self.b, factor * self.scale)
 
     def _common(self, count: int) -> tuple[Array, Array]:
         # Given the slopes, ln ξ has an SD of about 1/√(a m + b) where that is large.

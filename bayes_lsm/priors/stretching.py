@@ -9,8 +9,9 @@ from typing import ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.priors.families import Normal
-from bayes_lsm.priors.family import Array, Family
+from bayes_lsm.priors.family import Family
 from bayes_lsm.priors.shrinkage import Shrinkage
 
 

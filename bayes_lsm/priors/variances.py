@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
 from scipy import special
 
-from bayes_lsm.priors.family import LOG_2, LOG_2PI, Array, OnAVariance, OnVariance, log_t_constant
+from bayes_lsm.arrays import Array
+from bayes_lsm.priors.family import (
+    GAUSSIAN,
+    LOG_2,
+    LOG_2PI,
+    Law,
+    Number,
+    OnAVariance,
+    OnVariance,
+    Positive,
+    Twin,
+    log_t_constant,
+)
 
 
 class HalfNormal(OnAVariance):
@@ -28,23 +40,23 @@ class HalfNormal(OnAVariance):
     HalfNormal(sd=5.0)
     """
 
-    sd: float = Field(default=1.0, gt=0, strict=True)
+    sd: Positive = 1.0
     family: Literal["half_normal"] = Field(default="half_normal", kw_only=True)
 
-    words: ClassVar[str] = "half-normal"
+    words: ClassVar = "half-normal"
+    unit: ClassVar = "sd"
+    law: ClassVar = Law(
+        logpdf=lambda z: -0.5 * np.exp(2 * z) + z + LOG_2 - 0.5 * LOG_2PI,
+        cdf=lambda z: special.erf(np.exp(z) / math.sqrt(2)),
+        quantile=lambda p: np.log(math.sqrt(2) * special.erfinv(p)),
+        sample=lambda rng, size: np.log(np.abs(rng.standard_normal(size))),
+    )
+    twin: ClassVar = Twin("HalfNormal", {"sigma": "sd"}, "tau")
 
-    def _logpdf(self, x: Array) -> Array:
-        z = x - math.log(self.sd)
-        return np.asarray(-0.5 * np.exp(2 * z) + z + LOG_2 - 0.5 * LOG_2PI)
 
-    def _cdf(self, x: Array) -> Array:
-        return np.asarray(special.erf(np.exp(x) / (self.sd * math.sqrt(2))))
-
-    def _quantile(self, p: Array) -> Array:
-        return np.asarray(np.log(self.sd * math.sqrt(2) * special.erfinv(p)))
-
-    def _sample(self, size: int, rng: np.random.Generator) -> Array:
-        return np.log(np.abs(rng.normal(0.0, self.sd, size)))
+def _log_half_t(z: Array, df: float) -> Array:
+    tail = -0.5 * (df + 1) * np.logaddexp(0.0, 2 * z - math.log(df))
+    return np.asarray(tail + z + LOG_2 + log_t_constant(df))
 
 
 class HalfStudentT(OnAVariance):
@@ -70,25 +82,19 @@ class HalfStudentT(OnAVariance):
     Analysis, 1(3), 515-534. doi:10.1214/06-BA117A
     """
 
-    df: float = Field(gt=0, strict=True)
-    scale: float = Field(default=1.0, gt=0, strict=True)
+    df: Positive
+    scale: Positive = 1.0
     family: Literal["half_student_t"] = Field(default="half_student_t", kw_only=True)
 
-    words: ClassVar[str] = "half-t"
-
-    def _logpdf(self, x: Array) -> Array:
-        z = x - math.log(self.scale)
-        tail = -0.5 * (self.df + 1) * np.logaddexp(0.0, 2 * z - math.log(self.df))
-        return np.asarray(tail + z + LOG_2 + log_t_constant(self.df))
-
-    def _cdf(self, x: Array) -> Array:
-        return np.asarray(2 * special.stdtr(self.df, np.exp(x) / self.scale) - 1)
-
-    def _quantile(self, p: Array) -> Array:
-        return np.asarray(np.log(self.scale * special.stdtrit(self.df, 0.5 + p / 2)))
-
-    def _sample(self, size: int, rng: np.random.Generator) -> Array:
-        return np.log(self.scale * np.abs(rng.standard_t(self.df, size)))
+    words: ClassVar = "half-t"
+    law_of: ClassVar = ("df",)
+    law: ClassVar = Law(
+        logpdf=_log_half_t,
+        cdf=lambda z, df: 2 * special.stdtr(df, np.exp(z)) - 1,
+        quantile=lambda p, df: np.log(special.stdtrit(df, 0.5 + p / 2)),
+        sample=lambda rng, size, df: np.log(np.abs(rng.standard_t(df, size))),
+    )
+    twin: ClassVar = Twin("HalfStudentT", {"nu": "df", "sigma": "scale"})
 
 
 class HalfCauchy(OnAVariance):
@@ -107,23 +113,17 @@ class HalfCauchy(OnAVariance):
     HalfCauchy(scale=0.3)
     """
 
-    scale: float = Field(default=1.0, gt=0, strict=True)
+    scale: Positive = 1.0
     family: Literal["half_cauchy"] = Field(default="half_cauchy", kw_only=True)
 
-    words: ClassVar[str] = "half-Cauchy"
-
-    def _logpdf(self, x: Array) -> Array:
-        z = x - math.log(self.scale)
-        return np.asarray(z - np.logaddexp(0.0, 2 * z) + math.log(2 / math.pi))
-
-    def _cdf(self, x: Array) -> Array:
-        return np.asarray(2 / math.pi * np.arctan(np.exp(x) / self.scale))
-
-    def _quantile(self, p: Array) -> Array:
-        return np.asarray(np.log(self.scale * np.tan(0.5 * math.pi * p)))
-
-    def _sample(self, size: int, rng: np.random.Generator) -> Array:
-        return np.log(self.scale * np.abs(rng.standard_cauchy(size)))
+    words: ClassVar = "half-Cauchy"
+    law: ClassVar = Law(
+        logpdf=lambda z: z - np.logaddexp(0.0, 2 * z) + math.log(2 / math.pi),
+        cdf=lambda z: 2 / math.pi * np.arctan(np.exp(z)),
+        quantile=lambda p: np.log(np.tan(0.5 * math.pi * p)),
+        sample=lambda rng, size: np.log(np.abs(rng.standard_cauchy(size))),
+    )
+    twin: ClassVar = Twin("HalfCauchy", {"beta": "scale"})
 
 
 class LogNormal(OnAVariance):
@@ -144,24 +144,17 @@ class LogNormal(OnAVariance):
     LogNormal(mean_log=-2.56, sd_log=1.74, on='tau2')
     """
 
-    mean_log: float = Field(default=0.0, strict=True)
-    sd_log: float = Field(default=1.0, gt=0, strict=True)
+    mean_log: Number = 0.0
+    sd_log: Positive = 1.0
     family: Literal["log_normal"] = Field(default="log_normal", kw_only=True)
 
-    words: ClassVar[str] = "log-normal"
+    words: ClassVar = "log-normal"
+    law: ClassVar = GAUSSIAN
+    twin: ClassVar = Twin("LogNormal", {"mu": "mean_log", "sigma": "sd_log"})
 
-    def _logpdf(self, x: Array) -> Array:
-        z = (x - self.mean_log) / self.sd_log
-        return np.asarray(-0.5 * z**2 - math.log(self.sd_log) - 0.5 * LOG_2PI)
-
-    def _cdf(self, x: Array) -> Array:
-        return np.asarray(special.ndtr((x - self.mean_log) / self.sd_log))
-
-    def _quantile(self, p: Array) -> Array:
-        return np.asarray(self.mean_log + self.sd_log * special.ndtri(p))
-
-    def _sample(self, size: int, rng: np.random.Generator) -> Array:
-        return rng.normal(self.mean_log, self.sd_log, size)
+    @property
+    def _place(self) -> tuple[float, float]:
+        return self.mean_log, self.sd_log
 
 
 class InverseGamma(OnAVariance):
@@ -181,26 +174,26 @@ class InverseGamma(OnAVariance):
     """
 
     on: OnVariance = Field(default="tau2", kw_only=True)
-    shape: float = Field(gt=0, strict=True)
-    scale: float = Field(gt=0, strict=True)
+    shape: Positive
+    scale: Positive
     family: Literal["inverse_gamma"] = Field(default="inverse_gamma", kw_only=True)
 
-    words: ClassVar[str] = "inverse gamma"
+    words: ClassVar = "inverse gamma"
+    twin: ClassVar = Twin("InverseGamma", {"alpha": "shape", "beta": "scale"})
 
-    def _logpdf(self, x: Array) -> Array:
-        z = x - math.log(self.scale)
-        return np.asarray(-self.shape * z - np.exp(-z) - math.lgamma(self.shape))
+    def _logpdf(self, z: Array) -> Array:
+        return -self.shape * z - np.exp(-z) - math.lgamma(self.shape)
 
-    def _cdf(self, x: Array) -> Array:
-        return np.asarray(special.gammaincc(self.shape, self.scale * np.exp(-x)))
+    def _cdf(self, z: Array) -> Any:
+        return special.gammaincc(self.shape, np.exp(-z))
 
     def _quantile(self, p: Array) -> Array:
         gamma = special.gammainccinv(self.shape, p)
         # A small shape has quantiles below the smallest number: there P(a, g) ≈ g^a / Γ(a + 1).
         log_small = (np.log1p(-p) + math.lgamma(self.shape + 1)) / self.shape
-        return np.asarray(math.log(self.scale) - np.where(gamma < 1e-290, log_small, np.log(gamma)))
+        return -np.where(gamma < 1e-290, log_small, np.log(gamma))
 
     def _sample(self, size: int, rng: np.random.Generator) -> Array:
         # G(a) = G(a + 1) · U^(1/a), whose logarithm does not underflow for a small shape a.
         gamma, uniform = rng.standard_gamma(self.shape + 1, size), rng.uniform(size=size)
-        return np.asarray(math.log(self.scale) - np.log(gamma) - np.log(uniform) / self.shape)
+        return -np.log(gamma) - np.log(uniform) / self.shape

@@ -11,6 +11,7 @@ method of the face.
 """
 
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
+from bayes_lsm.predictions import Blups, GroupEffects, Prediction
 from bayes_lsm.reml.diagnostics.check import Check, check
 from bayes_lsm.reml.diagnostics.influence import Influence, influence
 from bayes_lsm.reml.diagnostics.leave_one_out import LeaveOneOut, leave_one_out
@@ -21,10 +22,10 @@ from bayes_lsm.reml.estimates import Test
 from bayes_lsm.reml.fitting import fit_reml
 from bayes_lsm.reml.intervals.intervals import confidence_intervals
 from bayes_lsm.reml.intervals.profile import Profile, profile
-from bayes_lsm.reml.prediction.blup import Blups, blup
-from bayes_lsm.reml.prediction.group_effects import GroupEffects, group_effects
+from bayes_lsm.reml.prediction.blup import blup
+from bayes_lsm.reml.prediction.group_effects import group_effects
 from bayes_lsm.reml.prediction.heterogeneity import Heterogeneity, heterogeneity
-from bayes_lsm.reml.prediction.prediction import Prediction, predict, predict_tau
+from bayes_lsm.reml.prediction.prediction import predict, predict_tau
 from bayes_lsm.reml.prediction.tau2_estimators import estimate_tau2, q_profile_interval
 from bayes_lsm.reml.reml_fit import RemlFit
 from bayes_lsm.reml.search.maximum import Bounds

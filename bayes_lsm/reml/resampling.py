@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.errors import FitError
+from bayes_lsm.progress import track
 from bayes_lsm.reml.estimates import Estimates
 
 Array = npt.NDArray[np.float64]
@@ -48,13 +49,7 @@ def batches(total: int, work: int, words: str, *, progress: bool) -> Iterator[sl
     """Slices of `total` refits, each some `work`; a progress bar, if there are several."""
     size = max(1, _BATCH // work)
     slices = [slice(i, min(i + size, total)) for i in range(0, total, size)]
-    if not progress or len(slices) < 3:
-        yield from slices
-        return
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(slices, description=words, console=Console(stderr=True), transient=True)
+    yield from track(slices, words, progress=progress and len(slices) > 2)
 
 
 def share_at_least(null: Array, value: float) -> float:

@@ -9,7 +9,7 @@ matplotlib are loaded when a page is written.
 from bayes_lsm.report.analysis import Analysis, analyse
 from bayes_lsm.report.analysis_page import analysis_page
 from bayes_lsm.report.diagnosis import diagnosis_page
-from bayes_lsm.report.files import PAGE_ENDINGS, check_page_path, write_page, write_tables
+from bayes_lsm.report.files import PAGE_ENDINGS, write_page, write_tables
 from bayes_lsm.report.html import to_html
 from bayes_lsm.report.markdown import to_markdown
 from bayes_lsm.report.page import (
@@ -47,7 +47,6 @@ __all__ = [
     "Verdicts",
     "analyse",
     "analysis_page",
-    "check_page_path",
     "diagnosis_page",
     "sensitivity_page",
     "to_html",

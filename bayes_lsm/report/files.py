@@ -4,30 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bayes_lsm.errors import FitError
 from bayes_lsm.report.cells import frame_of
 from bayes_lsm.report.drawing import draw
 from bayes_lsm.report.html import to_html
 from bayes_lsm.report.markdown import image_file, to_markdown
 from bayes_lsm.report.page import Page
-from bayes_lsm.writing import flat_table
+from bayes_lsm.writing import check_paths, flat_table, writing
 
 PAGE_ENDINGS = (".html", ".md")
-
-
-def check_page_path(path: Path) -> None:
-    """Before any work is done: that a page's ending is known and its folder is there.
-
-    Raises
-    ------
-    FitError
-    """
-    if path.suffix.lower() not in PAGE_ENDINGS:
-        raise FitError(
-            f"cannot write {path}: the name of a report must end in {' or '.join(PAGE_ENDINGS)}"
-        )
-    if not path.parent.is_dir():
-        raise FitError(f"cannot write {path}: there is no folder {path.parent}; make it first")
 
 
 def write_page(page: Page, path: Path) -> list[Path]:
@@ -40,14 +24,12 @@ def write_page(page: Page, path: Path) -> list[Path]:
     FitError
         For another ending, or when a file cannot be written.
     """
-    check_page_path(path)
-    try:
+    check_paths([path], only=PAGE_ENDINGS)
+    with writing(path):
         if path.suffix.lower() == ".html":
             path.write_text(to_html(page), encoding="utf-8")
             return [path]
         return _write_markdown(page, path)
-    except OSError as error:
-        raise FitError(f"cannot write {error.filename or path}: {error.strerror}") from None
 
 
 def write_tables(page: Page, folder: Path) -> list[Path]:
@@ -58,16 +40,12 @@ def write_tables(page: Page, folder: Path) -> list[Path]:
     FitError
         When a file cannot be written.
     """
-    written = []
-    try:
+    files = {folder / f"{table.name}.csv": table for table in page.tables}
+    with writing(folder):
         folder.mkdir(exist_ok=True)
-        for table in page.tables:
-            path = folder / f"{table.name}.csv"
+        for path, table in files.items():
             flat_table(frame_of(table)).to_csv(path, index=False)
-            written.append(path)
-    except OSError as error:
-        raise FitError(f"cannot write {error.filename or folder}: {error.strerror}") from None
-    return written
+    return list(files)
 
 
 def _write_markdown(page: Page, path: Path) -> list[Path]:

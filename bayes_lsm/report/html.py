@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import jinja2
 
     from bayes_lsm.report.drawing import Image
-    from bayes_lsm.report.page import Page
+    from bayes_lsm.report.page import Block, Page
 
 
 def to_html(page: Page) -> str:
@@ -46,8 +46,13 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.filters |= {"cells": cells_of, "draw": draw, "address": _address}
+    environment.filters |= {"cells": cells_of, "draw": draw, "address": _address, "kind": _kind}
     return environment
+
+
+def _kind(block: Block) -> str:
+    """What a block is: the name of its macro."""
+    return type(block).__name__.lower()
 
 
 def _address(image: Image) -> str:

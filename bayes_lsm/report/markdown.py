@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from functools import singledispatch
 
-from bayes_lsm.report.cells import Cells, cells_of
+from bayes_lsm.report.cells import cells_of
 from bayes_lsm.report.drawing import Image
 from bayes_lsm.report.page import (
     Code,
@@ -90,13 +90,16 @@ def _(block: Verdicts, level: int, images: dict[str, str]) -> str:
 @_block.register
 def _(block: Table, level: int, images: dict[str, str]) -> str:
     cells = cells_of(block)
-    lines = [f"**{_words(cells.caption)}**", ""] if cells.caption else []
+    above = [name for name, members in cells.groups for _ in members] or [""] * len(cells.columns)
+    # Markdown has one row of headings: `REML estimate`.
+    heads = [f"{name} {column}".strip() for name, column in zip(above, cells.columns, strict=True)]
     sides = "|".join(["---"] * len(cells.stubs) + ["---" if w else "--:" for w in cells.words])
-    lines += [_row([*cells.stubs, *_columns(cells)]), f"|{sides}|"]
-    for row in cells.rows:
-        if row.part:
-            lines.append(_row([row.part, *[""] * (cells.width - 1)]))
-        lines.append(_row([*row.names, *row.cells]))
+    lines = [f"**{_words(cells.title)}**", ""] if cells.title else []
+    lines += [_row([*cells.stubs, *heads]), f"|{sides}|"]
+    for part, rows in cells.parts:
+        if part:
+            lines.append(_row([part, *[""] * (len(cells.stubs) + len(heads) - 1)]))
+        lines += [_row([*row.names, *row.cells]) for row in rows]
     return "\n".join([*lines, *(f"\n{_words(note)}" for note in cells.notes)])
 
 
@@ -120,14 +123,6 @@ def _(block: Code, level: int, images: dict[str, str]) -> str:
 def _(block: Section, level: int, images: dict[str, str]) -> str:
     below = [_block(each, min(level + 1, 6), images) for each in block.blocks]
     return "\n\n".join([f"{'#' * level} {_words(block.heading)}", *below])
-
-
-def _columns(cells: Cells) -> list[str]:
-    """Markdown has one row of headings: ``REML estimate``."""
-    above = [name for name, count in cells.groups for _ in range(count)]
-    if not above:
-        return list(cells.columns)
-    return [f"{group} {name}".strip() for group, name in zip(above, cells.columns, strict=True)]
 
 
 def _row(texts: list[str]) -> str:

@@ -100,7 +100,6 @@ class Text:
     'The scale part is ~ weeks.'
     """
 
-    kind: ClassVar[str] = "text"
     pieces: tuple[Piece, ...]
 
     def __init__(self, *pieces: Piece) -> None:
@@ -116,7 +115,6 @@ class Text:
 class Items:
     """A list of paragraphs."""
 
-    kind: ClassVar[str] = "items"
     texts: tuple[Text, ...]
 
 
@@ -150,7 +148,6 @@ class Verdict:
 class Verdicts:
     """Judgements below each other."""
 
-    kind: ClassVar[str] = "verdicts"
     verdicts: tuple[Verdict, ...]
 
 
@@ -174,7 +171,6 @@ class Table:
         Notes of a Printable that are left out, because the page says them elsewhere.
     """
 
-    kind: ClassVar[str] = "table"
     name: str
     content: pd.DataFrame | Printable
     caption: str = ""
@@ -198,7 +194,6 @@ class Picture:
     caption : str
     """
 
-    kind: ClassVar[str] = "picture"
     name: str
     figure: Figure
     alt: str
@@ -213,7 +208,6 @@ class Picture:
 class Equation:
     """Mathematics in plain characters, line by line: ``yᵢ ~ Normal(μᵢ, vᵢ + τᵢ²)``."""
 
-    kind: ClassVar[str] = "equation"
     lines: tuple[str, ...]
 
 
@@ -221,7 +215,6 @@ class Equation:
 class Code:
     """Lines to copy."""
 
-    kind: ClassVar[str] = "code"
     text: str
 
 
@@ -229,7 +222,6 @@ class Code:
 class Section:
     """A heading and what stands below it; a `Section` among the blocks is a subsection."""
 
-    kind: ClassVar[str] = "section"
     heading: str
     blocks: tuple[Block, ...]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -33,13 +33,7 @@ def scale_tests(
 ) -> tuple[pd.DataFrame | None, tuple[str, ...], PermutationTest | None]:
     """The table of tests, why some are missing, and the permutation test; None without moderators.
 
-    Parameters
-    ----------
-    reml : RemlFit
-    permutations : int
-        0 leaves the permutation test out.
-    seed : int
-    progress : bool
+    With 0 permutations there is no permutation test.
     """
     hypotheses = dict(_hypotheses(reml.design))
     if not hypotheses:
@@ -47,7 +41,9 @@ def scale_tests(
     permuted, notes = _permute(reml, permutations, seed=seed, progress=progress)
     rows = {label: _row(reml, [row], permuted, notes) for label, row in hypotheses.items()}
     rows[_JOINT] = _row(reml, list(hypotheses.values()), permuted, notes)
-    return _table(rows), tuple(dict.fromkeys(notes)), permuted
+    table = pd.DataFrame.from_dict(rows, orient="index").rename_axis("term")
+    table.columns = pd.MultiIndex.from_tuples(list(rows[_JOINT]), names=["test", "statistic"])
+    return table, tuple(dict.fromkeys(notes)), permuted
 
 
 def _permute(
@@ -61,13 +57,6 @@ def _permute(
     except FitError as error:
         return None, [f"permutation test: {error}"]
     return found, [f"permutation test: {note}" for note in found.notes]
-
-
-def _table(rows: Mapping[str, dict[tuple[str, str], Any]]) -> pd.DataFrame:
-    """One row a hypothesis; the last has all columns."""
-    table = pd.DataFrame.from_dict(dict(rows), orient="index").rename_axis("term")
-    table.columns = pd.MultiIndex.from_tuples(list(rows[_JOINT]), names=["test", "statistic"])
-    return table
 
 
 def _hypotheses(design: Design) -> Iterator[tuple[str, Contrast]]:
@@ -91,37 +80,18 @@ def _row(
     notes: list[str],
 ) -> dict[tuple[str, str], Any]:
     """The tests of some hypotheses: all with a χ² statistic."""
-    found: dict[tuple[str, str], Any] = {
-        ("", "df"): len(rows),
-        ("Wald", "χ²"): math.nan,
-        ("Wald", "pval"): math.nan,
-        ("LRT", "χ²"): math.nan,
-        ("LRT", "pval"): math.nan,
-        ("score", "χ²"): math.nan,
-        ("score", "pval"): math.nan,
-    }
-    try:
-        wald = wald_test(reml, contrast=rows)
-        found["Wald", "χ²"] = wald.statistic ** (2 if len(rows) == 1 else 1)
-        found["Wald", "pval"] = wald.pval
-    except FitError as error:
-        notes.append(f"Wald test: {error}")
     terms = [name for row in rows for name in row]
-    if len(terms) == len(rows):
+    slopes = len(terms) == len(rows)
+    found: dict[tuple[str, str], Any] = {("", "df"): len(rows)}
+    for short, (name, test) in _TESTS.items():
+        found[short, "χ²"] = found[short, "pval"] = math.nan
+        if short != "Wald" and not slopes:
+            notes.append(_OF_SLOPES)
+            continue
         try:
-            ratio = likelihood_ratio_test(reml, _without(reml, terms))
-            found["LRT", "χ²"], found["LRT", "pval"] = ratio.statistic, ratio.pval
+            found[short, "χ²"], found[short, "pval"] = test(reml, rows)
         except FitError as error:
-            notes.append(f"likelihood-ratio test: {error}")
-        try:
-            score = score_test(reml, terms)
-            found["score", "χ²"], found["score", "pval"] = score.statistic, score.pval
-        except FitError as error:
-            notes.append(f"score test: {error}")
-    else:
-        notes.append(
-            "likelihood-ratio and score tests: of slopes alone, not of differences between levels"
-        )
+            notes.append(f"{name}: {error}")
     if permuted is not None:
         single = permuted.table["pval"]
         alone = len(terms) == 1 and terms[0] in single.index
@@ -131,5 +101,27 @@ def _row(
     return found
 
 
-def _without(reml: RemlFit, terms: list[str]) -> RemlFit:
-    return fit_reml(reml.design, method=reml.method, fixed=dict.fromkeys(terms, 0.0))
+def _wald(reml: RemlFit, rows: list[Contrast]) -> tuple[float, float]:
+    found = wald_test(reml, contrast=rows)
+    # One contrast is tested by z.
+    return found.statistic ** (2 if len(rows) == 1 else 1), found.pval
+
+
+def _likelihood_ratio(reml: RemlFit, rows: list[Contrast]) -> tuple[float, float]:
+    zero = {name: 0.0 for row in rows for name in row}
+    found = likelihood_ratio_test(reml, fit_reml(reml.design, method=reml.method, fixed=zero))
+    return found.statistic, found.pval
+
+
+def _score(reml: RemlFit, rows: list[Contrast]) -> tuple[float, float]:
+    found = score_test(reml, [name for row in rows for name in row])
+    return found.statistic, found.pval
+
+
+# Heading, name, and what gives χ² and p of some contrasts.
+_TESTS: dict[str, tuple[str, Callable[[RemlFit, list[Contrast]], tuple[float, float]]]] = {
+    "Wald": ("Wald test", _wald),
+    "LRT": ("likelihood-ratio test", _likelihood_ratio),
+    "score": ("score test", _score),
+}
+_OF_SLOPES = "likelihood-ratio and score tests: of slopes alone, not of differences between levels"

@@ -350,7 +350,7 @@ def altered(design, change):
 
 
 def of_other_sign(each):
-    return {"correlation": 2 * np.eye(2) - each.correlation}
+    return {"kappa": -each.kappa}
 
 
 def too_narrow(each):

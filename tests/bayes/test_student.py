@@ -17,8 +17,8 @@ import bayes_lsm as lsm
 from bayes_lsm.bayes.pointwise_likelihood import log_likelihood
 from bayes_lsm.bayes.pymc_model.graph import build_pymc_model
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-from bayes_lsm.likelihood.rows.closed_form import typical_sampling_variance
 from bayes_lsm.likelihood.student.kernels import log_likelihood as summed
+from bayes_lsm.likelihood.typical_variance import typical_variance
 from bayes_lsm.priors import DegreesOfFreedom, Flat, Horseshoe, Normal, Priors
 
 
@@ -390,7 +390,7 @@ def test_heterogeneity_is_of_the_variance_where_there_is_one(outlier, robust):
     fit = model.fit_bayes(engine="collapsed", draws=1000, seed=1)
     tau2 = np.exp(fit.draws.flat_scale[:, 0])
     found = fit.heterogeneity()
-    typical = typical_sampling_variance(model.design.v, model.design.X)
+    typical = typical_variance(model.design)
     # The variance of a t with 4 degrees of freedom is twice its squared scale.
     expected = {
         "tau2": tau2,

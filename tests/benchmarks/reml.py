@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 import bayes_lsm as lsm
-from bayes_lsm.reml.search.rows_search import Search
+from bayes_lsm.reml.search.rows_surface import RowsSurface
+from bayes_lsm.reml.search.search import Search
 from bayes_lsm.reml.tests.permutation_test import permutation_test
 
 MODELS = {
@@ -127,9 +128,7 @@ def simulated(k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def problem_of(y: np.ndarray, v: np.ndarray, X: np.ndarray, Z: np.ndarray) -> object:
     """A problem in coordinates in which the columns of Z are orthogonal."""
-    from bayes_lsm.reml.search.surface import Surface
-
-    return Surface(y, v, X, Z, "REML").problem
+    return RowsSurface(y, v, X, Z, "REML").problem
 
 
 def kernel_seconds(k: int, sets: int) -> float:
@@ -187,7 +186,7 @@ def measure(theirs: dict[str, float]) -> list[Row]:
     for k in SIZES:
         y, v, X = simulated(k)
         seconds = median_seconds(
-            lambda y=y, v=v, X=X: Search(y, v, X, X, "REML"), 5 if k < 1e6 else 1
+            lambda y=y, v=v, X=X: Search(RowsSurface(y, v, X, X, "REML")), 5 if k < 1e6 else 1
         )
         rows.append(
             Row(

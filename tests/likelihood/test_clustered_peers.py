@@ -260,7 +260,7 @@ def test_one_stage_with_known_arm_variances_is_the_two_stage_model(scores):
         constants.append(whole.value - two.value)
         assert whole.score[0] == pytest.approx(two.score[0], abs=1e-8)
         assert whole.hessian[0, 0] == pytest.approx(two.hessian[0, 0], abs=1e-8)
-        assert whole.beta[37] == pytest.approx(two.location.beta[0], rel=1e-9)
-        assert whole.covariance[37, 37] == pytest.approx(two.location.covariance[0, 0], rel=1e-9)
+        assert whole.beta[37] == pytest.approx(two.beta[0], rel=1e-9)
+        assert whole.covariance[37, 37] == pytest.approx(two.covariance[0, 0], rel=1e-9)
     # Of 30,000, summed in another order.
     np.testing.assert_allclose(constants, constants[0], rtol=1e-12)

@@ -11,7 +11,7 @@ from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Flat, Normal, Priors
 from bayes_lsm.reml import blup
-from bayes_lsm.reml.search.maximum import estimate
+from bayes_lsm.reml.search.estimate import estimate
 from bayes_lsm.specification import Specification
 
 

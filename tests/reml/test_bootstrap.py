@@ -15,7 +15,8 @@ from bayes_lsm.errors import DivergentScaleWarning, FitError
 from bayes_lsm.reml import bootstrap_test, fit_reml, likelihood_ratio_test
 from bayes_lsm.reml.resampling import log_tau2_of, simulate
 from bayes_lsm.reml.search.refitter import refitter_of
-from bayes_lsm.reml.search.rows_search import Search
+from bayes_lsm.reml.search.rows_surface import RowsSurface
+from bayes_lsm.reml.search.search import Search
 
 from .designs import example, homogeneous_group, make_design
 from .nested import nested_data, nested_model
@@ -39,7 +40,7 @@ def test_refits_are_the_highest_points(method, scale):
     refits = refitter_of(fit).effects(Y, [log_tau2_of(fit)])
     below = []
     for y, value in zip(Y, refits.value, strict=True):
-        search = Search(y, design.v, design.X, design.Z, method)
+        search = Search(RowsSurface(y, design.v, design.X, design.Z, method))
         best = max(search.best.value, search.rival.value if search.rival else -np.inf)
         below.append(best - value)
     below = np.array(below)

@@ -7,7 +7,7 @@ import bayes_lsm as lsm
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml import check, fit_reml
-from bayes_lsm.reml.search.maximum import estimate
+from bayes_lsm.reml.search.estimate import estimate
 
 from .designs import example, make_design
 from .nasty_nested import simulate

@@ -17,7 +17,7 @@ from bayes_lsm.errors import BayesLsmWarning, DivergentScaleWarning, FitError
 from bayes_lsm.reml import fit_reml
 from bayes_lsm.reml.diagnostics.influence import influence
 from bayes_lsm.reml.diagnostics.leave_one_out import leave_one_out
-from bayes_lsm.reml.search.maximum import estimate
+from bayes_lsm.reml.search.estimate import estimate
 from bayes_lsm.reml.wald import cochran_q
 
 from .designs import example, homogeneous_group, make_design

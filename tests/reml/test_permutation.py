@@ -15,10 +15,10 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.design.exchangeable import exchangeable
 from bayes_lsm.errors import DivergentScaleWarning, FitError
 from bayes_lsm.reml import fit_reml, permutation_test, wald_test
-from bayes_lsm.reml.search.maximum import estimate
+from bayes_lsm.reml.search.estimate import estimate
 from bayes_lsm.reml.search.refitter import refitter_of
-from bayes_lsm.reml.search.rows_search import Search
-from bayes_lsm.reml.search.surface import Surface
+from bayes_lsm.reml.search.rows_surface import RowsSurface
+from bayes_lsm.reml.search.search import Search
 from bayes_lsm.reml.tests.permutations import arrangements, count_arrangements
 
 from .designs import example, homogeneous_group, make_design
@@ -83,8 +83,8 @@ def brute_z(fit, part, order):
         X = X[order]
     else:
         Z = Z[order]
-    surface = Surface(design.y, design.v, X, Z, fit.method)
-    (point,) = surface.climb([np.zeros(Z.shape[1])])
+    surface = RowsSurface(design.y, design.v, X, Z, fit.method)
+    (point,) = surface.climb(np.zeros((1, Z.shape[1])))
     if part == "location":
         return point.beta / np.sqrt(np.diag(point.vcov_location))
     return point.alpha / np.sqrt(np.diag(point.covariance))
@@ -116,9 +116,8 @@ def test_the_joint_statistic_is_qs():
     design = fit.design
     compared = 0
     for i, order in enumerate(orders):
-        (point,) = Surface(design.y, design.v, design.X, design.Z[order], "REML").climb(
-            [np.zeros(3)]
-        )
+        surface = RowsSurface(design.y, design.v, design.X, design.Z[order], "REML")
+        (point,) = surface.climb(np.zeros((1, 3)))
         if np.isnan(point.covariance).any():
             continue
         a, V = point.alpha[1:], point.covariance[1:, 1:]
@@ -134,9 +133,10 @@ def test_several_starts_find_what_a_search_finds():
     fit = fit_reml(make_design(data, "~ weeks", "~ weeks"))
     orders = np.random.default_rng(1).permuted(np.tile(np.arange(19), (79, 1)), axis=1)
     design = fit.design
-    points = [
-        Search(design.y, design.v, design.X[order], design.Z, "REML").best for order in orders
+    surfaces = [
+        RowsSurface(design.y, design.v, design.X[order], design.Z, "REML") for order in orders
     ]
+    points = [Search(surface).best for surface in surfaces]
     z = np.array([point.beta / np.sqrt(np.diag(point.vcov_location)) for point in points])
     settings = {"part": "location", "iterations": 80, "seed": 1}
     short = {

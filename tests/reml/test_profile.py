@@ -19,7 +19,8 @@ from bayes_lsm.likelihood.blocks.blocks import evaluate
 from bayes_lsm.likelihood.rows.closed_form import log_likelihood
 from bayes_lsm.reml import fit_reml
 from bayes_lsm.reml.intervals.profile import profile
-from bayes_lsm.reml.search.rows_search import Search
+from bayes_lsm.reml.search.rows_surface import RowsSurface
+from bayes_lsm.reml.search.search import Search
 
 from .designs import example, homogeneous_group, make_design
 from .peers import PEERS, gums, schools
@@ -155,7 +156,8 @@ def test_a_divergent_coefficient_has_one_finite_bound(group, scale, term, end):
     design, Z = fit.design, fit.design.terms[0].table
     j = fit.scale_names.index(term)
     rest = np.delete(Z, j, axis=1)
-    search = Search(design.y, design.v, design.X, rest, "REML", offset=finite * Z[:, j])
+    offset = finite * Z[:, j]
+    search = Search(RowsSurface(design.y, design.v, design.X, rest, "REML", offset=offset))
     best = max(search.best.value, search.rival.value if search.rival else -np.inf)
     assert 2 * (fit.loglik - best) == pytest.approx(chi2.ppf(0.95, 1), abs=1e-6)
     assert "." in str(found)

@@ -8,11 +8,12 @@ import pytest
 
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.exchangeable import exchangeable
-from bayes_lsm.errors import DivergentScaleWarning, FitError
+from bayes_lsm.errors import DivergentScaleWarning
 from bayes_lsm.reml import fit_reml
 from bayes_lsm.reml.resampling import simulate
-from bayes_lsm.reml.search.maximum import estimate
+from bayes_lsm.reml.search.estimate import estimate
 from bayes_lsm.reml.search.refitter import refitter_of
+from bayes_lsm.reml.search.search import Search
 
 from .designs import example, homogeneous_group, make_design
 from .nested import nested_data, nested_model
@@ -109,12 +110,13 @@ def test_a_set_without_a_likelihood_has_failed(monkeypatch):
     fit = nested_model(nested_data(2, districts=6)).fit_reml()
     Y = np.vstack([fit.design.y, np.zeros(len(fit.design.y))])
 
-    def at_zero(design, *arguments, **options):
-        if not design.y.any():
-            raise FitError("the likelihood cannot be computed at any starting value")
-        return estimate(design, *arguments, **options)
+    def search(surface, given):
+        found = Search(surface, given)
+        if not found.best.beta.any():  # of the set of zeros
+            found.best = dataclasses.replace(found.best, value=-np.inf)
+        return found
 
-    monkeypatch.setattr("bayes_lsm.reml.search.maximum.estimate", at_zero)
+    monkeypatch.setattr("bayes_lsm.reml.search.blocks_refits.Search", search)
     refits = refitter_of(fit).effects(Y)
     assert refits.failed.tolist() == [False, True]
     z, joint = refits.statistics("scale", [0])

@@ -13,7 +13,7 @@ from bayes_lsm.datasets import load_dataset
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml import fit_reml
 from bayes_lsm.reml.diagnostics.robust import robust
-from bayes_lsm.reml.search.maximum import estimate
+from bayes_lsm.reml.search.estimate import estimate
 
 from .designs import example, make_design
 from .nested import nested_data, nested_model

@@ -9,7 +9,7 @@ from bayes_lsm.design.clusters import read_clusters
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import BayesLsmWarning
 from bayes_lsm.reml import fit_reml, robust
-from bayes_lsm.reml.search.maximum import estimate
+from bayes_lsm.reml.search.estimate import estimate
 
 from .designs import example, homogeneous_group, make_design
 from .nested import nested_data, nested_model

@@ -9,7 +9,8 @@ from bayes_lsm.design.design import build_design
 from bayes_lsm.errors import BayesLsmError, BayesLsmWarning
 from bayes_lsm.likelihood.rows.closed_form import evaluate
 from bayes_lsm.reml import fit_reml
-from bayes_lsm.reml.search.rows_search import Search
+from bayes_lsm.reml.search.estimate import surface_of
+from bayes_lsm.reml.search.search import Search
 from bayes_lsm.specification import Specification
 
 from .nasty import LOCATIONS, SCALES, brute_force, nasty_data
@@ -69,7 +70,7 @@ def assert_is_a_maximum(design, fit):
 def assert_tends_to_the_limit(design, fit):
     """Far out along the direction the log-likelihood is the one returned; never before."""
     direction = np.array(list(fit.divergence.direction.values()))
-    point = Search(design.y, design.v, design.X, design.Z, fit.method).best
+    point = Search(surface_of(design, fit.method)).best
     zero = point.limit.zero
     slope = design.Z @ direction
     assert (slope[zero] < 0).all()

@@ -29,7 +29,7 @@ from bayes_lsm.errors import (
 )
 from bayes_lsm.formulas.grouping import read_grouping
 from bayes_lsm.reml import fit_reml
-from bayes_lsm.reml.search.surface import Surface
+from bayes_lsm.reml.search.estimate import surface_of
 from bayes_lsm.specification import Specification
 
 SETS = 10_000
@@ -158,12 +158,12 @@ class Tally:
 
 def random_climbs(design, method, rng):
     """Where climbs from 20 random starts end."""
-    surface = Surface(design.y, design.v, design.X, design.Z, method)
+    surface = surface_of(design, method)
     q = design.Z.shape[1]
     level = np.log(np.var(design.y) + np.median(design.v))
     centre = np.linalg.lstsq(design.Z, np.full(len(design.y), level))[0]
     steps = rng.normal(size=(STARTS, q)) * rng.choice([0.5, 3.0, 8.0], size=(STARTS, 1))
-    return surface.climb(list(centre + steps @ surface.back.T))
+    return surface.climb(surface.forth @ centre + steps)
 
 
 def check(seed, tally):

@@ -198,7 +198,7 @@ def test_the_command_writes_both_kinds(tmp_path, capsys, monkeypatch):
     assert reml["estimate"].to_numpy() == pytest.approx(fit.to_dataframe()["estimate"].to_numpy())
     assert main(["report", "bcg", "--format", "md", "-o", "a.html", *options]) == 1
     assert main(["report", "bcg", "-o", "a.pdf", *options]) == 1
-    assert "must end in .html or .md" in capsys.readouterr().err
+    assert "must be '.html' or '.md'" in capsys.readouterr().err
 
 
 def test_levels_have_both_fits_side_by_side():

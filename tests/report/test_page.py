@@ -213,7 +213,7 @@ def test_what_a_page_refuses(make, message):
 
 def test_files_that_cannot_be_written(tmp_path):
     page = Page("a", (), ())
-    with pytest.raises(FitError, match=r"must end in \.html or \.md"):
+    with pytest.raises(FitError, match=r"must be '\.html' or '\.md'"):
         write_page(page, tmp_path / "a.pdf")
     with pytest.raises(FitError, match="there is no folder"):
         write_page(page, tmp_path / "none" / "a.html")

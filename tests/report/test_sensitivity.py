@@ -154,4 +154,4 @@ def test_the_command_prints_the_table(capsys):
     assert main(["sensitivity", "bcg", "--draws", "200", "--seed", "1", "-q"]) == 0
     assert "prior sensitivity" in capsys.readouterr().out
     assert main(["sensitivity", "bcg", "-o", "r.docx"]) == 1
-    assert "must end in one of .csv" in capsys.readouterr().err
+    assert "must be '.csv'" in capsys.readouterr().err

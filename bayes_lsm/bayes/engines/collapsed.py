@@ -18,7 +18,7 @@ import numpy as np
 
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.engines.coordinates import Coordinates
-from bayes_lsm.bayes.engines.importance_sampling import CHAINS, draw_weighted, propose_phi
+from bayes_lsm.bayes.engines.importance_sampling import propose_phi, sample_target
 from bayes_lsm.bayes.term_draws import join_terms, terms_of
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
@@ -34,12 +34,7 @@ def can_collapse(priors: ResolvedPriors) -> bool:
 
 
 def require_collapsible(priors: ResolvedPriors, cure: str) -> None:
-    """Refuse priors with which β cannot be integrated out.
-
-    Raises
-    ------
-    FitError
-    """
+    """Refuse priors with which β cannot be integrated out, by a FitError."""
     if not can_collapse(priors):
         raise FitError(
             "the collapsed engine needs normal priors on all location coefficients, and no "
@@ -50,34 +45,9 @@ def require_collapsible(priors: ResolvedPriors, cure: str) -> None:
 def sample_collapsed(
     design: Design, priors: ResolvedPriors, *, draws: int = 4000, seed: int
 ) -> Draws:
-    """Independent draws from the posterior.
-
-    Parameters
-    ----------
-    design : Design
-    priors : ResolvedPriors
-        With normal priors on the location part.
-    draws : int, default 4000
-    seed : int
-        The same seed gives the same draws.
-
-    Returns
-    -------
-    Draws
-        With `importance`: the effective number of draws, Pareto k, and the log marginal likelihood.
-
-    Raises
-    ------
-    FitError
-        For other priors, and random intercepts of ln τ².
-    """
+    """Independent draws from a posterior with normal effects; see `sample_directly`."""
     require_collapsible(priors, "use engine='nuts'")
-    rng = np.random.default_rng(seed)
-    target = CollapsedTarget(design, priors)
-    phi, importance = draw_weighted(target, draws, rng)
-    alphas = target.coefficients(phi)
-    location = target.draw_location(alphas, rng)
-    return join_terms(location, terms_of(design, alphas), importance).in_chains(CHAINS)
+    return sample_target(CollapsedTarget(design, priors), draws, seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +77,7 @@ def propose(design: Design, priors: ResolvedPriors, *, points: int, seed: int) -
     unless a prior is flat, in whose place there is a wide distribution.
     """
     target = CollapsedTarget(design, priors)
-    phi, log_ratio = propose_phi(target, points, np.random.default_rng(seed))
+    phi, log_ratio = propose_phi(target, points, seed)
     location = target.location
     return Points(target.coefficients(phi), log_ratio, location.mean, location.precision)
 
@@ -124,7 +94,7 @@ class CollapsedTarget:
         The priors' middle, and where the residuals point.
     """
 
-    def __init__(self, design: Design, priors: ResolvedPriors) -> None:
+    def __init__(self, design: Design, priors: ResolvedPriors, df: None = None) -> None:
         self._likelihood = likelihood_of(design)
         self.location = NormalPrior(*normal_prior(priors.location))
         self._inverse = np.linalg.inv(priors.scale.contrasts)
@@ -143,10 +113,12 @@ class CollapsedTarget:
         values = values + self.coordinates.prior.logpdf(phi)
         return np.where(np.isnan(values), -np.inf, values)
 
-    def draw_location(self, alphas: Array, rng: np.random.Generator) -> Array:
-        """One β (m, p) given each α (m, q)."""
+    def draws(self, phi: Array, rng: np.random.Generator) -> Draws:
+        """α and κ at points (m, q), and one β given each."""
+        alphas = self.coefficients(phi)
         noise = rng.standard_normal((len(alphas), len(self.location.mean)))
-        return self._likelihood.draw_location(alphas, noise, self.location)
+        location = self._likelihood.draw_location(alphas, noise, self.location)
+        return join_terms(location, terms_of(self._likelihood.design, alphas))
 
 
 def normal_prior(block: PriorBlock) -> tuple[Array, Array]:

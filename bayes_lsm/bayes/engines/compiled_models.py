@@ -29,20 +29,9 @@ def compile_model(
 ) -> Any:
     """A model compiled for nutpie, with its own data, from the store if one like it is there.
 
-    Parameters
-    ----------
-    model : pymc.Model
-    variables : sequence of str
-        Those whose draws are kept.
-    sampled : function, optional
-        Builds what is compiled in the model's place: the same posterior in other coordinates, which
-        follow from the model's structure.
-    numbers : mapping of str to array, optional
-        The data that `sampled` adds to those of the model.
-
-    Returns
-    -------
-    nutpie.CompiledModel
+    Draws are kept of the `variables`. What is compiled in the model's place is what `sampled`
+    builds: the same posterior in other coordinates, which follow from the model's structure.
+    `numbers` are the data that it adds to those of the model.
     """
     import nutpie
 

@@ -16,7 +16,7 @@ import numpy as np
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.engines.proposal import Fixed
 from bayes_lsm.priors import Cauchy, Flat
-from bayes_lsm.priors.univariate import Univariate
+from bayes_lsm.priors.family import Univariate
 
 # By how much, in ln τ², the middle half of what stands for a flat prior moves a study's τ² at most.
 _FLAT_REACH = 10.0

@@ -23,7 +23,7 @@ from typing import Protocol
 
 import numpy as np
 
-from bayes_lsm.bayes.draws import Array, Importance
+from bayes_lsm.bayes.draws import Array, Draws, Importance
 from bayes_lsm.bayes.engines.coordinates import Coordinates
 from bayes_lsm.bayes.engines.pareto import smooth_weights
 from bayes_lsm.bayes.engines.proposal import Mixture, fit_mixture
@@ -33,6 +33,7 @@ _POINTS_PER_COVARIANCE = 100  # and covariance entry
 _MOST_ROUNDS = 8
 _GOOD_EFFICIENCY = 0.7
 _FAIR_EFFICIENCY = 0.4  # good enough when it no longer rises
+_LEAST_EFFICIENCY = 0.1  # to which weights are flattened
 _SMALLEST_GAIN = 0.03
 _COMPONENTS = 6
 _FEW_DIMENSIONS = 2  # where the prior's share of the points fills the space
@@ -44,7 +45,7 @@ _LARGEST_SAMPLE = 60_000
 _TRIED = 250  # points, of which the best are climbed from
 _NEGLIGIBLE_HILL = 25.0  # below the highest, in logs
 _STEP = 0.01  # of a difference, in φ
-CHAINS = 4  # independent draws, but ArviZ's diagnostics want several chains
+_CHAINS = 4  # independent draws, but ArviZ's diagnostics want several chains
 
 
 class Target(Protocol):
@@ -63,6 +64,16 @@ class Target(Protocol):
     def __call__(self, phi: Array) -> Array:
         """Log density (m,) of points (m, d), up to the marginal likelihood; never nan."""
 
+    def draws(self, phi: Array, rng: np.random.Generator) -> Draws:
+        """All unknowns at points (m, d), as one chain."""
+
+
+def sample_target(target: Target, draws: int, seed: int) -> Draws:
+    """Independent draws of all unknowns, in chains; the same for the same seed."""
+    rng = np.random.default_rng(seed)
+    phi, importance = draw_weighted(target, draws, rng)
+    return replace(target.draws(phi, rng), importance=importance).in_chains(_CHAINS)
+
 
 def draw_weighted(target: Target, draws: int, rng: np.random.Generator) -> tuple[Array, Importance]:
     """Draws (draws, d) of equal weight from a target, and how good they are."""
@@ -77,8 +88,9 @@ def draw_weighted(target: Target, draws: int, rng: np.random.Generator) -> tuple
     return phi[chosen], replace(importance, bounded=target.coordinates.bounded)
 
 
-def propose_phi(target: Target, points: int, rng: np.random.Generator) -> tuple[Array, Array]:
+def propose_phi(target: Target, points: int, seed: int) -> tuple[Array, Array]:
     """Points φ (m, d) near a target, and the log density of its prior less theirs (m,)."""
+    rng = np.random.default_rng(seed)
     mixture, _ = _find_proposal(target, rng)
     phi = mixture.sample(points, rng)
     return phi, target.coordinates.prior.logpdf(phi) - mixture.logpdf(phi)
@@ -237,16 +249,15 @@ def _efficiency(log_weights: Array) -> float:
     return float(weights.sum() ** 2 / np.sum(weights**2) / len(weights))
 
 
-def _tempered(log_weights: Array, least: float = 0.1) -> Array:
-    """Normalised weights, flattened by a power until a share `least` is effective."""
+def _tempered(log_weights: Array) -> Array:
+    """Normalised weights, flattened by a power until a tenth of the points is effective."""
     log_weights = np.maximum(log_weights - np.max(log_weights), -700.0)
     low, high = 0.0, 1.0
-    if _efficiency(log_weights) < least:
+    if _efficiency(log_weights) < _LEAST_EFFICIENCY:
         for _ in range(30):
             middle = (low + high) / 2
-            low, high = (
-                (middle, high) if _efficiency(middle * log_weights) > least else (low, middle)
-            )
+            enough = _efficiency(middle * log_weights) > _LEAST_EFFICIENCY
+            low, high = (middle, high) if enough else (low, middle)
         log_weights = low * log_weights
     weights = np.exp(log_weights)
     return np.asarray(weights / weights.sum())

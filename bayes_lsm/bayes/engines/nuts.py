@@ -56,21 +56,7 @@ def sample_nuts(
     whether one diverged, and their steps together. To sample without these coordinates, hand
     `build_pymc_model` to `pymc.sample`.
 
-    Parameters
-    ----------
-    design : Design
-    priors : Priors
-    draws, tune : int, default 1000
-        Kept and warm-up draws of each chain.
-    chains : int, default 4
-    seed : int
-        The same seed gives the same draws.
-    target_accept : float, default 0.95
-        Raise it towards 1 when there are divergences.
-    true_effects : {"integrated", "latent"}, default "integrated"
-        ``"latent"`` draws the true effect of each study along with the coefficients.
-    progress : bool, default True
-        Show a progress bar on standard error.
+    `draws` and `tune` are those of each chain; the other settings are those of `fit_bayes`.
     """
 
     def compiled_model() -> tuple[Any, bool]:
@@ -213,18 +199,10 @@ def _together(
 
 
 def compile_for(model: pm.Model, design: Design, priors: Priors, *, seed: int) -> tuple[Any, bool]:
-    """The model of a design compiled for nutpie, in good coordinates, from the store if it can be.
+    """A model of `graph` compiled for nutpie, in good coordinates, from the store if it can be.
 
-    And whether those coordinates bring a far region near.
-
-    Parameters
-    ----------
-    model : pymc.Model
-        Of one of the builders in `graph`, for this design and these priors.
-    design : Design
-    priors : Priors
-    seed : int
-        Of the short run that bends the coordinates.
+    And whether those coordinates bring a far region near. The seed is that of the short run that
+    bends them.
     """
     from bayes_lsm.bayes.engines.nuts_coordinates import build_sampling_model, can_map, pilot_data
 

@@ -100,17 +100,8 @@ def can_map(model: pm.Model, design: Design, priors: ResolvedPriors) -> bool:
 def build_sampling_model(model: pm.Model, numbers: dict[str, Any]) -> pm.Model:
     """The same posterior, with standard-normal-like ``z_…`` as free variables.
 
-    Parameters
-    ----------
-    model : pymc.Model
-        Of `build_pymc_model` or `build_latent_pymc_model`.
-    numbers : mapping
-        Of `pilot_data`; they become `pm.Data`.
-
-    Returns
-    -------
-    pymc.Model
-        With ``location``, ``scale`` and, of a latent model, ``true_effect`` as deterministics.
+    ``location``, ``scale`` and, of a latent model, ``true_effect`` are deterministics, and the
+    numbers of `pilot_data` data.
     """
     plain = remove_value_transforms(model)
     kept = [name for name in ("location", "scale", "true_effect") if name in plain.named_vars]

@@ -11,10 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy.special import gammaln
 
-Array = npt.NDArray[np.float64]
+from bayes_lsm.arrays import Array
 
 _DF = 5.0
 _SMALLEST_SCALE = 0.03  # of a component, in any direction

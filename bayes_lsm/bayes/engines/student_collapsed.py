@@ -14,7 +14,7 @@ import numpy as np
 
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.engines.coordinates import Coordinates
-from bayes_lsm.bayes.engines.importance_sampling import CHAINS, draw_weighted, propose_phi
+from bayes_lsm.bayes.engines.importance_sampling import propose_phi, sample_target
 from bayes_lsm.bayes.student.effects import arrays
 from bayes_lsm.bayes.student.excess import Degrees, Excess
 from bayes_lsm.design.subsets import Numbers
@@ -22,7 +22,7 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.rows.closed_form import log_tau2_of_residuals
 from bayes_lsm.priors import ResolvedPriors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
-from bayes_lsm.priors.univariate import Univariate
+from bayes_lsm.priors.family import Univariate
 
 
 def can_sample_student(priors: ResolvedPriors) -> bool:
@@ -31,12 +31,7 @@ def can_sample_student(priors: ResolvedPriors) -> bool:
 
 
 def require_student_priors(priors: ResolvedPriors, cure: str) -> None:
-    """Refuse priors that the engine cannot draw from.
-
-    Raises
-    ------
-    FitError
-    """
+    """Refuse priors that the engine cannot draw from, by a FitError."""
     if not can_sample_student(priors):
         raise FitError(
             "with Student-t study effects the collapsed engine needs proper priors on all location "
@@ -52,38 +47,9 @@ def sample_student(
     draws: int = 4000,
     seed: int,
 ) -> Draws:
-    """Independent draws from the posterior of a model with Student-t study effects.
-
-    Parameters
-    ----------
-    design : Design, or a part of one
-    priors : ResolvedPriors
-        Of any families but the flat one, and without a shrinkage prior.
-    df : DegreesOfFreedom, Excess or float
-        Prior of ν, or of ln(ν − lower), or its fixed value.
-    draws : int, default 4000
-    seed : int
-        The same seed gives the same draws.
-
-    Returns
-    -------
-    Draws
-        With `df`, and `importance`: the effective number of draws, Pareto k, and the log marginal
-        likelihood.
-
-    Raises
-    ------
-    FitError
-        For a flat location prior or a shrinkage prior.
-    """
+    """Independent draws from a posterior with Student-t study effects; see `sample_directly`."""
     require_student_priors(priors, "use engine='nuts'")
-    rng = np.random.default_rng(seed)
-    target = _JointTarget(design, priors, df)
-    points, importance = draw_weighted(target, draws, rng)
-    location, scale, drawn = target.split(points)
-    own_df = np.full((1, 1), df) if isinstance(df, float) else drawn[None]
-    found = Draws(location[None], scale[None], importance=importance, df=own_df)
-    return found.in_chains(CHAINS)
+    return sample_target(StudentTarget(design, priors, df), draws, seed)
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,12 +78,12 @@ def propose_student(
     seed: int,
 ) -> JointPoints:
     """Points from the mixture that `sample_student` would draw from."""
-    target = _JointTarget(design, priors, df)
-    phi, log_ratio = propose_phi(target, points, np.random.default_rng(seed))
+    target = StudentTarget(design, priors, df)
+    phi, log_ratio = propose_phi(target, points, seed)
     return JointPoints(*target.split(phi), log_ratio)
 
 
-class _JointTarget:
+class StudentTarget:
     """The log posterior density of φ; of θ the last is ln(ν − lower), where ν is not fixed."""
 
     def __init__(self, design: Numbers, priors: ResolvedPriors, df: Degrees) -> None:
@@ -152,6 +118,12 @@ class _JointTarget:
         else:
             df = np.full(len(theta), self._df)
         return np.ascontiguousarray(location), np.ascontiguousarray(scale), df
+
+    def draws(self, phi: Array, rng: np.random.Generator) -> Draws:
+        """β, α and ν at points (m, d)."""
+        location, scale, df = self.split(phi)
+        own_df = np.full((1, 1), self._df) if isinstance(self._df, float) else df[None]
+        return Draws(location[None], scale[None], df=own_df)
 
     def __call__(self, phi: Array) -> Array:
         from bayes_lsm.likelihood.student.kernels import log_likelihood

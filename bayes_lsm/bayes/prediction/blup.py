@@ -12,7 +12,6 @@ solve its distribution function.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,26 +23,11 @@ from bayes_lsm.bayes.prediction.group_effects import SUMMARIES, summarise_mixtur
 from bayes_lsm.bayes.prediction.prediction_points import points_of
 from bayes_lsm.bayes.summaries.intervals import Interval, check_interval, how
 from bayes_lsm.links import tau2_from_log
-from bayes_lsm.results import ResultTable, model_title
+from bayes_lsm.predictions import Blups, truth_notes
+from bayes_lsm.results import model_title
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.posterior import Posterior
-
-
-@dataclass(frozen=True, eq=False)
-class Blups(ResultTable):
-    """Each row's own true effect: see `blup`.
-
-    Attributes
-    ----------
-    table : DataFrame
-        One row a row of the data.
-    level : float
-        Of the intervals.
-    interval : {"eti", "hdi"}
-    """
-
-    interval: Interval = "eti"
 
 
 def blup(fit: Posterior, *, level: float = 0.95, interval: Interval = "eti") -> Blups:
@@ -100,11 +84,8 @@ def blup(fit: Posterior, *, level: float = 0.95, interval: Interval = "eti") -> 
     index = pd.Index(design.labels, name="study")
     table = pd.DataFrame(np.concatenate(parts), index, columns)
     table["weight"] = _weights(fit, effects)
-    notes = fit.notes
-    if not (design.v > 0).any():
-        notes = ("individual data have no sampling errors: θ is what was observed", *notes)
     title = f"True effects in a {model_title(design, how(fit.label, level, interval))}"
-    return Blups(title, table, notes, level, interval)
+    return Blups(title, table, truth_notes(design, fit.notes), level, interval)
 
 
 def _weights(fit: Posterior, effects: ConditionalEffects) -> Array:

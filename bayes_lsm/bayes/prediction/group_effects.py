@@ -7,7 +7,6 @@ intervals solve its distribution function.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,29 +16,14 @@ from scipy import sparse
 from bayes_lsm.bayes.draws import Array, row_blocks
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects, Index
 from bayes_lsm.bayes.summaries.intervals import Interval, check_interval, how, mixture_bounds
-from bayes_lsm.results import ResultTable, model_title
+from bayes_lsm.predictions import GroupEffects, index_of_effects
+from bayes_lsm.results import model_title
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.posterior import Posterior
 
 
 SUMMARIES = ["estimate", "sd", "pi_lb", "pi_ub"]
-
-
-@dataclass(frozen=True, eq=False)
-class GroupEffects(ResultTable):
-    """The effects of the groups of every scale term: see `group_effects`.
-
-    Attributes
-    ----------
-    table : DataFrame
-        One row an effect of a group.
-    level : float
-        Of the intervals.
-    interval : {"eti", "hdi"}
-    """
-
-    interval: Interval = "eti"
 
 
 def group_effects(
@@ -101,28 +85,14 @@ def summarise_mixtures(mean: Array, variance: Array, level: float, interval: Int
 
 def _reported(effects: ConditionalEffects) -> tuple[pd.Index, Index]:
     """Names and numbers of the effects whose ln τ² is known."""
-    terms = effects.design.terms
-    names, numbers = [], []
-    for term, start in zip(terms, effects.starts, strict=False):
-        seen = term.used if term.grouping.inner else np.ones(term.Z.shape[:2], dtype=bool)
-        group, effect = np.nonzero(seen)
-        names += [
-            (term.name, term.groups[g], term.effects[k]) for g, k in zip(group, effect, strict=True)
-        ]
-        numbers.append(start + group * len(term.effects) + effect)
-    index = pd.MultiIndex.from_tuples(names, names=["grouping", "group", "effect"])
-    return _short(index, effects), np.concatenate(numbers)
-
-
-def _short(index: pd.MultiIndex, effects: ConditionalEffects) -> pd.Index:
-    """Without what is the same in all rows."""
-    terms = effects.design.terms
-    if len(terms) > 1:
-        return index
-    if len(terms[0].effects) > 1:
-        return index.droplevel("grouping")
-    unit = "study" if terms[0].grouping.is_residual else "group"
-    return index.droplevel(["grouping", "effect"]).rename(unit)
+    terms, numbers = effects.design.terms, []
+    seen = [
+        term.used if term.grouping.inner else np.ones(term.Z.shape[:2], dtype=bool)
+        for term in terms
+    ]
+    for some, start in zip(seen, effects.starts, strict=False):
+        numbers.append(start + np.flatnonzero(some))
+    return index_of_effects(effects.design, seen), np.concatenate(numbers)
 
 
 def _unit_rows(numbers: Index, size: int) -> sparse.csr_array:

@@ -12,7 +12,6 @@ with ṽ, and its root is reported as sd; where ν ≤ 2 it is infinite, I² is 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,7 +33,8 @@ from bayes_lsm.bayes.summaries.intervals import (
 )
 from bayes_lsm.likelihood.typical_variance import typical_variance
 from bayes_lsm.links import tau2_from_log
-from bayes_lsm.results import ResultTable, model_title
+from bayes_lsm.predictions import Levels
+from bayes_lsm.results import model_title
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.posterior import Posterior
@@ -45,7 +45,7 @@ _HUGE = 1e50
 
 
 @dataclass(frozen=True, eq=False)
-class Heterogeneity(ResultTable):
+class Heterogeneity(Levels):
     """Heterogeneity of a Bayesian fit, level by level: see `heterogeneity`.
 
     `tau2`, `tau`, `sd`, `I2` and `H2` are posterior medians of the total.
@@ -74,29 +74,9 @@ class Heterogeneity(ResultTable):
     _fit: Posterior
 
     @property
-    def tau2(self) -> float:
-        """τ² of all levels together."""
-        return self._total("tau2")
-
-    @property
-    def tau(self) -> float:
-        """Its root."""
-        return self._total("tau")
-
-    @property
     def sd(self) -> float:
         """The SD of true effects: τ, or more with Student-t study effects."""
         return self._total("sd" if "sd" in self.table else "tau")
-
-    @property
-    def I2(self) -> float:
-        """Per cent."""
-        return self._total("I2")
-
-    @property
-    def H2(self) -> float:
-        """(τ² + ṽ)/ṽ; nan for individual data."""
-        return self._total("H2") if "H2" in self.table else math.nan
 
     @property
     def average_tau2(self) -> Array:
@@ -133,9 +113,6 @@ class Heterogeneity(ResultTable):
     def by_study(self) -> pd.DataFrame:
         """`by_row`, whose rows are the studies."""
         return self.by_row
-
-    def _total(self, column: str) -> float:
-        return float(self.table[column].iloc[-1])
 
     def _table(self) -> pd.DataFrame:
         return self.by_measure if len(self.table) == 1 else super()._table()

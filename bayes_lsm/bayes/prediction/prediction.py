@@ -13,7 +13,6 @@ exp(). Quantiles of τ are those of ln τ².
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,26 +32,11 @@ from bayes_lsm.bayes.summaries.intervals import (
     tau_summaries,
 )
 from bayes_lsm.links import tau2_from_log
-from bayes_lsm.results import ResultTable, model_title
+from bayes_lsm.predictions import Prediction as Prediction
+from bayes_lsm.results import model_title
 
 if TYPE_CHECKING:
     from bayes_lsm.bayes.posterior import Posterior
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction(ResultTable):
-    """Predictions at some values of the moderators: see `predict` and `predict_tau`.
-
-    Attributes
-    ----------
-    table : DataFrame
-        One row for each row of the new data.
-    level : float
-        Of the intervals.
-    interval : {"eti", "hdi"}
-    """
-
-    interval: Interval = "eti"
 
 
 def predict(

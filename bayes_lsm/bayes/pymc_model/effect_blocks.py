@@ -16,16 +16,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
+from bayes_lsm.arrays import Array, Index, Mask
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm, correlation_count
 from bayes_lsm.likelihood.blocks.arrange import error_covariance
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
+from bayes_lsm.likelihood.blocks.covariance import loadings
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +80,7 @@ class EffectBlocks:
     single: tuple[tuple[Index, Array], ...]
 
 
-def find_blocks(design: Design, kept: npt.NDArray[np.bool_] | None = None) -> EffectBlocks:
+def find_blocks(design: Design, kept: Mask | None = None) -> EffectBlocks:
     """Sort the rows and the effects of a design into blocks.
 
     Where V is not diagonal its inverse is that of the rows `kept` (n,), by default of all.
@@ -121,7 +119,7 @@ def list_blocks(
         (start + term.index, term.slopes[:, 0] ** 2) for term, start, is_alone in pairs if is_alone
     )
     shared = [(term, start) for term, start, is_alone in pairs if not is_alone]
-    A = _multipliers(shared, len(design.y), starts[-1])
+    A = loadings(design)
     covariance = error_covariance(design)
     block_of_row, block_of_effect = _connect(A, shared, covariance)
     own = np.zeros(starts[-1], dtype=bool)
@@ -155,17 +153,6 @@ def factor_starts(terms: tuple[ScaleTerm, ...]) -> list[int]:
         starts.append(start if correlated else -1)
         start += s * s if correlated else 0
     return starts
-
-
-def _multipliers(shared: list[tuple[ScaleTerm, int]], n: int, effects: int) -> sparse.csr_array:
-    i, j, values = [np.empty(0, np.intp)], [np.empty(0, np.intp)], [np.empty(0)]
-    for term, start in shared:
-        row, effect = np.nonzero(term.slopes)
-        i.append(row)
-        j.append(start + term.index[row] * len(term.effects) + effect)
-        values.append(term.slopes[row, effect])
-    places = np.concatenate(i), np.concatenate(j)
-    return sparse.csr_array((np.concatenate(values), places), shape=(n, effects))
 
 
 def _connect(

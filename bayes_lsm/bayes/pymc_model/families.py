@@ -2,52 +2,17 @@
 
 The free variables are what the priors are stated on, one vector for each family
 (``location_theta``, ``scale_theta``, ``scale_tau``, ``scale_student_t``, …), so that each of them
-is a distribution that its name says. θ follows from them as `Family.power` and `Family.on_variance`
-say. Under a shrinkage prior the free variables are its hyperparameters and standard normals.
+is a distribution that its name says (`Family.twin`). θ follows from them as `Family.power` and
+`Family.on_variance` say. Under a shrinkage prior the free variables are its hyperparameters and
+standard normals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from bayes_lsm.priors import R2D2, Family, Horseshoe, Normal, PriorBlock, Shrinkage
-
-
-@dataclass(frozen=True)
-class Twin:
-    """How a family is written in PyMC.
-
-    Attributes
-    ----------
-    suffix : str
-        Of the variable's name, after the part's.
-    distribution : str
-        In `pymc`.
-    parameters : dict of str to str
-        PyMC's name of a parameter, and the family's.
-    """
-
-    suffix: str
-    distribution: str
-    parameters: dict[str, str]
-
-
-TWINS = {
-    "normal": Twin("theta", "Normal", {"mu": "mean", "sigma": "sd"}),
-    "student_t": Twin("student_t", "StudentT", {"nu": "df", "mu": "loc", "sigma": "scale"}),
-    "cauchy": Twin("cauchy", "Cauchy", {"alpha": "loc", "beta": "scale"}),
-    "laplace": Twin("laplace", "Laplace", {"mu": "loc", "b": "scale"}),
-    "logistic": Twin("logistic", "Logistic", {"mu": "loc", "s": "scale"}),
-    "uniform": Twin("uniform", "Uniform", {"lower": "lower", "upper": "upper"}),
-    "flat": Twin("flat", "Flat", {}),
-    "half_normal": Twin("tau", "HalfNormal", {"sigma": "sd"}),
-    "half_student_t": Twin("half_student_t", "HalfStudentT", {"nu": "df", "sigma": "scale"}),
-    "half_cauchy": Twin("half_cauchy", "HalfCauchy", {"beta": "scale"}),
-    "log_normal": Twin("log_normal", "LogNormal", {"mu": "mean_log", "sigma": "sd_log"}),
-    "inverse_gamma": Twin("inverse_gamma", "InverseGamma", {"alpha": "shape", "beta": "scale"}),
-}
 
 
 def is_raw_normal(block: PriorBlock) -> bool:
@@ -67,7 +32,7 @@ def variable(name: str, priors: Sequence[Family], dims: str, **options: Any) -> 
     """
     import pymc as pm
 
-    twin = TWINS[priors[0].model_dump()["family"]]
+    twin = priors[0].twin
     values = {
         theirs: pm.Data(
             f"{name}_{theirs}", [float(getattr(prior, ours)) for prior in priors], dims=dims
@@ -80,17 +45,7 @@ def variable(name: str, priors: Sequence[Family], dims: str, **options: Any) -> 
 def theta(part: str, names: Sequence[str], block: PriorBlock) -> Any:
     """What the priors of a part are distributions of, as one vector of the current model.
 
-    Parameters
-    ----------
-    part : {"location", "scale"}
-    names : sequence of str
-        Of the coefficients.
-    block : PriorBlock
-
-    Returns
-    -------
-    tensor, shape (p,)
-        ``block.contrasts @ coefficients``.
+    That is ``block.contrasts @ coefficients`` (p,), of coefficients with these names.
     """
     import pymc as pm
     import pytensor.tensor as pt
@@ -100,7 +55,7 @@ def theta(part: str, names: Sequence[str], block: PriorBlock) -> Any:
     for family in dict.fromkeys(type(prior) for prior in families):
         members = [j for j, prior in enumerate(block.priors) if type(prior) is family]
         priors = [prior for prior in families if type(prior) is family]
-        name = f"{part}_{TWINS[family.model_fields['family'].default].suffix}"
+        name = f"{part}_{family.twin.suffix or family.model_fields['family'].default}"
         pm.modelcontext(None).add_coord(f"{name}_term", [names[j] for j in members])
         drawn = variable(name, priors, f"{name}_term")
         for position, (j, prior) in enumerate(zip(members, priors, strict=True)):

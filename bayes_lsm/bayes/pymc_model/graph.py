@@ -28,9 +28,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy.linalg import block_diag
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.coordinates import are_correlations, coordinates, row_dim, scale_names
 from bayes_lsm.bayes.pymc_model import families
 from bayes_lsm.bayes.pymc_model.correlations import add_correlations
@@ -44,8 +44,6 @@ from bayes_lsm.specification import TrueEffects
 
 if TYPE_CHECKING:
     import pymc as pm
-
-Array = npt.NDArray[np.float64]
 
 
 def build_pymc_model(design: Design, priors: Priors | None = None) -> pm.Model:

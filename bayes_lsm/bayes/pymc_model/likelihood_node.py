@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.coordinates import row_dim
-from bayes_lsm.bayes.pymc_model.effect_blocks import Array, EffectBlocks, find_blocks
+from bayes_lsm.bayes.pymc_model.effect_blocks import EffectBlocks, find_blocks
 from bayes_lsm.bayes.student.effects import df_prior, observe_student
 from bayes_lsm.design.design import Design
 from bayes_lsm.links import LARGEST_EXPONENT

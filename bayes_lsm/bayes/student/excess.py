@@ -10,8 +10,7 @@ from pydantic import Field
 
 from bayes_lsm.bayes.draws import Array
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
-from bayes_lsm.priors.family import Family
-from bayes_lsm.priors.univariate import Univariate
+from bayes_lsm.priors.family import Family, Univariate
 
 # e^30 degrees of freedom are as good as any more.
 _LARGEST_LOG_DF = 30.0

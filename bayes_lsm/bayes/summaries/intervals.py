@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 import numpy as np
 from scipy.special import ndtri
@@ -12,8 +11,8 @@ from bayes_lsm.bayes.draws import Array
 from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
 from bayes_lsm.links import tau2_from_log
+from bayes_lsm.predictions import Interval as Interval
 
-Interval = Literal["eti", "hdi"]
 INTERVALS = {"eti": "equal-tailed", "hdi": "highest-density"}
 Measure = Callable[[Array], Array]
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
@@ -16,8 +16,6 @@ from bayes_lsm.links import tau2_from_log
 
 if TYPE_CHECKING:
     from bayes_lsm.likelihood.blocks.blocks import Arranged
-
-Array = npt.NDArray[np.float64]
 
 
 def sampling_covariance(design: Design) -> Any:
@@ -82,18 +80,9 @@ def likelihood_terms(design: Design) -> tuple[BlockTerm, ...]:
 
 
 def effect_sds(term: BlockTerm, coefficients: Array) -> tuple[Array, Array]:
-    """SDs of the s effects of each of G groups, and their correlations.
+    """SDs of the s effects of each of G groups (m, G, s), and their correlations (m, s, s).
 
-    Parameters
-    ----------
-    term : BlockTerm
-    coefficients : ndarray, shape (m, term.size)
-        Of ln τ², then κ.
-
-    Returns
-    -------
-    ndarray, shape (m, G, s)
-    ndarray, shape (m, s, s)
+    `coefficients` (m, term.size) are those of ln τ², then κ.
     """
     Z = term.table
     q, s = Z.shape[2], Z.shape[1]

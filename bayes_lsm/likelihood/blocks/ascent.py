@@ -52,13 +52,10 @@ def _allowed(step, layout):
 def _climb(alpha, value, step, slope, length, criterion, there):
     """Halves the step until it climbs; returns the value there, nan where it never does."""
     layout, prior_root, prior_y, adjusted = criterion
-    p = layout.X.shape[1]
     for _ in range(30):
         for j in range(len(alpha)):
             there[j] = alpha[j] + length * step[j]
-        candidate = value_at(
-            there, layout, prior_root, prior_y, adjusted, np.empty(p), np.empty((p, p))
-        )
+        candidate = value_at(there, layout, prior_root, prior_y, adjusted)
         if candidate >= value + 1e-4 * length * slope:
             return candidate
         length *= 0.5
@@ -69,7 +66,6 @@ def _climb(alpha, value, step, slope, length, criterion, there):
 def _leave_saddle(alpha, value, hessian, criterion, there):
     """A point above a saddle or a minimum; nan where it is neither."""
     layout, prior_root, prior_y, adjusted = criterion
-    p = layout.X.shape[1]
     curvature, direction = upward(hessian)
     for trial in range(6):
         if curvature < _SADDLE:
@@ -77,9 +73,7 @@ def _leave_saddle(alpha, value, hessian, criterion, there):
         length = (1.0, 0.1, 0.01)[trial // 2] * (1.0 - 2.0 * (trial % 2))
         for j in range(len(alpha)):
             there[j] = alpha[j] + length * direction[j]
-        candidate = value_at(
-            there, layout, prior_root, prior_y, adjusted, np.empty(p), np.empty((p, p))
-        )
+        candidate = value_at(there, layout, prior_root, prior_y, adjusted)
         if candidate > value + 0.1 * length * length * curvature:
             return candidate
     return np.nan

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array, Index, Mask
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks import blocks
@@ -25,10 +25,6 @@ from bayes_lsm.specification import Method
 
 if TYPE_CHECKING:
     from bayes_lsm.likelihood.blocks.sums import Sums
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
-Mask = npt.NDArray[np.bool_]
 
 # Predicted gain, relative to the log-likelihood, below which nothing is left to climb.
 _TOLERANCE = 1e-13

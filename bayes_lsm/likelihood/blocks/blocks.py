@@ -29,13 +29,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from bayes_lsm.arrays import Array, Mask
 from bayes_lsm.likelihood.blocks import ascent, derivatives, kernels
 from bayes_lsm.likelihood.blocks.kernels import Layout
 from bayes_lsm.likelihood.blocks.layout import build_layout, coefficient_starts
 from bayes_lsm.likelihood.blocks.terms import (
     BlockRows,
     BlockTerm,
-    Correlation,
     collapse,
     of_single_rows,
 )
@@ -45,7 +45,6 @@ __all__ = [
     "Arranged",
     "Ascent",
     "BlockTerm",
-    "Correlation",
     "Evaluation",
     "NormalPrior",
     "arrange",
@@ -57,9 +56,7 @@ __all__ = [
     "log_likelihoods",
 ]
 
-Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -210,23 +207,11 @@ def _criterion(
 
 
 def evaluate(alpha: Array, data: Arranged, *, method: Criterion) -> Evaluation:
-    """A criterion at α (q,), its score and its exact Hessian.
-
-    Parameters
-    ----------
-    alpha : ndarray, shape (q,)
-        The terms' coefficients one after the other, see `Arranged.starts`.
-    data : Arranged
-    method : {"REML", "ML"} or NormalPrior
-        With a prior, β is integrated out.
-    """
+    """A criterion at α (q,), its score and its exact Hessian; with a prior, β is integrated out."""
     criterion, constant = _criterion(data, method)
-    score, hessian = np.empty(data.q), np.empty((data.q, data.q))
-    beta, covariance = np.full(data.p, np.nan), np.full((data.p, data.p), np.nan)
-    value = derivatives.evaluate_at(
-        np.asarray(alpha, dtype=float), *criterion, score, hessian, beta, covariance
-    )
-    return Evaluation(value + constant, score, hessian, beta, covariance)
+    found = _empty_evaluation(data)
+    value = derivatives.evaluate_at(np.asarray(alpha, dtype=float), *criterion, *found)
+    return Evaluation(value + constant, *found)
 
 
 def log_likelihoods(alphas: Array, data: Arranged, *, method: Criterion) -> Array:
@@ -266,26 +251,23 @@ def ascend(
 ) -> Ascent:
     """Newton's ascent to the nearest maximum: exact Hessian, bounded steps, saddles left behind.
 
-    Parameters
-    ----------
-    start : ndarray, shape (q,)
-    data : Arranged
-    method : {"REML", "ML"} or NormalPrior
-    tolerance : float, default 1e-10
-        It ends where the predicted gain is below this, relative to max(1, |ℓ|).
-    held : ndarray of bool, shape (q,), optional
-        Coefficients that stay where they start; score and Hessian are then 0 and −1 there.
+    It ends where the predicted gain is below `tolerance`, relative to max(1, |ℓ|). Coefficients
+    that are `held` (q,) stay where they start; score and Hessian are then 0 and −1 there.
     """
     criterion, constant = _criterion(data, method)
-    score, hessian = np.empty(data.q), np.empty((data.q, data.q))
-    beta, covariance = np.full(data.p, np.nan), np.full((data.p, data.p), np.nan)
-    alpha = np.empty(data.q)
+    held = np.zeros(data.q, dtype=bool) if held is None else held
+    alpha, found = np.empty(data.q), _empty_evaluation(data)
     value, iterations, converged = ascent.ascend_at(
-        np.asarray(start, dtype=float),
-        np.zeros(data.q, dtype=bool) if held is None else held,
-        criterion,
-        tolerance,
-        (alpha, score, hessian, beta, covariance),
+        np.asarray(start, dtype=float), held, criterion, tolerance, (alpha, *found)
     )
-    at = Evaluation(value + constant, score, hessian, beta, covariance)
-    return Ascent(alpha, at, iterations, converged)
+    return Ascent(alpha, Evaluation(value + constant, *found), iterations, converged)
+
+
+def _empty_evaluation(data: Arranged) -> tuple[Array, Array, Array, Array]:
+    """Room for a score, a Hessian, β̂ and its covariance."""
+    return (
+        np.empty(data.q),
+        np.empty((data.q, data.q)),
+        np.full(data.p, np.nan),
+        np.full((data.p, data.p), np.nan),
+    )

@@ -8,12 +8,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.design.scale_terms import correlation_count
 from bayes_lsm.specification import Correlation
-
-Array = npt.NDArray[np.float64]
 
 # tanh of more is 1 to the last digit, and its exponential far from overflow.
 _LARGEST = 50.0

@@ -6,22 +6,19 @@ Rows that share an effect or a sampling covariance form a block, as in the likel
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 from scipy.linalg import cho_solve, solve_triangular
 from scipy.sparse.csgraph import connected_components
 
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.design.design import Design
 from bayes_lsm.likelihood.blocks.arrange import error_covariance
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,7 +79,10 @@ def stack_covariances(tau2: Sequence[Array], correlations: Sequence[Array]) -> s
 
 def block_diagonal(matrices: Array) -> sparse.csr_array:
     """Matrices (G, s, s) along the diagonal of one."""
-    return sparse.csr_array(sparse.block_diag([sparse.coo_array(each) for each in matrices]))
+    groups = np.arange(len(matrices) + 1)
+    found = sparse.bsr_array((matrices, groups[:-1], groups)).tocsr()
+    found.eliminate_zeros()
+    return found
 
 
 def blocks(design: Design, A: sparse.csr_array, D: sparse.csr_array) -> Iterator[DenseBlock]:
@@ -91,7 +91,7 @@ def blocks(design: Design, A: sparse.csr_array, D: sparse.csr_array) -> Iterator
     V = sparse.diags_array(V) if isinstance(V, np.ndarray) else V
     sigma = sparse.csr_array(A @ D @ A.T + V)
     variances = sigma.diagonal()
-    for rows in block_rows(design, A):
+    for rows in _block_rows(A, V):
         if len(rows) == 1:  # of individuals in one arm there are thousands
             i = int(rows[0])
             columns = np.unique(A.indices[A.indptr[i] : A.indptr[i + 1]]).astype(np.intp)
@@ -100,10 +100,8 @@ def blocks(design: Design, A: sparse.csr_array, D: sparse.csr_array) -> Iterator
         yield DenseBlock(rows, np.unique(A[rows].indices), sigma[rows][:, rows].toarray())
 
 
-def block_rows(design: Design, A: sparse.csr_array) -> list[Index]:
+def _block_rows(A: sparse.csr_array, V: Any) -> list[Index]:
     """The rows of each block, whatever the variances."""
-    V = error_covariance(design)
-    V = sparse.diags_array(V) if isinstance(V, np.ndarray) else V
     has = sparse.csr_array((np.ones(A.nnz), A.indices, A.indptr), shape=A.shape)
     _, block = connected_components(has @ has.T + abs(V), directed=False)
     order = np.argsort(block, kind="stable")
@@ -172,16 +170,16 @@ class BlockCovariance:
 
     def whiten(self, right: Array) -> Array:
         """L⁻¹B with LL' = Σ, for B of shape (n, m) or (n,)."""
-        found = np.empty(right.shape)
-        for part in self.parts:
-            found[part.rows] = solve_triangular(part.root, right[part.rows], lower=True)
-        return found
+        return self._by_part(right, lambda root, here: solve_triangular(root, here, lower=True))
 
     def unwhiten(self, right: Array) -> Array:
         """LB, the inverse of `whiten`."""
+        return self._by_part(right, np.matmul)
+
+    def _by_part(self, right: Array, change: Callable[[Array, Array], Array]) -> Array:
         found = np.empty(right.shape)
         for part in self.parts:
-            found[part.rows] = part.root @ right[part.rows]
+            found[part.rows] = change(part.root, right[part.rows])
         return found
 
     @property

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 from scipy.linalg import block_diag
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.design.design import Design
-
-Array = npt.NDArray[np.float64]
 
 
 def derivatives_of_variances(design: Design) -> Array:

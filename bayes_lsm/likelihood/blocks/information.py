@@ -12,14 +12,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
 from bayes_lsm.likelihood.blocks.covariance import (
-    block_covariance,
+    BlockCovariance,
     block_diagonal,
     blocks,
     loadings,
@@ -27,8 +27,6 @@ from bayes_lsm.likelihood.blocks.covariance import (
 )
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.specification import Method
-
-Array = npt.NDArray[np.float64]
 
 # Step of the central difference of a correlation matrix in κ: its error is the square.
 _STEP = 1e-5
@@ -65,26 +63,13 @@ def expected_information(alpha: Array, design: Design, *, method: Method) -> Arr
 
 def location_slopes(alpha: Array, design: Design) -> Array:
     """∂β̂/∂α' = −(X'Σ⁻¹X)⁻¹X'Σ⁻¹V_jΣ⁻¹r at the coefficients and κ of all terms, shape (p, q)."""
-    parts = parts_at(alpha, design)
-    found = [
-        _term_derivatives(tau2, kappa, term)
-        for term, (tau2, kappa) in zip(design.terms, parts, strict=True)
-    ]
-    covariance = block_covariance(
-        design, [tau2 for tau2, _ in parts], [correlation for correlation, _ in found]
-    )
+    A, (D, slopes) = loadings(design), derivatives(parts_at(alpha, design), design)
+    covariance = BlockCovariance(tuple(blocks(design, A, D)), len(design.y))
     WX = covariance.solve(design.X)
     precision = design.X.T @ WX
     beta = np.linalg.solve(precision, WX.T @ design.y)
-    A = loadings(design)
     pulls = A.T @ covariance.solve(design.y - design.X @ beta)
-    moved, first = [], 0
-    for tau2, (_, changes) in zip((tau2 for tau2, _ in parts), found, strict=True):
-        here = slice(first, first + tau2.size)
-        own = pulls[here].reshape(tau2.shape)
-        moved += [A[:, here] @ np.einsum("gst,gt->gs", each, own).ravel() for each in changes]
-        first = here.stop
-    V = np.column_stack([np.zeros((len(design.y), 0)), *moved])
+    V = np.array([A @ (slope @ pulls) for slope in slopes]).reshape(-1, len(design.y)).T
     return np.asarray(-np.linalg.solve(precision, WX.T @ V))
 
 
@@ -101,14 +86,7 @@ def parts_at(alpha: Array, design: Design) -> list[tuple[Array, Array]]:
 def derivatives(
     parts: Sequence[tuple[Array, Array]], design: Design
 ) -> tuple[sparse.csr_array, list[sparse.csr_array]]:
-    """D (m, m), and its derivative in each coefficient and κ.
-
-    Parameters
-    ----------
-    parts : sequence of tuple
-        τ² (G, s) and κ of each term.
-    design : Design
-    """
+    """D (m, m), and its derivative in each coefficient and κ, from `parts_at`."""
     tau2, correlations, slopes = [], [], []
     widths = [len(term.groups) * len(term.effects) for term in design.terms]
     for t, (term, (values, kappa)) in enumerate(zip(design.terms, parts, strict=True)):

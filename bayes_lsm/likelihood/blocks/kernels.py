@@ -20,12 +20,12 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit, prange
 
+from bayes_lsm.arrays import Array, Mask
 from bayes_lsm.likelihood.blocks.correlations import correlate
 from bayes_lsm.likelihood.rows.kernels import solve_location
 from bayes_lsm.likelihood.rows.newton import orthonormalise
 from bayes_lsm.links import LARGEST_EXPONENT
 
-Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
 
 # Sums may be reordered; infinities and nan keep their meaning.
@@ -52,7 +52,7 @@ class Layout(NamedTuple):
     part_start: Index  # (blocks + 1,)
     white_start: Index  # (blocks + 1,) rows after whitening: rows, and effects where low rank
     store_start: Index  # (blocks + 1,) room for effects × whitened rows
-    dense: npt.NDArray[np.bool_]  # (blocks,)
+    dense: Mask  # (blocks,)
     V_start: Index  # (blocks,) where V of the block begins in `V_values`; −1 where it is diagonal
     V_values: Array
     entry_start: Index  # (effects + 1,) the non-zeros of each u
@@ -390,24 +390,18 @@ def whiten(layout, white, prior_root, prior_y, adjusted, derivatives):
 
 
 @njit(cache=True)
-def value_at(alpha, layout, prior_root, prior_y, adjusted, beta, covariance):
-    """−½ of `whiten`, and β̂ (p,) with its covariance (p, p)."""
+def value_at(alpha, layout, prior_root, prior_y, adjusted):
+    """−½ of `whiten`."""
     white = prepare(alpha, layout, len(prior_y))
-    total = whiten(layout, white, prior_root, prior_y, adjusted, False)
-    if np.isfinite(total):
-        solve_location(white.R, white.c, beta, covariance)
-    return -0.5 * total
+    return -0.5 * whiten(layout, white, prior_root, prior_y, adjusted, False)
 
 
 @njit(cache=True, parallel=True)
 def values_at(alphas, layout, prior_root, prior_y, adjusted):
     """−½ of `whiten` for each row of alphas (m, q)."""
-    p = layout.X.shape[1]
     values = np.empty(len(alphas))
     for i in prange(len(alphas)):
-        values[i] = value_at(
-            alphas[i], layout, prior_root, prior_y, adjusted, np.empty(p), np.empty((p, p))
-        )
+        values[i] = value_at(alphas[i], layout, prior_root, prior_y, adjusted)
     return values
 
 

@@ -9,13 +9,12 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from bayes_lsm.arrays import Array, Mask
 from bayes_lsm.likelihood.blocks.correlations import COMPOUND, UNSTRUCTURED
 from bayes_lsm.likelihood.blocks.kernels import Layout
 from bayes_lsm.likelihood.blocks.terms import BlockRows, BlockTerm, find_blocks
 
-Array = npt.NDArray[np.float64]
 Index = npt.NDArray[np.int64]
-Mask = npt.NDArray[np.bool_]
 
 _KINDS = {"compound_symmetric": COMPOUND, "unstructured": UNSTRUCTURED}
 # Each other type or memory order of an array would be compiled for anew.

@@ -13,17 +13,15 @@ clusters but is not 0 in any. For rows that are independent this is `score_contr
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.design.design import Design
 from bayes_lsm.likelihood.blocks.covariance import blocks, loadings
 from bayes_lsm.likelihood.blocks.information import derivatives, parts_at
 from bayes_lsm.specification import Method
 
-Array = npt.NDArray[np.float64]
 
-
-def scores(alpha: Array, design: Design, cluster: npt.NDArray[np.intp], *, method: Method) -> Array:
+def scores(alpha: Array, design: Design, cluster: Index, *, method: Method) -> Array:
     """Each cluster's part of the score at the coefficients and κ of all terms, shape (G, m)."""
     A, (D, slopes) = loadings(design), derivatives(parts_at(alpha, design), design)
     parts = list(blocks(design, A, D))

@@ -19,14 +19,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.likelihood.blocks import kernels
 from bayes_lsm.likelihood.blocks.blocks import arrange_rows
 from bayes_lsm.likelihood.blocks.terms import BlockTerm
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,16 +83,7 @@ def sum_rows(
 ) -> Sums:
     """The sums of some rows at each row of alphas (m, q); see `blocks.arrange`.
 
-    Parameters
-    ----------
-    alphas : ndarray, shape (m, q)
-        The terms' coefficients one after the other.
-    r : ndarray, shape (n,)
-        y − Xm.
-    X : ndarray, shape (n, p)
-        Of any rank.
-    terms : tuple of BlockTerm
-    variance : ndarray, shape (n,), or CSR array, shape (n, n)
+    r = y − Xm is (n,); X (n, p) may have any rank.
     """
     layout = arrange_rows(r, X, terms, variance=variance)[0]
     found = no_rows(len(alphas), X.shape[1])

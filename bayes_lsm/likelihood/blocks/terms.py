@@ -6,16 +6,17 @@ Done once for a model, in O(n log n).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-Array = npt.NDArray[np.float64]
+from bayes_lsm.arrays import Array, Mask
+from bayes_lsm.design.scale_terms import correlation_count
+from bayes_lsm.specification import Correlation
+
 Index = npt.NDArray[np.int64]
-Correlation = Literal["none", "compound_symmetric", "unstructured"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +66,7 @@ class BlockTerm:
     @property
     def correlations(self) -> int:
         """How many κ it has."""
-        s = int(self.table.shape[1])
-        if self.correlation == "none":
-            return 0
-        return s * (s - 1) // 2 if self.correlation == "unstructured" else int(s > 1)
+        return correlation_count(int(self.table.shape[1]), self.correlation)
 
     @property
     def size(self) -> int:
@@ -88,7 +86,7 @@ class BlockRows:
     groups: Index  # (n, terms)
     multipliers: tuple[Array, ...]  # of each term, (n, s)
 
-    def vary(self, single: list[bool]) -> npt.NDArray[np.bool_]:
+    def vary(self, single: list[bool]) -> Mask:
         """Which rows have a variance of their own, so that they may be part of a low-rank block."""
         own = self.v > 0.0
         for t in np.flatnonzero(single):

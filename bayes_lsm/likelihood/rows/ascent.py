@@ -21,7 +21,7 @@ from bayes_lsm.likelihood.rows.kernels import (
     locate,
     workspace,
 )
-from bayes_lsm.likelihood.rows.newton import reflected_step
+from bayes_lsm.likelihood.rows.newton import reflected_step, step_by_factor
 
 _LONGEST_STEP = 4.0
 _LARGEST_ITERATIONS = 500
@@ -109,28 +109,14 @@ def _newton_step(hessian, steps):
 
     nan where −H is not positive definite, or hardly so.
     """
-    score, step, information, L = steps.score, steps.step, steps.information, steps.L
-    q = score.shape[0]
+    information = steps.information
+    q = steps.score.shape[0]
     for j in range(q):
         for k in range(q):
             information[j, k] = -hessian[j, k]
-    if not cholesky(information, L):
+    if not cholesky(information, steps.L):
         return np.nan
-    gain = 0.0
-    for j in range(q):
-        if not L[j, j] * L[j, j] > 1e-8:
-            return np.nan
-        s = score[j]
-        for k in range(j):
-            s -= L[j, k] * step[k]
-        step[j] = s / L[j, j]
-        gain += 0.5 * step[j] * step[j]
-    for j in range(q - 1, -1, -1):
-        s = step[j]
-        for k in range(j + 1, q):
-            s -= L[k, j] * step[k]
-        step[j] = s / L[j, j]
-    return gain
+    return step_by_factor(steps.L, steps.score, steps.step)
 
 
 @njit(**SUMS)

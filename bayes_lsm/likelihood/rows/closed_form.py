@@ -21,12 +21,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
+from bayes_lsm.arrays import Array, Mask
+from bayes_lsm.likelihood.protocol import Evaluation
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.specification import Method
-
-Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,16 +51,6 @@ class Location:
     basis: Array
 
 
-@dataclass(frozen=True, eq=False)
-class RowsEvaluation:
-    """The log-likelihood at one α, its score (q,) and Hessian (q, q), and β̂(α)."""
-
-    value: float
-    score: Array
-    hessian: Array
-    location: Location
-
-
 def estimate_location(y: Array, variance: Array, X: Array) -> Location:
     """Weighted least squares of y (n,) on X (n, p) with total variances (n,)."""
     root = np.sqrt(variance)
@@ -72,15 +61,7 @@ def estimate_location(y: Array, variance: Array, X: Array) -> Location:
     return Location(beta, inverse @ inverse.T, y - X @ beta, log_det, Q)
 
 
-def typical_sampling_variance(v: Array, X: Array) -> float:
-    """ṽ = (k − p) / tr(P) with P = W − WX(X'WX)⁻¹X'W and W = diag(1/v)."""
-    w = 1.0 / v
-    C = estimate_location(np.zeros_like(v), v, X).covariance
-    h = np.einsum("ij,jk,ik->i", X, C, X)
-    return float((len(v) - X.shape[1]) / np.sum(w - w**2 * h))
-
-
-def tau2(alpha: Array, Z: Array, zero: npt.NDArray[np.bool_] | None = None) -> Array:
+def tau2(alpha: Array, Z: Array, zero: Mask | None = None) -> Array:
     """τ² of each study (n,); exactly 0 where `zero` (n,) says so."""
     values = tau2_from_log(Z @ alpha)
     return values if zero is None else np.where(zero, 0.0, values)
@@ -108,19 +89,11 @@ def evaluate(
     Z: Array,
     *,
     method: Method,
-    zero: npt.NDArray[np.bool_] | None = None,
-) -> RowsEvaluation:
-    """The log-likelihood, its score and its Hessian at α.
+    zero: Mask | None = None,
+) -> Evaluation:
+    """The log-likelihood, its score and its Hessian at α (q,); τ² of some studies may be held at 0.
 
-    Parameters
-    ----------
-    alpha : ndarray, shape (q,)
-    y, v : ndarray, shape (n,)
-    X : ndarray, shape (n, p)
-    Z : ndarray, shape (n, q)
-    method : {"REML", "ML"}
-    zero : ndarray of bool, shape (n,), optional
-        Studies whose τ² is held at 0 whatever α.
+    y and v are (n,), X (n, p), Z (n, q) and `zero`, which says for which studies, (n,).
     """
     d = tau2(alpha, Z, zero)
     variance = v + d
@@ -143,7 +116,8 @@ def evaluate(
     if method == "REML":
         M = ((Z.T * wd)[:, None, :] * Q.T) @ Q  # Q' diag(w d z_j) Q, shape (q, p, p)
         hessian += 0.5 * np.einsum("jab,kba->jk", M, M)
-    return RowsEvaluation(_value(method, X, variance, location), score, hessian, location)
+    value = _value(method, X, variance, location)
+    return Evaluation(value, score, hessian, location.beta, location.covariance)
 
 
 def expected_information(alpha: Array, v: Array, X: Array, Z: Array, *, method: Method) -> Array:
@@ -152,13 +126,11 @@ def expected_information(alpha: Array, v: Array, X: Array, Z: Array, *, method: 
     Viechtbauer & López-López (2022), doi:10.1002/jrsm.1562, equations for Fisher scoring; V_j is
     diag(τ_i² z_ij), and P and W are those above.
     """
-    location = evaluate(alpha, np.zeros_like(v), v, X, Z, method=method).location
-    with np.errstate(over="ignore"):
-        d = np.exp(Z @ alpha)
+    d = tau2(alpha, Z)
     wd = d / (v + d)
     if method == "ML":
         return np.asarray(0.5 * Z.T @ (wd[:, None] ** 2 * Z))
-    Q = location.basis
+    Q = estimate_location(np.zeros_like(v), v + d, X).basis
     h = np.sum(Q**2, axis=1)
     M = ((Z.T * wd)[:, None, :] * Q.T) @ Q
     diagonal = Z.T @ ((wd**2 * (1.0 - 2.0 * h))[:, None] * Z)
@@ -176,16 +148,7 @@ def score_contributions(
         s_i = ½ τ_i² (u_i² − w_i + w_i h_i) z_i  +  B M x_i u_i
 
     where w_i h_i, the study's part of d ln|X'WX|/dα, is REML's alone. The second term is what β̂
-    passes on; it adds up to 0 over all studies.
-
-    Parameters
-    ----------
-    tau2 : ndarray, shape (n,)
-        Studies with τ² = 0 contribute through β̂ only.
-    y, v : ndarray, shape (n,)
-    X : ndarray, shape (n, p)
-    Z : ndarray, shape (n, q)
-    method : {"REML", "ML"}
+    passes on; it adds up to 0 over all studies. Studies with τ² = 0 contribute through β̂ only.
     """
     variance = v + tau2
     location = estimate_location(y, variance, X)

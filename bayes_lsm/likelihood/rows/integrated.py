@@ -16,13 +16,11 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
-import numpy.typing as npt
 from numba import njit
 
+from bayes_lsm.arrays import Array
 from bayes_lsm.likelihood.rows.kernels import cholesky
 from bayes_lsm.links import LARGEST_EXPONENT
-
-Array = npt.NDArray[np.float64]
 
 # Weights that are held at once: they should stay in the cache.
 _BLOCK = 50_000

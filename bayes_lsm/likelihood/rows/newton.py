@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numba import njit
 
-from bayes_lsm.likelihood.rows.kernels import cholesky
+from bayes_lsm.likelihood.rows.kernels import LEAN, cholesky
 
 # Sums may be reordered; infinities and nan keep their meaning.
 _SUMS = {"reassoc", "contract"}
@@ -48,6 +48,30 @@ def orthonormalise(Q, e, R, c):
     return True
 
 
+@njit(**LEAN)
+def step_by_factor(L, score, step):
+    """Fills the ascent step, with −H = LL'; returns the gain that its quadratic model predicts.
+
+    nan where −H is all but singular.
+    """
+    q = score.shape[0]
+    gain = 0.0
+    for j in range(q):
+        if not L[j, j] * L[j, j] > 1e-8:
+            return np.nan
+        s = score[j]
+        for k in range(j):
+            s -= L[j, k] * step[k]
+        step[j] = s / L[j, j]
+        gain += 0.5 * step[j] * step[j]
+    for j in range(q - 1, -1, -1):
+        s = step[j]
+        for k in range(j + 1, q):
+            s -= L[k, j] * step[k]
+        step[j] = s / L[j, j]
+    return gain
+
+
 @njit(cache=True)
 def reflected_step(information, score, step):
     """Fills the step that climbs although −H has eigenvalues below 0: they are reflected.
@@ -76,27 +100,9 @@ def newton_step(score, hessian, step):
 
     Where −H is not positive definite its eigenvalues are reflected, so the step climbs.
     """
-    q = score.shape[0]
-    L = np.zeros((q, q))
-    if cholesky(-hessian, L):
-        smallest = L[0, 0]
-        for j in range(q):
-            smallest = min(smallest, L[j, j])
-        if smallest * smallest > 1e-8:
-            gain = 0.0
-            for j in range(q):
-                s = score[j]
-                for k in range(j):
-                    s -= L[j, k] * step[k]
-                step[j] = s / L[j, j]
-                gain += 0.5 * step[j] * step[j]
-            for j in range(q - 1, -1, -1):
-                s = step[j]
-                for k in range(j + 1, q):
-                    s -= L[k, j] * step[k]
-                step[j] = s / L[j, j]
-            return gain
-    return reflected_step(-hessian, score, step)
+    L = np.zeros(hessian.shape)
+    gain = step_by_factor(L, score, step) if cholesky(-hessian, L) else np.nan
+    return reflected_step(-hessian, score, step) if np.isnan(gain) else gain
 
 
 @njit(cache=True)

@@ -9,9 +9,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from scipy import sparse
 
+from bayes_lsm.arrays import Array, Index, Mask
 from bayes_lsm.design.clusters import sum_by_cluster
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
@@ -20,10 +20,6 @@ from bayes_lsm.likelihood.rows import closed_form
 from bayes_lsm.likelihood.rows.row_deletion import RowDeletion
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.specification import Method
-
-Array = npt.NDArray[np.float64]
-Index = npt.NDArray[np.intp]
-Mask = npt.NDArray[np.bool_]
 
 # A row's weight, relative to the largest, below which X'WX might become singular.
 _SMALLEST_WEIGHT = 1e-10
@@ -92,12 +88,8 @@ class Rows:
         design = self.design
         if isinstance(criterion, NormalPrior):
             raise FitError("the rows' likelihood with β integrated out has values only")
-        found = closed_form.evaluate(
+        return closed_form.evaluate(
             alpha, design.y, design.v, design.X, design.Z, method=criterion, zero=self.gone
-        )
-        location = found.location
-        return Evaluation(
-            found.value, found.score, found.hessian, location.beta, location.covariance
         )
 
     def values(self, alphas: Array, criterion: Criterion) -> Array:

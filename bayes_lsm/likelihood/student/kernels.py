@@ -54,13 +54,19 @@ def digamma(x):
 
 
 @njit(cache=True)
+def _rule(log_tau2, df):
+    """τ², and the step of the trapezoidal rule in ln λ."""
+    tau2 = math.exp(min(max(log_tau2, -LARGEST_EXPONENT), LARGEST_EXPONENT))
+    return tau2, 1.0 / math.sqrt(1.0 / _LONGEST_STEP**2 + (df + 1.0) / (2.0 * _STEP**2))
+
+
+@njit(cache=True)
 def _one(r, v, log_tau2, df, constant, trigger, out):
     """Fills out (5,) for one study; `constant` and `trigger` depend on `df` alone."""
     half = 0.5 * df
-    tau2 = math.exp(min(max(log_tau2, -LARGEST_EXPONENT), LARGEST_EXPONENT))
+    tau2, step = _rule(log_tau2, df)
     square = 0.5 * r * r
     half_log_v = 0.5 * math.log(v)
-    step = 1.0 / math.sqrt(1.0 / _LONGEST_STEP**2 + (df + 1.0) / (2.0 * _STEP**2))
     ratio = math.exp(step)
     # All terms are relative to the one at λ = 1, or to a later one that is far higher.
     reference = -0.5 * math.log(v + tau2) - square / (v + tau2)
@@ -119,23 +125,10 @@ def _constants(df):
 
 @njit(cache=True)
 def terms(r, v, log_tau2, df):
-    """Log density of each effect and its derivatives.
+    """ln f; its derivatives in r, ln τ² and ν; and E(λ | y), the weight of the study: (5, k).
 
-    Parameters
-    ----------
-    r : ndarray, shape (k,)
-        Residuals y − μ.
-    v : ndarray, shape (k,)
-        Sampling variances, > 0.
-    log_tau2 : ndarray, shape (k,)
-        ln of the squared scale of the t.
-    df : float
-        Degrees of freedom ν > 0.
-
-    Returns
-    -------
-    ndarray, shape (5, k)
-        ln f; its derivatives in r, ln τ² and ν; and E(λ | y), the weight of the study.
+    Of residuals y − μ, sampling variances > 0 and ln of the squared scale of the t, all (k,), and
+    degrees of freedom ν > 0.
     """
     constant, trigger = _constants(df)
     values = np.empty((5, len(r)))
@@ -172,8 +165,7 @@ def _draw(uniform, r, v, log_tau2, df, constant, log_density):
     The sum's terms are taken in its own order: from λ = 1 upwards, then from there downwards.
     """
     half = 0.5 * df
-    tau2 = math.exp(min(max(log_tau2, -LARGEST_EXPONENT), LARGEST_EXPONENT))
-    step = 1.0 / math.sqrt(1.0 / _LONGEST_STEP**2 + (df + 1.0) / (2.0 * _STEP**2))
+    tau2, step = _rule(log_tau2, df)
     offset = constant + math.log(step) - log_density
     below = largest = 0.0
     lam = 1.0
@@ -242,8 +234,7 @@ def _tail(r, v, log_tau2, df, constant):
     falls while the other factor rises to at most ½, maybe from nothing at all.
     """
     half = 0.5 * df
-    tau2 = math.exp(min(max(log_tau2, -LARGEST_EXPONENT), LARGEST_EXPONENT))
-    step = 1.0 / math.sqrt(1.0 / _LONGEST_STEP**2 + (df + 1.0) / (2.0 * _STEP**2))
+    tau2, step = _rule(log_tau2, df)
     offset = constant + 0.5 * math.log(2.0 * math.pi) + half + math.log(step)
     total = 0.0
     for side in range(2):  # λ ≥ 1, then λ < 1

@@ -33,7 +33,7 @@ from bayes_lsm.likelihood.protocol import Likelihood
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.requirements import require_log_link, require_no_bounds
 from bayes_lsm.reml.scale_values import scale_values
-from bayes_lsm.reml.search.maximum import estimate
+from bayes_lsm.reml.search.estimate import estimate
 from bayes_lsm.specification import Correlation, Method
 
 Array = npt.NDArray[np.float64]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -12,16 +10,12 @@ from scipy import sparse
 from bayes_lsm.choices import require_level
 from bayes_lsm.likelihood.blocks.arrange import error_covariance
 from bayes_lsm.likelihood.blocks.covariance import loadings
+from bayes_lsm.predictions import Blups, truth_notes
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.prediction.group_effects import covariance_of_effects, interval_table
-from bayes_lsm.results import ResultTable, model_title
+from bayes_lsm.reml.prediction.group_effects import covariance_of_effects, how, interval_table
+from bayes_lsm.results import model_title
 
 Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Blups(ResultTable):
-    """Each row's own true effect: see `blup`."""
 
 
 def blup(fit: Estimates, *, level: float = 0.95) -> Blups:
@@ -88,11 +82,8 @@ def blup(fit: Estimates, *, level: float = 0.95) -> Blups:
     deviation = interval_table(fit, u, u_se, level).add_prefix("u_")
     table = own.join(deviation.rename(columns={"u_estimate": "u"})).assign(weight=weight)
     table.index = pd.Index(design.labels, name="study")
-    notes = fit.notes
-    if not (design.v > 0).any():
-        notes = ("individual data have no sampling errors: θ is what was observed", *notes)
-    how = f"{fit.label}; {100 * level:g}% intervals"
-    return Blups(f"True effects in a {model_title(design, how)}", table, notes, level)
+    title = f"True effects in a {model_title(design, how(fit, level))}"
+    return Blups(title, table, truth_notes(design, fit.notes), level)
 
 
 def _of_mean(fit: Estimates, pull: Array) -> Array:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -11,16 +9,12 @@ from scipy import sparse
 
 from bayes_lsm.choices import require_level
 from bayes_lsm.likelihood.blocks.covariance import loadings, stack_covariances
+from bayes_lsm.predictions import GroupEffects, index_of_effects
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.reference import Reference
-from bayes_lsm.results import ResultTable, model_title
+from bayes_lsm.results import model_title
 
 Array = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class GroupEffects(ResultTable):
-    """Predicted effects of the groups of every scale term: see `group_effects`."""
 
 
 def group_effects(fit: Estimates, *, level: float = 0.95) -> GroupEffects:
@@ -73,9 +67,14 @@ def group_effects(fit: Estimates, *, level: float = 0.95) -> GroupEffects:
     known = np.concatenate([each.is_known.ravel() for each in fit.terms.values()])
     estimate, variance = np.where(known, [estimate, variance], np.nan)
     table = interval_table(fit, estimate, np.sqrt(np.maximum(variance, 0.0)), level)
-    how = f"{fit.label}; {100 * level:g}% intervals"
-    title = f"Effects of the groups of a {model_title(design, how)}"
-    return GroupEffects(title, table.set_axis(_index(fit)), fit.notes, level)
+    title = f"Effects of the groups of a {model_title(design, how(fit, level))}"
+    index = index_of_effects(design, [np.ones_like(each.used) for each in design.terms])
+    return GroupEffects(title, table.set_axis(index), fit.notes, level)
+
+
+def how(fit: Estimates, level: float) -> str:
+    """The method and the level, for a title."""
+    return f"{fit.label}; {100 * level:g}% intervals"
 
 
 def covariance_of_effects(fit: Estimates) -> sparse.csr_array:
@@ -92,19 +91,3 @@ def interval_table(fit: Estimates, estimate: Array, se: Array, level: float) -> 
     return pd.DataFrame(
         {"estimate": estimate, "se": se, "pi_lb": estimate - half, "pi_ub": estimate + half}
     )
-
-
-def _index(fit: Estimates) -> pd.Index:
-    """The groups of one term; of several effects or terms, these as well."""
-    if len(fit.terms) == 1:
-        (term,) = fit.design.terms
-        if len(term.effects) == 1:
-            return pd.Index(term.groups, name="study" if term.grouping.is_residual else "group")
-        return pd.MultiIndex.from_product([term.groups, term.effects], names=["group", "effect"])
-    names = [
-        (term.name, group, effect)
-        for term in fit.design.terms
-        for group in term.groups
-        for effect in term.effects
-    ]
-    return pd.MultiIndex.from_tuples(names, names=["grouping", "group", "effect"])

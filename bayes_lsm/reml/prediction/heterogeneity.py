@@ -19,11 +19,12 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.likelihood.typical_variance import typical_variance
+from bayes_lsm.predictions import Levels
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.prediction.variances import Uncertain, of_the_data, variances_at
 from bayes_lsm.reml.uninformed import mean_of_known
 from bayes_lsm.reml.wald import ChiSquareTest, cochran_q
-from bayes_lsm.results import ResultTable, model_title
+from bayes_lsm.results import model_title
 from bayes_lsm.specification import Method
 from bayes_lsm.tables import format_table, text_table, wrap_notes
 
@@ -34,7 +35,7 @@ _SMALL = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
-class Heterogeneity(ResultTable):
+class Heterogeneity(Levels):
     """Heterogeneity of a fit, level by level.
 
     `tau2`, `tau`, `se_tau2`, `I2` and `H2` are those of the total. Where τ² differs between rows
@@ -84,37 +85,14 @@ class Heterogeneity(ResultTable):
     constant: bool
 
     @property
-    def tau2(self) -> float:
-        """τ² of all levels together."""
-        return self._total("tau2")
-
-    @property
-    def tau(self) -> float:
-        """√τ²."""
-        return self._total("tau")
-
-    @property
     def se_tau2(self) -> float:
-        """Its standard error."""
+        """The standard error of `tau2`."""
         return self._total("se")
-
-    @property
-    def I2(self) -> float:
-        """Per cent."""
-        return self._total("I2")
-
-    @property
-    def H2(self) -> float:
-        """(τ² + ṽ)/ṽ; nan for individual data."""
-        return self._total("H2") if "H2" in self.table else math.nan
 
     @property
     def by_study(self) -> pd.DataFrame:
         """`by_row`, whose rows are the studies."""
         return self.by_row
-
-    def _total(self, column: str) -> float:
-        return float(self.table[column].iloc[-1])
 
     def to_string(self, *, digits: int | None = None, by_study: int = 0) -> str:
         """All of it as text, with the rows of the first `by_study` studies below it."""
@@ -331,7 +309,7 @@ def _r2_scale(fit: Estimates) -> float:
 
 def _constant_fit(fit: Estimates, design: Design) -> Estimates:
     """That without scale moderators."""
-    from bayes_lsm.reml.search.maximum import estimate
+    from bayes_lsm.reml.search.estimate import estimate
 
     return estimate(
         replace(design, terms=tuple(map(_without_moderators, design.terms))), fit.method

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +11,9 @@ import pandas as pd
 from bayes_lsm.choices import require_choice, require_level
 from bayes_lsm.design.new_data import NewData
 from bayes_lsm.links import tau2_from_log
+from bayes_lsm.predictions import Prediction, ScaleUncertainty
 from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.prediction.group_effects import how
 from bayes_lsm.reml.prediction.predictive import predictive_interval
 from bayes_lsm.reml.prediction.variances import (
     TermVariance,
@@ -24,33 +24,13 @@ from bayes_lsm.reml.prediction.variances import (
 )
 from bayes_lsm.reml.reference import Reference
 from bayes_lsm.reml.uninformed import depends
-from bayes_lsm.results import ResultTable, model_title
+from bayes_lsm.results import model_title
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
-ScaleUncertainty = Literal["propagated", "plug-in"]
 
 # A SE of ln τ² above this: the normal approximation to its distribution is poor.
 VAGUE = 2.0
-
-
-@dataclass(frozen=True, eq=False)
-class Prediction(ResultTable):
-    """Predictions at some values of the moderators: see `predict` and `predict_tau`.
-
-    Attributes
-    ----------
-    table : DataFrame
-        One row for each row of the new data.
-    remarks : tuple of str
-        Where there is no heterogeneity, where a number is missing, and why.
-    level : float
-        Of the intervals.
-    scale_uncertainty : {"propagated", "plug-in"}
-        What the prediction intervals make of the uncertainty of τ².
-    """
-
-    scale_uncertainty: ScaleUncertainty = "propagated"
 
 
 def predict(
@@ -153,10 +133,10 @@ def predict(
         },
         index=pd.Index(points.labels, name="study" if new_data is None else None),
     )
-    how = f"{fit.label}; {100 * level:g}% intervals; uncertainty of τ² {_WHAT[scale_uncertainty]}"
+    words = f"{how(fit, level)}; uncertainty of τ² {_WHAT[scale_uncertainty]}"
     notes = (*_notes(fit, parts, points.labels, scale_uncertainty == "propagated"), *fit.notes)
-    title = f"Predictions of a {model_title(fit.design, how)}"
-    return Prediction(title, table, notes, level, scale_uncertainty)
+    title = f"Predictions of a {model_title(fit.design, words)}"
+    return Prediction(title, table, notes, level, scale_uncertainty=scale_uncertainty)
 
 
 _WHAT = {"propagated": "propagated", "plug-in": "ignored"}
@@ -232,9 +212,9 @@ def predict_tau(
         index=pd.Index(points.labels, name="study" if new_data is None else None),
     )
     what = "τ²" if is_identity(fit) else "ln τ², τ²"
-    how = f"{fit.label}; {100 * level:g}% intervals"
     notes = (*_notes(fit, parts, points.labels, propagated=False), *fit.notes)
-    return Prediction(f"{what} and τ of a {model_title(fit.design, how)}", table, notes, level)
+    title = f"{what} and τ of a {model_title(fit.design, how(fit, level))}"
+    return Prediction(title, table, notes, level)
 
 
 def _points(fit: Estimates, new_data: pd.DataFrame | None) -> NewData:

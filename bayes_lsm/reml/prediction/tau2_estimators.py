@@ -36,7 +36,7 @@ from bayes_lsm.reml.prediction.heterogeneity import (
     measures,
     standard_error_tau2,
 )
-from bayes_lsm.reml.search.maximum import estimate
+from bayes_lsm.reml.search.estimate import estimate
 from bayes_lsm.reml.wald import cochran_q
 from bayes_lsm.results import model_title, wald_table
 from bayes_lsm.specification import Method

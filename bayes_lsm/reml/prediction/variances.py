@@ -17,9 +17,9 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.design.chosen_terms import chosen_terms
 from bayes_lsm.design.coefficients import scale_places
 from bayes_lsm.design.new_data import NewData, NewTerm
-from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.reml.estimates import Estimates
@@ -213,7 +213,10 @@ def variances_at(
     FitError
         For an unknown scale term.
     """
-    chosen, size = _chosen(fit, terms), sum(each.term.size for each in fit.terms.values())
+    chosen, size = (
+        chosen_terms(fit.design, terms),
+        sum(each.term.size for each in fit.terms.values()),
+    )
     found, first, place = {}, 0, 0
     for (name, each), there in zip(fit.terms.items(), points.terms, strict=True):
         q = len(each.alpha)
@@ -236,17 +239,6 @@ def of_the_data(fit: Estimates) -> NewData:
     design = fit.design
     terms = tuple(NewTerm(term.slopes, term.Z[term.index]) for term in design.terms)
     return NewData(design.X, terms, design.labels)
-
-
-def _chosen(fit: Estimates, terms: Sequence[str] | None) -> list[str]:
-    if terms is None:
-        individual = not (fit.design.v > 0).any()
-        return [name for name in fit.terms if not (individual and name == "residual")]
-    given = [terms] if isinstance(terms, str) else list(terms)
-    for name in given:
-        if name not in fit.terms:
-            raise FitError(f"there is no scale term {name!r}; there are {', '.join(fit.terms)}")
-    return given
 
 
 @dataclass(frozen=True, eq=False)

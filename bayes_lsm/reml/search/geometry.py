@@ -7,7 +7,7 @@ next: repeated fits of a design, its profiles and its simulated sets find it rea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property, lru_cache
 
 import numpy as np
@@ -17,9 +17,8 @@ from bayes_lsm.reml.divergence import Cone, Limit
 
 Array = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
+Parts = tuple[tuple[int, ...], ...]
 
-# More different rows of Z than this, and only its extreme rows are tried as corners.
-_MANY_ROWS = 12
 # With more studies than this the surface is smooth, and corners are not worth their time; nor is
 # it worth the memory to keep what was found.
 MANY_STUDIES = 3_000
@@ -38,6 +37,8 @@ class Coordinates:
     Z : ndarray, shape (n, q)
     free : ndarray of bool, shape (n,), optional
         The studies that count.
+    shares : ndarray, shape (q,), optional
+        Of all rows those in which a column counts, if Z is block-diagonal.
 
     Attributes
     ----------
@@ -47,13 +48,15 @@ class Coordinates:
         Z in the coordinates, by columns.
     """
 
-    def __init__(self, Z: Array, free: Mask | None = None) -> None:
+    def __init__(self, Z: Array, free: Mask | None = None, shares: Array | None = None) -> None:
         counted = Z if free is None else Z[free]
         q = Z.shape[1]
         if q:
             R = np.linalg.qr(counted, mode="r") / math.sqrt(len(counted))
             # The signs of a QR decomposition are arbitrary; these make the diagonal positive.
             self.forth = np.copysign(1.0, np.diag(R))[:, None] * R
+            if shares is not None:
+                self.forth /= np.sqrt(shares)[:, None]
             self.back = np.linalg.solve(self.forth, np.eye(q))
         else:
             self.forth = self.back = np.zeros((0, 0))
@@ -75,7 +78,7 @@ class Face:
         self._geometry = geometry
         kept = geometry.Z[:, list(limit.kept)]
         self.free = ~limit.zero
-        self.coordinates = Coordinates(kept, self.free)
+        self.coordinates = Coordinates(kept, self.free, geometry.shares(self.free, limit.kept))
 
     def regress(self, log_tau2: Array) -> Array:
         """The coefficients, in the limit's coordinates, nearest to ln τ² of its free studies."""
@@ -88,7 +91,7 @@ class Face:
     @cached_property
     def _loadings(self) -> Array:
         free = self.coordinates.columns[:, self.free]
-        return np.asarray(free / max(1, free.shape[1]))
+        return np.asarray(free / np.sum(free**2, axis=1, keepdims=True))
 
     @cached_property
     def _lift(self) -> Array:
@@ -113,11 +116,23 @@ class Face:
 
 
 class Geometry:
-    """The geometry of one scale matrix Z (n, q)."""
+    """The geometry of one scale matrix Z (n, q).
 
-    def __init__(self, Z: Array) -> None:
+    Parameters
+    ----------
+    Z : ndarray, shape (n, q)
+    parts : sequence of (int, int)
+        Rows and columns of the blocks that Z is made of: of each scale term.
+    """
+
+    def __init__(self, Z: Array, parts: Parts) -> None:
         self.Z = Z
-        self.coordinates = Coordinates(Z)
+        rows, columns = np.transpose(parts)
+        self._parts = parts
+        self._owner = np.repeat(np.arange(len(parts)), rows)
+        self._column_owner = np.repeat(np.arange(len(parts)), columns)
+        self._corners: dict[int, tuple[Face, ...]] = {}
+        self.coordinates = Coordinates(Z, shares=self.shares(np.ones(len(Z), dtype=bool)))
         self._asked: dict[bytes, Face | None] = {}
         self._faces: dict[bytes, Face] = {}
 
@@ -134,9 +149,16 @@ class Geometry:
         exact = np.abs(found @ columns - 1.0).max() <= 1e-8
         return found if exact else np.zeros_like(found)
 
+    def regress(self, log_tau2: Array) -> Array:
+        """The coefficients, in the coordinates of all studies, nearest to some ln τ² (n,)."""
+        columns = self.coordinates.columns
+        return np.asarray(columns @ log_tau2 / np.sum(columns**2, axis=1))
+
     def face(self, free: Mask) -> Face | None:
         """The limit in which the studies `free` keep their τ² and all that can do so lose it."""
         key = free.tobytes()
+        if not self.Z.shape[1]:
+            return None
         if key not in self._asked:
             if len(self._asked) >= _MOST_LIMITS:
                 self._asked.clear()
@@ -152,52 +174,57 @@ class Geometry:
             self._faces[key] = Face(self, limit)
         return self._faces[key]
 
-    @cached_property
-    def corners(self) -> tuple[Face, ...]:
-        """Limits of one row, or of all but one; and that in which no study keeps its τ²."""
-        found = [self.face(free) for free in self._corner_masks()]
-        return tuple({id(face): face for face in found if face is not None}.values())
+    def shares(self, free: Mask, columns: Sequence[int] | None = None) -> Array | None:
+        """Of some studies those that belong to the term of each column; None if all do."""
+        if len(self._parts) == 1:
+            return None
+        owner = self._column_owner if columns is None else self._column_owner[list(columns)]
+        counts = np.bincount(self._owner[free], minlength=len(self._parts))
+        return np.asarray(counts[owner] / max(1, int(free.sum())))
 
-    def _corner_masks(self) -> Iterator[Mask]:
+    def corners(self, rows: int) -> tuple[Face, ...]:
+        """Limits of one row of a term, or of all but one; and those in which a term has no τ².
+
+        A term of more different `rows` than this has its extreme ones as corners.
+        """
+        if rows not in self._corners:
+            found = [self.face(free) for free in self._corner_masks(rows)]
+            faces = {id(face): face for face in found if face is not None}
+            self._corners[rows] = tuple(faces.values())
+        return self._corners[rows]
+
+    def _corner_masks(self, most: int) -> Iterator[Mask]:
         """Sets of studies that could be the only ones with τ², or the only ones without."""
-        yield np.zeros(len(self.Z), dtype=bool)
-        if len(self.Z) > MANY_STUDIES or self.Z.shape[1] == 1:
-            return
-        rows, which = np.unique(self.Z, axis=0, return_inverse=True)
-        if len(rows) <= _MANY_ROWS:
-            for j in range(len(rows)):
-                yield which == j
-                yield which != j
-            return
-        for column in rows.T:
-            yield which == int(np.argmin(column))
-            yield which == int(np.argmax(column))
+        for t in range(len(self._parts)):
+            own, columns = self._owner == t, self._column_owner == t
+            yield ~own
+            if len(self.Z) > MANY_STUDIES or columns.sum() <= 1 or not most:
+                continue
+            table = self.Z[np.ix_(own, columns)]
+            rows, found = np.unique(table, axis=0, return_inverse=True)
+            which = np.full(len(own), -1)
+            which[own] = found
+            if len(rows) <= most:
+                for j in range(len(rows)):
+                    yield (which == j) | ~own
+                    yield which != j
+                continue
+            for column in rows.T:
+                yield (which == int(np.argmin(column))) | ~own
+                yield (which == int(np.argmax(column))) | ~own
 
 
-def geometry_of(Z: Array) -> Geometry:
+def geometry_of(Z: Array, parts: Parts | None = None) -> Geometry:
     """The geometry of Z (n, q), kept for the next search if there are not too many studies."""
+    parts = (Z.shape,) if parts is None else parts
     if len(Z) > MANY_STUDIES or not Z.shape[1]:
-        return Geometry(Z)
-    return _remembered(Z.shape[1], Z.tobytes())
+        return Geometry(Z, parts)
+    return _remembered(parts, Z.shape[1], Z.tobytes())
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def _remembered(columns: int, numbers: bytes) -> Geometry:
-    return Geometry(np.frombuffer(numbers).reshape(-1, columns))
-
-
-def log_volume(X: Array) -> float:
-    """½ ln |X'X| of X (n, p), kept for the next search if there are not too many studies."""
-    return _log_volume(X) if len(X) > MANY_STUDIES else _remembered_volume(X.shape, X.tobytes())
-
-
-@lru_cache(maxsize=_REMEMBERED)
-def _remembered_volume(shape: tuple[int, int], numbers: bytes) -> float:
-    return _log_volume(np.frombuffer(numbers).reshape(shape))
-
-
-def _log_volume(X: Array) -> float:
-    return float(np.sum(np.log(np.abs(np.diag(np.linalg.qr(X, mode="r"))))))
+def _remembered(parts: Parts, columns: int, numbers: bytes) -> Geometry:
+    return Geometry(np.frombuffer(numbers).reshape(-1, columns), parts)
 
 
 @lru_cache(maxsize=16)

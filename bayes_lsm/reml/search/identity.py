@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,9 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.rows.closed_form import estimate_location
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.search.rows_estimates import one_term
-from bayes_lsm.reml.search.surface import Point, Surface
+from bayes_lsm.reml.search.estimate import facts_at, put_back, split_fixed
+from bayes_lsm.reml.search.rows_surface import RowsSurface
+from bayes_lsm.reml.search.surface import Point
 from bayes_lsm.specification import Method
 
 Array = npt.NDArray[np.float64]
@@ -46,57 +48,39 @@ def estimate_identity(
     FitError
         When no α gives τ² ≥ 0 everywhere within the bounds.
     """
-    names, Z = design.scale.names, design.Z
-    full = np.array([fixed.get(name, math.nan) for name in names])
-    free = [j for j, name in enumerate(names) if name not in fixed]
-    offset = Z @ np.nan_to_num(full)
-    surface = Surface(
-        design.y, design.v, design.X, Z[:, free], method, offset=offset, identity=True
+    held, _ = split_fixed(design, fixed)
+    free = design.hold(held) if held else design
+    offset = free.terms[0].offsets[:, 0]
+    surface = RowsSurface(
+        design.y, design.v, design.X, free.Z, method, offset=offset, identity=True
     )
-    A, b = _constraints(design, surface, free, offset, bounds)
+    A, b = _constraints(free, surface, offset, bounds)
     starts = _starts(design, surface, offset, A, b)
     if start is not None:
-        starts.append(surface.forth @ np.array([start[names[j]] for j in free]))
+        starts.append(surface.inside(np.array([start[name] for name in free.scale.names])))
     best, active = _maximise(surface, A, b, starts)
-    alpha = full.copy()
-    alpha[free] = best.alpha
-    q = len(names)
-    covariance, limit_vcov = np.full((2, q, q), np.nan)
-    if not active.any():
-        covariance[np.ix_(free, free)] = best.covariance
-        limit_vcov[np.ix_(free, free)] = best.covariance_across
-    tau2 = np.maximum(best.tau2, 0.0)
-    zero = tau2 < _BORDER * max(tau2.max(), float(np.median(design.v)) * 1e-3)
+    found = facts_at(free, method, best, best.alpha)
+    (term,) = found.terms.values()
+    tau2 = np.maximum(term.tau2, 0.0)
+    zero = tau2[:, 0] < _BORDER * max(tau2.max(), float(np.median(design.v)) * 1e-3)
     tau2[zero] = 0.0
-    held = {design.labels[i]: 0.0 for i in np.flatnonzero(zero)}
-    blind = np.zeros((q, 0))
-    if not active.any():
-        blind = np.zeros((q, best.blind.shape[1]))
-        blind[free] = best.blind
-    term = one_term(design, alpha, covariance, tau2, None, alpha, limit_vcov, blind)
-    return Estimates(
-        design=design,
-        method=method,
-        beta=best.beta,
-        vcov_location=best.vcov_location,
-        terms={term.term.name: term},
-        vcov_terms=covariance,
-        limit_vcov=limit_vcov,
-        loglik=best.value,
-        converged=best.converged,
-        stop=alpha,
-        at_bound=held if active.any() else {},
-    )
+    if active.any():
+        nothing = np.full_like(term.vcov, np.nan)
+        at_bound = {design.labels[i]: 0.0 for i in np.flatnonzero(zero)}
+        found = replace(found, vcov_terms=nothing, limit_vcov=nothing, at_bound=at_bound)
+        term = replace(term, vcov=nothing, limit_vcov=nothing, blind=np.zeros((len(nothing), 0)))
+    found = replace(found, terms={term.term.name: replace(term, tau2=tau2)})
+    return put_back(design, found, held)
 
 
 def _constraints(
-    design: Design, surface: Surface, free: list[int], offset: Array, bounds: Bounds
+    free: Design, surface: RowsSurface, offset: Array, bounds: Bounds
 ) -> tuple[Array, Array]:
     """A, b with A a + b ≥ 0 for the coefficients a in the surface's coordinates."""
     rows = np.unique(np.c_[surface.rotated_Z, offset], axis=0)
     rows = rows[_corners(rows[:, :-1])] if not np.ptp(offset) else rows
     A, b = [rows[:, :-1]], [rows[:, -1]]
-    names = [design.scale.names[j] for j in free]
+    names = free.scale.names
     for name, (low, high) in bounds.items():
         row = surface.back[names.index(name)]
         for sign, end in ((1.0, low), (-1.0, high)):
@@ -126,7 +110,7 @@ def _corners(rows: Array) -> npt.NDArray[np.intp]:
         return everything
 
 
-def _starts(design: Design, surface: Surface, offset: Array, A: Array, b: Array) -> list[Array]:
+def _starts(design: Design, surface: RowsSurface, offset: Array, A: Array, b: Array) -> list[Array]:
     """Feasible starting values: about constant τ², and the middle of the feasible region."""
     from scipy.optimize import linprog
 
@@ -155,7 +139,7 @@ def _starts(design: Design, surface: Surface, offset: Array, A: Array, b: Array)
 
 
 def _maximise(
-    surface: Surface, A: Array, b: Array, starts: list[Array]
+    surface: RowsSurface, A: Array, b: Array, starts: list[Array]
 ) -> tuple[Point, npt.NDArray[np.bool_]]:
     """The highest feasible point, and which constraints hold it."""
     from scipy.optimize import minimize

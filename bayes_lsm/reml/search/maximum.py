@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +13,7 @@ import numpy.typing as npt
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.search.estimate import estimate
 from bayes_lsm.specification import Method
 
 Array = npt.NDArray[np.float64]
@@ -49,29 +50,6 @@ def maximise(
     if bounds:
         return estimate_bounded(design, method, bounds, fixed=fixed, start=start)
     return estimate(design, method, fixed=fixed, start=start)
-
-
-def estimate(
-    design: Design,
-    method: Method,
-    *,
-    fixed: Mapping[str, float] | None = None,
-    start: Mapping[str, float] | None = None,
-    turns: int = 3,
-    near: Sequence[Array] = (),
-) -> Estimates:
-    """The maximum under the log link; `turns` and `near` spare work where a design is in blocks.
-
-    A correlation is fixed by its name, too (see `bayes_lsm.design.coefficients.pairs`): if
-    unstructured, that of the first two effects.
-    """
-    if design.is_independent:
-        from bayes_lsm.reml.search.rows_estimates import estimate_rows
-
-        return estimate_rows(design, method, fixed=fixed, start=start)
-    from bayes_lsm.reml.search.blocks_estimates import estimate_blocks
-
-    return estimate_blocks(design, method, fixed=fixed, start=start, turns=turns, near=near)
 
 
 def estimate_bounded(

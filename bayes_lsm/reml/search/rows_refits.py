@@ -19,7 +19,7 @@ from bayes_lsm.reml.divergence import Cone
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.search.geometry import geometry_of
 from bayes_lsm.reml.search.refits import Refits, Shift, Starts, held
-from bayes_lsm.reml.search.surface import Surface
+from bayes_lsm.reml.search.rows_surface import RowsSurface
 
 if TYPE_CHECKING:
     from bayes_lsm.likelihood.rows.ascent import Summits
@@ -54,7 +54,7 @@ class RowsRefitter:
         for name, value in fit.fixed.items():
             self._offset += value * design.Z[:, names.index(name)]
         offset = self._offset if fit.fixed else None
-        self._surface = Surface(self._y, self._v, self._X, self._Z, fit.method, offset=offset)
+        self._surface = RowsSurface(self._y, self._v, self._X, self._Z, fit.method, offset=offset)
         self._rotated_Z = self._surface.rotated_Z
         self._is_scaled = fit.test == "knha"
         self._signs: dict[bytes, Mapping[int, float]] = {}

@@ -1,39 +1,35 @@
-"""One log-likelihood as a function of α: inside, or at a limit at infinity.
+"""One log-likelihood of scale coefficients as a search sees it: inside, or at a limit at infinity.
 
-A `Surface` climbs from any number of starts at once, in coordinates in which the scale moderators
-are orthonormal, so that neither their units nor their means change the path. A `Point` is where a
-climb ended.
+Whatever the scale terms, their effects stand in one row here, those of all groups of the first term
+first, and Z is block-diagonal. So a limit of several terms is one of Z, like that of one. A
+`Surface` climbs from any number of starts, in coordinates in which the scale moderators are
+orthonormal, so that neither their units nor their means change the path. A `Point` is where a climb
+ended. How it climbs, and from where at first, is the solver's: `rows_surface`, `blocks_surface`.
 """
 
 from __future__ import annotations
 
-import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.reml.divergence import Limit
-from bayes_lsm.reml.search.geometry import Coordinates, Face, geometry_of, log_volume
-from bayes_lsm.specification import Method
-
-if TYPE_CHECKING:
-    from bayes_lsm.likelihood.rows.ascent import Summits
+from bayes_lsm.reml.search.geometry import Coordinates, Face, Geometry
 
 Array = npt.NDArray[np.float64]
+Index = npt.NDArray[np.intp]
+Mask = npt.NDArray[np.bool_]
 
-# Predicted gains, relative to |ℓ|, below which nothing is left to climb. The ordinary value is the
-# default of nlminb, the optimiser of metafor: where it would have stopped.
-_TOLERANCE = 1e-15
-_ORDINARY_TOLERANCE = 1e-10
 # Information on a combination of ln τ² (SE 10,000) below which there is none.
 _NO_INFORMATION = 1e-8
-# Starts times studies from which on it pays to climb in parallel.
-_MANY = 5_000
+# A coefficient's share of a direction, below which that is rounding.
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +40,12 @@ class Point:
     ----------
     surface : Surface
     rotated, ordinary : ndarray
-        α, and where an optimiser with an ordinary tolerance would have stopped, in the surface's
-        coordinates.
+        The coefficients, and where an optimiser with an ordinary tolerance would have stopped, in
+        the surface's coordinates; κ after those of ln τ².
     hessian : ndarray
         In the same coordinates.
     value : float
-        The log-likelihood.
+        The log-likelihood; −inf where it cannot be computed.
     beta : ndarray, shape (p,)
     vcov_location : ndarray, shape (p, p)
     converged : bool
@@ -72,246 +68,189 @@ class Point:
     @property
     def alpha(self) -> Array:
         """Coefficients of all columns of Z, or of those kept at the limit."""
-        return self.surface.back @ self.rotated
+        return self.surface.back @ self.rotated[: len(self.surface.back)]
 
     @property
-    def ordinary_alpha(self) -> Array:
-        """Where an optimiser with an ordinary tolerance would have stopped."""
-        return self.surface.back @ self.ordinary
+    def kappa(self) -> Array:
+        """The κ of the correlations that are left, term by term."""
+        return self.rotated[len(self.surface.back) :]
 
     @cached_property
     def tau2(self) -> Array:
-        """τ² of each study, shape (n,)."""
+        """τ² of each effect, shape (n,)."""
         return self.surface.tau2(self.rotated)
 
-    @property
-    def covariance(self) -> Array:
-        """Of `alpha`: the inverse of −H; nan for coefficients without information."""
-        covariance, lost = self.covariance_across, self.blind.any(axis=1)
-        covariance[lost, :] = covariance[:, lost] = np.nan
-        return covariance
+    @cached_property
+    def sizes(self) -> Array:
+        """The τ² at which an effect counts as much as the rest of its rows' variance, (n,)."""
+        return self.surface.sizes(self.tau2)
 
-    @property
+    @cached_property
     def covariance_across(self) -> Array:
-        """Of `alpha` across the directions without information, which it leaves out."""
+        """Of `alpha` and κ across the directions without information, which it leaves out."""
         directions, values, informed = self._axes
         known = directions[:, informed]
         return np.asarray(known / values[informed] @ known.T)
 
     @property
+    def covariance(self) -> Array:
+        """The inverse of −H; nan for coefficients without information."""
+        covariance, lost = self.covariance_across.copy(), self.blind.any(axis=1)
+        covariance[lost, :] = covariance[:, lost] = np.nan
+        return covariance
+
+    @cached_property
     def blind(self) -> Array:
-        """Directions of `alpha` (q, b) in which the likelihood is flat."""
+        """Directions of `alpha` and κ (m, b) in which the likelihood is flat."""
         directions, _, informed = self._axes
         flat = directions[:, ~informed]
         size = np.linalg.norm(directions, axis=1, keepdims=True)
-        return np.where(np.abs(flat) > 1e-6 * size, flat, 0.0)
+        return np.where(np.abs(flat) > _ROUNDING * size, flat, 0.0)
 
     @cached_property
-    def _axes(self) -> tuple[Array, Array, npt.NDArray[np.bool_]]:
+    def _axes(self) -> tuple[Array, Array, Mask]:
         values, vectors = np.linalg.eigh(-self.hessian)
-        return self.surface.back @ vectors, values, values > _NO_INFORMATION
+        q = len(self.surface.back)
+        directions = np.concatenate([self.surface.back @ vectors[:q], vectors[q:]])
+        return directions, values, values > _NO_INFORMATION
 
 
-class Surface:
-    """The log-likelihood of ln τ² (or τ²) = offset + Zα, profiled over β.
+@dataclass(frozen=True)
+class Effort:
+    """How much a search does, by what a climb costs.
 
-    Parameters
+    Attributes
     ----------
-    y, v : ndarray, shape (n,)
-    X : ndarray, shape (n, p)
-    Z : ndarray, shape (n, q)
-    method : {"REML", "ML"}
-    limit : Limit, optional
-        Some studies have τ² = 0, and only some columns of Z count.
-    offset : ndarray, shape (n,), optional
-        What fixed coefficients contribute to ln τ².
-    identity : bool, default False
-        The identity link: τ² itself is offset + Zα.
+    ordinary : int
+        That many of the first starts are those of any optimiser.
+    cloud : int
+        Random starts around a point.
+    clouds : int
+        That many of the first starts have such a cloud.
+    rounds : int
+        Of climbs from around the best point and from near good limits.
+    origins : int
+        That many of the first summits are starts of every limit, too.
+    returns : int
+        Limits that a round of climbs returns from.
+    joined : int
+        That many of the best limits are joined in pairs.
+    corner_rows : int
+        Up to so many different rows of a term each is a corner; else the extreme ones.
+    equal : float
+        Log-likelihoods nearer than this, relative to their size, are the same up to rounding.
+    floor : float
+        Of what τ² is when a climb starts at a limit, relative to `Point.sizes`.
+    least : float
+        The same, when a climb returns from one.
     """
 
-    def __init__(
-        self,
-        y: Array,
-        v: Array,
-        X: Array,
-        Z: Array,
-        method: Method,
-        *,
-        limit: Limit | None = None,
-        offset: Array | None = None,
-        identity: bool = False,
-    ) -> None:
-        from bayes_lsm.likelihood.rows.kernels import Problem
+    ordinary: int
+    cloud: int
+    clouds: int
+    rounds: int
+    origins: int
+    returns: int
+    joined: int
+    corner_rows: int
+    equal: float
+    floor: float
+    least: float
 
-        n, p = X.shape
-        reml = method == "REML"
-        self.geometry = geometry_of(Z)
-        self.limit = limit
-        coordinates = self.geometry.coordinates
-        if limit is not None:
-            coordinates = self.geometry.face_of(limit).coordinates
-        self._lie_in(coordinates)
-        self.problem = Problem(
-            np.ascontiguousarray(y),
-            np.ascontiguousarray(v),
-            np.ascontiguousarray(X.T),
-            coordinates.columns,
-            np.empty(0) if offset is None else np.ascontiguousarray(offset),
-            np.empty(0, dtype=bool) if limit is None else limit.zero,
-            identity,
-            reml,
-        )
-        self.constant = -0.5 * (n - p * reml) * math.log(2 * math.pi)
-        if reml:
-            self.constant += log_volume(X)
 
-    def _lie_in(self, coordinates: Coordinates) -> None:
+class Surface(ABC):
+    """The log-likelihood of ln τ² = offset + Zα and κ, profiled over β.
+
+    Attributes
+    ----------
+    geometry : Geometry
+        Of Z.
+    limit : Limit or None
+        Some effects have τ² = 0, and only some columns of Z count.
+    forth, back : ndarray
+        From coefficients of the columns that count to the coordinates, and back.
+    columns : ndarray, shape (q, n)
+        These columns in the coordinates.
+    effort : Effort
+    spread : ndarray or float
+        Of random steps in the coordinates.
+    """
+
+    geometry: Geometry
+    limit: Limit | None
+    forth: Array
+    back: Array
+    columns: Array
+    effort: Effort
+    spread: Array | float = 1.0
+
+    def _lie_in(self, limit: Limit | None, coordinates: Coordinates) -> None:
+        self.limit, self.columns = limit, coordinates.columns
         self.forth, self.back = coordinates.forth, coordinates.back
 
-    def at(self, face: Face) -> Surface:
+    def at(self, face: Face) -> Self:
         """The surface of a limit of this one."""
-        there = object.__new__(Surface)
+        there = object.__new__(type(self))
         there.__dict__.update(self.__dict__)
-        there.limit = face.limit
-        there._lie_in(face.coordinates)
-        there.problem = self.problem._replace(Z=face.coordinates.columns, zero=face.limit.zero)
+        there._lie_in(face.limit, face.coordinates)
+        there._prepare()
         return there
 
-    def climb(self, starts: Sequence[Array]) -> list[Point]:
-        """Climb from each of some α; one point for each."""
-        if not len(starts):
-            return []
-        return self.climb_rotated(np.array(starts) @ self.forth.T)
+    def inside(self, natural: Array) -> Array:
+        """Coefficients and κ of all terms, as the likelihood takes them, in the coordinates."""
+        return np.asarray(self.forth @ natural)
 
-    def climb_rotated(self, starts: Array) -> list[Point]:
-        """Climb from each of some coefficients (m, q) in the surface's coordinates."""
-        from bayes_lsm.likelihood.rows import ascent
+    def natural(self, rotated: Array) -> Array:
+        """The inverse of `inside`."""
+        return np.asarray(self.back @ rotated)
 
-        starts = np.ascontiguousarray(starts)
-        if starts.shape[0] * len(self.problem.y) > _MANY:
-            return self.points(
-                ascent.climb_parallel(starts, self.problem, _TOLERANCE, _ORDINARY_TOLERANCE)
-            )
-        found, _ = ascent.climb(
-            starts, self.problem, _TOLERANCE, _ORDINARY_TOLERANCE, self._nothing(), False
-        )
-        return self.points(found)
-
-    def climb_distinct(
-        self, starts: Array, known: Summits | None = None
-    ) -> tuple[Summits, npt.NDArray[np.intp]]:
-        """Climb from some coefficients (m, q) in the surface's coordinates, and reach each summit
-        once.
-
-        Returns what was `known`, followed by what is new, and where in it each start leads.
-        """
-        from bayes_lsm.likelihood.rows import ascent
-
-        known = self._nothing() if known is None else known
-        starts = np.ascontiguousarray(starts)
-        if starts.shape[0] * len(self.problem.y) > _MANY:
-            found = ascent.climb_parallel(starts, self.problem, _TOLERANCE, _ORDINARY_TOLERANCE)
-            reached = ascent.Summits(*map(np.concatenate, zip(known, found, strict=True)))
-            return reached, len(known.value) + np.arange(len(starts))
-        reached, leads_to = ascent.climb(
-            starts, self.problem, _TOLERANCE, _ORDINARY_TOLERANCE, known, True
-        )
-        return reached, leads_to
-
-    def _nothing(self) -> Summits:
-        return _no_summits(len(self.problem.X), len(self.problem.Z))
-
-    def points(self, found: Summits, begin: int = 0) -> list[Point]:
-        """Summits as points, those from number `begin` on."""
-        values = found.value.tolist()
-        return [
-            Point(
-                self,
-                found.alpha[i],
-                found.ordinary[i],
-                found.hessian[i],
-                -math.inf if math.isnan(values[i]) else values[i] + self.constant,
-                found.beta[i],
-                found.covariance[i],
-                bool(found.converged[i]),
-            )
-            for i in range(begin, len(values))
-        ]
-
-    def first_starts(self, given: Array, slopes: Array, *, pivots: int, kept: int) -> Array:
-        """Where a search begins, in the surface's coordinates; see `ascent.first_starts`."""
-        from bayes_lsm.likelihood.rows.ascent import first_starts
-
-        constant = self.geometry.constant
-        return np.asarray(first_starts(self.problem, given, slopes, constant, pivots, kept))
+    def allows(self, face: Face) -> bool:
+        """Whether every row keeps a variance at a limit."""
+        return True
 
     @property
-    def rotated_Z(self) -> Array:
-        """Z in the surface's coordinates, shape (n, q)."""
-        return np.asarray(self.problem.Z.T)
-
-    def value_and_score(self, rotated: Array) -> tuple[float, Array]:
-        """The log-likelihood and its score at coefficients in the surface's coordinates."""
-        from bayes_lsm.likelihood.rows.kernels import evaluate, workspace
-
-        n, p, q = len(self.problem.y), len(self.problem.X), len(self.problem.Z)
-        score = np.empty(q)
-        value = evaluate(rotated, self.problem, workspace(n, p, q), score, np.empty((q, q)))
-        return value + self.constant, score
-
-    def climb_along(self, rotated: Array, A: Array, b: Array) -> Point | None:
-        """Climb from a point along A a + b = 0, all in the surface's coordinates.
-
-        None where the climb leads to where the likelihood does not exist.
-        """
-        from bayes_lsm.likelihood.rows import ascent
-
-        Z, shift = self.rotated_Z, self.problem.offset
-        if len(A):
-            here = rotated - np.linalg.pinv(A) @ (A @ rotated + b)
-            along = np.linalg.svd(A)[2][np.linalg.matrix_rank(A) :].T
-        else:
-            here, along = rotated, np.eye(len(rotated))
-        offset = Z @ here
-        problem = self.problem._replace(
-            Z=np.ascontiguousarray((Z @ along).T), offset=offset + shift if len(shift) else offset
-        )
-        q = along.shape[1]
-        found, _ = ascent.climb(
-            np.zeros((1, q)),
-            problem,
-            _TOLERANCE,
-            _ORDINARY_TOLERANCE,
-            _no_summits(len(problem.X), q),
-            False,
-        )
-        if not math.isfinite(found.value[0]):
-            return None
-        there = here + along @ found.alpha[0]
-        hessian = found.hessian[0]
-        return Point(
-            self,
-            there,
-            there,
-            hessian if not len(A) else along @ hessian @ along.T,
-            float(found.value[0]) + self.constant,
-            found.beta[0],
-            found.covariance[0],
-            bool(found.converged[0]),
-        )
+    def n_correlations(self) -> int:
+        """How many κ there are."""
+        return 0
 
     def tau2(self, rotated: Array) -> Array:
-        """τ² of each study (n,), at coefficients in the surface's coordinates."""
-        eta = rotated @ self.problem.Z
-        if len(self.problem.offset):
-            eta = self.problem.offset + eta
-        values = eta if self.problem.identity else tau2_from_log(eta)
+        """τ² of each effect (n,), at coefficients in the surface's coordinates."""
+        eta = rotated[: len(self.columns)] @ self.columns
+        if len(self.offset):
+            eta = self.offset + eta
+        values = tau2_from_log(eta)
         return values if self.limit is None else np.where(self.limit.zero, 0.0, values)
 
+    def shift(self, log_tau2: Array) -> Array:
+        """What the coefficients have to give of some ln τ² (n,)."""
+        return log_tau2 - self.offset if len(self.offset) else log_tau2
 
-@lru_cache(maxsize=64)
-def _no_summits(p: int, q: int) -> Summits:
-    from bayes_lsm.likelihood.rows.ascent import allocate
+    @property
+    @abstractmethod
+    def offset(self) -> Array:
+        """What fixed coefficients contribute to ln τ², shape (n,), or empty."""
 
-    found: Summits = allocate(0, p, q)
-    return found
+    @property
+    def steep_steps(self) -> Array:
+        """Steps (m, q) that a round takes from its best point besides random ones."""
+        return np.zeros((0, 1))
+
+    @abstractmethod
+    def _prepare(self) -> None:
+        """What there is to be climbed, at the limit that the surface is at."""
+
+    @abstractmethod
+    def sizes(self, tau2: Array) -> Array:
+        """See `Point.sizes`."""
+
+    @abstractmethod
+    def first_starts(self, given: Sequence[Array]) -> Array:
+        """Where a search begins (m, q), in the coordinates; the first of them ordinary."""
+
+    @abstractmethod
+    def climb(self, starts: Array) -> list[Point]:
+        """Climb from each of some coefficients (m, q) in the coordinates; one point for each."""
+
+    @abstractmethod
+    def reach(self, starts: Array) -> tuple[list[Point], Index]:
+        """The same, but only what was not reached before; and to which each start leads."""

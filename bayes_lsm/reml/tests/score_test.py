@@ -16,7 +16,7 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.requirements import require_log_link, require_no_bounds
-from bayes_lsm.reml.search.maximum import estimate
+from bayes_lsm.reml.search.estimate import estimate
 from bayes_lsm.reml.search.refits import held
 from bayes_lsm.tables import format_pval
 
