@@ -43,8 +43,7 @@ RANDOM_SCALE = Kind(
 )
 INDIVIDUAL = Kind("individual data", lambda design: not (design.v > 0).all())
 GROUPED = Kind(
-    "several scale terms, or dependent effects or sampling errors",
-    lambda design: not design.is_independent,
+    "several scale terms or dependent sampling errors", lambda design: not design.is_independent
 )
 MODERATED = Kind(
     "scale moderators", lambda design: any(term.names != ("intrcpt",) for term in design.terms)
@@ -128,15 +127,15 @@ LIMITS = (
     ),
     Limit(
         ("true_effects='latent'",),
-        GROUPED,
-        "groups share their effects, so that a row's own is not one of the model's variables",
-        "leave it out: true effects are integrated out, and true_effects() draws them",
-    ),
-    Limit(
-        ("true_effects='latent'",),
         STUDENT,
         "effects with the tails of a t are integrated out",
         "leave it out, or make the model with study_effects='normal'",
+    ),
+    Limit(
+        ("true_effects='latent'",),
+        GROUPED,
+        "groups share their effects, so that a row's own is not one of the model's variables",
+        "leave it out: true effects are integrated out, and true_effects() draws them",
     ),
     Limit(
         ("coverage",),

@@ -78,6 +78,18 @@ def test_the_likelihood_of_independent_effects_is_that_of_each(effects):
         np.testing.assert_allclose(values, again, rtol=1e-10)
 
 
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_the_likelihood_where_correlations_are_one_is_the_limit(terms, sign):
+    """R is singular there, and has no Cholesky factor."""
+    draws = terms.drawn().drawn.take(np.arange(20))
+    near, at = (
+        joint_log_likelihood(terms._design, replace(draws, kappa=np.full_like(draws.kappa, each)))
+        for each in (15.0 * sign, 40.0 * sign)
+    )
+    # 1 − ρ² is 4e-13 at κ = 15, and at most some thousand times that in units of V.
+    np.testing.assert_allclose(near, at, rtol=1e-8)
+
+
 def repeated(draws, times):
     """Chains that stay where they are for so many draws."""
     again = draws.take(np.repeat(np.arange(draws.size), times)).in_chains(4)

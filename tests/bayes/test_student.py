@@ -439,7 +439,7 @@ def test_what_has_no_student_t_form_is_refused(outlier):
     for df in (None, -1.0, math.inf):
         with pytest.raises(lsm.FitError, match="df, the true ν, must be a finite number > 0"):
             lsm.bayes.coverage(model.design, **settings, df=df, progress=False)
-    with pytest.raises(lsm.FitError, match="make the model with study_effects='normal'"):
+    with pytest.raises(lsm.FitError, match="'latent' does not take study_effects='student_t'"):
         model.fit_bayes(engine="nuts", true_effects="latent", progress=False)
     with pytest.raises(lsm.SpecificationError, match="need one scale formula"):
         _model(outlier, scale={"alloc": "~ 1", "trial": "~ 1"})
