@@ -3,7 +3,7 @@
 Rows that share a group or a sampling error are dependent given the coefficients. What a fold says
 is therefore taken away with all rows T that have to do with it, and those of T that stay are added
 again: S_left = S − S_T + S_(T without the fold), the sums being those of
-`likelihood.clustered_sums`. Where clusters are independent T is the fold itself.
+`likelihood.blocks.sums`. Where clusters are independent T is the fold itself.
 """
 
 from __future__ import annotations
