@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
 from bayes_lsm.bayes.draws import Array
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.summaries.intervals import (
     INTERVALS,
     Interval,
@@ -18,8 +21,9 @@ from bayes_lsm.contrasts import POWER, ContrastInterval, Measure, ScaleFunctions
 
 
 def scale_functions(
-    alphas: Array,
+    fit: Posterior,
     rows: Array,
+    labels: Sequence[str],
     *,
     measure: Measure = "log_tau2",
     method: ContrastInterval | None = None,
@@ -30,9 +34,11 @@ def scale_functions(
 
     Parameters
     ----------
-    alphas : ndarray, shape (S, q)
-        Posterior draws of all scale coefficients.
+    fit : BayesFit
+        Random intercepts of ln τ² are at 0.
     rows : ndarray, shape (m, q)
+    labels : sequence of str, length m
+        What the rows are called; a posterior has no remark to make of any.
     measure : {"tau2", "tau", "log_tau2"}, default "log_tau2"
         What the table is of: exp(l'α), exp(l'α / 2) or l'α.
     method : {"eti", "hdi"}, optional
@@ -50,7 +56,7 @@ def scale_functions(
     require_choice("for a Bayesian fit method", "eti" if method is None else method, Interval)
     interval: Interval = "hdi" if method == "hdi" else "eti"
     check_interval(level, interval)
-    values = rows @ alphas.T
+    values = rows @ fit.draws.flat_scale.T
     if measure == "log_tau2":
         lower, upper = bounds(values.T, level=level, interval=interval)
         columns = {"estimate": np.median(values, axis=1), "ci_lb": lower, "ci_ub": upper}
