@@ -12,6 +12,7 @@ from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.pymc_model.graph import check_true_effects
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import ConvergenceWarning, FitError, warn
@@ -34,6 +35,9 @@ def draw_posterior(
 ) -> Posterior:
     """Draw from a posterior, by the engine that suits it; see `fit_bayes`."""
     _check_settings(engine, draws=draws, chains=chains, tune=tune, target_accept=target_accept)
+    require_capable("fit_bayes", design)
+    if engine == "collapsed":
+        require_capable("engine='collapsed'", design)
     check_true_effects(design, true_effects)
     if true_effects == "latent" and engine == "collapsed":
         raise FitError(

@@ -22,6 +22,7 @@ from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.resolved_priors.resolve import pieces, resolve_priors
 from bayes_lsm.bayes.student.effects import said_before
 from bayes_lsm.bayes.term_draws import TermDraws
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.design.chosen_terms import chosen_terms
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError, PriorError
@@ -243,6 +244,7 @@ def prior_predictive(
     """
     if not isinstance(draws, int | np.integer) or draws < 100:
         raise FitError(f"draws must be a whole number of at least 100, got {draws!r}")
+    require_capable("prior_predictive", design)
     prior = prior or design.specification.priors
     if seed is None:
         seed = int(np.random.SeedSequence().generate_state(1)[0])

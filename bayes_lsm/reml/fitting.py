@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import fields
 
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.coefficients import coefficients
 from bayes_lsm.design.design import Design
@@ -98,12 +99,7 @@ def _check_settings(
     require_method(method)
     require_choice("test", test, Test)
     names = [each.label for each in coefficients(design)]
-    study_effects = design.specification.study_effects
-    if study_effects != "normal":
-        raise FitError(
-            f"REML and ML need study_effects='normal', got {study_effects!r}; use fit_bayes, or "
-            "normal study effects"
-        )
+    require_capable("fit_reml", design)
     require_informed(design, method)
     for what, given in (("fixed value", fixed), ("bound", bounds), ("start", start or {})):
         for term in given:

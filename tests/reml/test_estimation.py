@@ -197,10 +197,9 @@ def test_bayes_refuses_the_identity_link():
     model = lsm.LocationScaleModel(
         "yi ~ 1", scale="~ ablat", variance="vi", data=lsm.load_dataset("bcg"), link="identity"
     )
-    with pytest.raises(lsm.FitError, match="a Bayesian fit needs link='log'"):
-        model.fit_bayes()
-    with pytest.raises(lsm.FitError, match="a Bayesian fit needs link='log'"):
-        model.to_pymc()
+    for verb in ("fit_bayes", "to_pymc", "prior_predictive"):
+        with pytest.raises(lsm.FitError, match=f"{verb} does not take link='identity'"):
+            getattr(model, verb)()
 
 
 def test_a_start_can_be_given():

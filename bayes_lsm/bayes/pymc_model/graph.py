@@ -36,10 +36,9 @@ from bayes_lsm.bayes.pymc_model import families
 from bayes_lsm.bayes.pymc_model.correlations import add_correlations
 from bayes_lsm.bayes.pymc_model.likelihood_node import Moments, add_variances, observe, rows_on
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors, scale_sd_prior
-from bayes_lsm.bayes.student.effects import require_normal_effects
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.design import Design
-from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Normal, PriorBlock, Priors
 from bayes_lsm.specification import TrueEffects
 
@@ -149,7 +148,6 @@ def build_latent_pymc_model(design: Design, priors: Priors | None = None) -> pm.
     import pytensor.tensor as pt
 
     check_true_effects(design, "latent")
-    require_normal_effects(design, "a model with latent true effects")
     with _coefficient_model(design, priors or design.specification.priors) as (model, moments):
         # In units of τ, for where τ is all but zero a true effect and its mean are the same number.
         u = pm.Normal("study_effect", dims="study")
@@ -173,11 +171,8 @@ def check_true_effects(design: Design, true_effects: str) -> None:
     FitError
     """
     require_choice("true_effects", true_effects, TrueEffects)
-    if true_effects != "integrated" and not design.is_independent:
-        raise FitError(
-            "with several scale terms, or random intercepts of ln τ², true effects are "
-            f"integrated out, got true_effects={true_effects!r}; leave it out"
-        )
+    if true_effects == "latent":
+        require_capable("true_effects='latent'", design)
 
 
 @contextmanager
@@ -185,6 +180,7 @@ def _coefficient_model(design: Design, priors: Priors) -> Iterator[tuple[pm.Mode
     """What all models share: the data, the coefficients with their priors, and what they say."""
     import pymc as pm
 
+    require_capable("to_pymc", design)
     resolved = resolve_priors(design, priors)
     with pm.Model(coords=coordinates(design)) as model:
         pm.Data("y", design.y, dims=row_dim(design))
