@@ -150,6 +150,18 @@ LIMITS = (
         "use wald_test, likelihood_ratio_test or bootstrap_test",
     ),
     Limit(
+        ("bubble", "plots.heterogeneity"),
+        BARE,
+        "there is no moderator to be on the axis",
+        "use forest, or give a formula with a moderator",
+    ),
+    Limit(
+        ("caterpillar",),
+        INDIVIDUAL,
+        "without sampling errors the true effect of a row is the row itself",
+        "say which level with grouping=",
+    ),
+    Limit(
         ("cochran_q", "forest"),
         INDIVIDUAL,
         "they need sampling variances, which individual data do not have",

@@ -183,7 +183,7 @@ def test_refusals(design):
     with pytest.raises(FitError, match="'DL', 'HE', 'SJ', 'PM', 'EB', 'ML' or 'REML', got 'HS'"):
         estimate_tau2(design, "HS")
     location_scale = make_design(example(), "~ x", "~ x")
-    with pytest.raises(FitError, match="estimate_tau2 does not take scale moderators: .* one τ²"):
+    with pytest.raises(FitError, match=r"estimate_tau2 does not take scale moderators: .* one τ²"):
         estimate_tau2(location_scale)
     with pytest.raises(FitError, match="q_profile_interval does not take scale moderators"):
         q_profile_interval(fit_reml(location_scale))
