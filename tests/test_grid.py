@@ -110,7 +110,7 @@ def of_models():
             yield pytest.param(kind, name, marks=marks, id=f"{name}-{kind}")
 
 
-@pytest.mark.parametrize(("kind", "name"), of_models())
+@pytest.mark.parametrize(("kind", "name"), list(of_models()))
 def test_of_models(kind, name):
     ask(kind, "REML", OF_ANY[name], name)
 

@@ -112,6 +112,11 @@ def _check_settings(
             raise FitError(f"the fixed value of {term!r} must be finite, got {value}")
         if term in bounds:
             raise FitError(f"{term!r} is both fixed and bounded; choose one")
+    if design.specification.link == "identity" and fixed.keys() >= set(names):
+        raise FitError(
+            "with link='identity' some scale coefficient must be free, got all of them fixed; fix "
+            "those of ln τ², with link='log'"
+        )
     for term, ends in bounds.items():
         low, high = ends
         if not low < high:
