@@ -156,12 +156,6 @@ LIMITS = (
         "use forest, or give a formula with a moderator",
     ),
     Limit(
-        ("caterpillar",),
-        INDIVIDUAL,
-        "without sampling errors the true effect of a row is the row itself",
-        "say which level with grouping=",
-    ),
-    Limit(
         ("cochran_q", "forest"),
         INDIVIDUAL,
         "they need sampling variances, which individual data do not have",
@@ -188,17 +182,35 @@ LIMITS = (
     Limit(
         ("true_effects='latent'",),
         STUDENT,
-        "each effect has a variance of its own, which is integrated out with it",
-        "leave it out: true effects are integrated, and true_effects() draws them",
+        "effects with the tails of a t are integrated out",
+        "leave it out, or make the model with study_effects='normal'",
     ),
     Limit(
         ("true_effects='latent'",),
         GROUPED,
         "groups share their effects, so that a row's own is not one of the model's variables",
-        "leave it out: true effects are integrated, and true_effects() draws them",
+        "leave it out: true effects are integrated out, and true_effects() draws them",
     ),
     Limit(
-        ("engine='collapsed'", "average", "coverage", "report"),
+        ("coverage",),
+        RANDOM_SCALE,
+        "its truth is one, and their levels would be drawn anew with every set of effects",
+        "use calibrate with engine='nuts', which draws them from the prior",
+    ),
+    Limit(
+        ("average",),
+        BARE,
+        "there is only one model",
+        "give the location or the scale a formula with moderators",
+    ),
+    Limit(
+        ("waic",),
+        CONNECTED,
+        "WAIC is a sum over clusters that are independent given the coefficients",
+        "use loo, which needs no independence",
+    ),
+    Limit(
+        ("engine='collapsed'", "average", "report"),
         RANDOM_SCALE,
         "they need likelihoods in closed form, by the hundred",
         "use fit_bayes with engine='nuts', and bayes_factor for two models",

@@ -31,7 +31,7 @@ from .grid.reml_verbs import OF_REML
 
 # Where only NUTS can draw, the fast grid asks draws that are made by hand.
 BY_HAND = "by hand"
-LINE_OF_FIT = {
+LINES_OF_FIT = {
     "REML": ("fit_reml",),
     "ML": ("fit_reml",),
     "collapsed": ("fit_bayes", "engine='collapsed'"),
@@ -46,21 +46,44 @@ ASKED = {
 }
 FIGURES = {"REML": PLOTS_OF_REML, "collapsed": PLOTS_OF_BAYES, BY_HAND: PLOTS_OF_BAYES}
 OF_ANY = {**OF_MODEL, **OF_DESIGN}
+# Verbs that refit by the hundred or draw many figures, in the fast grid of two kinds of model alone:
+# one for each solver. By ML they take the same road as by REML.
+REFITTING = {
+    *("average", "calibrate", "coverage", "report", "diagnosis_page", "sensitivity_page"),
+    *("bayes_factor", "diagnose", "kfold", "loo", "savage_dickey", "sensitivity"),
+    *("loo_pit", "shifts", "under_priors"),
+    *("bootstrap_test", "influence", "leave_one_out", "permutation_test", "profile"),
+}
+QUICK = {"location-scale", "nested"}
+# What the grid has found and is not mended yet.
+FAULTS = {
+    ("crossed", "loo"): "a far draw leaves the normal equations of a fold without digits",
+    ("crossed", "loo_pit"): "as loo",
+    ("crossed", "shifts"): "diagnose() leaves nothing out of crossed groups, and takes no cluster=",
+}
 GROUPS = ("log_likelihood", "log_prior", "observed_data", "posterior", "posterior_predictive")
 
 
 def is_fitted(kind, how):
     """Whether such a fit exists; that it does not is itself a cell."""
     if how == BY_HAND:
-        return refusal("engine='collapsed'", model_of(kind).design) is not None and is_fitted(
-            kind, "nuts"
-        )
-    return all(refusal(line, model_of(kind).design) is None for line in LINE_OF_FIT[how])
+        return not is_fitted(kind, "collapsed") and is_fitted(kind, "nuts")
+    return refusal(model_of(kind).design, *LINES_OF_FIT[how]) is None
+
+
+def marks_of(kind, how, name):
+    """Slow where a cell takes seconds, and expected to fail where the grid has found a fault."""
+    refits = name in REFITTING and (kind not in QUICK or how == "ML")
+    found = [pytest.mark.slow] if refits and how != "nuts" else []
+    why = FAULTS.get((kind, name)) if how in ("collapsed", "nuts") else None
+    return [*found, pytest.mark.xfail(reason=why, strict=False)] if why else found
 
 
 def cells(table, hows):
     return [
-        pytest.param(kind, how, name, verb, id=f"{name}-{kind}-{how}")
+        pytest.param(
+            kind, how, name, verb, id=f"{name}-{kind}-{how}", marks=marks_of(kind, how, name)
+        )
         for how in hows
         for kind in KINDS
         if is_fitted(kind, how)
@@ -71,7 +94,7 @@ def cells(table, hows):
 def ask(kind, how, verb, line):
     """The answer is right, or the refusal is that of the table."""
     question = Question(kind, how)
-    said = refusal(verb.line or line, question.design)
+    said = refusal(question.design, *(verb.lines or (line,)))
     if said is None:
         with quiet():
             verb.check(answer_of(question, verb), question)
@@ -105,8 +128,10 @@ def test_of_figures(kind, how, name, verb):
 def of_models():
     for kind in KINDS:
         for name in OF_ANY:
+            refused = refusal(model_of(kind).design, *(OF_ANY[name].lines or (name,)))
             compiles = name == "fit_bayes" and is_fitted(kind, BY_HAND)
-            marks = [pytest.mark.slow] if compiles else []
+            slow = compiles or (name in REFITTING and kind not in QUICK and not refused)
+            marks = [pytest.mark.slow] if slow else []
             yield pytest.param(kind, name, marks=marks, id=f"{name}-{kind}")
 
 
@@ -156,14 +181,14 @@ def test_every_function_is_a_verb_that_is_asked():
 
 
 def test_every_line_of_the_table_is_met():
-    asked = {verb.line or name: None for table in ASKED.values() for name, verb in table.items()}
-    asked |= {verb.line or name: None for table in FIGURES.values() for name, verb in table.items()}
-    asked |= dict.fromkeys(OF_ANY)
+    tables = (*ASKED.values(), *FIGURES.values(), OF_ANY)
+    verbs = [(name, verb) for table in tables for name, verb in table.items()]
+    asked = {line for name, verb in verbs for line in verb.lines or (name,)}
     designs = [model_of(kind).design for kind in KINDS]
     for limit in LIMITS:
         for verb in limit.verbs:
             assert verb in asked, f"nobody asks {verb}"
-            said = {refusal(verb, design) for design in designs}
+            said = {refusal(design, verb) for design in designs}
             assert any(each and limit.reason in each for each in said), (verb, limit.kind.words)
 
 

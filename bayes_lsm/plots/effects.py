@@ -11,7 +11,6 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtr
 
-from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
@@ -61,13 +60,13 @@ def caterpillar(
 
     Parameters
     ----------
-    fit : RemlFit or BayesFit
+    fit : RemlFit or BayesFit, or RemlFit
     ax : Axes, optional
     of : {"effect", "deviation"}, optional
         θ_i = x_i'β + u_i (the default), or u_i alone: how far a study is from the mean of its
         moderators. The effects of groups are deviations.
     grouping : str, optional
-        The scale term whose groups are shown, in place of the rows.
+        Of a fit of several scale terms: the one whose groups are shown.
     observed : bool, default True
         Show the observed effects (or their distance from that mean) as well: the way from one to
         the other is the shrinkage.
@@ -86,7 +85,7 @@ def caterpillar(
     Raises
     ------
     FitError
-        For an unknown `of`, an unknown `grouping`, and the rows of individual data.
+        For an unknown `of`, and an unknown `grouping`.
 
     Examples
     --------
@@ -160,21 +159,23 @@ class _TrueEffects:
 def _true_effects(fit: AnyFit, of: Of | None, grouping: str | None, level: float) -> _TrueEffects:
     if of is not None:
         require_choice("of", of, Of)
-    if grouping is not None:
+    if not fit.design.is_independent:
         return _of_level(fit, of, grouping, level)
-    require_capable("caterpillar", fit.design)
+    if grouping is not None:
+        raise FitError("grouping is for fits of several scale terms; leave it out")
     design, table = fit.design, fit.blup(level=level).table
     of = of or "effect"
     names = ["estimate", "pi_lb", "pi_ub"] if of == "effect" else ["u", "u_pi_lb", "u_pi_ub"]
     mean = table["estimate"].to_numpy() - table["u"].to_numpy()
     seen = design.y if of == "effect" else design.y - mean
-    unit = "studies" if design.is_independent else "rows"
-    return _TrueEffects(table[names].to_numpy(), design.labels, of, unit, seen)
+    return _TrueEffects(table[names].to_numpy(), design.labels, of, "studies", seen)
 
 
-def _of_level(fit: AnyFit, of: Of | None, grouping: str, level: float) -> _TrueEffects:
+def _of_level(fit: AnyFit, of: Of | None, grouping: str | None, level: float) -> _TrueEffects:
     """The deviations of the groups of one scale term."""
     known = ", ".join(repr(term.name) for term in fit.design.terms)
+    if grouping is None:
+        raise FitError(f"say which level with grouping=, one of the scale terms {known}")
     if grouping not in [term.name for term in fit.design.terms]:
         raise FitError(f"there is no scale term {grouping!r}; there are {known}")
     if of == "effect":

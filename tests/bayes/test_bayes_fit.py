@@ -76,7 +76,7 @@ def test_what_cannot_be_is_said(fit):
         lambda: bayes.build_latent_pymc_model(fit.design),
         lambda: bayes.fit_bayes(fit.design, true_effects="latent"),
     ):
-        with pytest.raises(FitError, match="leave it out: true effects are integrated"):
+        with pytest.raises(FitError, match="leave it out: true effects are integrated out"):
             asked()
     with pytest.raises(PriorError, match="the study effects are normal; leave df out"):
         bayes.fit_bayes(fit.design, prior=lsm.priors.Priors(df=4.0))

@@ -129,5 +129,5 @@ def test_keep_and_wrong_questions():
         model.average(keep=["scale[weeks]"])
     with pytest.raises(FitError, match="there is only one model"):
         model_of("berkey1998").average()
-    with pytest.raises(FitError, match="random intercepts of ln τ² cannot be averaged"):
+    with pytest.raises(FitError, match="average does not take random intercepts of ln τ²"):
         mixed_model(SMALL).average()

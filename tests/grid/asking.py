@@ -79,11 +79,16 @@ class Question:
     @property
     def engine(self) -> Any:
         """The engine that needs no compilation, where a kind of model has it."""
-        return "nuts" if refusal("engine='collapsed'", self.design) else "collapsed"
+        return "nuts" if refusal(self.design, "engine='collapsed'") else "collapsed"
 
     @property
     def read_again(self) -> lsm.LocationScaleModel:
-        return lsm.LocationScaleModel.from_specification(self.model.specification, self.kind.data)
+        variance = self.kind.words.get("variance")
+        return lsm.LocationScaleModel.from_specification(
+            self.model.specification,
+            self.kind.data,
+            covariance=None if isinstance(variance, str) else variance,
+        )
 
     @property
     def cluster(self) -> str | None:
@@ -107,13 +112,14 @@ class Verb:
         Of a `Question`.
     check : callable
         Of the answer and the question.
-    line : str
-        Its name in `bayes_lsm.capabilities`, where that is not its own.
+    lines : tuple of str
+        Its names in `bayes_lsm.capabilities`, in the order in which it looks them up, where that is
+        not its own alone.
     """
 
     ask: Callable[[Question], Any]
     check: Callable[[Any, Question], None]
-    line: str = ""
+    lines: tuple[str, ...] = ()
 
 
 @cache
@@ -158,12 +164,13 @@ class quiet(warnings.catch_warnings):
         warnings.simplefilter("ignore", lsm.DivergentScaleWarning)
 
 
-def refusal(line: str, design: Any) -> str | None:
+def refusal(design: Any, *lines: str) -> str | None:
     """What the table says of a verb and a model; None where it says nothing."""
-    try:
-        require_capable(line, design)
-    except lsm.FitError as error:
-        return str(error)
+    for line in lines:
+        try:
+            require_capable(line, design)
+        except lsm.FitError as error:
+            return str(error)
     return None
 
 

@@ -134,11 +134,19 @@ OF_DESIGN: dict[str, Verb] = {
         _coverage,
     ),
     "engine='collapsed'": Verb(
-        lambda q: q.model.fit_bayes(engine="collapsed", draws=DRAWS, seed=1), _fitted("Bayes")
+        lambda q: q.model.fit_bayes(engine="collapsed", draws=DRAWS, seed=1),
+        _fitted("Bayes"),
+        lines=("fit_bayes", "engine='collapsed'"),
     ),
-    "true_effects='latent'": Verb(lambda q: q.model.to_pymc(true_effects="latent"), _pymc),
+    "true_effects='latent'": Verb(
+        lambda q: q.model.to_pymc(true_effects="latent"),
+        _pymc,
+        lines=("true_effects='latent'", "to_pymc"),
+    ),
     "estimate_tau2": Verb(lambda q: reml.estimate_tau2(q.design), _one_tau2),
-    "q_profile_interval": Verb(lambda q: reml.q_profile_interval(q.design), table("ci_lb ci_ub")),
+    "q_profile_interval": Verb(
+        lambda q: reml.q_profile_interval(q.design).table, table("ci_lb ci_ub")
+    ),
     "report": Verb(_report, _page),
 }
 
@@ -150,14 +158,22 @@ def _along(question: Question) -> str:
     return question.kind.moderator or question.kind.location
 
 
+def _level(question: Question) -> str | None:
+    """Whose effects a caterpillar shows, where they are not those of the rows."""
+    design = question.design
+    return None if design.is_independent else design.terms[0].name
+
+
 def _fitted_plots() -> dict[str, Verb]:
     """Those of a fit of either kind."""
     return {
         "bubble": Verb(lambda q: plots.bubble(q.fit, q.kind.location), drawn(1)),
-        "caterpillar": Verb(lambda q: plots.caterpillar(q.fit), drawn(1)),
+        "caterpillar": Verb(lambda q: plots.caterpillar(q.fit, grouping=_level(q)), drawn(1)),
         "forest": Verb(lambda q: plots.forest(q.fit), drawn(1)),
         "heterogeneity": Verb(
-            lambda q: plots.heterogeneity(q.fit, _along(q)), drawn(1), line="plots.heterogeneity"
+            lambda q: plots.heterogeneity(q.fit, _along(q)),
+            drawn(1),
+            lines=("plots.heterogeneity",),
         ),
         "new_effect": Verb(lambda q: plots.new_effect(q.fit, q.new_data), drawn(1)),
     }
@@ -165,7 +181,7 @@ def _fitted_plots() -> dict[str, Verb]:
 
 def _of(verb: str, of: dict[str, Verb], draw: Any, check: Any) -> Verb:
     """A figure of what a verb answers, which may be refused as the verb is."""
-    return Verb(lambda q: draw(q.answer(of[verb])), check, line=verb)
+    return Verb(lambda q: draw(q.answer(of[verb])), check, lines=of[verb].lines or (verb,))
 
 
 PLOTS_OF_REML: dict[str, Verb] = {

@@ -205,7 +205,7 @@ FACTS: dict[str, Verb] = {
     "n_parameters": Verb(lambda q: q.fit.n_parameters, number),
     "nlme": Verb(lambda q: q.fit.nlme.to_numpy(), array(lambda q: (3,))),
     "notes": Verb(lambda q: q.fit.notes, _notes),
-    "qe": Verb(lambda q: q.fit.qe, is_test, line="cochran_q"),
+    "qe": Verb(lambda q: q.fit.qe, is_test, lines=("cochran_q",)),
     "qm": Verb(lambda q: q.fit.qm, is_test),
     "qs": Verb(lambda q: q.fit.qs, is_test),
     "scale": Verb(lambda q: q.fit.scale, table("estimate se pval", lambda q: q.q, inside=WITHIN)),

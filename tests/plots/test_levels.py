@@ -158,12 +158,6 @@ def test_own_effects_with_a_matrix_of_sampling_errors(gums):
     np.testing.assert_allclose(found["se"], np.sqrt(np.diag(V - V @ P @ V)), rtol=1e-8)
 
 
-def test_caterpillar_of_the_rows(schools):
-    (points,) = artists(plots.caterpillar(schools), "blup")
-    expected = schools.blup().table["estimate"]
-    np.testing.assert_allclose(points.get_xdata(), np.sort(expected)[::-1])
-
-
 def test_caterpillar_of_a_level(schools, gums):
     for fit, name in ((schools, "district"), (gums, "outcome | trial")):
         ax = plots.caterpillar(fit, grouping=name)
@@ -171,6 +165,8 @@ def test_caterpillar_of_a_level(schools, gums):
         effects = fit.group_effects().table
         expected = (effects.loc[name] if len(fit.terms) > 1 else effects)["estimate"]
         np.testing.assert_allclose(points.get_xdata(), np.sort(expected)[::-1])
+    with pytest.raises(FitError, match="say which level with grouping="):
+        plots.caterpillar(schools)
     with pytest.raises(FitError, match="no scale term 'school'"):
         plots.caterpillar(schools, grouping="school")
     with pytest.raises(FitError, match="deviations from x'β"):

@@ -38,6 +38,7 @@ from bayes_lsm.bayes.draws import Array
 from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior, said_before, sample_df
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.design.design import Design
 from bayes_lsm.priors import Priors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
@@ -251,6 +252,7 @@ def calibrate(
     Vehtari, A. (2023). Simulation-based calibration checking for Bayesian computation: The choice
     of test quantities shapes sensitivity. Bayesian Analysis. doi:10.1214/23-BA1404
     """
+    require_capable("calibrate", design)
     check_whole("simulations", simulations, least=20)
     prior = prior or design.specification.priors
     check_whole("ranked", ranked, least=10)

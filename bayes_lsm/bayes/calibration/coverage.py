@@ -34,6 +34,7 @@ from bayes_lsm.bayes.calibration.replications import (
 from bayes_lsm.bayes.coordinates import coordinates
 from bayes_lsm.bayes.draws import Array, Draws
 from bayes_lsm.bayes.student.effects import df_prior, said_before
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Priors
@@ -174,6 +175,7 @@ def coverage(
     Morris, T. P., White, I. R., & Crowther, M. J. (2019). Using simulation studies to evaluate
     statistical methods. Statistics in Medicine, 38(11), 2074-2102. doi:10.1002/sim.8086
     """
+    require_capable("coverage", design)
     check_whole("simulations", simulations, least=20)
     prior = prior or design.specification.priors
     seed = chosen_seed(seed)

@@ -35,6 +35,7 @@ from bayes_lsm.bayes.pointwise_likelihood import log_likelihood
 from bayes_lsm.bayes.resolved_priors.propriety import require_proper_without
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior, require_normal_effects
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.design.subsets import Array, Indices, Studies, each_row, group_studies, take_rows
 from bayes_lsm.errors import FitError
@@ -244,6 +245,7 @@ def waic(fit: Posterior, *, cluster: Cluster | None = None, unit: Unit = "cluste
     information criterion in singular learning theory. Journal of Machine Learning Research, 11,
     3571-3594.
     """
+    require_capable("waic", fit.design)
     if _leaves_clusters(fit, cluster, unit):
         return clustered_loo.waic(fit, cluster=cluster, unit=unit)
     studies = checked_studies(fit, unit)

@@ -26,8 +26,9 @@ from bayes_lsm.bayes.evidence.clustered_averaging import ClusteredModelAverage, 
 from bayes_lsm.bayes.evidence.model_prior import ModelPrior
 from bayes_lsm.bayes.evidence.submodels import SubModel, find_terms, sample_submodel
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
-from bayes_lsm.bayes.resolved_priors.resolve import require_log_link, resolve_priors
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior, new_weights
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.links import tau2_from_log
@@ -162,6 +163,7 @@ def average_models(
     Scott, J. G., & Berger, J. O. (2010). Bayes and empirical-Bayes multiplicity adjustment in the
     variable-selection problem. Annals of Statistics, 38(5), 2587-2619. doi:10.1214/10-AOS792
     """
+    require_capable("average", design)
     if not design.is_independent:
         return average_clustered(
             design,
@@ -173,7 +175,6 @@ def average_models(
             most_models=most_models,
             progress=progress,
         )
-    require_log_link(design)
     prior = prior or design.specification.priors
     priors, df = resolve_priors(design, prior), df_prior(design, prior)
     require_normalised(priors, "averaging over models")
