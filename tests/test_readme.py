@@ -20,18 +20,32 @@ CALLS = [call for cell in CELLS for call in re.findall(r"`([^`]+)`", cell)]
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def names() -> dict[str, object]:
+# The scale of `model` and that of its special case: one term, and several.
+SCALES = {
+    "one term": ("~ z", "~ 1"),
+    "several terms": ({"g": "~ 1", "g/id": "~ z"}, {"g": "~ 1", "g/id": "~ 1"}),
+}
+
+
+@pytest.fixture(
+    scope="module",
+    params=["one term", pytest.param("several terms", marks=pytest.mark.slow)],
+)
+def names(request: pytest.FixtureRequest) -> dict[str, object]:
     """What the section says its names are: `d`, `model`, `reml`, `bayes`, `new` and other fits."""
+    scale, constant_scale = SCALES[request.param]
     rng = np.random.default_rng(1)
     k = 24
     d = pd.DataFrame({"x": rng.normal(size=k), "z": rng.normal(size=k)})
     d["id"], d["g"] = np.arange(k), np.arange(k) // 3
+    if isinstance(scale, dict):  # whole groups are reshuffled, so a group has one value
+        d["z"] = d["z"][3 * d["g"]].to_numpy()
     d["w"] = d["g"] % 3
     d["vi"] = rng.uniform(0.02, 0.1, size=k)
     d["yi"] = 0.3 * d["x"] + rng.normal(size=k) * np.sqrt(d["vi"] + 0.2 * np.exp(d["z"]))
-    model = lsm.LocationScaleModel("yi ~ x", scale="~ z", variance="vi", data=d)
-    constant = lsm.LocationScaleModel("yi ~ x", variance="vi", data=d)
+    d["yi"] += rng.normal(size=k // 3)[d["g"]]
+    model = lsm.LocationScaleModel("yi ~ x", scale=scale, variance="vi", data=d)
+    constant = lsm.LocationScaleModel("yi ~ x", scale=constant_scale, variance="vi", data=d)
     return {
         "lsm": lsm,
         "preset": lsm.priors.preset,

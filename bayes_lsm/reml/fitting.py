@@ -8,7 +8,7 @@ from dataclasses import fields
 
 from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_choice
-from bayes_lsm.design.coefficients import coefficients
+from bayes_lsm.design.coefficients import coefficients, find
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError, warn
 from bayes_lsm.reml.estimates import Test
@@ -76,7 +76,8 @@ def fit_reml(
     Viechtbauer, W., & López-López, J. A. (2022). Location-scale models for meta-analysis.
     Research Synthesis Methods, 13(6), 697-715. doi:10.1002/jrsm.1562
     """
-    fixed, bounds = dict(fixed or {}), dict(bounds or {})
+    fixed, bounds = _by_label(design, fixed or {}), _by_label(design, bounds or {})
+    start = None if start is None else _by_label(design, start)
     _check_settings(design, method, test, fixed, bounds, start)
     found = maximise(design, method, fixed=fixed, bounds=bounds, start=start)
     facts = {each.name: getattr(found, each.name) for each in fields(found)}
@@ -86,6 +87,12 @@ def fit_reml(
     fit = RemlFit(**facts)
     _warn(fit)
     return fit
+
+
+def _by_label[T](design: Design, given: Mapping[str, T]) -> dict[str, T]:
+    """What is given by coefficient, whose grouping may be left out where no other has its name."""
+    known = coefficients(design)
+    return {find(term, known, "scale term").label: value for term, value in given.items()}
 
 
 def _check_settings(
@@ -101,12 +108,6 @@ def _check_settings(
     names = [each.label for each in coefficients(design)]
     require_capable("fit_reml", design)
     require_informed(design, method)
-    for what, given in (("fixed value", fixed), ("bound", bounds), ("start", start or {})):
-        for term in given:
-            if term not in names:
-                raise FitError(
-                    f"a {what} is given for {term!r}, but the scale terms are {', '.join(names)}"
-                )
     for term, value in fixed.items():
         if not math.isfinite(value):
             raise FitError(f"the fixed value of {term!r} must be finite, got {value}")

@@ -168,7 +168,7 @@ def test_bounds_hold_back_a_diverging_coefficient(continent):
     ("settings", "message"),
     [
         ({"test": "f"}, "test must be"),
-        ({"fixed": {"week": 0}}, "fixed value is given for 'week', but the scale terms are"),
+        ({"fixed": {"week": 0}}, "there is no scale term 'week'; there are 'intrcpt', "),
         ({"fixed": {"intrcpt": np.inf}}, "must be finite"),
         ({"bounds": {"intrcpt": (1.0, 0.0)}}, r"must be \(lower, upper\)"),
         ({"bounds": {"intrcpt": (0, 1)}, "fixed": {"intrcpt": 0.5}}, "both fixed and bounded"),

@@ -133,10 +133,17 @@ def test_a_multilevel_fit_is_compared_with_another():
     assert text.startswith("Multilevel Location-Scale Model (n = 96)")
 
 
-def test_options_that_several_terms_do_not_have_are_refused():
+def test_a_coefficient_may_go_without_its_grouping_where_no_other_has_its_name():
     multilevel = model(simulate(), {"district": "~ 1", "school": "~ size"})
-    with pytest.raises(FitError, match="a fixed value is given for 'size'"):
-        multilevel.fit_reml(fixed={"size": 0.0})
+    short, whole = (multilevel.fit_reml(fixed={name: 0.2}) for name in ("size", "school: size"))
+    assert short.fixed == whole.fixed == {"school: size": 0.2}
+    assert short.loglik == whole.loglik
+    with pytest.raises(FitError, match="several scale terms have 'intrcpt'"):
+        multilevel.fit_reml(fixed={"intrcpt": 0.0})
+
+
+def test_latent_effects_of_several_terms_are_refused():
+    multilevel = model(simulate(), {"district": "~ 1", "school": "~ size"})
     with pytest.raises(FitError, match="several scale terms"):
         multilevel.fit_bayes(true_effects="latent")
 

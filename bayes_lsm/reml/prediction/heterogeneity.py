@@ -137,23 +137,25 @@ class Heterogeneity(ResultTable):
         return [self.title, "", table, *(["", *below] if below else [])]
 
     def _as_list(self, digits: int) -> list[str]:
-        about = "" if self.constant else " of the average study"
-        has_se = np.isfinite(self.se_tau2)
-        se = f" (SE = {self.se_tau2:.{digits}f})" if has_se else ""
-        rows = [
-            (f"τ²{about}:", f"{self.tau2:.{digits}f}{se}"),
-            (f"τ{about}:", f"{self.tau:.{digits}f}"),
-        ]
-        if not self.constant:
-            low, high = self.by_row["tau2"].min(), self.by_row["tau2"].max()
-            rows.append(("τ² of the studies, from … to:", f"{low:.{digits}f} … {high:.{digits}f}"))
-        rows.append(("I² (heterogeneity / total variability):", f"{self.I2:.2f}%"))
-        if np.isfinite(self.H2):
-            rows.append(("H² (total / sampling variability):", f"{self.H2:.2f}"))
-        rows += self._shares()
+        rows = [*self._amounts(digits), *self._shares()]
         width = max(len(name) for name, _ in rows)
         lines = [f"{name:<{width}} {value}" for name, value in rows]
         return [*lines, *(" ".join(pair) for pair in self._test(digits))]
+
+    def _amounts(self, digits: int) -> Iterator[tuple[str, str]]:
+        about = "" if self.constant else " of the average study"
+        if np.isnan(self.tau2):
+            yield f"τ²{about}:", "not informed by the data"
+            return
+        se = f" (SE = {self.se_tau2:.{digits}f})" if np.isfinite(self.se_tau2) else ""
+        yield f"τ²{about}:", f"{self.tau2:.{digits}f}{se}"
+        yield f"τ{about}:", f"{self.tau:.{digits}f}"
+        if not self.constant:
+            low, high = self.by_row["tau2"].min(), self.by_row["tau2"].max()
+            yield "τ² of the studies, from … to:", f"{low:.{digits}f} … {high:.{digits}f}"
+        yield "I² (heterogeneity / total variability):", f"{self.I2:.2f}%"
+        if np.isfinite(self.H2):
+            yield "H² (total / sampling variability):", f"{self.H2:.2f}"
 
     def _shares(self) -> Iterator[tuple[str, str]]:
         if np.isfinite(self.R2):
@@ -314,6 +316,8 @@ def _r2(fit: Estimates, total: float) -> float:
     others = [j for j, name in enumerate(names) if name != "intrcpt"]
     without = _constant_fit(fit, design.without(location=others))
     before = float(np.sum([np.mean(each) for each in _by_row(without)]))
+    if np.isnan(total) or np.isnan(before):
+        return math.nan
     return 100 * max(0.0, 1 - total / before) if before > 0 else 0.0
 
 
