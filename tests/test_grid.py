@@ -46,8 +46,8 @@ ASKED = {
 }
 FIGURES = {"REML": PLOTS_OF_REML, "collapsed": PLOTS_OF_BAYES, BY_HAND: PLOTS_OF_BAYES}
 OF_ANY = {**OF_MODEL, **OF_DESIGN}
-# Verbs that refit by the hundred or draw many figures, in the fast grid of two kinds of model alone:
-# one for each solver. By ML they take the same road as by REML.
+# Verbs that refit, or draw many figures: in the fast grid of one kind of model for each solver, and
+# wherever they are refused. By ML they take the same road as by REML.
 REFITTING = {
     *("average", "calibrate", "coverage", "report", "diagnosis_page", "sensitivity_page"),
     *("bayes_factor", "diagnose", "kfold", "loo", "savage_dickey", "sensitivity"),
@@ -71,9 +71,10 @@ def is_fitted(kind, how):
     return refusal(model_of(kind).design, *LINES_OF_FIT[how]) is None
 
 
-def marks_of(kind, how, name):
+def marks_of(kind, how, name, verb):
     """Slow where a cell takes seconds, and expected to fail where the grid has found a fault."""
-    refits = name in REFITTING and (kind not in QUICK or how == "ML")
+    refused = refusal(model_of(kind).design, *(verb.lines or (name,)))
+    refits = name in REFITTING and not refused and (kind not in QUICK or how == "ML")
     found = [pytest.mark.slow] if refits and how != "nuts" else []
     why = FAULTS.get((kind, name)) if how in ("collapsed", "nuts") else None
     return [*found, pytest.mark.xfail(reason=why, strict=False)] if why else found
@@ -82,7 +83,7 @@ def marks_of(kind, how, name):
 def cells(table, hows):
     return [
         pytest.param(
-            kind, how, name, verb, id=f"{name}-{kind}-{how}", marks=marks_of(kind, how, name)
+            kind, how, name, verb, id=f"{name}-{kind}-{how}", marks=marks_of(kind, how, name, verb)
         )
         for how in hows
         for kind in KINDS
