@@ -111,7 +111,7 @@ def rows_at(
     """New data: one row for each value of a moderator, the others held where `typical` says."""
     if at and variable in at:
         raise FitError(f"{variable!r} is on the axis and cannot be held in `at`; leave it out")
-    # Of a column with random intercepts of ln τ² that is in no formula, another level than any seen.
+    # Of a column with random intercepts of ln τ², a level that was not seen.
     levels = {each.column: _ANOTHER for term in design.terms for each in term.random}
     held = {**levels, **typical(design, at)}
     column_of(design, variable)
