@@ -211,7 +211,7 @@ def test_arviz_reads_every_posterior(kind, how):
     with quiet():
         loo = az.loo(tree, pointwise=True)
     assert np.isfinite([loo.elpd, loo.se, loo.p]).all()
-    sensitivity = az.psense_summary(tree, round_to="none")
+    sensitivity = az.psense_summary(tree)
     coefficients = sum(
         len(names) for part, (names, _) in fit.parts().items() if "effect" not in part
     )
