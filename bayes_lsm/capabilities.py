@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 
+from bayes_lsm.design.clusters import connected_rows
 from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_parts import scale_parts
 from bayes_lsm.errors import FitError
 
 
@@ -47,6 +49,22 @@ GROUPED = Kind(
 )
 MODERATED = Kind(
     "scale moderators", lambda design: any(term.names != ("intrcpt",) for term in design.terms)
+)
+CONSTANT = Kind(
+    "constant scale formulas",
+    lambda design: not any(part.columns for part in scale_parts(design)),
+)
+LEVELS = Kind(
+    "a scale part of levels alone, without moderators",
+    lambda design: all(len(term.levels) == len(term.names) for term in design.terms),
+)
+BARE = Kind(
+    "a model without moderators",
+    lambda design: design.location.names == ("intrcpt",) and CONSTANT.holds(design),
+)
+CONNECTED = Kind(
+    "rows that all depend on each other, as those of crossed groups",
+    lambda design: not design.is_independent and not connected_rows(design).any(),
 )
 
 
@@ -96,10 +114,46 @@ LIMITS = (
         "use fit_reml, or link='log'",
     ),
     Limit(
-        ("check", "score_test", "permutation_test", "bootstrap_test", "robust"),
+        ("check", "score_test", "permutation_test", "bootstrap_test", "profile", "robust"),
         IDENTITY,
-        "their likelihoods are those of ln τ², which has no border",
-        "use link='log'; wald_test, likelihood_ratio_test and confidence_intervals take the link",
+        "its likelihood is that of ln τ², which has no border",
+        "use link='log'; wald_test, likelihood_ratio_test and Wald intervals take the link",
+    ),
+    Limit(
+        ("tau_means", "tau_contrasts", "tau_steps"),
+        IDENTITY,
+        "means and ratios are linear in α where it gives ln τ²",
+        "use predict_tau, or link='log'",
+    ),
+    Limit(
+        ("tau_means", "tau_contrasts"),
+        CONSTANT,
+        "there are no values of a moderator to be compared",
+        "give the scale a formula with a moderator; heterogeneity() has τ²",
+    ),
+    Limit(
+        ("tau_steps",),
+        LEVELS,
+        "the scale part has no moderators, so there is nothing to compare",
+        "give the scale a formula with a moderator",
+    ),
+    Limit(
+        ("permutation_test",),
+        BARE,
+        "there is nothing to permute",
+        "give the location or the scale a formula with moderators",
+    ),
+    Limit(
+        ("permutation_test", "robust"),
+        CONNECTED,
+        "there are no clusters that are independent of each other",
+        "use wald_test, likelihood_ratio_test or bootstrap_test",
+    ),
+    Limit(
+        ("bubble", "plots.heterogeneity"),
+        BARE,
+        "there is no moderator to be on the axis",
+        "use forest, or give a formula with a moderator",
     ),
     Limit(
         ("cochran_q", "forest"),
@@ -142,6 +196,18 @@ LIMITS = (
         RANDOM_SCALE,
         "its truth is one, and their levels would be drawn anew with every set of effects",
         "use calibrate with engine='nuts', which draws them from the prior",
+    ),
+    Limit(
+        ("average",),
+        BARE,
+        "there is only one model",
+        "give the location or the scale a formula with moderators",
+    ),
+    Limit(
+        ("waic",),
+        CONNECTED,
+        "WAIC is a sum over clusters that are independent given the coefficients",
+        "use loo, which needs no independence",
     ),
     Limit(
         ("engine='collapsed'", "average", "report"),

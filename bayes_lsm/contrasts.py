@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm.arrays import Array
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.coefficients import coefficients, find
 from bayes_lsm.design.scale_parts import ScalePart, scale_part
@@ -159,7 +160,7 @@ def tau_means(
     Searle, S. R., Speed, F. M., & Milliken, G. A. (1980). Population marginal means in the linear
     model. The American Statistician, 34(4), 216-221. doi:10.1080/00031305.1980.10483031
     """
-    _check(fit, measure)
+    _check("tau_means", fit, measure)
     scale = scale_part(fit.design, variable, grouping)
     rows, labels = _marginal_rows(scale, variable, values, at)
     rows = scale.among_all(rows)
@@ -235,7 +236,7 @@ def tau_contrasts(
     >>> list(bayes.table.columns)
     ['estimate', 'ci_lb', 'ci_ub', 'prob_above']
     """
-    _check(fit, measure)
+    _check("tau_contrasts", fit, measure)
     require_choice("kind", kind, Kind)
     scale = scale_part(fit.design, variable, grouping)
     means, names = _marginal_rows(scale, variable, values, at)
@@ -266,8 +267,8 @@ def tau_steps(
     fit : RemlFit or BayesFit
         With the log link.
     terms : str or sequence of str, optional
-        Scale terms as the fit names them, such as ``"I(weeks - 40)"``; by default all but the
-        intercept.
+        Scale terms as the fit names them, such as ``"I(weeks - 40)"``; by default all but
+        levels of ln τ²: intercepts, and those of the groups or effects of ``"~ 0 + outcome"``.
     step : float or "sd", default 1.0
         In units of the term, or one SD of it over the studies.
     measure, method, level
@@ -293,15 +294,14 @@ def tau_steps(
                  estimate  ci_lb  ci_ub
     I(ni / 100)       0.5   0.13   1.99
     """
-    _check(fit, measure)
+    _check("tau_steps", fit, measure)
     known = coefficients(fit.design)
     asked = [terms] if isinstance(terms, str) else terms
     if asked is None:
-        chosen = [each for each in known if each.name.split(": ")[-1] != "intrcpt"]
+        levels = [term.levels for term in fit.design.terms]
+        chosen = [each for each in known if each.j not in levels[each.t]]
     else:
         chosen = [find(term, known, "scale coefficient") for term in asked]
-    if not chosen:
-        raise FitError("the scale part has no moderators, so there is nothing to compare")
     if step != "sd" and not (isinstance(step, int | float) and math.isfinite(step) and step):
         raise FitError(f"step must be a finite number other than 0, or 'sd'; got {step!r}")
     rows = np.zeros((len(chosen), len(known)))
@@ -321,13 +321,9 @@ def _compared(measure: Measure) -> str:
     return "Differences of ln τ²" if measure == "log_tau2" else f"Ratios of {_SYMBOL[measure]}"
 
 
-def _check(fit: ScaleFit, measure: str) -> None:
+def _check(verb: str, fit: ScaleFit, measure: str) -> None:
     require_choice("measure", measure, Measure)
-    if fit.design.specification.link != "log":
-        raise FitError(
-            "marginal means and ratios are linear in α with link='log' alone; this fit has "
-            "link='identity'; use predict_tau()"
-        )
+    require_capable(verb, fit.design)
 
 
 def _results(

@@ -148,11 +148,20 @@ class LocationScaleModel:
 
     @classmethod
     def from_specification(
-        cls, specification: Specification, data: pd.DataFrame | None = None
+        cls,
+        specification: Specification,
+        data: pd.DataFrame | None = None,
+        *,
+        covariance: Any = None,
     ) -> Self:
-        """Bind a specification to `data`, or to the data that it names."""
+        """Bind a specification to `data`, or to the data that it names.
+
+        `covariance`, of shape (n, n), is that of the sampling errors, where the words say that it
+        was given as a matrix.
+        """
         model = cls.__new__(cls)
-        model._bind(specification, _load(specification) if data is None else data)
+        data = _load(specification) if data is None else data
+        model._bind(specification, data, covariance=covariance)
         return model
 
     @classmethod

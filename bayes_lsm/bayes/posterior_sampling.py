@@ -10,6 +10,7 @@ from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.pymc_model.graph import check_true_effects
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_choice, require_count, seed_or_new
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import ConvergenceWarning, FitError, warn
@@ -37,6 +38,9 @@ def draw_posterior(
     require_count("tune", tune, 100)
     if not 0 < target_accept < 1:
         raise FitError(f"target_accept must be between 0 and 1, got {target_accept!r}")
+    require_capable("fit_bayes", design)
+    if engine == "collapsed":
+        require_capable("engine='collapsed'", design)
     check_true_effects(design, true_effects)
     if true_effects == "latent" and engine == "collapsed":
         raise FitError(

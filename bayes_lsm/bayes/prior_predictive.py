@@ -22,6 +22,7 @@ from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.resolved_priors.resolve import pieces, resolve_priors
 from bayes_lsm.bayes.student.effects import said_before
 from bayes_lsm.bayes.term_draws import TermDraws
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_count, seed_or_new
 from bayes_lsm.design.chosen_terms import chosen_terms
 from bayes_lsm.design.design import Design
@@ -243,6 +244,7 @@ def prior_predictive(
     [0.1, 0.2, 0.4, 0.6, 2.3]
     """
     require_count("draws", draws, 100)
+    require_capable("prior_predictive", design)
     prior, seed = prior or design.specification.priors, seed_or_new(seed)
     resolved = resolve_priors(design, prior)
     _require_distributions(resolved)

@@ -29,6 +29,7 @@ from bayes_lsm.formulas.random_intercepts import (
     split_random_intercepts,
 )
 from bayes_lsm.formulas.term_names import Kind
+from bayes_lsm.priors.rules import level_columns
 from bayes_lsm.specification import Correlation
 
 
@@ -122,6 +123,16 @@ class ScaleTerm:
         """Whether each effect has the same τ² in all groups that have it."""
         of_effects = (self.Z[self.used[:, k], k] for k in range(len(self.effects)))
         return all(bool((rows == rows[:1]).all()) for rows in of_effects)
+
+    @property
+    def levels(self) -> frozenset[int]:
+        """Which coefficients are levels of ln τ² of some effect, and not what moves it."""
+        found: set[int] = set()
+        for k in range(len(self.effects)):
+            rows = self.Z[self.used[:, k], k]
+            own = np.flatnonzero((rows != 0).any(axis=0))
+            found |= {int(own[j]) for j in level_columns(rows[:, own])}
+        return frozenset(found)
 
     def keep(self, rows: Index) -> ScaleTerm:
         """The term of some rows, whether or not they can carry it.

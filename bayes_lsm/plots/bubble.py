@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm.arrays import Array
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
     BLACK,
@@ -97,6 +98,7 @@ def bubble(
     ['mean effect', '95% CI', 'mean ± τ', '95% prediction band']
     """
     design = fit.design
+    require_capable("bubble", design)
     if not is_number(design, variable):
         raise FitError(f"{variable!r} does not hold numbers; use forest(fit, by={variable!r})")
     grid = grid_of(design, variable, points)

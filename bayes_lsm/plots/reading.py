@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bayes_lsm.bayes.bayes_fit import BayesFit
     from bayes_lsm.reml.reml_fit import RemlFit
 
+_ANOTHER = "another level"
 type AnyFit = "RemlFit | BayesFit"
 
 
@@ -115,7 +116,9 @@ def rows_at(
     """New data: one row for each value of a moderator, the others held where `typical` says."""
     if at and variable in at:
         raise FitError(f"{variable!r} is on the axis and cannot be held in `at`; leave it out")
-    held = typical(design, at)
+    # Of a column with random intercepts of ln τ², a level that was not seen.
+    levels = {each.column: _ANOTHER for term in design.terms for each in term.random}
+    held = {**levels, **typical(design, at)}
     column_of(design, variable)
     return pd.DataFrame(
         {**{name: [value] * len(values) for name, value in held.items()}, variable: list(values)}

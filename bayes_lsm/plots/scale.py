@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm.arrays import Array
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import COLOURS, GREY, MARKERS, STYLES, canvas, legend, name_axes
@@ -96,6 +97,7 @@ def heterogeneity(
     if len(names) != len(found):
         raise FitError(f"labels must name each of the {len(found)} fits, got {len(names)}")
     design = found[0].design
+    require_capable("plots.heterogeneity", design)
     numeric = is_number(design, variable)
     held = held_text(design, variable, at)
     tables = []

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import fields
 
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.coefficients import coefficients, find
 from bayes_lsm.design.design import Design
@@ -105,18 +106,18 @@ def _check_settings(
     require_method(method)
     require_choice("test", test, Test)
     names = [each.label for each in coefficients(design)]
-    study_effects = design.specification.study_effects
-    if study_effects != "normal":
-        raise FitError(
-            f"REML and ML need study_effects='normal', got {study_effects!r}; use fit_bayes, or "
-            "normal study effects"
-        )
+    require_capable("fit_reml", design)
     require_informed(design, method)
     for term, value in fixed.items():
         if not math.isfinite(value):
             raise FitError(f"the fixed value of {term!r} must be finite, got {value}")
         if term in bounds:
             raise FitError(f"{term!r} is both fixed and bounded; choose one")
+    if design.specification.link == "identity" and fixed.keys() >= set(names):
+        raise FitError(
+            "with link='identity' some scale coefficient must be free, got all of them fixed; fix "
+            "those of ln τ², with link='log'"
+        )
     for term, ends in bounds.items():
         low, high = ends
         if not low < high:

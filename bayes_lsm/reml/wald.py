@@ -10,8 +10,8 @@ import numpy as np
 from scipy.special import chdtrc, fdtrc
 
 from bayes_lsm.arrays import Array
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.design.design import Design
-from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.likelihood import likelihood_of
 
 
@@ -63,8 +63,7 @@ def cochran_q(design: Design) -> ChiSquareTest:
     FitError
         For individual data, which have no sampling variances.
     """
-    if not (design.v > 0).all():
-        raise FitError("Cochran's Q needs sampling variances; individual data have none")
+    require_capable("cochran_q", design)
     white = (
         likelihood_of(design).sampling_covariance().whiten(np.column_stack([design.X, design.y]))
     )

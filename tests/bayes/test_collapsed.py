@@ -289,15 +289,13 @@ def schools(**options):
 def test_one_term_of_rows_has_the_posterior_of_the_ordinary_engine():
     data = lsm.load_dataset("bcg")
     words = Specification("yi ~ ablat", "vi", scale={"residual": "~ ablat"})
-    clustered = fit_bayes(as_dependent(build_design(words, data)), seed=1)
+    several = fit_bayes(as_dependent(build_design(words, data)), seed=1)
     ordinary = lsm.LocationScaleModel(
         "yi ~ ablat", scale="~ ablat", variance="vi", data=data
     ).fit_bayes(seed=2)
-    error = np.hypot(
-        clustered.importance.log_evidence_se, ordinary.draws.importance.log_evidence_se
-    )
-    assert abs(clustered.log_evidence - ordinary.log_evidence) < 4 * error
-    one, other = clustered.summary(), ordinary.summary()
+    error = np.hypot(several.importance.log_evidence_se, ordinary.draws.importance.log_evidence_se)
+    assert abs(several.log_evidence - ordinary.log_evidence) < 4 * error
+    one, other = several.summary(), ordinary.summary()
     # The rank of a median among n effective draws has the standard deviation ½ / √n.
     mcse = np.hypot(1, 1) * other["sd"].to_numpy() * 1.25 / np.sqrt(other["ess"].to_numpy())
     assert (np.abs(one["median"].to_numpy() - other["median"].to_numpy()) < 4 * mcse).all()

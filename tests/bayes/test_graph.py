@@ -339,7 +339,7 @@ def test_the_concentration_reaches_the_collapsed_engine():
 
 
 def test_latent_effects_are_refused():
-    with pytest.raises(FitError, match="true effects are integrated out"):
+    with pytest.raises(FitError, match="leave it out: true effects are integrated out"):
         MODELS["nested"]().fit_bayes(true_effects="latent")
 
 

@@ -290,7 +290,7 @@ def test_bad_input():
     with pytest.raises(FitError, match="level must be between 0 and 1"):
         tau_means(fit, "g", level=95)
     constant = fit_reml(make_design(data))
-    with pytest.raises(FitError, match="none: the scale part is constant"):
+    with pytest.raises(FitError, match="tau_means does not take constant scale formulas"):
         tau_means(constant, "g")
     with pytest.raises(FitError, match="no moderators"):
         tau_steps(constant)
@@ -456,3 +456,18 @@ def test_predictions_at_a_limit_do_not_depend_on_the_coding(formula):
     rows = fit.terms["d"].term.index == 15
     expected = np.sqrt(0.05 + np.exp(by_kind.alpha[15, 1]) + by_kind.se_beta[15, 0] ** 2)
     assert found.deleted_residual_se[rows] == pytest.approx(expected, rel=1e-6)
+
+
+def test_levels_of_ln_tau2_are_no_steps():
+    """A slope's own τ², or an outcome's, is not the ratio of two."""
+    data = nested_data(slopes=(0, 0.7))
+    data["w"] = np.arange(len(data)) % 2
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DivergentScaleWarning)
+        fit = lsm.LocationScaleModel(
+            "yi ~ w", {"1 + w | district": "~ 1", "residual": "~ x"}, variance="vi", data=data
+        ).fit_reml()
+    assert list(tau_steps(fit).table.index) == ["residual: x"]
+    outcomes = lsm.LocationScaleModel.from_file("berkey1998").fit_reml()
+    with pytest.raises(FitError, match="tau_steps does not take a scale part of levels alone"):
+        tau_steps(outcomes)

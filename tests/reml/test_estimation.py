@@ -193,14 +193,21 @@ def test_identity_link_without_a_feasible_point_is_refused():
         model.fit_reml(fixed={"intrcpt": -5.0}, bounds={"ablat": (-1.0, 0.01)})
 
 
+def test_some_coefficient_of_tau2_itself_is_free():
+    model = lsm.LocationScaleModel(
+        "yi ~ 1", variance="vi", data=lsm.load_dataset("bcg"), link="identity"
+    )
+    with pytest.raises(lsm.FitError, match="some scale coefficient must be free, got all of them"):
+        model.fit_reml(fixed={"intrcpt": 0.1})
+
+
 def test_bayes_refuses_the_identity_link():
     model = lsm.LocationScaleModel(
         "yi ~ 1", scale="~ ablat", variance="vi", data=lsm.load_dataset("bcg"), link="identity"
     )
-    with pytest.raises(lsm.FitError, match="a Bayesian fit needs link='log'"):
-        model.fit_bayes()
-    with pytest.raises(lsm.FitError, match="a Bayesian fit needs link='log'"):
-        model.to_pymc()
+    for verb in ("fit_bayes", "to_pymc", "prior_predictive"):
+        with pytest.raises(lsm.FitError, match=f"{verb} does not take link='identity'"):
+            getattr(model, verb)()
 
 
 def test_a_start_can_be_given():

@@ -299,7 +299,7 @@ MODELS = {"schools_year": (schools(year=True), "district"), "crimes": (crimes(),
 
 
 @pytest.fixture(scope="module", params=list(MODELS))
-def clustered(request):
+def by_cluster(request):
     """What rma.mv says without each cluster, and what we do."""
     model, cluster = MODELS[request.param]
     return PEERS["metafor_verbs"][request.param], model.fit_reml().influence(
@@ -307,8 +307,8 @@ def clustered(request):
     )
 
 
-def test_clusters_as_metafor(clustered):
-    peer, found = clustered
+def test_clusters_as_metafor(by_cluster):
+    peer, found = by_cluster
     # metafor sorts its clusters as text or as numbers. rma.mv's variances are good to about 1e-5 of
     # themselves (see multilevel.R), its refits too, and these are differences of refits.
     at = [found.labels.index(str(name)) for name in peer["cluster"]]
@@ -320,8 +320,8 @@ def test_clusters_as_metafor(clustered):
     np.testing.assert_allclose(found.deleted_residual_se, peer["se"], rtol=1e-3)
 
 
-def test_the_table_of_clusters_has_all_columns(clustered):
-    _, found = clustered
+def test_the_table_of_clusters_has_all_columns(by_cluster):
+    _, found = by_cluster
     table = found.to_dataframe()
     assert table["rows"].sum() == len(found.fit.design.y)
     assert table["hat"].sum() == pytest.approx(len(found.fit.beta))

@@ -195,7 +195,7 @@ def test_what_is_refused():
     identity = fit_reml(make_design(example(), "~ x", "~ x", link="identity"))
     assert np.isfinite(confidence_intervals(identity)["estimate"]).all()
     for method in ("profile", "bootstrap", "permutation"):
-        with pytest.raises(FitError, match=f"a {method} interval needs a fit with link='log'"):
+        with pytest.raises(FitError, match=f"{method}.* does not take link='identity'"):
             confidence_intervals(identity, method=method)
     bounded = fit_reml(plain.design, bounds={"intrcpt": (plain.alpha[0] + 0.5, np.inf)})
     with pytest.raises(FitError, match="no bound holds, got intrcpt"):

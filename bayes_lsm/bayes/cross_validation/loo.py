@@ -37,6 +37,7 @@ from bayes_lsm.bayes.cross_validation.refits import Predictions, leave_out_folds
 from bayes_lsm.bayes.cross_validation.units import Unit, are_independent, read_units
 from bayes_lsm.bayes.resolved_priors.propriety import require_proper_without
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.design.subsets import Indices, Studies
 from bayes_lsm.errors import FitError
@@ -251,6 +252,7 @@ def waic(fit: Posterior, *, cluster: Cluster | None = None, unit: Unit = "cluste
     information criterion in singular learning theory. Journal of Machine Learning Research, 11,
     3571-3594.
     """
+    require_capable("waic", fit.design)
     studies = checked_studies(fit, cluster, unit)
     if not are_independent(fit.design, studies):
         raise FitError(

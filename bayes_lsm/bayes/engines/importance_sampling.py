@@ -141,7 +141,7 @@ def _adapt(target: Target, rng: np.random.Generator) -> tuple[Mixture, float]:
             break
         weights = _tempered(log_weights)
         if step == 0:
-            mixture = _clustered(mixture, points, weights, rng)
+            mixture = _around_clusters(mixture, points, weights, rng)
         mixture = fit_mixture(mixture, points, weights)
     return best, best_efficiency
 
@@ -226,7 +226,7 @@ def _derivatives(
     return (up - down) / (2 * h), hessian
 
 
-def _clustered(
+def _around_clusters(
     mixture: Mixture, points: Array, weights: Array, rng: np.random.Generator
 ) -> Mixture:
     """Components around the centres of clusters of the weighted points."""

@@ -178,6 +178,7 @@ def _coefficient_model(design: Design, priors: Priors) -> Iterator[tuple[pm.Mode
     """What all models share: the data, the coefficients with their priors, and what they say."""
     import pymc as pm
 
+    require_capable("to_pymc", design)
     resolved = resolve_priors(design, priors)
     with pm.Model(coords=coordinates(design)) as model:
         pm.Data("y", design.y, dims=row_dim(design))

@@ -12,9 +12,10 @@ from scipy.linalg import block_diag
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.coordinates import scale_names
 from bayes_lsm.bayes.resolved_priors.propriety import require_proper
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
-from bayes_lsm.errors import FitError, PriorError
+from bayes_lsm.errors import PriorError
 from bayes_lsm.priors import (
     EVERY_OTHER_TERM,
     Family,
@@ -89,11 +90,7 @@ def require_log_link(design: Design) -> None:
     ------
     FitError
     """
-    if design.specification.link != "log":
-        raise FitError(
-            f"a Bayesian fit needs link='log', got {design.specification.link!r}; the priors are "
-            "those of ln τ²"
-        )
+    require_capable("fit_bayes", design)
 
 
 def scale_sd_prior(priors: Priors) -> Family:

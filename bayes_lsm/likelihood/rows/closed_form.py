@@ -90,26 +90,28 @@ def evaluate(
     *,
     method: Method,
     zero: Mask | None = None,
+    identity: bool = False,
 ) -> Evaluation:
     """The log-likelihood, its score and its Hessian at α (q,); τ² of some studies may be held at 0.
 
-    y and v are (n,), X (n, p), Z (n, q) and `zero`, which says for which studies, (n,).
+    y and v are (n,), X (n, p), Z (n, q) and `zero`, which says for which studies, (n,). With
+    `identity` Zα is τ² itself, and not ln τ².
     """
-    d = tau2(alpha, Z, zero)
-    variance = v + d
+    d, bend = _slopes(alpha, Z, zero, identity)
+    variance = v + (Z @ alpha if identity else d)
     w = 1.0 / variance
     location = estimate_location(y, variance, X)
     Q = location.basis  # P = W^½ (I − QQ') W^½
     u = w * location.residuals  # = Py
     wd = w * d
 
-    traces, products = wd, wd**2  # of P V_j (of W V_j for ML), and the diagonal part of P V_j P V_k
+    diagonal, products = w, wd**2  # of P (of W for ML), and the diagonal part of P V_j P V_k
     if method == "REML":
         h = np.sum(Q**2, axis=1)
-        traces, products = wd * (1.0 - h), wd**2 * (1.0 - 2.0 * h)
+        diagonal, products = w * (1.0 - h), wd**2 * (1.0 - 2.0 * h)
 
-    score = 0.5 * Z.T @ (d * u**2 - traces)
-    weights = -0.5 * traces + 0.5 * products + 0.5 * d * u**2 - wd * d * u**2
+    score = 0.5 * Z.T @ (d * (u**2 - diagonal))
+    weights = 0.5 * bend * (u**2 - diagonal) + 0.5 * products - wd * d * u**2
     hessian = Z.T @ (weights[:, None] * Z)
     g = Q.T @ ((np.sqrt(w) * d * u)[:, None] * Z)
     hessian += g.T @ g
@@ -118,6 +120,14 @@ def evaluate(
         hessian += 0.5 * np.einsum("jab,kba->jk", M, M)
     value = _value(method, X, variance, location)
     return Evaluation(value, score, hessian, location.beta, location.covariance)
+
+
+def _slopes(alpha: Array, Z: Array, zero: Mask | None, identity: bool) -> tuple[Array, Array]:
+    """The first and second derivative of each τ² with respect to its z'α."""
+    if identity:
+        return np.ones(len(Z)), np.zeros(len(Z))
+    d = tau2(alpha, Z, zero)
+    return d, d
 
 
 def expected_information(alpha: Array, v: Array, X: Array, Z: Array, *, method: Method) -> Array:

@@ -89,7 +89,14 @@ class Rows:
         if isinstance(criterion, NormalPrior):
             raise FitError("the rows' likelihood with β integrated out has values only")
         return closed_form.evaluate(
-            alpha, design.y, design.v, design.X, design.Z, method=criterion, zero=self.gone
+            alpha,
+            design.y,
+            design.v,
+            design.X,
+            design.Z,
+            method=criterion,
+            zero=self.gone,
+            identity=self._is_identity,
         )
 
     def values(self, alphas: Array, criterion: Criterion) -> Array:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm.arrays import Array
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_choice, require_level
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.design.coefficients import Coefficient, Pair, coefficients, pairs
@@ -16,12 +17,19 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.intervals.profile import profile
 from bayes_lsm.reml.intervals.resampling import bootstrap_ends, permutation_ends
-from bayes_lsm.reml.requirements import require_log_link, require_no_bounds
+from bayes_lsm.reml.requirements import require_no_bounds
 from bayes_lsm.reml.resampling import check_iterations, checked_seed
 from bayes_lsm.results import wald_table
 
 IntervalPart = Literal["scale", "location", "correlation"]
 IntervalMethod = Literal["wald", "profile", "permutation", "bootstrap"]
+
+# The verbs by which intervals are found, as the table of what cannot be done calls them.
+_MADE_OF = {
+    "profile": "profile",
+    "permutation": "permutation_test",
+    "bootstrap": "bootstrap_test",
+}
 
 
 def confidence_intervals(
@@ -115,7 +123,7 @@ def confidence_intervals(
     wald = _wald(fit, part, level)
     if method == "wald":
         return wald
-    require_log_link(fit, f"a {method} interval")
+    require_capable(_MADE_OF[method], fit.design)
     require_no_bounds(fit, f"a {method} interval")
     if method == "profile":
         lower, upper = _profile_ends(fit, part, level)

@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from bayes_lsm.arrays import Array, Mask
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.design.coefficients import (
     Coefficient,
     Pair,
@@ -31,7 +32,7 @@ from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrice
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.likelihood.protocol import Likelihood
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.requirements import require_log_link, require_no_bounds
+from bayes_lsm.reml.requirements import require_no_bounds
 from bayes_lsm.reml.scale_values import scale_values
 from bayes_lsm.reml.search.estimate import estimate
 from bayes_lsm.specification import Correlation, Method
@@ -266,5 +267,5 @@ def _of_pair(fit: Estimates, which: Pair) -> Slices:
 
 
 def _require(fit: Estimates) -> None:
-    require_log_link(fit, "a profile")
+    require_capable("profile", fit.design)
     require_no_bounds(fit, "a profile")

@@ -24,9 +24,9 @@ import pandas as pd
 from scipy.special import chdtri
 
 from bayes_lsm.arrays import Array
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_choice, require_level
 from bayes_lsm.design.design import Design
-from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.rows.closed_form import estimate_location
 from bayes_lsm.likelihood.typical_variance import typical_variance
 from bayes_lsm.reml.estimates import Estimates
@@ -176,7 +176,7 @@ def estimate_tau2(design: Design, estimator: Estimator = "REML") -> Tau2Estimate
     uncertainty in meta-analysis. Research Synthesis Methods, 7(1), 55-79. doi:10.1002/jrsm.1164
     """
     require_choice("estimator", estimator, Estimator)
-    _require_one_tau2(design, "estimate_tau2")
+    require_capable("estimate_tau2", design)
     found = _ESTIMATORS[estimator](design)
     tau2 = max(0.0, found.tau2)
     location = estimate_location(design.y, design.v + tau2, design.X)
@@ -191,20 +191,6 @@ def estimate_tau2(design: Design, estimator: Estimator = "REML") -> Tau2Estimate
         truncated=found.tau2 < 0,
         converged=found.converged,
     )
-
-
-def _require_one_tau2(design: Design, what: str) -> None:
-    if not design.is_independent:
-        raise FitError(
-            f"{what} is for independent effects with one τ² that all share, got a {design.kind}; "
-            "fit_reml() has the variances of every model, and confidence_intervals() theirs"
-        )
-    if design.scale.names != ("intrcpt",):
-        raise FitError(
-            f"{what} is for one τ² that all studies share, but this scale part is "
-            f"{design.scale.formula!r}; use scale='~ 1', or the tau2 and the predictions of the "
-            "location-scale fit"
-        )
 
 
 def _r2(design: Design, estimator: Estimator, tau2: float) -> float:
@@ -414,7 +400,7 @@ def q_profile_interval(
     """
     require_level(level)
     design = fit if isinstance(fit, Design) else fit.design
-    _require_one_tau2(design, "q_profile_interval")
+    require_capable("q_profile_interval", design)
     y, v, X = design.y, design.v, design.X
     found = estimate_tau2(fit, "PM") if isinstance(fit, Design) else fit
     estimated = float(np.ravel(found.tau2)[0])

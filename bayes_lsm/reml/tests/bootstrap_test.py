@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm.arrays import Array
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.requirements import require_log_link, require_no_bounds
+from bayes_lsm.reml.requirements import require_no_bounds
 from bayes_lsm.reml.resampling import (
     TIED,
     batches,
@@ -138,7 +139,7 @@ def bootstrap_test(
     """
     require_nested(full, reduced)
     for fit in (full, reduced):
-        require_log_link(fit, "a bootstrap test")
+        require_capable("bootstrap_test", fit.design)
         require_no_bounds(fit, "a bootstrap test")
     check_iterations(iterations)
     seed = checked_seed(seed)

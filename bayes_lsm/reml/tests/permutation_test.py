@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm.arrays import Array
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.design.coefficients import term_columns
 from bayes_lsm.design.exchangeable import PartName, exchangeable
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.requirements import require_log_link, require_no_bounds
+from bayes_lsm.reml.requirements import require_no_bounds
 from bayes_lsm.reml.resampling import batches, check_iterations, checked_seed, share_at_least
 from bayes_lsm.reml.search.refits import Refits, Starts, held
 from bayes_lsm.reml.search.refitter import refitter_of
@@ -200,7 +201,7 @@ def permutation_test(
     check_iterations(iterations)
     if exact not in (True, False, "auto"):
         raise FitError(f"exact must be 'auto', True or False, got {exact!r}")
-    require_log_link(fit, "a permutation test")
+    require_capable("permutation_test", fit.design)
     require_no_bounds(fit, "a permutation test")
     what = exchangeable(held(fit)[0], part, cluster)
     count, exhaustive = is_exhaustive(what.moderators, iterations, exact)

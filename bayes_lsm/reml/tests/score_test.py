@@ -10,12 +10,13 @@ from scipy.linalg import block_diag
 from scipy.special import chdtrc
 
 from bayes_lsm.arrays import Array
+from bayes_lsm.capabilities import require_capable
 from bayes_lsm.design.coefficients import scale_places, term_columns
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.requirements import require_log_link, require_no_bounds
+from bayes_lsm.reml.requirements import require_no_bounds
 from bayes_lsm.reml.search.estimate import estimate
 from bayes_lsm.reml.search.refits import held
 from bayes_lsm.tables import format_pval
@@ -101,7 +102,7 @@ def score_test(fit: Estimates, terms: str | Sequence[str] | None = None) -> Scor
     Mathematical Proceedings of the Cambridge Philosophical Society, 44(1), 50-57.
     doi:10.1017/S0305004100023987
     """
-    require_log_link(fit, "a score test")
+    require_capable("score_test", fit.design)
     require_no_bounds(fit, "a score test")
     design, free = held(fit)
     names = [fit.scale_names[j] for j in free]

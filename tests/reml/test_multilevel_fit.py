@@ -40,12 +40,12 @@ def test_one_term_of_rows_is_the_ordinary_fit():
     ordinary = lsm.LocationScaleModel(
         "yi ~ I(ni / 100)", scale="~ I(ni / 100)", variance="vi", data=data
     ).fit_reml()
-    clustered = fit_reml(build_design(words, data))
-    assert clustered.loglik == pytest.approx(ordinary.loglik, abs=1e-9)
+    several = fit_reml(build_design(words, data))
+    assert several.loglik == pytest.approx(ordinary.loglik, abs=1e-9)
     # Both stop where a step gains less than 1e-13 of the likelihood: √ of that in the coefficients.
-    np.testing.assert_allclose(clustered.terms["residual"].alpha, ordinary.alpha, rtol=1e-5)
-    np.testing.assert_allclose(clustered.beta, ordinary.beta, rtol=1e-6)
-    np.testing.assert_allclose(clustered.terms["residual"].vcov, ordinary.vcov_scale, rtol=1e-4)
+    np.testing.assert_allclose(several.terms["residual"].alpha, ordinary.alpha, rtol=1e-5)
+    np.testing.assert_allclose(several.beta, ordinary.beta, rtol=1e-6)
+    np.testing.assert_allclose(several.terms["residual"].vcov, ordinary.vcov_scale, rtol=1e-4)
 
 
 def dense(parameters, data):

@@ -1,4 +1,4 @@
-"""The clustered likelihood against metafor's rma.mv, nlme's lme, glmmTMB and the slides.
+"""The likelihood of several scale terms against rma.mv, nlme's lme, glmmTMB and the slides.
 
 The numbers, and how far each is good, are in tests/reference/multilevel.R.
 """

@@ -1,6 +1,6 @@
 """Models with several scale terms, from words to tables, against rma.mv, lme and the slides.
 
-The likelihood itself is held to these peers in tests/likelihood/test_clustered_peers.py; here it is
+The likelihood itself is held to these peers in tests/likelihood/test_blocks_peers.py; here it is
 what the front door makes of it. How far the peers' numbers are good is in multilevel.R.
 """
 
