@@ -15,7 +15,6 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.tables import LONGEST, Printable
 
 
-
 class Fit(Protocol):
     """A fitted location-scale model."""
 
