@@ -126,8 +126,6 @@ def attempts():
                 or owner in ("RemlFit", "BayesFit", "Sensitivity")
             ):
                 continue
-            if kind == "one term" and owner.startswith("Clustered"):
-                continue
             yield pytest.param(door, argument, kind, id=f"{door}({argument}), {kind}")
 
 

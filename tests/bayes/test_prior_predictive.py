@@ -12,7 +12,7 @@ from bayes_lsm.bayes import prior_predictive
 from bayes_lsm.priors import Flat, HalfNormal, Normal, Priors, from_fold, preset
 
 from .levels import as_dependent, model_of
-from .test_clustered_calibration import countries, outcomes
+from .test_calibration import countries, outcomes
 
 
 @pytest.fixture(scope="module")
