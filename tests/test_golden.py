@@ -25,12 +25,10 @@ BETWEEN_SOLVERS = 1e-5
 # error of the second order in that of the estimates. The score statistic was pinned with what was
 # left of the other coefficients' slope where the search for the null ended, 5e-8. Medians of τ² of
 # several terms were pinned, and are those of ln τ²: half way between two draws these differ by the
-# square of their distance, 7e-6 at most. A p-value's relative error is z² + 1 times that of z, or
-# 10 times where it matters. Influence is counted in standard errors, and each number
+# square of their distance, 7e-6 at most. Influence is counted in standard errors, and each number
 # is a difference of two maxima, either 3e-7 off at worst: of those in the hundredths, 1e-5.
 OF_VERB = {
     "design": 1e-11,
-    "estimates": 1e-6,
     "influence": 1e-5,
     "loglik": 1e-10,
     "posterior_predict": 1e-5,
