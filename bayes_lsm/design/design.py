@@ -84,8 +84,14 @@ class Design:
     def is_independent(self) -> bool:
         """Whether the effects are independent, each with a τ² of its own.
 
-        This is the classical model: one scale term, whose groups are the rows, and a diagonal V.
+        This is the classical model: one scale term, whose groups are the rows, and a diagonal V,
+        with no part of ln τ² held.
         """
+        return self.has_independent_rows and self.terms[0].offset is None
+
+    @cached_property
+    def has_independent_rows(self) -> bool:
+        """The same, whatever part of ln τ² is held (see `hold`)."""
         term = self.terms[0]
         return (
             len(self.terms) == 1
@@ -93,7 +99,6 @@ class Design:
             and len(term.groups) == len(self.y)
             and term.slopes.shape[1] == 1
             and not term.random
-            and term.offset is None
             and bool((term.slopes == 1).all() and (self.v > 0).all())
         )
 

@@ -226,6 +226,7 @@ OF_BAYES: dict[str, Verb] = {
     "terms": Verb(lambda q: q.fit.terms, _terms),
     "title": Verb(lambda q: q.fit.title, text),
     "to_dataframe": Verb(lambda q: q.fit.to_dataframe(), _summary),
+    "cells": Verb(lambda q: q.fit.cells().notes, lambda notes, q: None),
     "to_html": Verb(lambda q: q.fit.to_html(), _html),
     "to_latex": Verb(lambda q: q.fit.to_latex(), text),
     "to_netcdf": Verb(_saved, _netcdf),

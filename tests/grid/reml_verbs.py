@@ -217,6 +217,7 @@ FACTS: dict[str, Verb] = {
     "tau2": Verb(lambda q: q.fit.tau2, array(_of_rows)),
     "title": Verb(lambda q: q.fit.title, text),
     "to_dataframe": Verb(lambda q: q.fit.to_dataframe(), table("estimate", _coefficients)),
+    "cells": Verb(lambda q: q.fit.cells().notes, lambda notes, q: None),
     "to_html": Verb(lambda q: q.fit.to_html(), _html),
     "to_latex": Verb(lambda q: q.fit.to_latex(), text),
     "to_string": Verb(lambda q: q.fit.to_string(), text),

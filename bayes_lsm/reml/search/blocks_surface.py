@@ -43,9 +43,9 @@ class BlocksSurface(Surface):
         effects where the matrix is unstructured, that of all pairs where it is compound symmetric.
     turns : int, default 3
         Rounds of further climbs once a best point is known. With 0, for refits in their hundreds,
-        there are fewer starts as well: twice as fast. Of sets that were simulated from fits of the
-        nasty data of the simulated tests it misses the highest point of about 2%, and of 1 in 472
-        from where the fit stopped.
+        there are fewer starts as well: nearly twice as fast. Of 240 sets that were simulated from
+        the fits of four models it missed no highest point from where the fit stopped; without the
+        corners, 5.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class BlocksSurface(Surface):
         self.effort = Effort(
             ordinary=1 + len(terms),
             cloud=3,
-            clouds=self._is_small * (3 if wide else 1),
+            clouds=self._is_small * (3 if wide else 2),
             rounds=turns * wide,
             origins=3 * wide,
             returns=4,
             joined=0,
-            corner_rows=4 * wide,
+            corner_rows=4 * (self._is_small and self._is_steep),
             equal=1e-9,
             floor=1e-8,
             least=1e-2,

@@ -75,7 +75,7 @@ def surface_of(
 
     `held` and `turns` are those of blocks.
     """
-    if design.is_independent:
+    if design.has_independent_rows:
         from bayes_lsm.reml.search.rows_surface import RowsSurface
 
         (term,) = design.terms

@@ -89,6 +89,8 @@ class RowsSurface(Surface):
     def first_starts(self, given: Sequence[Array]) -> Array:
         """What was given, moments, residuals and the best of many slopes: see `ascent`."""
         q = len(self.columns)
+        if not q:
+            return np.zeros((1, 0))
         slopes = steep_slopes(q, _SLOPES, _OBLIQUE)
         known = np.array(given).reshape(-1, q)
         constant = self.geometry.constant

@@ -66,6 +66,11 @@ class Search:
         self._returned: set[Face] = set()
         effort = self._effort
         starts = surface.first_starts(given)
+        if not starts.shape[1]:  # everything is fixed
+            (self.stop,) = surface.climb(starts[:1])
+            self._highest = self._near = self.stop
+            self._is_undecided = False
+            return
         turns = effort.rounds + effort.clouds
         self._steps = random_steps(turns, effort.cloud, starts.shape[1], _RADII)
         clouds = [self._cloud(start, c) for c, start in enumerate(starts[: effort.clouds])]
