@@ -62,6 +62,11 @@ def found_sensitivity():
     return fit_of("bayes", "one term").sensitivity(factors=(), draws=400, progress=False)
 
 
+@cache
+def found_average():
+    return model("one term").average(seed=1, progress=False)
+
+
 def names_of(module):
     """What is written in the hints of a module, also what is imported for them alone."""
     module = importlib.import_module(module)
@@ -123,7 +128,7 @@ def attempts():
             if kind == "several terms" and (
                 door in ONE_TERM_ONLY
                 or door.startswith("bayes_lsm.priors.")
-                or owner in ("RemlFit", "BayesFit", "Sensitivity")
+                or owner in ("RemlFit", "BayesFit", "Sensitivity", "ModelAverage")
             ):
                 continue
             yield pytest.param(door, argument, kind, id=f"{door}({argument}), {kind}")
@@ -138,6 +143,7 @@ def needed(door, function, kind, argument):
         "RemlFit": lambda: fit_of("reml", kind),
         "BayesFit": lambda: fit_of("bayes", kind),
         "Sensitivity": found_sensitivity,
+        "ModelAverage": found_average,
     }
     given = {
         "self": selves.get(door.split(".")[0]),

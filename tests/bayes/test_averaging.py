@@ -334,8 +334,8 @@ def test_correlations_are_in_every_model():
         (("outcome",), 2),
         (("outcome", "year"), 2),
     ]
-    assert found.draws.correlation.shape == (1, 4000, 1)
-    assert (found.draws.correlation != 0).all()
+    assert found.draws.kappa.shape == (1, 4000, 1)
+    assert (found.draws.kappa != 0).all()
     table = found.to_dataframe()
     assert table.index.to_list() == [
         *(("location", term) for term in ("outcomeAL", "outcomePD", "year")),

@@ -256,7 +256,8 @@ def test_a_single_study_is_not_left_out():
     found = model.fit_bayes(seed=1).diagnose(progress=False)
     assert found.loo is None
     assert found.remarks == (
-        "nothing was left out: leaving studies out needs at least two of them, got 1",
+        "nothing was left out: leaving studies out needs at least 2 of them, got 1 (a); name "
+        "smaller ones with cluster=",
     )
 
 

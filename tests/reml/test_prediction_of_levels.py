@@ -214,7 +214,7 @@ def test_outcomes_and_repeated_calls():
 
 @pytest.mark.parametrize("verb", ["predict", "predict_tau"])
 def test_terms_that_there_are_not(verb):
-    with pytest.raises(FitError, match="no scale term 'county'; there are district, school"):
+    with pytest.raises(FitError, match="no scale term 'county'; there are 'district', 'school'"):
         getattr(levels(), verb)(NEW, terms=["county"])
 
 

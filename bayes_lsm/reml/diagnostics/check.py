@@ -121,6 +121,9 @@ def check(fit: Estimates, *, starts: int = 50, seed: int = 0) -> Check:
     reached = int((np.abs(gains) < SAME).sum())
     peaks = np.array([_is_peak(back.T @ hessian @ back) for hessian in ends.hessian])
     maxima = np.unique(np.round(gains[(gains > -SAME) | (peaks & np.isfinite(gains))], 6))[::-1]
+    rival = fit.rival_loglik - fit.loglik  # nan without one
+    if not math.isnan(rival) and not (np.abs(maxima - rival) < SAME).any():
+        maxima = np.sort(np.append(maxima, round(rival, 6)))[::-1]
     interior = fit.divergence is None and not fit.at_bound and not fit.has_border
     gradient = condition = math.nan
     if interior and back.shape[1]:

@@ -52,12 +52,12 @@ def estimate_identity(
     free = design.hold(held) if held else design
     offset = free.terms[0].offsets[:, 0]
     surface = RowsSurface(
-        design.y, design.v, design.X, free.Z, method, offset=offset, identity=True
+        design.y, design.v, design.X, free.terms[0].Z[:, 0], method, offset=offset, identity=True
     )
     A, b = _constraints(free, surface, offset, bounds)
     starts = _starts(design, surface, offset, A, b)
     if start is not None:
-        starts.append(surface.inside(np.array([start[name] for name in free.scale.names])))
+        starts.append(surface.inside(np.array([start[name] for name in free.terms[0].names])))
     best, active = _maximise(surface, A, b, starts)
     found = facts_at(free, method, best, best.alpha)
     (term,) = found.terms.values()
@@ -80,7 +80,7 @@ def _constraints(
     rows = np.unique(np.c_[surface.rotated_Z, offset], axis=0)
     rows = rows[_corners(rows[:, :-1])] if not np.ptp(offset) else rows
     A, b = [rows[:, :-1]], [rows[:, -1]]
-    names = free.scale.names
+    names = free.terms[0].names
     for name, (low, high) in bounds.items():
         row = surface.back[names.index(name)]
         for sign, end in ((1.0, low), (-1.0, high)):
