@@ -131,7 +131,8 @@ def of_models():
         for name in OF_ANY:
             refused = refusal(model_of(kind).design, *(OF_ANY[name].lines or (name,)))
             compiles = name == "fit_bayes" and is_fitted(kind, BY_HAND)
-            slow = compiles or (name in REFITTING and kind not in QUICK and not refused)
+            pages = name == "report" and not refused  # asked of both in tests/report, too
+            slow = compiles or pages or (name in REFITTING and kind not in QUICK and not refused)
             marks = [pytest.mark.slow] if slow else []
             yield pytest.param(kind, name, marks=marks, id=f"{name}-{kind}")
 

@@ -358,6 +358,7 @@ def too_narrow(each):
     return {"alpha": centre + 0.5 * (each.alpha - centre)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "part"),
     [
@@ -418,6 +419,7 @@ def test_same_seed_same_ranks_of_correlated_effects(pairs):
     np.testing.assert_array_equal(first.refits.ranks, again.refits.ranks)
 
 
+@pytest.mark.slow
 def test_coverage_at_known_correlations(pairs):
     found = lsm.coverage(
         pairs,

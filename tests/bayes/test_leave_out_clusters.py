@@ -263,6 +263,7 @@ def test_clusters_that_are_not_named_are_found():
         fit.waic(cluster="residual")
 
 
+@pytest.mark.slow
 def test_rows_are_left_out_beside_whole_clusters(fit):
     """As clusters of one row each, which is what they are."""
     rows = len(fit.design.y)

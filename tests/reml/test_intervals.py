@@ -266,6 +266,7 @@ def test_what_is_fixed_has_no_interval_and_stays(fit):
     assert np.isfinite(location.loc["x"]).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["location", "scale"])
 def test_permutation_of_clusters_contains_zero_just_when_the_test_does_not_reject(part):
     checked = 0
