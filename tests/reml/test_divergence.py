@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import bayes_lsm as lsm
 from bayes_lsm.errors import DivergentScaleWarning
 from bayes_lsm.reml import Divergence, fit_reml
 from bayes_lsm.reml.divergence import Cone
@@ -166,3 +167,10 @@ def test_messages():
     assert str(everywhere).endswith("intrcpt to -inf, because τ² goes to 0 in all 10 studies")
     many = Divergence({"x": np.inf}, {}, tuple("abcdefghij"), False)
     assert str(many).endswith("in 10 studies: a, b, c, d, e, f, g, h …")
+
+
+@pytest.mark.filterwarnings("ignore::bayes_lsm.errors.DivergentScaleWarning")
+def test_a_fixed_coefficient_leaves_studies_their_name():
+    model = lsm.LocationScaleModel.from_file("preterm_continent")
+    fit = model.fit_reml(fixed={"I(weeks - 40)": -0.6})
+    assert "τ² goes to 0 in 8 studies: 5, 16" in str(fit.divergence)

@@ -258,7 +258,7 @@ def _divergence(left: Left, design: Design) -> tuple[Mapping[int, float], Diverg
 def _units(term: ScaleTerm, design: Design) -> tuple[str, str]:
     """What a group of a term, or an effect of it, is called, and several of them."""
     if term.grouping.is_residual:
-        return ("study", "studies") if design.is_independent else ("row", "rows")
+        return ("study", "studies") if design.has_independent_rows else ("row", "rows")
     if len(term.effects) > 1:
         return f"effect of {term.name!r}", f"effects of {term.name!r}"
     return f"group of {term.name!r}", f"groups of {term.name!r}"
