@@ -12,6 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -105,7 +106,7 @@ class ScaleTerm:
         """How many coefficients it has: those of ln τ², then the κ."""
         return len(self.names) + self.n_correlations
 
-    @property
+    @cached_property
     def used(self) -> npt.NDArray[np.bool_]:
         """Which effects of which groups have rows, shape (G, s)."""
         used = np.zeros(self.Z.shape[:2], dtype=bool)

@@ -223,7 +223,9 @@ def _nothing(places: Index) -> Array:
     return np.full((len(places), len(places)), np.nan)
 
 
-def _without(covariance: Array, lost: Mask | Index) -> Array:
+def _without(covariance: Array, lost: Mask) -> Array:
+    if not lost.any():
+        return covariance
     covariance = covariance.copy()
     covariance[lost, :] = covariance[:, lost] = np.nan
     return covariance
