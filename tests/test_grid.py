@@ -57,8 +57,6 @@ REFITTING = {
 QUICK = {"location-scale", "nested"}
 # What the grid has found and is not mended yet.
 FAULTS = {
-    ("crossed", "loo"): "a far draw leaves the normal equations of a fold without digits",
-    ("crossed", "loo_pit"): "as loo",
     ("crossed", "shifts"): "diagnose() leaves nothing out of crossed groups, and takes no cluster=",
 }
 GROUPS = ("log_likelihood", "log_prior", "observed_data", "posterior", "posterior_predictive")

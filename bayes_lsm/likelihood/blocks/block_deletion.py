@@ -126,6 +126,19 @@ class BlockDeletion:
             local = self.sums.with_own_columns(rows, kept, self.alphas[here])
             local.A[:, :p, :p] += others.A[here] + self.precision
             local.b[:, :p] += others.b[here]
-            away, covariance = local.location(np.zeros((size, size)))
-            found[here] = away[:, p:] / np.sqrt(np.einsum("kii->ki", covariance)[:, p:])
+            found[here] = _standard(local)[:, p:]
         return found
+
+
+def _standard(sums: Sums) -> Array:
+    """Means (m, p) over SDs; 0 where τ² is so large that nothing of the mean is known."""
+    unknown = np.zeros(len(sums.A), dtype=bool)
+    nothing = np.zeros_like(sums.A[0])
+    try:
+        means, covariance = sums.location(nothing)
+    except np.linalg.LinAlgError:
+        unknown = np.linalg.matrix_rank(sums.A) < len(nothing)
+        sums.A[unknown] = np.eye(len(nothing))
+        means, covariance = sums.location(nothing)
+    means[unknown] = 0.0
+    return np.asarray(means / np.sqrt(np.einsum("kii->ki", covariance)))
