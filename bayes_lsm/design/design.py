@@ -87,11 +87,6 @@ class Design:
         This is the classical model: one scale term, whose groups are the rows, and a diagonal V,
         with no part of ln τ² held.
         """
-        return self.has_independent_rows and self.terms[0].offset is None
-
-    @cached_property
-    def has_independent_rows(self) -> bool:
-        """The same, whatever part of ln τ² is held (see `hold`)."""
         term = self.terms[0]
         return (
             len(self.terms) == 1
@@ -99,6 +94,7 @@ class Design:
             and len(term.groups) == len(self.y)
             and term.slopes.shape[1] == 1
             and not term.random
+            and term.offset is None
             and bool((term.slopes == 1).all() and (self.v > 0).all())
         )
 

@@ -49,7 +49,7 @@ def estimate(
     if start is not None:
         near = (*near, _start(design, {**start, **(fixed or {})}))
     free = design.hold(held) if held else design
-    surface = surface_of(free, method, rhos, turns)
+    surface = surface_of(free, method, rhos, turns, of_rows=design.is_independent)
     if held:
         places = _places(design, held)
         near = [each[places] if len(each) > len(places) else each for each in near]
@@ -69,13 +69,19 @@ def estimate(
 
 
 def surface_of(
-    design: Design, method: Method, held: Mapping[int, float] | None = None, turns: int = 3
+    design: Design,
+    method: Method,
+    held: Mapping[int, float],
+    turns: int,
+    *,
+    of_rows: bool,
 ) -> Surface:
-    """The solver that climbs for a search: the one place that asks what kind of model it is.
+    """The solver that climbs for a search.
 
-    `held` and `turns` are those of blocks.
+    Rows with a τ² each have a solver of their own, whatever of it is fixed; `held` and `turns` are
+    those of blocks.
     """
-    if design.has_independent_rows:
+    if of_rows:
         from bayes_lsm.reml.search.rows_surface import RowsSurface
 
         (term,) = design.terms
@@ -260,7 +266,8 @@ def _divergence(left: Left, design: Design) -> tuple[Mapping[int, float], Diverg
 def _units(term: ScaleTerm, design: Design) -> tuple[str, str]:
     """What a group of a term, or an effect of it, is called, and several of them."""
     if term.grouping.is_residual:
-        return ("study", "studies") if design.has_independent_rows else ("row", "rows")
+        alone = len(design.terms) == 1 and not design.blocks and bool((design.v > 0).all())
+        return ("study", "studies") if alone else ("row", "rows")
     if len(term.effects) > 1:
         return f"effect of {term.name!r}", f"effects of {term.name!r}"
     return f"group of {term.name!r}", f"groups of {term.name!r}"
