@@ -23,8 +23,6 @@ from bayes_lsm.bayes.calibration.replications import (
     LEVELS,
     Refits,
     Sampler,
-    check_whole,
-    chosen_seed,
     make_sampler,
     refit,
 )
@@ -33,6 +31,7 @@ from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import said_before
 from bayes_lsm.capabilities import require_capable
+from bayes_lsm.choices import require_count, seed_or_new
 from bayes_lsm.design.design import Design
 from bayes_lsm.priors import Priors
 from bayes_lsm.tables import Printable
@@ -246,10 +245,10 @@ def calibrate(
     of test quantities shapes sensitivity. Bayesian Analysis. doi:10.1214/23-BA1404
     """
     require_capable("calibrate", design)
-    check_whole("simulations", simulations, least=20)
+    require_count("simulations", simulations, least=20)
     prior = prior or design.specification.priors
-    check_whole("ranked", ranked, least=10)
-    seed = chosen_seed(seed)
+    require_count("ranked", ranked, least=10)
+    seed = seed_or_new(seed)
     rng = np.random.default_rng(seed)
     sample = make_sampler(design, prior, engine=cast("str | Sampler", engine), draws=draws)
     true = draw_priors(design, prior, resolve_priors(design, prior), simulations, rng)

@@ -20,8 +20,6 @@ from bayes_lsm.bayes.calibration.replications import (
     LEVELS,
     Refits,
     Sampler,
-    check_whole,
-    chosen_seed,
     make_sampler,
     refit,
 )
@@ -30,6 +28,7 @@ from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.student.effects import df_prior, said_before
 from bayes_lsm.bayes.term_draws import join_terms, terms_of
 from bayes_lsm.capabilities import require_capable
+from bayes_lsm.choices import require_count, seed_or_new
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
@@ -169,9 +168,9 @@ def coverage(
     statistical methods. Statistics in Medicine, 38(11), 2074-2102. doi:10.1002/sim.8086
     """
     require_capable("coverage", design)
-    check_whole("simulations", simulations, least=20)
+    require_count("simulations", simulations, least=20)
     prior = prior or design.specification.priors
-    seed = chosen_seed(seed)
+    seed = seed_or_new(seed)
     true = _repeat_truth(
         design,
         location=_true(design, "location_term", location),

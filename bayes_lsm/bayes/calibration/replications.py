@@ -27,6 +27,7 @@ from bayes_lsm.bayes.pymc_model.graph import build_pymc_model
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.capabilities import require_capable
+from bayes_lsm.choices import require_count
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Priors
@@ -101,7 +102,7 @@ def make_sampler(design: Design, prior: Priors, *, engine: str | Sampler, draws:
     FitError
         For an unknown engine, too few draws, or a model that the engine cannot take.
     """
-    check_whole("draws", draws, least=100)
+    require_count("draws", draws, least=100)
     if callable(engine):
         return engine
     df = df_prior(design, prior)
@@ -186,15 +187,3 @@ def _summarise(values: Array) -> dict[str, Array]:
         "lower": np.quantile(values, tails, axis=0),
         "upper": np.quantile(values, [1 - tail for tail in tails], axis=0),
     }
-
-
-def check_whole(name: str, value: int, *, least: int) -> None:
-    """Refuse what is not a whole number of at least `least`."""
-    wrong_kind = isinstance(value, bool) or not isinstance(value, int | np.integer)
-    if wrong_kind or value < least:
-        raise FitError(f"{name} must be a whole number of at least {least}, got {value!r}")
-
-
-def chosen_seed(seed: int | None) -> int:
-    """The seed that is used: the given one, or a new one."""
-    return int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
