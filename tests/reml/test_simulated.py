@@ -158,7 +158,7 @@ class Tally:
 
 def random_climbs(design, method, rng):
     """Where climbs from 20 random starts end."""
-    surface = surface_of(design, method)
+    surface = surface_of(design, method, {}, 3, of_rows=True)
     q = design.Z.shape[1]
     level = np.log(np.var(design.y) + np.median(design.v))
     centre = np.linalg.lstsq(design.Z, np.full(len(design.y), level))[0]
