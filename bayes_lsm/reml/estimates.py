@@ -195,9 +195,9 @@ class Estimates:
     @property
     def uninformed(self) -> tuple[str, ...]:
         """The scale coefficients of which the data say nothing, such as ``"school: size"``."""
-        silent = np.concatenate([each.is_blind for each in self.terms.values()])
-        if not silent.any():
+        if not any(each.blind.size for each in self.terms.values()):
             return ()
+        silent = np.concatenate([each.is_blind for each in self.terms.values()])
         return tuple(name for name, is_it in zip(self.scale_names, silent, strict=True) if is_it)
 
     @cached_property

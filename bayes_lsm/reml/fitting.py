@@ -78,7 +78,12 @@ def fit_reml(
     """
     fixed, bounds = _by_label(design, fixed or {}), _by_label(design, bounds or {})
     start = None if start is None else _by_label(design, start)
-    _check_settings(design, method, test, fixed, bounds, start)
+    require_method(method)
+    require_choice("test", test, Test)
+    require_capable("fit_reml", design)
+    require_informed(design, method)
+    if fixed or bounds or start is not None:
+        _check_coefficients(design, fixed, bounds, start)
     found = maximise(design, method, fixed=fixed, bounds=bounds, start=start)
     facts = {each.name: getattr(found, each.name) for each in fields(found)}
     facts |= {"test": test, "fixed": fixed}
@@ -91,23 +96,17 @@ def fit_reml(
 
 def _by_label[T](design: Design, given: Mapping[str, T]) -> dict[str, T]:
     """What is given by coefficient, whose grouping may be left out where no other has its name."""
-    known = coefficients(design)
+    known = coefficients(design) if given else []
     return {find(term, known, "scale term").label: value for term, value in given.items()}
 
 
-def _check_settings(
+def _check_coefficients(
     design: Design,
-    method: Method,
-    test: Test,
     fixed: Mapping[str, float],
     bounds: Bounds,
     start: Mapping[str, float] | None,
 ) -> None:
-    require_method(method)
-    require_choice("test", test, Test)
     names = [each.label for each in coefficients(design)]
-    require_capable("fit_reml", design)
-    require_informed(design, method)
     for term, value in fixed.items():
         if not math.isfinite(value):
             raise FitError(f"the fixed value of {term!r} must be finite, got {value}")

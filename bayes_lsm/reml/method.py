@@ -22,7 +22,8 @@ def require_method(method: str) -> None:
     FitError
         For any other method.
     """
-    require_choice("method", method, Method, cure=_cure(str(method).upper()))
+    if method not in get_args(Method):
+        require_choice("method", method, Method, cure=_cure(str(method).upper()))
 
 
 def require_informed(design: Design, method: Method) -> None:

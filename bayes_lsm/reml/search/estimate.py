@@ -165,33 +165,30 @@ def _with_fixed(term: ScaleTerm, each: TermEstimate, fixed: Mapping[int, float])
     )
 
 
+type _End = tuple[Array, Array, Divergence | None]
+
+
 def facts_at(design: Design, method: Method, point: Point, stop: Array) -> Estimates:
     """A maximum term by term: ±inf or nan for what a limit took."""
-    across, blind = point.covariance_across, point.blind
-    unknown = np.concatenate([blind.any(axis=1), [True]])  # the last (−1) of what is gone
+    across, blind, known = point.covariance_across, point.blind, point.alpha
     left = what_is_left(design.terms, point.limit)
-    ends = [_ends(each, design, point.alpha) for each in left]
-    places = np.concatenate([each.places for each in left])
-    limit_vcov = _without(
-        across[places][:, places] if len(across) else _nothing(places), places < 0
-    )
-    lost, first = unknown[places], 0
-    for each, (alpha, *_) in zip(left, ends, strict=True):
-        lost[first : first + len(alpha)] |= ~np.isfinite(alpha)
-        first += each.term.size
-    vcov = _without(limit_vcov, lost)
+    ends = [_ends(each, design, known) for each in left]
+    limit_vcov = _spread(across, [place for each in left for place in each.places])
+    silent = blind.any(axis=1)
+    vcov = _without(limit_vcov, _lost(left, ends, silent))
     terms, first = {}, 0
     for each, (alpha, limit_alpha, divergence) in zip(left, ends, strict=True):
         term, here, kappa = each.term, slice(first, first + len(alpha)), point.rotated[each.kappas]
         own = np.zeros((len(alpha), blind.shape[1]))
-        own[list(each.kept)] = blind[each.columns]
+        if silent.any():
+            own[list(each.kept)] = blind[each.columns]
         terms[term.name] = TermEstimate(
             term=term,
             alpha=alpha,
             vcov=vcov[here, here],
             tau2=_tau2(each, point, limit_alpha),
             kappa=kappa,
-            vcov_kappa=_without(across[each.kappas, each.kappas], unknown[each.kappas]),
+            vcov_kappa=_without(across[each.kappas, each.kappas], silent[each.kappas]),
             correlation=_correlation_matrix(term, each.effects, kappa),
             divergence=divergence,
             limit_alpha=limit_alpha,
@@ -213,20 +210,41 @@ def facts_at(design: Design, method: Method, point: Point, stop: Array) -> Estim
     )
 
 
-def _ends(left: Left, design: Design, known: Array) -> tuple[Array, Array, Divergence | None]:
+def _ends(left: Left, design: Design, known: Array) -> _End:
     """α of a term, that at the limit, and what diverges."""
+    if not left.zero.any():
+        return known[left.columns], known[left.columns], None
     limit_alpha = np.full(len(left.term.names), np.nan)
     limit_alpha[list(left.kept)] = known[left.columns]
-    if not left.zero.any():
-        return limit_alpha, limit_alpha, None
     signs, divergence = _divergence(left, design)
     alpha = limit_alpha.copy()
     alpha[list(signs)] = list(signs.values())
     return alpha, limit_alpha, divergence
 
 
-def _nothing(places: Index) -> Array:
-    return np.full((len(places), len(places)), np.nan)
+def _spread(across: Array, places: list[int]) -> Array:
+    """A covariance of what is left (m, m), on all coefficients; nan in those that are gone (−1)."""
+    if places == list(range(len(across))):
+        return across
+    kept = [j for j, place in enumerate(places) if place >= 0]
+    found = np.full((len(places), len(places)), np.nan)
+    if kept:
+        here = [places[j] for j in kept]
+        found[np.ix_(kept, kept)] = across[np.ix_(here, here)]
+    return found
+
+
+def _lost(left: list[Left], ends: list[_End], silent: Mask) -> Mask:
+    """Which of all coefficients and κ have no standard error: gone, diverging or not informed."""
+    found = np.zeros(sum(each.term.size for each in left), dtype=bool)
+    if not silent.any() and all(divergence is None for *_, divergence in ends):
+        return found
+    unknown, first = [*silent, True], 0  # the last (−1) of what is gone
+    for each, (alpha, *_) in zip(left, ends, strict=True):
+        found[first : first + each.term.size] = [unknown[place] for place in each.places]
+        found[first : first + len(alpha)] |= ~np.isfinite(alpha)
+        first += each.term.size
+    return found
 
 
 def _without(covariance: Array, lost: Mask) -> Array:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bayes_lsm.arrays import Index, Mask
+from bayes_lsm.arrays import Mask
 from bayes_lsm.design.scale_terms import ScaleTerm, correlation_count
 from bayes_lsm.reml.divergence import Limit
 
@@ -42,13 +42,14 @@ class Left:
     kappas: slice
 
     @property
-    def places(self) -> Index:
+    def places(self) -> list[int]:
         """Where each of the term's coefficients and κ stands among what is left; −1 if gone."""
-        found = np.full(self.term.size, -1)
-        found[list(self.kept)] = np.arange(self.columns.start, self.columns.stop)
+        found = [-1] * len(self.term.names)
+        for j, place in zip(self.kept, range(self.columns.start, self.columns.stop), strict=True):
+            found[j] = place
         if self.n_correlations == self.term.n_correlations:
-            found[len(self.term.names) :] = np.arange(self.kappas.start, self.kappas.stop)
-        return found  # the κ of fewer effects are others
+            return [*found, *range(self.kappas.start, self.kappas.stop)]
+        return found + [-1] * self.term.n_correlations  # the κ of fewer effects are others
 
     @property
     def n_correlations(self) -> int:

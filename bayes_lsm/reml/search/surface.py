@@ -100,6 +100,8 @@ class Point:
         """Directions of `alpha` and κ (m, b) in which the likelihood is flat."""
         directions, _, informed = self._axes
         flat = directions[:, ~informed]
+        if not flat.shape[1]:
+            return flat
         size = np.linalg.norm(directions, axis=1, keepdims=True)
         return np.where(np.abs(flat) > _ROUNDING * size, flat, 0.0)
 
