@@ -44,7 +44,7 @@ def test_its_own_options_are_passed_on(fit):
     drawn = bayes.new_effects(fit, seed=3)
     np.testing.assert_array_equal(drawn, fit.new_effects(seed=3))
     with pytest.raises(TypeError, match="unexpected keyword argument 'colour'"):
-        bayes.predict(fit, colour="red")
+        bayes.predict(fit, colour="red")  # type: ignore[call-arg]
 
 
 def test_what_is_no_method_is_one_too():

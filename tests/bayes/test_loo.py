@@ -74,8 +74,8 @@ def test_kernels_agree_with_the_plain_likelihood(continent):
     )
 
     def marginal(rows):
-        kept = [np.ascontiguousarray(array[rows]) for array in arrays]
-        return Integrated(*kept, mean, precision).log_marginal(alphas)
+        y, v, X, Z = (np.ascontiguousarray(array[rows]) for array in arrays)
+        return Integrated(y, v, X, Z, mean, precision).log_marginal(alphas)
 
     # The same sums in another order, about 1e2 in size.
     constant = 0.5 * len(rest) * math.log(2 * math.pi)

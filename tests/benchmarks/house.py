@@ -290,7 +290,7 @@ def show(name: str, found: tuple[Ratio, Ratio] | str) -> None:
 def main(arguments: Sequence[str]) -> None:
     other = Path(arguments[0]).resolve()
     pairs = int(arguments[1]) if len(arguments) > 1 else PAIRS
-    checkouts = [Checkout.start(HERE), Checkout.start(other)]
+    checkouts = Checkout.start(HERE), Checkout.start(other)
     print(f"{'median of':<42} {'here (ms)':>9} {'there':>9} {'ratio':>7} {'of CPU':>7}   quartiles")
     for case in CASES:
         show(case.name, compare(*checkouts, case, pairs))

@@ -22,8 +22,8 @@ def _data(seed, n, p, q, spread=1.0):
 
 
 def _problem(y, v, X, Z, *, reml, offset=NO_OFFSET, zero=NO_ZERO, identity=False):
-    columns = (np.ascontiguousarray(matrix.T) for matrix in (X, Z))
-    return kernels.Problem(y, v, *columns, offset, zero, identity, reml)
+    X, Z = np.ascontiguousarray(X.T), np.ascontiguousarray(Z.T)
+    return kernels.Problem(y, v, X, Z, offset, zero, identity, reml)
 
 
 def _kernel(alpha, y, v, X, Z, **settings):

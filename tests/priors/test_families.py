@@ -174,10 +174,10 @@ def test_a_flat_prior_is_one_everywhere_and_cannot_be_drawn_from():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: StudentT(), "df: required"),
+        (lambda: StudentT(), "df: required"),  # type: ignore[call-arg]
         (lambda: StudentT(0), "df: .*greater than 0, got 0"),
         (lambda: HalfStudentT(3, -1), "scale: .*greater than 0"),
-        (lambda: InverseGamma(1), "scale: required"),
+        (lambda: InverseGamma(1), "scale: required"),  # type: ignore[call-arg]
         (lambda: Uniform(2, 1), r"upper: must be above lower = 2, got 1; swap"),
         (lambda: Uniform(0, 0), "upper: must be above"),
         (lambda: Uniform(-1, 1, on="tau"), r"lower: must not be negative on tau, got -1; use 0"),

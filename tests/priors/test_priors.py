@@ -98,7 +98,7 @@ def test_draws_follow_the_density(prior):
         (lambda: Normal(math.inf), "finite number"),
         (lambda: Normal(0, "7"), "valid number, got '7'"),
         (lambda: Normal(True), "valid number, got True"),
-        (lambda: Normal(sdd=3), "sdd: unknown key"),
+        (lambda: Normal(sdd=3), "sdd: unknown key"),  # type: ignore[call-arg]
         (lambda: preset("flat"), "preset: .*'weakly_informative', .* or 'informed', got 'flat'"),
         (lambda: Priors(location={"x": HalfNormal(1)}), r"location.x: .*use a normal prior"),
         (lambda: Priors(scale={"x": 3}), "scale.x: "),
