@@ -186,6 +186,9 @@ def diagnose_command(
     engines: Annotated[
         bool, Parameter(negative=(), help="Also draw by the other engine, and compare.")
     ] = False,
+    cluster: Annotated[
+        str | None, Parameter(help="The grouping of a scale term whose groups are left out.")
+    ] = None,
     bayes: Bayes = _BAYES,
     out: PageOut = _PAGE_OUT,
 ) -> int:
@@ -193,7 +196,7 @@ def diagnose_command(
     check_paths(out.output, extra=PAGE_ENDINGS)
     model = LocationScaleModel.from_file(file)
     fit = model.fit_bayes(**asdict(bayes), progress=not out.quiet)
-    found = fit.diagnose(engines=engines, progress=not out.quiet)
+    found = fit.diagnose(cluster=cluster, engines=engines, progress=not out.quiet)
     _deliver_page(lambda: diagnosis_page(found), found, out)
     return _code(fit)
 

@@ -55,10 +55,6 @@ REFITTING = {
     *("bootstrap_test", "influence", "leave_one_out", "permutation_test", "profile"),
 }
 QUICK = {"location-scale", "nested"}
-# What the grid has found and is not mended yet.
-FAULTS = {
-    ("crossed", "shifts"): "diagnose() leaves nothing out of crossed groups, and takes no cluster=",
-}
 GROUPS = ("log_likelihood", "log_prior", "observed_data", "posterior", "posterior_predictive")
 
 
@@ -70,12 +66,10 @@ def is_fitted(kind, how):
 
 
 def marks_of(kind, how, name, verb):
-    """Slow where a cell takes seconds, and expected to fail where the grid has found a fault."""
+    """Slow where a cell takes seconds."""
     refused = refusal(model_of(kind).design, *(verb.lines or (name,)))
     refits = name in REFITTING and not refused and (kind not in QUICK or how == "ML")
-    found = [pytest.mark.slow] if refits and how != "nuts" else []
-    why = FAULTS.get((kind, name)) if how in ("collapsed", "nuts") else None
-    return [*found, pytest.mark.xfail(reason=why, strict=False)] if why else found
+    return [pytest.mark.slow] if refits and how != "nuts" else []
 
 
 def cells(table, hows):

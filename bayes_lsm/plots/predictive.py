@@ -172,7 +172,7 @@ def shifts(found: Diagnosis, *, ax: Axes | None = None, name: int = 3) -> Axes:
     Raises
     ------
     FitError
-        For a diagnosis in which no study was left out.
+        For a diagnosis in which nothing was left out.
 
     Examples
     --------
@@ -186,7 +186,10 @@ def shifts(found: Diagnosis, *, ax: Axes | None = None, name: int = 3) -> Axes:
     from bayes_lsm.bayes.diagnostics.findings import LARGEST_SHIFT, coefficient_columns
 
     if found.studies is None:
-        raise FitError("no study was left out, so there is nothing to be shown; see .remarks")
+        raise FitError(
+            "nothing was left out, so there is nothing to be shown; say what to leave out with "
+            "diagnose(cluster=…), and see .remarks"
+        )
     table = found.studies[coefficient_columns(found.studies)]
     height = 0.9 + 0.3 * table.shape[1]
     ax = canvas(ax, size=(6.4, height), caution=found.fit.design.caution)

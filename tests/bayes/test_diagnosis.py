@@ -3,6 +3,7 @@
 Where effects are shared: dense algebra, closed forms, refits, and a model of independent effects'.
 """
 
+import warnings
 from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
@@ -360,6 +361,20 @@ def test_too_few_clusters_are_said():
     assert found.studies is None
     assert found.loo is None
     assert "nothing was left out: leaving clusters out needs at least 3" in found.remarks[0]
+
+
+def test_what_is_left_out_can_be_named():
+    data = lsm.load_dataset("konstantopoulos2011").query("district in [11, 12]")
+    fit = schools(data.reset_index(drop=True)).fit_bayes(seed=1)
+    found = fit.diagnose(unit="row", progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", lsm.ConvergenceWarning)
+        alone = fit.loo(unit="row", progress=False)
+    assert found.studies.index.name == "row"
+    assert len(found.studies) == len(data)
+    np.testing.assert_allclose(found.studies["elpd"], alone.pointwise)
+    with pytest.raises(lsm.FitError, match="no scale term 'hospital'"):
+        fit.diagnose(cluster="hospital", progress=False)
 
 
 def test_figures_and_words():

@@ -167,7 +167,9 @@ OF_BAYES: dict[str, Verb] = {
     "blup": Verb(lambda q: q.fit.blup(), table("estimate sd", _rows, inside=PREDICTED)),
     "comparison": Verb(lambda q: q.fit.comparison(), _comparison),
     "converged": Verb(lambda q: q.fit.converged, _converged),
-    "diagnose": Verb(lambda q: q.fit.diagnose(seed=1, progress=False), _diagnosis),
+    "diagnose": Verb(
+        lambda q: q.fit.diagnose(cluster=q.cluster, seed=1, progress=False), _diagnosis
+    ),
     "evidence": Verb(lambda q: q.fit.evidence, _evidence),
     "group_effects": Verb(
         lambda q: q.fit.group_effects(),

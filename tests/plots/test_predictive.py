@@ -60,5 +60,5 @@ def test_shifts_are_those_of_the_table():
     assert sum(everything) == table.size
     farthest = table.abs().max(axis=1).idxmax()
     assert farthest in [text.get_text() for text in ax.texts]
-    with pytest.raises(FitError, match="no study was left out"):
+    with pytest.raises(FitError, match="nothing was left out"):
         plots.shifts(SimpleNamespace(studies=None))

@@ -19,6 +19,7 @@ from scipy.special import ndtri
 
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.cross_validation.loo import loo, psis_loo
+from bayes_lsm.bayes.cross_validation.units import Unit, read_units
 from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck, posterior_predictive_check
 from bayes_lsm.bayes.diagnostics.findings import (
     Finding,
@@ -34,6 +35,7 @@ from bayes_lsm.bayes.engines.direct import can_sample
 from bayes_lsm.bayes.posterior_sampling import draw_posterior
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
+from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.errors import ConvergenceWarning, FitError
 from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable
@@ -129,14 +131,23 @@ class Diagnosis(Printable):
 
 
 def diagnose(
-    fit: Posterior, *, engines: bool = False, seed: int | None = None, progress: bool = True
+    fit: Posterior,
+    *,
+    cluster: Cluster | None = None,
+    unit: Unit = "cluster",
+    engines: bool = False,
+    seed: int | None = None,
+    progress: bool = True,
 ) -> Diagnosis:
     """Check the draws, the model and its dependence on single studies.
 
     Parameters
     ----------
     fit : BayesFit
-        What is left out are its studies, or clusters where effects are shared: see `loo`.
+    cluster, unit
+        What is left out at a time: its studies, or clusters where effects are shared, as in `loo`.
+        Of crossed groups, which connect all rows, nothing is left out unless one of the two is
+        given.
     engines : bool, default False
         Also draw by the other engine and compare; NUTS needs 10 to 20 seconds to begin with.
     seed : int, optional
@@ -150,6 +161,11 @@ def diagnose(
         `Diagnosis.findings` and `to_dataframe` have each check with its limit. Limits of the draws
         are those of Vehtari et al. (2021) and Betancourt (2016); those of the model say where to
         look, and are no tests: of many good checks some are out of bounds by chance.
+
+    Raises
+    ------
+    FitError
+        For a cluster or unit that is unknown, or has too few of them.
 
     Examples
     --------
@@ -173,7 +189,9 @@ def diagnose(
     studies, compared = None, None
     check = posterior_predictive_check(fit, seed=seed)
     findings += predictive_findings(check)
-    left_out, remarks = _leave_out(fit, seed=seed, progress=progress)
+    if cluster is not None or unit != "cluster":
+        read_units(fit.design, cluster, unit)  # What was asked for and cannot be is an error.
+    left_out, remarks = _leave_out(fit, cluster, unit, seed=seed, progress=progress)
     if left_out is not None:
         left_out, influence = study_influence(fit, left_out, progress=progress)
         studies = _studies(left_out, influence)
@@ -200,7 +218,7 @@ def diagnose(
 
 
 def _leave_out(
-    fit: Posterior, *, seed: int | None, progress: bool
+    fit: Posterior, cluster: Cluster | None, unit: Unit, *, seed: int | None, progress: bool
 ) -> tuple[Elpd | None, list[str]]:
     """Each study or cluster, and what is to be said of it."""
     remarks = []
@@ -209,14 +227,14 @@ def _leave_out(
     with warnings.catch_warnings():
         # What they warn of becomes a finding.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        left_out, refused = _refit_or_weight(fit, seed=seed, progress=progress)
+        left_out, refused = _refit_or_weight(fit, cluster, unit, seed=seed, progress=progress)
     if left_out is None:
         return None, [*remarks, f"nothing was left out: {refused}"]
-    unit = left_out.studies.unit
+    one = left_out.studies.unit
     if any(len(rows) > 1 for rows in left_out.studies.rows):
         remarks.append(
-            f"LOO-PIT and z are of each effect given the data without its {unit}, and the effects "
-            f"before it in that {unit}"
+            f"LOO-PIT and z are of each effect given the data without its {one}, and the effects "
+            f"before it in that {one}"
         )
     if refused:
         remarks.append(f"without refits, by importance sampling: {refused}")
@@ -224,17 +242,17 @@ def _leave_out(
 
 
 def _refit_or_weight(
-    fit: Posterior, *, seed: int | None, progress: bool
+    fit: Posterior, cluster: Cluster | None, unit: Unit, *, seed: int | None, progress: bool
 ) -> tuple[Elpd | None, str]:
     """By exact refits where they are fast, else by importance sampling; and why not the first."""
     refused = "those of random intercepts of ln τ² are slow; see loo()"
     try:
         if not any(term.random for term in fit.design.terms):
-            return loo(fit, seed=seed, progress=progress), ""
+            return loo(fit, cluster=cluster, unit=unit, seed=seed, progress=progress), ""
     except FitError as error:
         refused = str(error)
     try:
-        return psis_loo(fit, progress=progress), refused
+        return psis_loo(fit, cluster=cluster, unit=unit, progress=progress), refused
     except FitError:
         return None, refused
 
