@@ -249,6 +249,7 @@ def robust():
     ).design
 
 
+@pytest.mark.slow
 def test_degrees_of_freedom_are_covered_or_fixed(robust):
     settings = {"simulations": 20, "draws": 200, "seed": 1, "progress": False}
     known = {"location": {"intrcpt": 0.1}, "scale": {"intrcpt": -2, "x": 0.3}}
@@ -319,6 +320,7 @@ def pairs():
     return outcomes(8, "ab").design
 
 
+@pytest.mark.slow
 def test_right_engine_for_correlated_effects_stays_inside(pairs):
     checked = lsm.calibrate(pairs, MEDIUM, simulations=60, draws=400, seed=1, progress=False)
     assert checked.calibrated, str(checked)

@@ -67,6 +67,7 @@ def test_structure_not_data_nor_numbers_makes_the_key(continent):
     assert len(set(key.values())) == 5
 
 
+@pytest.mark.slow
 def test_other_data_and_prior_numbers_are_sampled_without_compiling_again(monkeypatch):
     bcg = lsm.load_dataset("bcg")
     first = lsm.LocationScaleModel("yi ~ 1", variance="vi", data=bcg)

@@ -23,7 +23,7 @@ def _weighted_quantile(grid, weight, q):
     return np.interp(q, cumulative / cumulative[-1], grid)
 
 
-@pytest.mark.parametrize("engine", ["collapsed", "nuts"])
+@pytest.mark.parametrize("engine", ["collapsed", pytest.param("nuts", marks=pytest.mark.slow)])
 def test_two_parameters_agree_with_integration_on_a_grid(engine):
     model = lsm.LocationScaleModel(
         "yi ~ 1", variance="vi", data=lsm.load_dataset("bcg"), priors="slides"

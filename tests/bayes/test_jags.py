@@ -84,6 +84,7 @@ def quantile_errors(x, probabilities, ess):
     return spread * (upper - lower) / 0.02
 
 
+@pytest.mark.slow
 def test_nuts_agrees_with_jags_on_the_hard_case(continent_nuts):
     """Medians within four combined errors, MADs; NUTS finds too little of the far region."""
     table = continent_nuts.summary()

@@ -76,7 +76,10 @@ def conditional(mean, covariance, y, out, left=None):
     return centre, covariance[np.ix_(out, out)] - gain @ covariance[np.ix_(left, out)]
 
 
-@pytest.mark.parametrize("cluster", [None, "district/school", "pairs"])
+@pytest.mark.parametrize(
+    "cluster",
+    [None, *(pytest.param(each, marks=pytest.mark.slow) for each in ("district/school", "pairs"))],
+)
 def test_pinned_loo_is_in_closed_form(pinned, cluster):
     """Of districts, which are independent, of schools, which are not, and of schools in pairs."""
     y = pinned.design.y
@@ -106,6 +109,7 @@ def test_pinned_kfold_is_in_closed_form(pinned):
             assert found.pointwise[u] == pytest.approx(exact, abs=3e-4)
 
 
+@pytest.mark.slow
 def test_a_tiny_model_is_that_of_a_grid():
     """Four districts of the data, priors as they are: every density by quadrature."""
     data = lsm.load_dataset("konstantopoulos2011").query("district in [11, 12, 18, 71]")
@@ -136,7 +140,7 @@ def test_a_tiny_model_is_that_of_a_grid():
         assert mcse < 0.02
 
 
-@pytest.mark.parametrize("make", [schools, berkey])
+@pytest.mark.parametrize("make", [pytest.param(schools, marks=pytest.mark.slow), berkey])
 def test_loo_is_that_of_refits_one_by_one(make):
     fit = make().fit_bayes(seed=1)
     found, design = fit.loo(), fit.design
@@ -151,6 +155,7 @@ def test_loo_is_that_of_refits_one_by_one(make):
         assert found.pointwise[u] == pytest.approx(exact, abs=4 * np.linalg.norm(error))
 
 
+@pytest.mark.slow
 def test_folds_of_one_cluster_are_loo(fit):
     one, other = fit.loo(seed=2), fit.kfold(11, seed=3)
     error = np.hypot(one.columns["mcse"], other.columns["mcse"])
@@ -160,6 +165,7 @@ def test_folds_of_one_cluster_are_loo(fit):
     assert one.problems == ()
 
 
+@pytest.mark.slow
 def test_uneven_folds_are_refitted(fit, monkeypatch):
     plain = fit.loo()
     monkeypatch.setattr(
@@ -195,6 +201,7 @@ def test_one_term_written_with_its_rows_is_the_ordinary_model(scale):
     assert one.studies.unit == "study"
 
 
+@pytest.mark.slow
 def test_psis_is_near_the_exact_loo(fit):
     exact = fit.loo()
     psis = fit.psis_loo()
@@ -300,6 +307,7 @@ def test_what_cannot_be_left_out_is_refused(fit):
         wide.loo()
 
 
+@pytest.mark.slow
 def test_clusters_are_compared_and_printed(fit):
     other = schools(priors=PINNED).fit_bayes(seed=1)
     text = str(lsm.compare_elpd({"free": fit.loo(), "pinned": other.loo()}))

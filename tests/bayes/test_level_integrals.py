@@ -109,6 +109,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rows", KINDS)
 def test_a_level_that_holds_whole_blocks(rows):
     out, level = KINDS[rows]
@@ -317,6 +318,7 @@ def test_loo_is_the_grid(monkeypatch):
     assert "(0 of 16 studies)" in found.notes[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("refitted", [False, True])
 def test_folds_are_the_grid(refitted, monkeypatch):
     monkeypatch.setattr(SampledRefits, "near", refit_from_the_grid)

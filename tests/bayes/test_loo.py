@@ -241,6 +241,7 @@ def test_five_studies():
     assert len(fit.kfold(5, seed=1).pointwise) == 5
 
 
+@pytest.mark.slow
 def test_many_studies_are_left_out_in_batches():
     rng = np.random.default_rng(1)
     k = 3000

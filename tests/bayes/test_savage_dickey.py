@@ -101,6 +101,7 @@ def schools():
     return model_of("konstantopoulos2011").fit_bayes(engine="collapsed", seed=1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("term", [YEAR, f"district/school: {YEAR}"])
 def test_it_is_the_bayes_factor_against_the_model_without(schools, term):
     """The smaller model fitted by itself, with the preset of its own."""
@@ -119,6 +120,7 @@ def test_it_is_the_bayes_factor_against_the_model_without(schools, term):
     assert abs(found.agreement) < 4
 
 
+@pytest.mark.slow
 def test_location_and_several_coefficients_at_once():
     fit = lsm.LocationScaleModel(
         f"yi ~ {YEAR}",
@@ -135,6 +137,7 @@ def test_location_and_several_coefficients_at_once():
         assert abs(found.agreement) < 4, found
 
 
+@pytest.mark.slow
 def test_a_correlation_of_two_outcomes():
     """By the model without it: scale terms of the outcomes by themselves."""
     fit = model_of("berkey1998").fit_bayes(engine="collapsed", seed=1)

@@ -322,6 +322,7 @@ def both():
     return one.fit_bayes(**options), lsm.bayes.fit_bayes(design, **options)
 
 
+@pytest.mark.slow
 def test_both_solvers_give_the_same_numbers(both):
     one, several = (fit.sensitivity(draws=20_000, **FEW) for fit in both)
     table = several.table
@@ -344,6 +345,7 @@ def test_both_solvers_give_the_same_numbers(both):
     assert one.tau.index.names[1] == "study"
 
 
+@pytest.mark.slow
 def test_a_correlation_without_data_is_the_priors():
     """Two outcomes that no trial has both of."""
     rng = np.random.default_rng(3)

@@ -118,6 +118,7 @@ def test_draws_that_chains_repeat_count_once(terms):
     assert left[0] == pytest.approx(left[1], rel=0.3)
 
 
+@pytest.mark.slow
 def test_reweighted_draws_agree_with_refits_under_slightly_wider_priors(terms):
     """What a fit by NUTS is given, where the other engine can refit."""
     refit = Refitter(terms, 40_000, 4)

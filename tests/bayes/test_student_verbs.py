@@ -126,6 +126,7 @@ def test_pinned_loo_kfold_and_psis_are_sums_over_a_grid(pinned):
     np.testing.assert_array_equal(by_name.pointwise, folded.pointwise)
 
 
+@pytest.mark.slow
 def test_loo_with_all_unknown_is_that_of_a_grid(robust, robust_loo):
     """μ, ln τ² and ν on a grid in three dimensions."""
     mu, eta = np.linspace(-2.6, 1.4, 41), np.linspace(-8, 4, 41)
@@ -188,6 +189,7 @@ def test_loo_is_that_of_refits_one_by_one():
     assert (np.abs(found.pointwise - psis.pointwise) < 4 * error)[good].all()
 
 
+@pytest.mark.slow
 def test_with_many_degrees_of_freedom_it_is_the_normal_answer(twins, outlier):
     normal, robust = twins
     with pytest.warns(lsm.ConvergenceWarning):
@@ -204,6 +206,7 @@ def test_with_many_degrees_of_freedom_it_is_the_normal_answer(twins, outlier):
     np.testing.assert_allclose(one.pit, two.pit, atol=0.01)
 
 
+@pytest.mark.slow
 def test_heavy_tails_are_preferred_where_they_are_and_their_pit_is_uniform():
     rng = np.random.default_rng(3)
     k = 120
@@ -268,6 +271,7 @@ def test_an_outlier_is_less_of_a_surprise_to_heavy_tails(twins, robust, outlier)
     assert p[0] < 0.002 < 0.02 < p[1]
 
 
+@pytest.mark.slow
 def test_diagnosis_leaves_studies_out_and_counts_degrees_of_freedom(outlier, robust, robust_loo):
     found = robust.diagnose(progress=False)
     np.testing.assert_array_equal(found.loo.pointwise, robust_loo.pointwise)
@@ -354,6 +358,7 @@ def test_density_ratio_of_the_pinned_model_is_that_of_a_grid(pinned):
     assert found.restricted is None
 
 
+@pytest.mark.slow
 def test_density_ratio_is_the_ratio_of_marginal_likelihoods():
     data = lsm.load_dataset("bcg")
     slope = _model(data, "yi ~ ablat", priors=Priors(df=4)).fit_bayes(seed=3)
@@ -398,6 +403,7 @@ def test_prior_of_the_excess_is_that_of_the_degrees_of_freedom():
     assert kstest(drawn, lambda x: (whole.cdf(x) - whole.cdf(2)) / whole.sf(2)).pvalue > 1e-3
 
 
+@pytest.mark.slow
 def test_sensitivity_widens_the_prior_of_the_degrees_of_freedom(robust):
     found = robust.sensitivity(factors=(), presets=("slides",), draws=2000, progress=False)
     name = ("study_effects", "df")

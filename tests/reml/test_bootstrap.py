@@ -174,6 +174,7 @@ def test_bad_input():
         bootstrap_test(bounded, reduced)
 
 
+@pytest.mark.slow
 def test_of_several_terms_it_is_seeded_and_near_chi2_away_from_the_border():
     data = nested_data(7, districts=30)
     full, reduced = nested_model(data, school="~ x").fit_reml(), nested_model(data).fit_reml()

@@ -128,6 +128,7 @@ def test_the_command_writes_the_report_its_table_and_all_tables(tmp_path, capsys
     }
 
 
+@pytest.mark.slow
 def test_the_command_takes_several_scale_terms(tmp_path, capsys, monkeypatch):
     few = {"factors": (), "presets": ()}  # as many refits as a test has time for
     monkeypatch.setattr("bayes_lsm.cli.sensitivity", partial(sensitivity, **few))
