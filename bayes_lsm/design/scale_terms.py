@@ -163,6 +163,7 @@ class ScaleTerm:
             effects=tuple(self.effects[k] for k in kept),
             slopes=slopes[:, kept],
             Z=np.ascontiguousarray(self.Z[:, kept]),
+            offset=None if self.offset is None else self.offset[:, kept],
         )
 
     def hold(self, values: Mapping[int, float]) -> ScaleTerm:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 
 import bayes_lsm as lsm
 from bayes_lsm.design.clusters import read_clusters
@@ -126,6 +127,24 @@ def test_scores_where_some_have_no_variance():
     expected = scores_by_differences(sigma, at, design, np.arange(15), "REML")
     np.testing.assert_allclose(found, expected, atol=1e-7)
     np.testing.assert_allclose(found.sum(axis=0), limit.evaluate(at, "REML").score, atol=1e-9)
+
+
+def test_held_effects_beside_those_without_variance():
+    """What is held of an effect goes with it where the other one has no variance."""
+    design = gums("unstructured").design
+    V = np.diag(design.v)
+    for block in design.blocks:
+        V[np.ix_(block.rows, block.rows)] = block.covariance
+    (term,) = design.terms
+    gone = np.zeros(term.Z.shape[:2], dtype=bool)
+    gone[:, 0] = True
+    limit = likelihood_of(design.hold({1: -3.5})).at([gone])
+    # The intercept of the effect that is gone is still counted, and moves nothing.
+    found = limit.evaluate(np.array([0.3]), "ML")
+    Sigma = V + np.diag(np.where(term.slopes[:, 1] == 1, np.exp(-3.5), 0.0))
+    residuals = design.y - design.X @ found.beta
+    assert found.value == pytest.approx(multivariate_normal.logpdf(residuals, cov=Sigma), abs=1e-9)
+    np.testing.assert_allclose(design.X.T @ np.linalg.solve(Sigma, residuals), 0.0, atol=1e-7)
 
 
 @METHODS
