@@ -21,7 +21,8 @@ from bayes_lsm.likelihood.protocol import Covariance, Likelihood
 from bayes_lsm.reml.divergence import Divergence, together
 from bayes_lsm.reml.term_estimate import TermEstimate, at_border, correlation_table
 from bayes_lsm.reml.uninformed import location_directions, say, without_unknown
-from bayes_lsm.results import model_title, wald_table
+from bayes_lsm.reml.wald import wald_table
+from bayes_lsm.results import model_title
 from bayes_lsm.specification import Method
 
 Test = Literal["z", "t", "knha"]

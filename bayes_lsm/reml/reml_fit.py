@@ -31,8 +31,7 @@ from bayes_lsm.reml.tests.permutation_test import permutation_test
 from bayes_lsm.reml.tests.score_test import score_test
 from bayes_lsm.reml.tests.wald_test import wald_test
 from bayes_lsm.reml.uninformed import mean_of_known
-from bayes_lsm.reml.wald import ChiSquareTest, FTest, cochran_q, omnibus
-from bayes_lsm.results import wald_table
+from bayes_lsm.reml.wald import ChiSquareTest, FTest, cochran_q, omnibus, wald_table
 from bayes_lsm.tables import Printable, format_table, text_table, wrap_notes
 
 

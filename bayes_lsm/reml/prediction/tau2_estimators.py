@@ -37,8 +37,8 @@ from bayes_lsm.reml.prediction.heterogeneity import (
     standard_error_tau2,
 )
 from bayes_lsm.reml.search.estimate import estimate
-from bayes_lsm.reml.wald import cochran_q
-from bayes_lsm.results import model_title, wald_table
+from bayes_lsm.reml.wald import cochran_q, wald_table
+from bayes_lsm.results import model_title
 from bayes_lsm.specification import Method
 from bayes_lsm.tables import Printable, format_cells, format_table, text_table, wrap_notes
 

@@ -10,13 +10,13 @@ import pandas as pd
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.capabilities import require_capable
+from bayes_lsm.choices import seed_or_new
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.requirements import require_no_bounds
 from bayes_lsm.reml.resampling import (
     TIED,
     batches,
     check_iterations,
-    checked_seed,
     log_tau2_of,
     simulate,
 )
@@ -142,7 +142,7 @@ def bootstrap_test(
         require_capable("bootstrap_test", fit.design)
         require_no_bounds(fit, "a bootstrap test")
     check_iterations(iterations)
-    seed = checked_seed(seed)
+    seed = seed_or_new(seed)
     observed = likelihood_ratio_test(full, reduced)
     null = _null(full, reduced, iterations, np.random.default_rng(seed), progress)
     extreme = int(np.sum(null >= observed.statistic - TIED))

@@ -11,14 +11,14 @@ import pandas as pd
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.capabilities import require_capable
-from bayes_lsm.choices import require_choice
+from bayes_lsm.choices import require_choice, seed_or_new
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.design.coefficients import term_columns
 from bayes_lsm.design.exchangeable import PartName, exchangeable
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.requirements import require_no_bounds
-from bayes_lsm.reml.resampling import batches, check_iterations, checked_seed, share_at_least
+from bayes_lsm.reml.resampling import batches, check_iterations, share_at_least
 from bayes_lsm.reml.search.refits import Refits, Starts, held
 from bayes_lsm.reml.search.refitter import refitter_of
 from bayes_lsm.reml.tests.permutations import ExactOrders, RandomOrders, is_exhaustive
@@ -205,7 +205,7 @@ def permutation_test(
     require_no_bounds(fit, "a permutation test")
     what = exchangeable(held(fit)[0], part, cluster)
     count, exhaustive = is_exhaustive(what.moderators, iterations, exact)
-    seed = None if exhaustive else checked_seed(seed)
+    seed = None if exhaustive else seed_or_new(seed)
     orders = ExactOrders(what.moderators) if exhaustive else RandomOrders(len(what), seed)
     observed, refitter = _observe(fit, part), refitter_of(fit)
     z_null, joint_null = [], []
