@@ -123,8 +123,12 @@ def leave_one_out(
     2        -0.654  0.181
     3        -0.686  0.186
     """
-    found = delete(fit, cluster, progress=progress)
-    return LeaveOneOut(**{each.name: getattr(found, each.name) for each in fields(found)})
+    return LeaveOneOut(**facts(delete(fit, cluster, progress=progress)))
+
+
+def facts(found: Deletion) -> dict[str, Any]:
+    """The fields of `Deletion`, by their names."""
+    return {each.name: getattr(found, each.name) for each in fields(Deletion)}
 
 
 def by_cluster(columns: Mapping[Any, Array], found: LeaveOneOut) -> pd.DataFrame:
