@@ -22,6 +22,7 @@ from bayes_lsm.reml.resampling import batches, check_iterations, share_at_least
 from bayes_lsm.reml.search.refits import Refits, Starts, held
 from bayes_lsm.reml.search.refitter import refitter_of
 from bayes_lsm.reml.tests.permutations import ExactOrders, RandomOrders, is_exhaustive
+from bayes_lsm.reml.wald import joint_test
 from bayes_lsm.tables import Printable, format_pval
 
 
@@ -207,8 +208,11 @@ def permutation_test(
     count, exhaustive = is_exhaustive(what.moderators, iterations, exact)
     seed = None if exhaustive else seed_or_new(seed)
     orders = ExactOrders(what.moderators) if exhaustive else RandomOrders(len(what), seed)
-    observed, refitter = _observe(fit, part), refitter_of(fit)
+    (table, tested, joint), refitter = _observe(fit, part), refitter_of(fit)
+    z = table["zval"].to_numpy()
     z_null, joint_null = [], []
+    if not exhaustive:  # the data as they are count as one
+        z_null, joint_null = [np.nan_to_num(z)], [np.nan_to_num([joint])]
     diverged, same_maximum = 0, True
     total = count if exhaustive else iterations - 1
     # The data as they are come first, to see where the starts lead.
@@ -221,65 +225,31 @@ def permutation_test(
         )
         if first:
             same_maximum = _leads_to(fit, refits)
-        z, joint = refits.statistics(part, observed.tested)
-        z_null.append(z[first:])
-        joint_null.append(joint[first:])
+        found = refits.statistics(part, tested)
+        z_null.append(found[0][first:])
+        joint_null.append(found[1][first:])
         diverged += int(refits.diverged[first:].sum())
-    return observed.compare(
-        np.vstack(z_null),
-        np.concatenate(joint_null),
+    null, all_joint = np.vstack(z_null), np.concatenate(joint_null)
+    pval = [share_at_least(np.abs(each), abs(at)) for each, at in zip(null.T, z, strict=True)]
+    return PermutationTest(
+        part=part,
+        table=table.assign(pval=pval),
+        statistic=joint,
+        df=len(tested),
+        pval=share_at_least(all_joint, joint),
+        null=pd.DataFrame(null, columns=list(table.index)),
+        null_joint=all_joint,
+        iterations=len(all_joint),
         exact=exhaustive,
         diverged=diverged,
+        failed=int(np.isinf(all_joint).sum()),
         seed=seed,
         same_maximum=same_maximum,
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Observed:
-    """What the data say of the free coefficients of a part, whose moderators are `tested`."""
-
-    part: PartName
-    table: pd.DataFrame
-    tested: list[int]
-    joint: float
-
-    def compare(
-        self,
-        z_null: Array,
-        joint_null: Array,
-        *,
-        exact: bool,
-        diverged: int,
-        seed: int | None,
-        same_maximum: bool,
-    ) -> PermutationTest:
-        """The test, from z (m, terms) and χ² (m,) of the permutations."""
-        failed = int(np.isinf(joint_null).sum())
-        z = self.table["zval"].to_numpy()
-        if not exact:
-            z_null = np.vstack([np.nan_to_num(z), z_null])
-            joint_null = np.append(np.nan_to_num(self.joint), joint_null)
-        pval = [share_at_least(np.abs(each), abs(at)) for each, at in zip(z_null.T, z, strict=True)]
-        return PermutationTest(
-            part=self.part,
-            table=self.table.assign(pval=pval),
-            statistic=self.joint,
-            df=len(self.tested),
-            pval=share_at_least(joint_null, self.joint),
-            null=pd.DataFrame(z_null, columns=list(self.table.index)),
-            null_joint=joint_null,
-            iterations=len(joint_null),
-            exact=exact,
-            diverged=diverged,
-            failed=failed,
-            seed=seed,
-            same_maximum=same_maximum,
-        )
-
-
-def _observe(fit: Estimates, part: PartName) -> _Observed:
-    """The fit's estimates, standard errors and z, and the joint χ² of its moderators."""
+def _observe(fit: Estimates, part: PartName) -> tuple[pd.DataFrame, list[int], float]:
+    """The free estimates, standard errors and z; which are moderators', and their joint χ²."""
     names, estimate, V = fit.design.location.names, fit.beta, fit.known_vcov_location
     if part == "scale":
         free = held(fit)[1]
@@ -292,12 +262,8 @@ def _observe(fit: Estimates, part: PartName) -> _Observed:
         index=pd.Index(names, name="term"),
     )
     tested = term_columns(part, names)
-    joint = math.nan
-    if known[tested].all():
-        joint = float(
-            estimate[tested] @ np.linalg.solve(V[np.ix_(tested, tested)], estimate[tested])
-        )
-    return _Observed(part, table, tested, joint)
+    joint = joint_test(estimate[tested], V[np.ix_(tested, tested)], None).statistic
+    return table, tested, joint
 
 
 def _leads_to(fit: Estimates, refits: Refits) -> bool:
