@@ -8,7 +8,7 @@ from typing import Protocol
 import pandas as pd
 
 from bayes_lsm.design.design import Design
-from bayes_lsm.tables import LONGEST, Printable
+from bayes_lsm.tables import LONGEST, Tabled
 
 
 class Fit(Protocol):
@@ -38,7 +38,7 @@ class Fit(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class ResultTable(Printable):
+class ResultTable(Tabled):
     """What a fit answered: a table with a title and the notes that its reader must see.
 
     Attributes
@@ -70,10 +70,6 @@ class ResultTable(Printable):
             return self.remarks
         cut = f"the first {LONGEST} of {rows} rows are shown; to_dataframe() has them all"
         return (cut, *self.remarks)
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """The table, unrounded."""
-        return self.table.copy()
 
     def _table(self) -> pd.DataFrame:
         return super()._table().head(LONGEST)

@@ -111,6 +111,16 @@ class Printable(ABC):
         return self.to_html()
 
 
+class Tabled(Printable):
+    """A result that holds its table."""
+
+    table: pd.DataFrame
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The table, unrounded."""
+        return self.table.copy()
+
+
 def heading(part: str) -> str:
     """What stands above the coefficients of a part.
 

@@ -73,13 +73,8 @@ def _label(design: Design, t: int, name: str) -> str:
 
 def scale_places(design: Design) -> npt.NDArray[np.intp]:
     """Where the scale coefficients stand among all of a model's, κ of the terms included."""
-    starts = np.cumsum([0, *(term.size for term in design.terms)])
-    return np.concatenate(
-        [
-            start + np.arange(len(term.names))
-            for start, term in zip(starts, design.terms, strict=False)
-        ]
-    )
+    each = zip(design.places, design.terms, strict=True)
+    return np.concatenate([at.start + np.arange(len(term.names)) for at, term in each])
 
 
 class Named(Protocol):

@@ -173,6 +173,18 @@ class Design:
         return part if len(self.terms) == 1 else f"{part} ({term.name})"
 
     @cached_property
+    def columns(self) -> tuple[slice, ...]:
+        """Where the coefficients of ln τ² of each scale term stand among those of all."""
+        ends = itertools.accumulate((len(term.names) for term in self.terms), initial=0)
+        return tuple(itertools.starmap(slice, itertools.pairwise(ends)))
+
+    @cached_property
+    def places(self) -> tuple[slice, ...]:
+        """Where the coefficients and κ of each scale term stand among those of all."""
+        ends = itertools.accumulate((term.size for term in self.terms), initial=0)
+        return tuple(itertools.starmap(slice, itertools.pairwise(ends)))
+
+    @cached_property
     def lone_levels(self) -> tuple[LoneLevel, ...]:
         """The levels of scale moderators that one study, or group, has."""
         return lone_levels(self.X, self.terms, self.moderators)
@@ -220,14 +232,14 @@ class Design:
         scale : sequence of int
             Coefficients of ln τ², counted through all terms.
         """
-        terms, first = [], 0
-        for term in self.terms:
-            terms.append(term.without([j - first for j in scale]))
-            first += len(term.names)
+        terms = tuple(
+            term.without([j - at.start for j in scale])
+            for term, at in zip(self.terms, self.columns, strict=True)
+        )
         kept = [j for j in range(self.X.shape[1]) if j not in location]
         names = tuple(self.location.names[j] for j in kept)
         part = replace(self.location, names=names, matrix=np.ascontiguousarray(self.X[:, kept]))
-        return replace(self, location=part if location else self.location, terms=tuple(terms))
+        return replace(self, location=part if location else self.location, terms=terms)
 
     def given_levels(self) -> Design:
         """The model given its random intercepts of ln τ²: coefficients like others.
@@ -246,11 +258,10 @@ class Design:
         values : mapping of int to float
             By the number of the coefficient, counted through all terms.
         """
-        terms, first = [], 0
-        for term in self.terms:
-            here = {j - first: c for j, c in values.items() if 0 <= j - first < len(term.names)}
+        terms = []
+        for term, at in zip(self.terms, self.columns, strict=True):
+            here = {j - at.start: c for j, c in values.items() if at.start <= j < at.stop}
             terms.append(term.hold(here) if here else term)
-            first += len(term.names)
         return replace(self, terms=tuple(terms))
 
     def for_new_data(self, data: pd.DataFrame) -> NewData:
@@ -413,7 +424,7 @@ def check_size(design: Design) -> None:
     DataError
     """
     k, p = design.X.shape
-    q = sum(term.size for term in design.terms)
+    q = design.places[-1].stop
     if k < p + q:
         raise DataError(
             f"{k} {design.units} cannot carry {p} location and {q} scale coefficients together: "

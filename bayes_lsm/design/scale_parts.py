@@ -108,19 +108,18 @@ class ScalePart:
 
 def scale_parts(design: Design) -> list[ScalePart]:
     """The formulas of all scale terms."""
-    sizes = [len(term.names) for term in design.terms]
     return [
         ScalePart(
             term.name,
             term.part,
             design.location,
             design.kinds,
-            sum(sizes[:t]),
-            sum(sizes),
+            at.start,
+            design.columns[-1].stop,
             term.names == term.part.names,
             len(design.terms) == 1,
         )
-        for t, term in enumerate(design.terms)
+        for term, at in zip(design.terms, design.columns, strict=True)
     ]
 
 

@@ -72,14 +72,12 @@ def scale_values(fit: Estimates, rows: Array) -> ScaleValues:
     """
     rows = np.asarray(rows, dtype=float)
     coordinates, added = np.zeros_like(rows), np.zeros(len(rows))
-    blind, first = np.zeros(len(rows), dtype=bool), 0
-    for each in fit.terms.values():
-        here = slice(first, first + len(each.alpha))
+    blind = np.zeros(len(rows), dtype=bool)
+    for each, here in zip(fit.terms.values(), fit.design.columns, strict=True):
         coordinates[:, here], more = each.read(rows[:, here])
         blind |= each.is_blind_at(coordinates[:, here])
         with np.errstate(invalid="ignore"):  # −inf of one term and inf of another are undefined
             added = added + more
-        first = here.stop
     places = scale_places(fit.design)
     covariance = fit.limit_vcov[np.ix_(places, places)]
     certain = np.array([name in fit.fixed for name in fit.scale_names])

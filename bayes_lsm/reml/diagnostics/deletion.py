@@ -414,11 +414,10 @@ def _climb(fit: Estimates, rest: Design) -> Estimates | None:
 
 def _terms(fit: Estimates, rest: Design, alpha: Array, vcov: Array) -> dict[str, TermEstimate]:
     """The scale terms of a maximum at finite coefficients and κ."""
-    terms, first = {}, 0
-    for each, term in zip(fit.terms.values(), rest.terms, strict=True):
-        own = slice(first, first + len(term.names))
-        others = slice(own.stop, first + term.size)
-        first = others.stop
+    terms = {}
+    for each, term, at in zip(fit.terms.values(), rest.terms, rest.places, strict=True):
+        own = slice(at.start, at.start + len(term.names))
+        others = slice(own.stop, at.stop)
         kappa, R = alpha[others], each.correlation
         if len(kappa):
             R = correlation_matrices(kappa[None], len(term.effects), term.correlation)[0]

@@ -38,7 +38,7 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.protocol import Covariance
 from bayes_lsm.reml.diagnostics.location_projection import LocationProjection, project
-from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.estimates import Estimates, by_grouping
 from bayes_lsm.reml.wald import FTest, wald_table
 from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable
@@ -95,20 +95,13 @@ class RobustFit(Printable):
 
         Indexed by grouping and term where there are several scale terms.
         """
-        tables = self._scale_tables()
-        if len(tables) == 1:
-            return next(iter(tables.values()))
-        return pd.concat(tables, names=["grouping", "term"])
+        return by_grouping(self._scale_tables(), "term")
 
     def _scale_tables(self) -> dict[str, pd.DataFrame]:
-        tables, first = {}, 0
-        for name, each in self.fit.terms.items():
-            here = slice(first, first + len(each.alpha))
-            first = here.stop
-            tables[name] = _table(
-                each.term.names, each.shown, self.vcov_scale[here, here], self.df_scale[here]
-            )
-        return tables
+        return {
+            name: _table(each.term.names, each.shown, self.vcov_scale[at, at], self.df_scale[at])
+            for (name, each), at in zip(self.fit.terms.items(), self.design.columns, strict=True)
+        }
 
     @property
     def qm(self) -> FTest:

@@ -108,7 +108,7 @@ class Slices:
     @cached_property
     def _fixed_at(self) -> Array:
         """What the fit holds, among all coefficients and κ; nan for the others."""
-        found = np.full(sum(term.size for term in self.design.terms), np.nan)
+        found = np.full(self.design.places[-1].stop, np.nan)
         for each, place in zip(coefficients(self.design), scale_places(self.design), strict=True):
             found[place] = self.fixed.get(each.label, math.nan)
         return found
@@ -213,7 +213,7 @@ def slices_along(fit: Estimates, row: Array) -> Slices:
         variance=float(value.se[0]) ** 2,
         highest=fit.highest,
         spread=float(np.sqrt(np.mean(column[term.used] ** 2))),
-        others=sum(each.size for each in terms) - len(fit.fixed) - 1,
+        others=fit.design.places[-1].stop - len(fit.fixed) - 1,
         design=replace(fit.design, terms=terms),
         name=known[here[pivot]].label,
         place=int(scale_places(fit.design)[here[pivot]]),
@@ -253,10 +253,10 @@ def _of_pair(fit: Estimates, which: Pair) -> Slices:
         variance=math.nan,
         highest=fit.highest,
         spread=_PACE,
-        others=sum(each.size for each in terms) - len(fit.fixed),
+        others=fit.design.places[-1].stop - len(fit.fixed),
         design=replace(fit.design, terms=tuple(terms)),
         name=which.label,
-        place=sum(each.size for each in terms[: which.t]) + len(term.names),
+        place=fit.design.places[which.t].start + len(term.names),
         method=fit.method,
         fixed=fit.fixed,
         effects=len(term.effects),

@@ -211,24 +211,22 @@ def variances_at(
     FitError
         For an unknown scale term.
     """
-    chosen, size = (
-        chosen_terms(fit.design, terms),
-        sum(each.term.size for each in fit.terms.values()),
-    )
-    found, first, place = {}, 0, 0
-    for (name, each), there in zip(fit.terms.items(), points.terms, strict=True):
-        q = len(each.alpha)
-        if name in chosen:
-            rows = np.zeros((there.slopes.size, len(fit.alpha)))
-            rows[:, first : first + q] = there.Z.reshape(-1, q)
-            value = scale_values(fit, rows)
-            coordinates = np.zeros((len(rows), size))
-            coordinates[:, scale_places(fit.design)] = value.coordinates
-            coordinates = coordinates.reshape(*there.slopes.shape, size)
-            found[name] = TermVariance(
-                each, there.slopes, value, coordinates, place, is_identity(fit)
-            )
-        first, place = first + q, place + each.term.size
+    design, found = fit.design, {}
+    chosen, size = chosen_terms(design, terms), design.places[-1].stop
+    for name, there, here, place in zip(
+        fit.terms, points.terms, design.columns, design.places, strict=True
+    ):
+        if name not in chosen:
+            continue
+        rows = np.zeros((there.slopes.size, len(fit.alpha)))
+        rows[:, here] = there.Z.reshape(len(rows), -1)
+        value = scale_values(fit, rows)
+        coordinates = np.zeros((len(rows), size))
+        coordinates[:, scale_places(design)] = value.coordinates
+        coordinates = coordinates.reshape(*there.slopes.shape, size)
+        found[name] = TermVariance(
+            fit.terms[name], there.slopes, value, coordinates, place.start, is_identity(fit)
+        )
     return found
 
 

@@ -273,10 +273,7 @@ class BlocksSurface(Surface):
         size = len(self.back) + self.n_correlations
         if not self._is_steep:
             return np.zeros((0, size))
-        first, axes = 0, list[int]()
-        for term in self._design.terms:
-            axes += range(first + 1, first + len(term.names))
-            first += len(term.names)
+        axes = [j for at in self._design.columns for j in range(at.start + 1, at.stop)]
         slopes = [sign * steep for steep in _STEEP for sign in (-1, 1)]
         return np.concatenate(
             [np.zeros((0, size)), *(slope * np.eye(size)[[j]] for j in axes for slope in slopes)]

@@ -23,11 +23,11 @@ from bayes_lsm.reml.resampling import (
 from bayes_lsm.reml.search.refitter import refitter_of
 from bayes_lsm.reml.tests.likelihood_ratio_test import likelihood_ratio_test
 from bayes_lsm.reml.tests.nested_models import require_nested
-from bayes_lsm.tables import Printable, format_pval
+from bayes_lsm.tables import Tabled, format_pval
 
 
 @dataclass(frozen=True, eq=False)
-class BootstrapTest(Printable):
+class BootstrapTest(Tabled):
     """A likelihood-ratio test whose null distribution is simulated.
 
     Attributes
@@ -79,10 +79,6 @@ class BootstrapTest(Printable):
         if self.failed:
             found.append(f"{self.failed} refits did not converge and count against the full model")
         return tuple(found)
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """The two fits."""
-        return self.table.copy()
 
 
 def bootstrap_test(

@@ -23,11 +23,11 @@ from bayes_lsm.reml.search.refits import Refits, Starts, held
 from bayes_lsm.reml.search.refitter import refitter_of
 from bayes_lsm.reml.tests.permutations import ExactOrders, RandomOrders, is_exhaustive
 from bayes_lsm.reml.wald import joint_test
-from bayes_lsm.tables import Printable, format_pval
+from bayes_lsm.tables import Tabled, format_pval
 
 
 @dataclass(frozen=True, eq=False)
-class PermutationTest(Printable):
+class PermutationTest(Tabled):
     """A permutation test of all coefficients of one part.
 
     Attributes
@@ -110,10 +110,6 @@ class PermutationTest(Printable):
         if self.failed:
             found.append(f"{self.failed} refits failed and count as at least as extreme")
         return tuple(found)
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row a term."""
-        return self.table.copy()
 
 
 def permutation_test(

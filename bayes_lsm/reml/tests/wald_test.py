@@ -16,13 +16,13 @@ from bayes_lsm.design.exchangeable import PartName
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.wald import joint_test, wald_table
-from bayes_lsm.tables import Printable, format_pval
+from bayes_lsm.tables import Tabled, format_pval
 
 Contrast = Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False)
-class WaldTest(Printable):
+class WaldTest(Tabled):
     """A Wald test of one or several linear combinations of coefficients.
 
     Attributes
@@ -62,10 +62,6 @@ class WaldTest(Printable):
     def notes(self) -> tuple[str, ...]:
         """None."""
         return ()
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row a combination."""
-        return self.table.copy()
 
 
 def wald_test(
