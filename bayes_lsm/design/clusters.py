@@ -20,15 +20,9 @@ Cluster = str | Sequence[Any]
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """A partition of the rows.
+    """A partition of the rows: `code` (n,) is 0, 1, … in the order of their appearance.
 
-    Attributes
-    ----------
-    code : ndarray of int, shape (n,)
-        0, 1, … in the order of their appearance.
-    names : tuple of str, length G
-    what : str
-        The scale term they are the groups of, or ``"cluster"``.
+    `what` is the scale term that they are the groups of, or ``"cluster"``.
     """
 
     code: Index
@@ -61,20 +55,10 @@ class Clusters:
 
 
 def read_clusters(design: Design, cluster: Cluster | None) -> Clusters:
-    """The clusters that are asked for.
+    """The clusters that are asked for: a scale term's grouping, or the cluster of each row (n,).
 
-    Parameters
-    ----------
-    design : Design
-    cluster : str or sequence of length n, optional
-        The grouping of a scale term, or the cluster of each row that was fitted. By default the
-        groups of the scale term in whose groups those of all others lie.
-
-    Raises
-    ------
-    FitError
-        For an unknown grouping, clusters that are missing or fewer than two, and where groups
-        cross, so that no scale term holds the others.
+    By default the groups of the scale term in whose groups those of all others lie. A FitError
+    refuses an unknown grouping, clusters that are missing or fewer than two, and groups that cross.
     """
     names = ", ".join(repr(term.name) for term in design.terms)
     if cluster is None:

@@ -94,13 +94,7 @@ class Named(Protocol):
 
 
 def find[T: Named](wanted: str, known: Sequence[T], what: str) -> T:
-    """The one that is called so.
-
-    Raises
-    ------
-    FitError
-        When there is none, or several scale terms have one.
-    """
+    """The one that is called so; a FitError when there is none, or several scale terms have one."""
     for each in known:
         if wanted in (each.label, f"{each.grouping}: {each.name}"):
             return each
@@ -118,10 +112,7 @@ def term_columns(
 ) -> list[int]:
     """Columns of some terms of a part; of all its moderators (or the intercept) by default.
 
-    Raises
-    ------
-    FitError
-        For an unknown term, one that several scale terms have, and one that is given twice.
+    A FitError refuses an unknown term, one that several scale terms have, and one given twice.
     """
     if terms is None:
         return [j for j, name in enumerate(names) if name.split(": ")[-1] != "intrcpt"] or [0]

@@ -417,12 +417,7 @@ def _check_finite(column: str, values: Array, labels: Sequence[str]) -> None:
 
 
 def check_size(design: Design) -> None:
-    """More rows than coefficients, so that something is left for the heterogeneity.
-
-    Raises
-    ------
-    DataError
-    """
+    """Refuse rows as few as coefficients: something must be left for the heterogeneity."""
     k, p = design.X.shape
     q = design.places[-1].stop
     if k < p + q:

@@ -99,10 +99,7 @@ def joint_test(b: Array, V: Array, df: int | None) -> ChiSquareTest | FTest:
 def cochran_q(design: Design) -> ChiSquareTest:
     """Weighted residual sum of squares with weights V⁻¹: the test of (residual) heterogeneity.
 
-    Raises
-    ------
-    FitError
-        For individual data, which have no sampling variances.
+    A FitError for individual data, which have no sampling variances.
     """
     require_capable("cochran_q", design)
     white = (

@@ -34,16 +34,8 @@ _ENTRIES = 4_000_000  # 32 MB for each array of points × squared columns
 class BlockDeletion:
     """Sums over some rows at m α, from which rows can be taken away; see `protocol.Deletion`.
 
-    Attributes
-    ----------
-    sums : RowSums
-        Of all rows, with β counted from the prior's mean.
-    alphas : ndarray, shape (m, q)
-    precision : ndarray, shape (p, p)
-        Of the prior of β.
-    whole : bool
-        Whether `total` is of all rows, so that a fold's are to be taken away.
-    total : Sums
+    `sums` are of all rows, with β counted from the prior's mean, `precision` is the prior's. If
+    `total` is of all rows (`whole`), a fold's are to be taken away.
     """
 
     sums: RowSums

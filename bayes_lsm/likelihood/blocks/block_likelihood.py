@@ -105,13 +105,7 @@ class Blocks:
         return block_covariance(self.design, tau2, correlations)
 
     def sampling_covariance(self) -> BlockCovariance:
-        """V alone.
-
-        Raises
-        ------
-        FitError
-            For individual data, which have no sampling variances.
-        """
+        """V alone; see `Likelihood`."""
         if not (self.design.v > 0).all():
             raise FitError("individual data have no sampling variances")
         nothing = [np.zeros(term.Z.shape[:2]) for term in self.design.terms]

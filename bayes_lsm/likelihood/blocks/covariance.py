@@ -23,15 +23,7 @@ from bayes_lsm.likelihood.blocks.arrange import error_covariance
 
 @dataclass(frozen=True, eq=False)
 class DenseBlock:
-    """Rows and effects that have to do with each other.
-
-    Attributes
-    ----------
-    rows : ndarray of int, shape (b,)
-    columns : ndarray of int, shape (e,)
-        Their effects.
-    sigma : ndarray, shape (b, b)
-    """
+    """Rows (b,) and effects, `columns` (e,), that have to do with each other; their Σ (b, b)."""
 
     rows: Index
     columns: Index
@@ -110,13 +102,7 @@ def _block_rows(A: sparse.csr_array, V: Any) -> list[Index]:
 
 @dataclass(frozen=True, eq=False)
 class BlockCovariance:
-    """Σ = V + A D A', taken apart into independent blocks.
-
-    Attributes
-    ----------
-    parts : tuple of DenseBlock
-    size : int
-    """
+    """Σ = V + A D A', taken apart into independent blocks."""
 
     parts: tuple[DenseBlock, ...]
     size: int

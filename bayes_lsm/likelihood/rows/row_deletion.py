@@ -17,16 +17,8 @@ from bayes_lsm.likelihood.protocol import LeftOut, NormalPrior
 class RowDeletion:
     """Sums over some rows at m α, from which rows can be taken away; see `protocol.Deletion`.
 
-    Attributes
-    ----------
-    numbers : Design, or a part of one
-        All rows.
-    alphas : ndarray, shape (m, q)
-    prior : NormalPrior
-    whole : bool
-        Whether the sums are those of all rows, so that a fold's are to be taken away.
-    sums : tuple of ndarray
-        See `rows.deletion.row_sums`.
+    `numbers` are all rows. If the `sums` (see `rows.deletion.row_sums`) are theirs (`whole`), a
+    fold's are to be taken away.
     """
 
     numbers: Numbers

@@ -29,12 +29,7 @@ _LARGEST_TABLE = 2_000_000
 
 @dataclass(frozen=True, eq=False)
 class DiagonalCovariance:
-    """Σ of independent effects.
-
-    Attributes
-    ----------
-    variances : ndarray, shape (n,)
-    """
+    """Σ of independent effects, by their `variances` (n,); see `Covariance`."""
 
     variances: Array
 
@@ -68,11 +63,7 @@ class DiagonalCovariance:
 class Rows:
     """The normal likelihood of a design of independent effects; see `Likelihood`.
 
-    Attributes
-    ----------
-    design : Design
-    gone : ndarray of bool, shape (n,), or None
-        Rows whose τ² is held at 0.
+    `gone` (n,) are rows whose τ² is held at 0.
     """
 
     design: Design

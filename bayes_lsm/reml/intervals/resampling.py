@@ -102,12 +102,7 @@ def permutation_ends(
 class _Inverter:
     """p-values of α_j = c (or β_j = c) by the same permutations at every c.
 
-    Attributes
-    ----------
-    names : sequence of str
-        Of the coefficients of the part that are free.
-    work : int
-        How long one refit takes.
+    `names` are of the free coefficients of the part; `work` is how long one refit takes.
     """
 
     def __init__(

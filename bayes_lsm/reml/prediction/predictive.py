@@ -71,10 +71,7 @@ Conditional = tuple[Index, Array, Array, Array]
 class _NewRows:
     """What is asked: m new rows, and what their variance hangs on.
 
-    Attributes
-    ----------
-    vary, known : ndarray of bool, shape (m,)
-        Whether a row has any variance, and whether all of it is known, with its uncertainty.
+    Whether a row has any variance (`vary`), and whether all of it is known, with its uncertainty.
     """
 
     def __init__(self, fit: Estimates, X: Array, parts: Sequence[TermVariance]) -> None:

@@ -50,13 +50,7 @@ class _Refit(NamedTuple):
 
 
 class BlocksRefitter:
-    """Refits of effects in blocks; see `Refitter`.
-
-    Parameters
-    ----------
-    fit : Estimates
-        What it holds fixed is an offset of ln τ².
-    """
+    """Refits of effects in blocks; see `Refitter`. What the fit holds is an offset of ln τ²."""
 
     def __init__(self, fit: Estimates) -> None:
         self._fit, self._design = fit, held(fit)[0]

@@ -34,18 +34,12 @@ _TURN = 0.1
 class BlocksSurface(Surface):
     """The log-likelihood of a design in blocks.
 
-    Parameters
-    ----------
-    design : Design
-    method : {"REML", "ML"}
-    held : mapping of int to float, optional
-        Correlations that are not estimated, by the number of their term: that of its first two
-        effects where the matrix is unstructured, that of all pairs where it is compound symmetric.
-    turns : int, default 3
-        Rounds of further climbs once a best point is known. With 0, for refits in their hundreds,
-        there are fewer starts as well: nearly twice as fast. Of 240 sets that were simulated from
-        the fits of four models it missed no highest point from where the fit stopped; without the
-        corners, 5.
+    `held` are correlations that are not estimated, by the number of their term: that of its first
+    two effects where the matrix is unstructured, that of all pairs where it is compound symmetric.
+    `turns` are rounds of further climbs once a best point is known. With 0, for refits in their
+    hundreds, there are fewer starts as well: nearly twice as fast. Of 240 sets that were simulated
+    from the fits of four models it missed no highest point from where the fit stopped; without the
+    corners, 5.
     """
 
     def __init__(

@@ -38,12 +38,7 @@ def estimate(
 
     A correlation is fixed by its name, too (see `bayes_lsm.design.coefficients.pairs`): if
     unstructured, that of the first two effects. What a fixed coefficient adds to ln τ² is an
-    offset.
-
-    Raises
-    ------
-    FitError
-        When the likelihood cannot be computed anywhere.
+    offset. A FitError when the likelihood cannot be computed anywhere.
     """
     held, rhos = split_fixed(design, fixed or {})
     if start is not None:

@@ -29,30 +29,16 @@ _DIVERGING = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Refits:
-    """Where the likelihoods of m data sets are highest.
+    """Where the likelihoods of m data sets are highest; −inf where one cannot be computed.
 
-    Attributes
-    ----------
-    value : ndarray, shape (m,)
-        The log-likelihood; −inf where it cannot be computed.
-    converged : ndarray of bool, shape (m,)
-    beta, vcov_location : ndarray, shapes (m, p) and (m, p, p)
-        As the fit's test has it: by Knapp and Hartung, if that is what was asked for.
-    rotated : ndarray, shape (m, s)
-        The free scale coefficients and κ, in coordinates in which each term's columns are
-        orthogonal with mean square 1; finite, also where they diverge.
-    information : ndarray, shape (m, s, s)
-        −H in these coordinates: 0, or next to nothing, along what diverges.
-    back : ndarray, shape (s, s)
-        From the coordinates to the design's.
-    places : ndarray of int, shape (q,)
-        Where the scale coefficients stand among the s.
-    log_tau2 : ndarray, shape (m, n)
-        Of each row; very negative where a variance vanishes.
-    correlations : ndarray, shape (m, c)
-        Of all pairs of correlated effects; nan where a limit took one of them.
-    infinite : callable
-        Which scale coefficients of refit i diverge: their numbers, and ±inf or nan.
+    `beta` and `vcov_location` are as the fit's test has them: by Knapp and Hartung, if that is what
+    was asked for. `rotated` (m, s) are the free scale coefficients and κ, in coordinates in which
+    each term's columns are orthogonal with mean square 1; finite, also where they diverge.
+    `information` (m, s, s) is −H there: 0, or next to nothing, along what diverges. `back` leads to
+    the design's coordinates, and `places` are where the scale coefficients stand among the s.
+    `log_tau2` (m, n) is very negative where a variance vanishes; `correlations` (m, c) are nan
+    where a limit took an effect; `infinite` says which scale coefficients of refit i diverge: their
+    numbers, and ±inf or nan.
     """
 
     value: Array

@@ -35,13 +35,7 @@ _VANISHED = 1e-6
 
 
 class RowsRefitter:
-    """Refits of independent effects; see `Refitter`.
-
-    Parameters
-    ----------
-    fit : Estimates
-        What it holds fixed is an offset of ln τ².
-    """
+    """Refits of independent effects; see `Refitter`. What the fit holds is an offset of ln τ²."""
 
     def __init__(self, fit: Estimates) -> None:
         design = fit.design
@@ -177,23 +171,11 @@ def climb_highest(
     orders: Index | None = None,
     part: PartName = "scale",
 ) -> Summits:
-    """The highest summit of each of m datasets that one of some starts leads to.
+    """The highest summit of each of m datasets that some start leads to; −inf without one.
 
-    Parameters
-    ----------
-    starts : iterable of ndarray, shape (q,) or (m, q)
-        In the coordinates of the problem: the same for all datasets, or one for each.
-    problem : Problem
-    effects : ndarray, shape (m, n), optional
-        In place of the problem's.
-    orders : ndarray of int, shape (m, n), optional
-        Which study's row of Z (or of X, for the location `part`) is to be where.
-    part : {"location", "scale"}, default "scale"
-
-    Returns
-    -------
-    Summits
-        Of length m, with a value of −inf where there is none.
+    Starts (q,) for all datasets, or (m, q), are in the coordinates of the problem. `effects` (m, n)
+    take the place of the problem's; `orders` (m, n) say which study's row of Z (or of X, for the
+    location `part`) is to be where.
     """
     from bayes_lsm.likelihood.rows.ascent import climb_sets
 

@@ -35,19 +35,7 @@ _EVERY = 1_000_000
 
 
 class RowsSurface(Surface):
-    """The log-likelihood of ln τ² (or τ²) = offset + Zα, profiled over β.
-
-    Parameters
-    ----------
-    y, v : ndarray, shape (n,)
-    X : ndarray, shape (n, p)
-    Z : ndarray, shape (n, q)
-    method : {"REML", "ML"}
-    offset : ndarray, shape (n,), optional
-        What fixed coefficients contribute to ln τ².
-    identity : bool, default False
-        The identity link: τ² itself is offset + Zα.
-    """
+    """The log-likelihood of ln τ² (or with the identity link τ²) = offset + Zα, profiled over β."""
 
     def __init__(
         self,
