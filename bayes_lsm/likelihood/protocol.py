@@ -14,8 +14,8 @@ import numpy as np
 from scipy import sparse
 
 from bayes_lsm.arrays import Array, Index, Mask
+from bayes_lsm.design.clusters import Clusters
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import Studies
 from bayes_lsm.specification import Method
 
 
@@ -90,10 +90,10 @@ class LeftOut:
 class Deletion(Protocol):
     """Some rows at m points, of which some can be left out."""
 
-    def leave_out(self, studies: Studies, folds: Sequence[Index]) -> LeftOut:
+    def leave_out(self, studies: Clusters, folds: Sequence[Index]) -> LeftOut:
         """Predict the studies of each fold from the rows that are neither its own nor missing."""
 
-    def predict_again(self, studies: Studies, units: Index) -> tuple[Array, Array]:
+    def predict_again(self, studies: Clusters, units: Index) -> tuple[Array, Array]:
         """ln p(y) of the rows (m,), and of each study given all of them, its own too (m, U)."""
 
 

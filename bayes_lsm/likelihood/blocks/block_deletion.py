@@ -16,8 +16,8 @@ import numpy as np
 from scipy.special import ndtr
 
 from bayes_lsm.arrays import Array, Index
+from bayes_lsm.design.clusters import Clusters
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import Studies
 from bayes_lsm.likelihood.blocks.arrange import likelihood_terms, row_variances
 from bayes_lsm.likelihood.blocks.row_sums import RowSums
 from bayes_lsm.likelihood.protocol import LeftOut, NormalPrior
@@ -51,7 +51,7 @@ class BlockDeletion:
         whole, total = len(rows) == len(design.y), sums.of(rows, alphas)
         return cls(sums, alphas, prior.precision, whole, total)
 
-    def leave_out(self, studies: Studies, folds: Sequence[Index]) -> LeftOut:
+    def leave_out(self, studies: Clusters, folds: Sequence[Index]) -> LeftOut:
         """Predict the clusters of each fold from the rows that are neither its own nor missing."""
         left, unit, z = [], [], []
         for fold in folds:
@@ -71,7 +71,7 @@ class BlockDeletion:
                 z.append(self._standardise(rest, kept, rows))
         return LeftOut(np.column_stack(left), np.column_stack(unit), ndtr(np.hstack(z)))
 
-    def predict_again(self, studies: Studies, units: Index) -> tuple[Array, Array]:
+    def predict_again(self, studies: Clusters, units: Index) -> tuple[Array, Array]:
         """ln p(y | α) of all rows (m,), and of each cluster given all of them again (m, U)."""
         whole = self.total.log_marginal(self.precision)
         found = []

@@ -86,12 +86,10 @@ class BlocksSurface(Surface):
 
     @property
     def offset(self) -> Array:
-        """What fixed coefficients contribute to ln τ², shape (n,)."""
         return self._offset
 
     @property
     def n_correlations(self) -> int:
-        """How many κ there are."""
         return sum(left.n_correlations for left in self._left)
 
     def _prepare(self) -> None:
@@ -108,7 +106,6 @@ class BlocksSurface(Surface):
         self._places = np.concatenate([*places, *kappas]).astype(np.intp)
 
     def allows(self, face: Face) -> bool:
-        """Whether every row keeps a variance at a limit."""
         own = self._design.v > 0
         if own.all():
             return True
@@ -143,7 +140,6 @@ class BlocksSurface(Surface):
         return found
 
     def inside(self, natural: Array) -> Array:
-        """Coefficients and κ of all terms, as the likelihood takes them, in the coordinates."""
         found = natural[self._places]
         q = len(self.forth)
         return np.concatenate([self.forth @ found[:q], found[q:]])
@@ -155,7 +151,6 @@ class BlocksSurface(Surface):
         return found
 
     def climb(self, starts: Array) -> list[Point]:
-        """Climb from each of some coefficients (m, q) in the coordinates; one point for each."""
         return [self._climb(start) for start in starts]
 
     def reach(self, starts: Array) -> tuple[list[Point], Index]:

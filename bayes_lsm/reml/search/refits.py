@@ -6,10 +6,11 @@ batch where effects are independent, a search for each set elsewhere. Both come 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
@@ -157,13 +158,18 @@ def _solve(V: Array, b: Array) -> Array:
         return (np.linalg.pinv(V) @ b[..., None])[..., 0]
 
 
-class Refitter(Protocol):
-    """Refits of what a fit was made of; coefficients that it holds fixed stay so."""
+class Refitter(ABC):
+    """Refits of what a fit was made of; what it holds fixed is an offset of ln τ²."""
+
+    def __init__(self, fit: Estimates) -> None:
+        self._fit, self._design = fit, held(fit)[0]
 
     @property
+    @abstractmethod
     def work(self) -> int:
         """How long one refit takes, for `batches`."""
 
+    @abstractmethod
     def effects(self, Y: Array, near: Sequence[Array] = ()) -> Refits:
         """Fit each row of Y (m, n) in place of the effects.
 
@@ -171,6 +177,7 @@ class Refitter(Protocol):
         have a use for it; a search of others starts near the fit.
         """
 
+    @abstractmethod
     def orders(
         self,
         what: Exchangeable,
@@ -184,6 +191,17 @@ class Refitter(Protocol):
         `shift`, a column of the part and a number c: c times this column stays in the model, where
         it is, whatever the order; then each set is climbed once, from a common τ².
         """
+
+
+def shifted(what: Exchangeable, j: int, c: float) -> Exchangeable:
+    """What is permuted, with c times column j in its effects or ln τ²; see `Refitter.orders`."""
+    design = what.design
+    if what.part == "location":
+        return replace(what, design=replace(design, y=design.y - c * design.X[:, j]))
+    which, terms = coefficients(design)[j], list(design.terms)
+    term = terms[which.t]
+    terms[which.t] = replace(term, offset=term.offsets + c * term.Z[:, :, which.j])
+    return replace(what, design=replace(design, terms=tuple(terms)))
 
 
 def held(fit: Estimates) -> tuple[Design, list[int]]:
