@@ -20,17 +20,7 @@ ScaleUncertainty = Literal["propagated", "plug-in"]
 
 @dataclass(frozen=True, eq=False)
 class Summarised(ResultTable):
-    """A table whose intervals may be those of a posterior.
-
-    Attributes
-    ----------
-    table : DataFrame
-        What one row of it is the verb says.
-    level : float
-        Of the intervals.
-    interval : {"eti", "hdi"} or None
-        Of a posterior.
-    """
+    """A table, whose rows the verb explains; `interval` is of a posterior: "eti", "hdi" or None."""
 
     interval: Interval | None = None
 

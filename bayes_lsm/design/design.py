@@ -100,13 +100,7 @@ class Design:
 
     @property
     def scale(self) -> Part:
-        """The only scale term's formula, evaluated for each of its groups.
-
-        Raises
-        ------
-        FitError
-            Where there are several scale terms.
-        """
+        """The only scale term's formula, evaluated for each group; a FitError if there are more."""
         if len(self.terms) > 1:
             names = ", ".join(repr(term.name) for term in self.terms)
             raise FitError(
@@ -201,12 +195,9 @@ class Design:
         return (*frames.dropped_notes(self.dropped), *crossed, *filter(None, [self.caution]))
 
     def keep(self, rows: Index | npt.NDArray[np.bool_]) -> Design:
-        """The same model of some rows, whether or not they can carry it.
+        """The same model of some rows (n,), whether or not they can carry it.
 
-        Parameters
-        ----------
-        rows : ndarray of bool, shape (n,), or of int
-            Which rows, each once; numbers give their order, too.
+        Each stands in it once; numbers of rows give their order, too.
         """
         rows = np.arange(len(self.y))[rows]
         place = np.full(len(self.y), -1)
@@ -223,15 +214,7 @@ class Design:
         )
 
     def without(self, location: Sequence[int] = (), scale: Sequence[int] = ()) -> Design:
-        """The nested model in which some coefficients are 0.
-
-        Parameters
-        ----------
-        location : sequence of int
-            Columns of X.
-        scale : sequence of int
-            Coefficients of ln τ², counted through all terms.
-        """
+        """The nested model in which some coefficients are 0: columns of X, and of all terms' Z."""
         terms = tuple(
             term.without([j - at.start for j in scale])
             for term, at in zip(self.terms, self.columns, strict=True)
@@ -249,14 +232,9 @@ class Design:
         return replace(self, terms=tuple(term.given_levels() for term in self.terms))
 
     def hold(self, values: Mapping[int, float]) -> Design:
-        """The model in which some coefficients of ln τ² have given values.
+        """The model in which some coefficients of ln τ², counted through all terms, have values.
 
         Their columns go, and what they add to ln τ² stays, as an offset.
-
-        Parameters
-        ----------
-        values : mapping of int to float
-            By the number of the coefficient, counted through all terms.
         """
         terms = []
         for term, at in zip(self.terms, self.columns, strict=True):
