@@ -41,21 +41,6 @@ from bayes_lsm.likelihood.blocks.terms import (
 )
 from bayes_lsm.likelihood.protocol import Criterion, Evaluation, Locations, NormalPrior
 
-__all__ = [
-    "Arranged",
-    "Ascent",
-    "BlockTerm",
-    "Evaluation",
-    "NormalPrior",
-    "arrange",
-    "arrange_rows",
-    "ascend",
-    "draw_location",
-    "evaluate",
-    "locations",
-    "log_likelihoods",
-]
-
 Index = npt.NDArray[np.int64]
 
 

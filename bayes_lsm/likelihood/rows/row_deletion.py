@@ -37,7 +37,6 @@ class RowDeletion:
         return cls(design, alphas, prior, len(rows) == len(design.y), sums)
 
     def leave_out(self, studies: Clusters, folds: Sequence[Index]) -> LeftOut:
-        """Predict the studies of each fold from the rows that are neither its own nor missing."""
         left, unit, z = self._predict(studies, folds, -1.0 if self.whole else 0.0)
         return LeftOut(left, unit, ndtr(z))
 

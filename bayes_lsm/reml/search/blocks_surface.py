@@ -17,6 +17,7 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.likelihood.blocks import blocks
 from bayes_lsm.likelihood.blocks.arrange import sampling_covariance
 from bayes_lsm.likelihood.blocks.correlation_matrices import kappa_of
+from bayes_lsm.likelihood.blocks.terms import BlockTerm
 from bayes_lsm.reml.search.geometry import Face, geometry_of
 from bayes_lsm.reml.search.left import Left, what_is_left
 from bayes_lsm.reml.search.surface import Effort, Point, Surface
@@ -269,10 +270,10 @@ class BlocksSurface(Surface):
         )
 
 
-def _block_term(left: Left) -> blocks.BlockTerm:
+def _block_term(left: Left) -> BlockTerm:
     """What is left of a term, as the likelihood reads it."""
     term, effects = left.term, list(left.effects)
-    return blocks.BlockTerm(
+    return BlockTerm(
         term.index,
         term.Z[:, effects][:, :, list(left.kept)],
         np.where(left.zero[term.index], 0.0, term.slopes)[:, effects],
