@@ -212,6 +212,14 @@ def held(fit: Estimates) -> tuple[Design, list[int]]:
     return fit.design.hold(values) if values else fit.design, free
 
 
+def free_part(fit: Estimates, part: PartName) -> tuple[list[str], Array, Array]:
+    """The names of the free coefficients of a part, their estimates, and the covariance."""
+    if part == "location":
+        return list(fit.design.location.names), fit.beta, fit.known_vcov_location
+    free = held(fit)[1]
+    return [fit.scale_names[j] for j in free], fit.alpha[free], fit.vcov_scale[np.ix_(free, free)]
+
+
 def free_places(fit: Estimates) -> Index:
     """Where the free coefficients, and κ, stand among all of a fit's."""
     names = [each.label for each in coefficients(fit.design)]

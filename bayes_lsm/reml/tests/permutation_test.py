@@ -19,7 +19,7 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.requirements import require_no_bounds
 from bayes_lsm.reml.resampling import batches, check_iterations, share_at_least
-from bayes_lsm.reml.search.refits import Refits, Starts, held
+from bayes_lsm.reml.search.refits import Refits, Starts, free_part, held
 from bayes_lsm.reml.search.refitter import refitter_of
 from bayes_lsm.reml.tests.permutations import ExactOrders, RandomOrders, is_exhaustive
 from bayes_lsm.reml.wald import joint_test
@@ -246,11 +246,7 @@ def permutation_test(
 
 def _observe(fit: Estimates, part: PartName) -> tuple[pd.DataFrame, list[int], float]:
     """The free estimates, standard errors and z; which are moderators', and their joint χ²."""
-    names, estimate, V = fit.design.location.names, fit.beta, fit.known_vcov_location
-    if part == "scale":
-        free = held(fit)[1]
-        names = tuple(fit.scale_names[j] for j in free)
-        estimate, V = fit.alpha[free], fit.vcov_scale[np.ix_(free, free)]
+    names, estimate, V = free_part(fit, part)
     known = np.isfinite(estimate) & np.isfinite(np.diag(V))
     se = np.sqrt(np.where(known, np.diag(V), np.nan))
     table = pd.DataFrame(
