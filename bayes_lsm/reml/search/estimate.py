@@ -170,7 +170,8 @@ def facts_at(design: Design, method: Method, point: Point, stop: Array) -> Estim
         across[places][:, places] if len(across) else _nothing(places), places < 0
     )
     lost = unknown[places]
-    lost[scale_places(design)] |= ~np.isfinite(np.concatenate([alpha for alpha, *_ in ends]))
+    for at, (alpha, *_) in zip(design.places, ends, strict=True):
+        lost[at.start : at.start + len(alpha)] |= ~np.isfinite(alpha)
     vcov, terms = _without(limit_vcov, lost), {}
     for each, at, (alpha, limit_alpha, divergence) in zip(left, design.places, ends, strict=True):
         term, kappa = each.term, point.rotated[each.kappas]
