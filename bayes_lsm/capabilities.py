@@ -19,15 +19,7 @@ from bayes_lsm.errors import FitError
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of model that some verb cannot take.
-
-    Attributes
-    ----------
-    words : str
-        As messages call it.
-    holds : callable
-        Whether a design is of the kind.
-    """
+    """A kind of model that some verb cannot take: what it is called, and whether it holds."""
 
     words: str
     holds: Callable[[Design], bool]
@@ -70,15 +62,7 @@ CONNECTED = Kind(
 
 @dataclass(frozen=True)
 class Limit:
-    """What verbs cannot do with one kind of model.
-
-    Attributes
-    ----------
-    verbs : tuple of str
-    kind : Kind
-    reason : str
-    instead : str
-    """
+    """What verbs cannot do with one kind of model, for what reason, and what to do instead."""
 
     verbs: tuple[str, ...]
     kind: Kind
@@ -238,12 +222,7 @@ def capabilities() -> pd.DataFrame:
 
 
 def require_capable(verb: str, design: Design) -> None:
-    """Refuse a verb that cannot take a kind of model, with the line of the table that says so.
-
-    Raises
-    ------
-    FitError
-    """
+    """Refuse a verb that cannot take a kind of model, with the line of the table that says so."""
     for limit in LIMITS:
         if verb in limit.verbs and limit.kind.holds(design):
             raise FitError(

@@ -35,16 +35,10 @@ _SYMBOL = {"tau2": "τ²", "tau": "τ", "log_tau2": "ln τ²"}
 
 @dataclass(frozen=True, eq=False)
 class ScaleFunctions:
-    """What a fit says of linear functions of its scale coefficients.
+    """What a fit says of linear functions of its scale coefficients: a table with a row for each.
 
-    Attributes
-    ----------
-    table : DataFrame
-        One row a function, in its order.
-    how : str
-        How the intervals were made: ``Wald``, ``profile``, ``equal-tailed``, ``highest-density``.
-    remarks : tuple of str
-        What has to be said of single rows.
+    `how` the intervals were made is ``Wald``, ``profile``, ``equal-tailed`` or ``highest-density``;
+    `remarks` are of single rows.
     """
 
     table: pd.DataFrame

@@ -19,59 +19,35 @@ ScaleUncertainty = Literal["propagated", "plug-in"]
 
 
 @dataclass(frozen=True, eq=False)
-class Prediction(ResultTable):
+class Summarised(ResultTable):
+    """A table, whose rows the verb explains; `interval` is of a posterior: "eti", "hdi" or None."""
+
+    interval: Interval | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction(Summarised):
     """Predictions at some values of the moderators: see `predict` and `predict_tau`.
 
     Attributes
     ----------
-    table : DataFrame
-        One row for each row of the new data.
     remarks : tuple of str
         Where there is no heterogeneity, where a number is missing, and why.
-    level : float
-        Of the intervals.
-    interval : {"eti", "hdi"} or None
-        Of a posterior.
     scale_uncertainty : {"propagated", "plug-in"} or None
         What the prediction intervals of REML or ML make of the uncertainty of τ².
     """
 
-    interval: Interval | None = None
     scale_uncertainty: ScaleUncertainty | None = None
 
 
 @dataclass(frozen=True, eq=False)
-class Blups(ResultTable):
-    """Each row's own true effect: see `blup`.
-
-    Attributes
-    ----------
-    table : DataFrame
-        One row a row of the data.
-    level : float
-        Of the intervals.
-    interval : {"eti", "hdi"} or None
-        Of a posterior.
-    """
-
-    interval: Interval | None = None
+class Blups(Summarised):
+    """Each row's own true effect: see `blup`."""
 
 
 @dataclass(frozen=True, eq=False)
-class GroupEffects(ResultTable):
-    """The effects of the groups of every scale term: see `group_effects`.
-
-    Attributes
-    ----------
-    table : DataFrame
-        One row an effect of a group.
-    level : float
-        Of the intervals.
-    interval : {"eti", "hdi"} or None
-        Of a posterior.
-    """
-
-    interval: Interval | None = None
+class GroupEffects(Summarised):
+    """The effects of the groups of every scale term: see `group_effects`."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import pandas as pd
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
-from bayes_lsm.arrays import Array
 from bayes_lsm.design.design import Design
-from bayes_lsm.tables import LONGEST, Printable
+from bayes_lsm.tables import LONGEST, Tabled
 
 
 class Fit(Protocol):
@@ -42,7 +38,7 @@ class Fit(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class ResultTable(Printable):
+class ResultTable(Tabled):
     """What a fit answered: a table with a title and the notes that its reader must see.
 
     Attributes
@@ -75,10 +71,6 @@ class ResultTable(Printable):
         cut = f"the first {LONGEST} of {rows} rows are shown; to_dataframe() has them all"
         return (cut, *self.remarks)
 
-    def to_dataframe(self) -> pd.DataFrame:
-        """The table, unrounded."""
-        return self.table.copy()
-
     def _table(self) -> pd.DataFrame:
         return super()._table().head(LONGEST)
 
@@ -86,40 +78,3 @@ class ResultTable(Printable):
 def model_title(design: Design, how: str = "") -> str:
     """``Location-Scale Model (k = 37; REML)``."""
     return f"{design.kind} ({design.size}{f'; {how}' if how else ''})"
-
-
-def wald_table(
-    names: Sequence[str],
-    estimate: Array,
-    covariance: Array,
-    *,
-    level: float = 0.95,
-    df: int | None = None,
-) -> pd.DataFrame:
-    """Estimates with Wald tests, one row a term.
-
-    Columns estimate, se, zval, pval, ci_lb, ci_ub; with `df` degrees of freedom tval and df in
-    place of zval.
-    """
-    variances = np.diag(covariance)
-    se = np.sqrt(np.where(variances >= 0, variances, np.nan))
-    finite = np.isfinite(estimate)
-    ratio = np.divide(estimate, se, out=np.full(len(se), np.nan), where=finite)
-    if df is None:
-        pval, quantile = 2 * ndtr(-np.abs(ratio)), float(ndtri(0.5 + level / 2))
-        test = {"zval": ratio}
-    else:
-        pval, quantile = 2 * stdtr(df, -np.abs(ratio)), float(stdtrit(df, 0.5 + level / 2))
-        test = {"tval": ratio, "df": np.full(len(se), df)}
-    bounds = np.where(finite, estimate, np.nan)
-    return pd.DataFrame(
-        {
-            "estimate": estimate,
-            "se": np.where(finite, se, np.nan),
-            **test,
-            "pval": pval,
-            "ci_lb": bounds - quantile * se,
-            "ci_ub": bounds + quantile * se,
-        },
-        index=pd.Index(names, name="term"),
-    )

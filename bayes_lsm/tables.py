@@ -111,6 +111,16 @@ class Printable(ABC):
         return self.to_html()
 
 
+class Tabled(Printable):
+    """A result that holds its table."""
+
+    table: pd.DataFrame
+
+    def to_dataframe(self) -> pd.DataFrame:
+        """The table, unrounded."""
+        return self.table.copy()
+
+
 def heading(part: str) -> str:
     """What stands above the coefficients of a part.
 
@@ -137,18 +147,8 @@ class Row:
 class Cells:
     """A table as text, in whatever language it is written then.
 
-    Attributes
-    ----------
-    title : str
-    groups : tuple of (str, list of int)
-        Headings above several columns, with the positions of these; empty where there are none.
-    stubs : tuple of str
-        Headings of the columns with the rows' names.
-    columns : tuple of str
-    words : tuple of bool
-        Which columns hold words.
-    rows : tuple of Row
-    notes : tuple of str
+    `groups` are headings above several columns, with the positions of these, empty where there are
+    none; `stubs` head the columns with the rows' names; `words` says which columns hold words.
     """
 
     title: str

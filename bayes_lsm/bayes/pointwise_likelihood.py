@@ -11,7 +11,6 @@ from bayes_lsm.bayes.draws import Draws, row_blocks
 from bayes_lsm.bayes.student.effects import student_log_likelihood
 from bayes_lsm.bayes.term_draws import flat_coefficients, split_terms
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import Numbers
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.links import tau2_from_log
 
@@ -30,9 +29,7 @@ def joint_log_likelihood(design: Design, draws: Draws) -> Array:
     return likelihood_of(design.given_levels()).densities(draws.flat_location, alphas)
 
 
-def log_likelihood(
-    design: Numbers, location: Array, scale: Array, df: Array | None = None
-) -> Array:
+def log_likelihood(design: Design, location: Array, scale: Array, df: Array | None = None) -> Array:
     """Log density (..., k) of independent effects given β (..., p) and α (..., q).
 
     `df` is ν of Student-t study effects, of a shape that stretches to (...).

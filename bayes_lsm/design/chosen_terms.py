@@ -11,10 +11,7 @@ from bayes_lsm.errors import FitError
 def chosen_terms(design: Design, terms: Sequence[str] | None) -> list[str]:
     """The scale terms that are asked for; by default all but the residual of individual data.
 
-    Raises
-    ------
-    FitError
-        For an unknown one, or names that are not in a list.
+    A FitError refuses an unknown one, and names that are not in a list.
     """
     if terms is None:
         individual = not (design.v > 0).any()

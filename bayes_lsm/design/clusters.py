@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,9 @@ Cluster = str | Sequence[Any]
 
 @dataclass(frozen=True, eq=False)
 class Clusters:
-    """A partition of the rows.
+    """A partition of the rows: `code` (n,) is 0, 1, … in the order of their appearance.
 
-    Attributes
-    ----------
-    code : ndarray of int, shape (n,)
-        0, 1, … in the order of their appearance.
-    names : tuple of str, length G
-    what : str
-        The scale term they are the groups of, or ``"cluster"``.
+    `what` is the scale term that they are the groups of, or ``"study"``, ``"row"``, ``"cluster"``.
     """
 
     code: Index
@@ -49,6 +44,11 @@ class Clusters:
         return np.bincount(self.code, minlength=len(self))
 
     @property
+    def plural(self) -> str:
+        """Several of them."""
+        return {"study": "studies", "row": "rows"}.get(self.unit, "clusters")
+
+    @cached_property
     def rows(self) -> tuple[Index, ...]:
         """The rows of each."""
         order = np.argsort(self.code, kind="stable")
@@ -61,20 +61,10 @@ class Clusters:
 
 
 def read_clusters(design: Design, cluster: Cluster | None) -> Clusters:
-    """The clusters that are asked for.
+    """The clusters that are asked for: a scale term's grouping, or the cluster of each row (n,).
 
-    Parameters
-    ----------
-    design : Design
-    cluster : str or sequence of length n, optional
-        The grouping of a scale term, or the cluster of each row that was fitted. By default the
-        groups of the scale term in whose groups those of all others lie.
-
-    Raises
-    ------
-    FitError
-        For an unknown grouping, clusters that are missing or fewer than two, and where groups
-        cross, so that no scale term holds the others.
+    By default the groups of the scale term in whose groups those of all others lie. A FitError
+    refuses an unknown grouping, clusters that are missing or fewer than two, and groups that cross.
     """
     names = ", ".join(repr(term.name) for term in design.terms)
     if cluster is None:
@@ -100,6 +90,19 @@ def read_clusters(design: Design, cluster: Cluster | None) -> Clusters:
     if len(levels) < 2:
         raise FitError("cluster must have at least two different entries, got one")
     return Clusters(codes.astype(np.intp), tuple(map(frames.level_text, levels)), "cluster")
+
+
+def each_row(design: Design) -> Clusters:
+    """Every row by itself, whatever it shares with others."""
+    return Clusters(np.arange(len(design.y)), design.labels, "row")
+
+
+def group_studies(design: Design) -> Clusters:
+    """Rows of one name are one study where a column of names was given; else each row is one."""
+    if design.specification.study is None:
+        return Clusters(np.arange(len(design.y)), design.labels, "study")
+    codes, names = pd.factorize(np.array(design.labels, dtype=object))
+    return Clusters(codes.astype(np.intp), tuple(names), "study")
 
 
 def _outermost(design: Design, names: str) -> Clusters:

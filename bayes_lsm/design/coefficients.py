@@ -73,13 +73,8 @@ def _label(design: Design, t: int, name: str) -> str:
 
 def scale_places(design: Design) -> npt.NDArray[np.intp]:
     """Where the scale coefficients stand among all of a model's, κ of the terms included."""
-    starts = np.cumsum([0, *(term.size for term in design.terms)])
-    return np.concatenate(
-        [
-            start + np.arange(len(term.names))
-            for start, term in zip(starts, design.terms, strict=False)
-        ]
-    )
+    each = zip(design.places, design.terms, strict=True)
+    return np.concatenate([at.start + np.arange(len(term.names)) for at, term in each])
 
 
 class Named(Protocol):
@@ -99,13 +94,7 @@ class Named(Protocol):
 
 
 def find[T: Named](wanted: str, known: Sequence[T], what: str) -> T:
-    """The one that is called so.
-
-    Raises
-    ------
-    FitError
-        When there is none, or several scale terms have one.
-    """
+    """The one that is called so; a FitError when there is none, or several scale terms have one."""
     for each in known:
         if wanted in (each.label, f"{each.grouping}: {each.name}"):
             return each
@@ -123,10 +112,7 @@ def term_columns(
 ) -> list[int]:
     """Columns of some terms of a part; of all its moderators (or the intercept) by default.
 
-    Raises
-    ------
-    FitError
-        For an unknown term, one that several scale terms have, and one that is given twice.
+    A FitError refuses an unknown term, one that several scale terms have, and one given twice.
     """
     if terms is None:
         return [j for j, name in enumerate(names) if name.split(": ")[-1] != "intrcpt"] or [0]

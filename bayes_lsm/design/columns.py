@@ -16,18 +16,9 @@ _ROUNDING = 8 * float(np.finfo(float).eps)
 
 
 def check_columns(part: str, names: Sequence[str], values: Array) -> None:
-    """Refuse a matrix with constant, zero or collinear columns, and name them.
+    """Refuse a matrix (n, p) with constant, zero or collinear columns, and name them.
 
-    Parameters
-    ----------
-    part : str
-        ``"location"`` or ``"scale"``, for the message.
-    names : sequence of str, length p
-    values : ndarray, shape (n, p)
-
-    Raises
-    ------
-    DataError
+    `part` is how the message begins: ``"location"``, ``"scale"``.
 
     Examples
     --------

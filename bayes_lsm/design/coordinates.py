@@ -25,11 +25,10 @@ def unit_steps(design: Design) -> Array:
     >>> round(float(np.mean((design.Z @ step) ** 2)), 9)
     1.0
     """
-    back, first = np.eye(sum(term.size for term in design.terms)), 0
-    for term in design.terms:
+    back = np.eye(design.places[-1].stop)
+    for term, places in zip(design.terms, design.places, strict=True):
         rows = term.Z[term.used]
         R = np.linalg.qr(rows, mode="r") / math.sqrt(len(rows))
-        here = slice(first, first + len(R))
+        here = slice(places.start, places.start + len(R))
         back[here, here] = np.linalg.solve(R, np.eye(len(R)))
-        first += term.size
     return back

@@ -100,13 +100,7 @@ class Design:
 
     @property
     def scale(self) -> Part:
-        """The only scale term's formula, evaluated for each of its groups.
-
-        Raises
-        ------
-        FitError
-            Where there are several scale terms.
-        """
+        """The only scale term's formula, evaluated for each group; a FitError if there are more."""
         if len(self.terms) > 1:
             names = ", ".join(repr(term.name) for term in self.terms)
             raise FitError(
@@ -173,6 +167,18 @@ class Design:
         return part if len(self.terms) == 1 else f"{part} ({term.name})"
 
     @cached_property
+    def columns(self) -> tuple[slice, ...]:
+        """Where the coefficients of ln τ² of each scale term stand among those of all."""
+        ends = itertools.accumulate((len(term.names) for term in self.terms), initial=0)
+        return tuple(itertools.starmap(slice, itertools.pairwise(ends)))
+
+    @cached_property
+    def places(self) -> tuple[slice, ...]:
+        """Where the coefficients and κ of each scale term stand among those of all."""
+        ends = itertools.accumulate((term.size for term in self.terms), initial=0)
+        return tuple(itertools.starmap(slice, itertools.pairwise(ends)))
+
+    @cached_property
     def lone_levels(self) -> tuple[LoneLevel, ...]:
         """The levels of scale moderators that one study, or group, has."""
         return lone_levels(self.X, self.terms, self.moderators)
@@ -189,12 +195,9 @@ class Design:
         return (*frames.dropped_notes(self.dropped), *crossed, *filter(None, [self.caution]))
 
     def keep(self, rows: Index | npt.NDArray[np.bool_]) -> Design:
-        """The same model of some rows, whether or not they can carry it.
+        """The same model of some rows (n,), whether or not they can carry it.
 
-        Parameters
-        ----------
-        rows : ndarray of bool, shape (n,), or of int
-            Which rows, each once; numbers give their order, too.
+        Each stands in it once; numbers of rows give their order, too.
         """
         rows = np.arange(len(self.y))[rows]
         place = np.full(len(self.y), -1)
@@ -211,23 +214,15 @@ class Design:
         )
 
     def without(self, location: Sequence[int] = (), scale: Sequence[int] = ()) -> Design:
-        """The nested model in which some coefficients are 0.
-
-        Parameters
-        ----------
-        location : sequence of int
-            Columns of X.
-        scale : sequence of int
-            Coefficients of ln τ², counted through all terms.
-        """
-        terms, first = [], 0
-        for term in self.terms:
-            terms.append(term.without([j - first for j in scale]))
-            first += len(term.names)
+        """The nested model in which some coefficients are 0: columns of X, and of all terms' Z."""
+        terms = tuple(
+            term.without([j - at.start for j in scale])
+            for term, at in zip(self.terms, self.columns, strict=True)
+        )
         kept = [j for j in range(self.X.shape[1]) if j not in location]
         names = tuple(self.location.names[j] for j in kept)
         part = replace(self.location, names=names, matrix=np.ascontiguousarray(self.X[:, kept]))
-        return replace(self, location=part if location else self.location, terms=tuple(terms))
+        return replace(self, location=part if location else self.location, terms=terms)
 
     def given_levels(self) -> Design:
         """The model given its random intercepts of ln τ²: coefficients like others.
@@ -237,20 +232,14 @@ class Design:
         return replace(self, terms=tuple(term.given_levels() for term in self.terms))
 
     def hold(self, values: Mapping[int, float]) -> Design:
-        """The model in which some coefficients of ln τ² have given values.
+        """The model in which some coefficients of ln τ², counted through all terms, have values.
 
         Their columns go, and what they add to ln τ² stays, as an offset.
-
-        Parameters
-        ----------
-        values : mapping of int to float
-            By the number of the coefficient, counted through all terms.
         """
-        terms, first = [], 0
-        for term in self.terms:
-            here = {j - first: c for j, c in values.items() if 0 <= j - first < len(term.names)}
+        terms = []
+        for term, at in zip(self.terms, self.columns, strict=True):
+            here = {j - at.start: c for j, c in values.items() if at.start <= j < at.stop}
             terms.append(term.hold(here) if here else term)
-            first += len(term.names)
         return replace(self, terms=tuple(terms))
 
     def for_new_data(self, data: pd.DataFrame) -> NewData:
@@ -406,14 +395,9 @@ def _check_finite(column: str, values: Array, labels: Sequence[str]) -> None:
 
 
 def check_size(design: Design) -> None:
-    """More rows than coefficients, so that something is left for the heterogeneity.
-
-    Raises
-    ------
-    DataError
-    """
+    """Refuse rows as few as coefficients: something must be left for the heterogeneity."""
     k, p = design.X.shape
-    q = sum(term.size for term in design.terms)
+    q = design.places[-1].stop
     if k < p + q:
         raise DataError(
             f"{k} {design.units} cannot carry {p} location and {q} scale coefficients together: "

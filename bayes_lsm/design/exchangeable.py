@@ -26,13 +26,7 @@ PartName = Literal["location", "scale"]
 class Exchangeable:
     """The moderators of one part, with one value in each of G clusters.
 
-    Attributes
-    ----------
-    design : Design
-    part : {"location", "scale"}
-    clusters : Clusters
-    tables : tuple of ndarray
-        The location matrix of each cluster (G, p); or of each scale term Z (G, s, q).
+    `tables` are the location matrix of each cluster (G, p), or of each scale term Z (G, s, q).
     """
 
     design: Design
@@ -65,21 +59,10 @@ class Exchangeable:
 
 
 def exchangeable(design: Design, part: PartName, cluster: Cluster | None = None) -> Exchangeable:
-    """The moderators that a permutation of clusters moves.
+    """The moderators of a part that a permutation of clusters moves; for those see `read_clusters`.
 
-    Parameters
-    ----------
-    design : Design
-    part : {"location", "scale"}
-    cluster : str or sequence of length n, optional
-        The grouping of a scale term or the cluster of each row; by default the outermost groups,
-        which are the rows themselves where effects are independent.
-
-    Raises
-    ------
-    FitError
-        For clusters that depend on each other, for moderators that differ within a cluster, and
-        where none differ between clusters.
+    A FitError refuses clusters that depend on each other, moderators that differ within a cluster,
+    and a part none of whose moderators differ between clusters.
     """
     clusters = read_clusters(design, cluster)
     common = shared(design, clusters)

@@ -20,15 +20,10 @@ _ABSORBED = 1e-8
 
 @dataclass(frozen=True)
 class LoneLevel:
-    """A level that one group has.
+    """A level that one group has, in words, with the name of the group.
 
-    Attributes
-    ----------
-    said : str
-        In words, with the name of the group.
-    is_absorbed : bool
-        Whether the location part has a coefficient of that group's own, so that its residual is 0
-        whatever its τ².
+    It `is_absorbed` where the location part has a coefficient of that group's own, so that its
+    residual is 0 whatever its τ².
     """
 
     said: str
@@ -38,14 +33,7 @@ class LoneLevel:
 def lone_levels(
     X: Array, terms: Sequence[ScaleTerm], moderators: pd.DataFrame
 ) -> tuple[LoneLevel, ...]:
-    """All such levels of all scale terms.
-
-    Parameters
-    ----------
-    X : ndarray, shape (n, p)
-    terms : sequence of ScaleTerm
-    moderators : DataFrame, n rows
-    """
+    """All such levels of all scale terms; X is (n, p), the moderators those of the n rows."""
     found = [
         (term, unit, said)
         for term in terms

@@ -21,14 +21,7 @@ from bayes_lsm.specification import Specification
 
 @dataclass(frozen=True, eq=False)
 class NewTerm:
-    """One scale term where a model is asked something, in groups that are new.
-
-    Attributes
-    ----------
-    slopes : ndarray, shape (m, s)
-    Z : ndarray, shape (m, s, q)
-        As those of `ScaleTerm`.
-    """
+    """One scale term in groups that are new: slopes (m, s) and Z (m, s, q); see `ScaleTerm`."""
 
     slopes: Array
     Z: Array
@@ -36,15 +29,7 @@ class NewTerm:
 
 @dataclass(frozen=True, eq=False)
 class NewData:
-    """Moderator values at which a fitted model is asked something.
-
-    Attributes
-    ----------
-    X : ndarray, shape (m, p)
-    terms : tuple of NewTerm
-        One for each scale term.
-    labels : tuple of str, length m
-    """
+    """Moderators where a fitted model is asked something: X (m, p), and those of each term."""
 
     X: Array
     terms: tuple[NewTerm, ...]

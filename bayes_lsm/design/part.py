@@ -32,14 +32,10 @@ _LEVELS = ("text", "categories")
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One formula applied to data: the location or the scale part.
+    """One formula applied to data, the location or the scale part: a `matrix` (n, p).
 
-    Attributes
-    ----------
-    formula : str
-    names : tuple of str, length p
-        Term names as metafor prints them: ``intrcpt``, ``continentAmerica``, ``I(weeks - 40)``.
-    matrix : ndarray, shape (n, p)
+    Its `names` are terms as metafor prints them: ``intrcpt``, ``continentAmerica``,
+    ``I(weeks - 40)``.
     """
 
     formula: str

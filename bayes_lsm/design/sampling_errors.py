@@ -27,14 +27,9 @@ _SYMMETRY = 1e-8
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """Rows whose sampling errors are correlated.
+    """Rows (m,) whose sampling errors are correlated, two or more in ascending order.
 
-    Attributes
-    ----------
-    rows : ndarray of int, shape (m,)
-        Two rows or more, in ascending order.
-    covariance : ndarray, shape (m, m)
-        Symmetric and positive definite.
+    Their `covariance` (m, m) is symmetric and positive definite.
     """
 
     rows: Index
@@ -43,10 +38,7 @@ class Block:
     def keep(self, place: Index) -> tuple[Block, ...]:
         """The block of the rows that are kept, if they are two or more.
 
-        Parameters
-        ----------
-        place : ndarray of int, shape (n,)
-            Where each row of the data stands among those kept; −1 where it is left out.
+        `place` (n,) is where each row of the data stands among those kept; −1 where it is left out.
         """
         here = np.flatnonzero(place[self.rows] >= 0)
         here = here[np.argsort(place[self.rows[here]])]
@@ -64,20 +56,8 @@ def sampling_errors(
 ) -> tuple[Array, tuple[Block, ...]]:
     """Variances (n,) and correlated blocks of the sampling errors; zeros for individual data.
 
-    Parameters
-    ----------
-    specification : Specification
-        Names the variances and, if they are correlated, how.
-    data : DataFrame
-        Of n complete rows.
-    labels : sequence of str, length n
-    covariance : ndarray, shape (n, n), optional
-        In place of what the specification says.
-
-    Raises
-    ------
-    DataError
-        When V is not a covariance.
+    The specification names the variances and, if they are correlated, how; a `covariance` (n, n)
+    takes its place. A DataError refuses a V that is not a covariance.
     """
     if covariance is not None:
         return _from_matrix(covariance, labels)

@@ -23,23 +23,12 @@ _ANY_NUMBER = (1.0, 2.0, 0.5, 10.0, 100.0, 0.0, -1.0)
 
 @dataclass(frozen=True, eq=False)
 class ScalePart:
-    """One formula of ln τ².
+    """One formula of ln τ², evaluated in each study or each group of its term.
 
-    Attributes
-    ----------
-    grouping : str
-        Of its scale term.
-    part : Part
-        Evaluated in each study, or each group of the term.
-    location : Part
-    kinds : mapping of str to str
-        What the columns of the model's formulas hold.
-    first, total : int
-        Where its coefficients begin among all scale coefficients of a fit, and how many those are.
-    simple : bool
-        Whether a coefficient is one of the formula's columns: not where a group has several slopes.
-    alone : bool
-        Whether there is no other scale term, so that names need no grouping.
+    `kinds` are what the columns of the model's formulas hold, `first` is where the coefficients
+    begin among the `total` of a fit. It is `simple` if a coefficient is one of the formula's
+    columns, which is not so where a group has several slopes; and `alone` if names need no
+    grouping.
     """
 
     grouping: str
@@ -108,30 +97,26 @@ class ScalePart:
 
 def scale_parts(design: Design) -> list[ScalePart]:
     """The formulas of all scale terms."""
-    sizes = [len(term.names) for term in design.terms]
     return [
         ScalePart(
             term.name,
             term.part,
             design.location,
             design.kinds,
-            sum(sizes[:t]),
-            sum(sizes),
+            at.start,
+            design.columns[-1].stop,
             term.names == term.part.names,
             len(design.terms) == 1,
         )
-        for t, term in enumerate(design.terms)
+        for term, at in zip(design.terms, design.columns, strict=True)
     ]
 
 
 def scale_part(design: Design, variable: str, grouping: str | None = None) -> ScalePart:
     """The formula that uses a column, or that of one scale term.
 
-    Raises
-    ------
-    FitError
-        For an unknown grouping, where several scale terms use the column, and where a group has
-        several slopes whose variances the same formula gives.
+    A FitError refuses an unknown grouping, a column that several scale terms use, and several
+    slopes of a group whose variances the same formula gives.
     """
     parts = scale_parts(design)
     if grouping is not None:

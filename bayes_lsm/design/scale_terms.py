@@ -222,25 +222,10 @@ def scale_term(
     labels: Sequence[str],
     correlation: Correlation,
 ) -> ScaleTerm:
-    """One scale term of n complete rows.
+    """One scale term of n complete rows; its `formula` is of ln τ², with its random intercepts.
 
-    Parameters
-    ----------
-    grouping : Grouping
-    formula : str
-        Of ln τ², with its random intercepts.
-    data, frame : DataFrame, n rows
-        As they were given, and the moderators of the formulas as they were read.
-    kinds : mapping of str to str
-        What the moderators hold.
-    labels : sequence of str, length n
-    correlation : {"none", "compound_symmetric", "unstructured"}
-        Of several effects of a group.
-
-    Raises
-    ------
-    DataError
-        With what was got, what is allowed and the cure.
+    `data` are as they were given, `frame` has the moderators as they were read, and `kinds` what
+    those hold. A DataError says what was got, what is allowed and the cure.
     """
     formula, columns = split_random_intercepts(formula)
     index, groups = _groups(data, grouping.columns, labels)
@@ -365,16 +350,7 @@ def _slopes(
 def check_together(terms: Sequence[ScaleTerm], rows: int, known: bool) -> None:
     """Refuse terms that are one, and rows without any variance of their own.
 
-    Parameters
-    ----------
-    terms : sequence of ScaleTerm
-    rows : int
-    known : bool
-        Whether all effects have sampling variances.
-
-    Raises
-    ------
-    DataError
+    `known` says whether all effects have sampling variances.
     """
     for one, other in itertools.combinations(terms, 2):
         pairs = _pairs(one, other)

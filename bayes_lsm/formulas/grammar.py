@@ -65,22 +65,11 @@ _ALIAS = "_quoted_"
 class FactorUse:
     """What one factor does with which columns.
 
-    Attributes
-    ----------
-    columns : tuple of str
-        Every column that it uses.
-    computed : frozenset of str
-        Those that it does arithmetic with.
-    categories : str or None
-        The column whose values are its levels, where it is a plain column or ``C(column)``.
-    width : int
-        How many columns a basis (a spline, a polynomial) makes at least; otherwise 1.
-    transforms : frozenset of str
-        What it calls.
-    label : str
-        How the tables name it, before the level.
-    quoted : dict
-        Python name → column, for columns in backticks that are not Python names.
+    Of its `columns` it does arithmetic with those `computed`; `categories` is the column whose
+    values are its levels, where it is a plain column or ``C(column)``; `width` how many columns a
+    basis (a spline, a polynomial) makes at least, otherwise 1; `transforms` what it calls; `label`
+    how the tables name it, before the level; `quoted` Python name → column, for columns in
+    backticks that are not Python names.
     """
 
     columns: tuple[str, ...]
@@ -95,10 +84,7 @@ class FactorUse:
 def read_factor(factor: str, formula: str, is_code: bool) -> FactorUse:
     """Check one factor, a plain column name or Python code, without evaluating anything.
 
-    Raises
-    ------
-    FormulaError
-        When it is anything but columns, numbers, arithmetic and the transforms.
+    A FormulaError refuses anything but columns, numbers, arithmetic and the transforms.
 
     Examples
     --------

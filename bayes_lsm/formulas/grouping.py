@@ -24,18 +24,11 @@ _FORMS = (
 
 @dataclass(frozen=True)
 class Grouping:
-    """The key of a scale term, read.
+    """The key of a scale term, read; `text` is as it was written, with plain spaces.
 
-    Attributes
-    ----------
-    text : str
-        As it was written, with plain spaces.
-    columns : tuple of str
-        Their combinations are the groups; empty for the residual, whose groups are the rows.
-    slope : str or None
-        The formula ``"~ 0 + x"`` of what is multiplied by effects that differ between groups.
-    inner : str or None
-        The column whose levels have correlated effects within each group.
+    The combinations of its `columns` are the groups; the residual has none, and its groups are the
+    rows. `slope` is the formula ``"~ 0 + x"`` of what is multiplied by effects that differ between
+    groups, `inner` the column whose levels have correlated effects within each group.
     """
 
     text: str
@@ -56,12 +49,7 @@ class Grouping:
 
 
 def read_grouping(text: str) -> Grouping:
-    """Read the key of a scale term.
-
-    Raises
-    ------
-    SpecificationError
-        When it has none of the forms above.
+    """Read the key of a scale term; a SpecificationError when it has none of the forms above.
 
     Examples
     --------

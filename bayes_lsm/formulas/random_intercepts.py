@@ -18,12 +18,7 @@ _BAR = re.compile(r"\(([^|]*)\|([^|]*)\)")
 class RandomIntercept:
     """What is added to ln τ² of all groups of a scale term that share a level of a column.
 
-    Attributes
-    ----------
-    column : str
-    levels : tuple of str, length L
-    index : ndarray of int, shape (G, s)
-        Which level each effect of each group of the term has; 0 for effects without rows.
+    `index` (G, s) is which level each effect of each group has; 0 for effects without rows.
     """
 
     column: str
@@ -34,10 +29,7 @@ class RandomIntercept:
 def split_random_intercepts(formula: str) -> tuple[str, tuple[str, ...]]:
     """The fixed part of a scale formula, and the columns of its random intercepts.
 
-    Raises
-    ------
-    FormulaError
-        For anything but ``(1 | column)``, or a column named twice.
+    A FormulaError refuses anything but ``(1 | column)``, and a column named twice.
 
     Examples
     --------
@@ -96,23 +88,10 @@ def random_intercept(
 ) -> RandomIntercept:
     """Which level of a column each variance of a scale term has.
 
-    Parameters
-    ----------
-    said : str
-        What messages call it.
-    column : str
-    found : ndarray of int, shape (n,), and tuple of str
-        The level of each row, and the levels' names.
-    groups : ndarray of int, shape (n,), and sequence of str
-        Which of the m variances each row has, and their names.
-    place : two ndarrays of int, shape (m,)
-        The group and the effect that each variance is of.
-    shape : (G, s)
-
-    Raises
-    ------
-    DataError
-        When a variance has several levels, or the SD of the levels could not be seen.
+    `said` is what messages call it; `found` the level of each row (n,) and the levels' names,
+    `groups` which of the m variances each row has and their names, `place` the group and the effect
+    of each variance, `shape` (G, s). A DataError refuses several levels in a variance, and an SD of
+    the levels that could not be seen.
     """
     (level, levels), (group, names) = found, groups
     first = np.unique(group, return_index=True)[1]

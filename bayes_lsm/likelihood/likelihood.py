@@ -12,12 +12,7 @@ from bayes_lsm.likelihood.protocol import Likelihood
 
 
 def likelihood_of(design: Design) -> Likelihood:
-    """The solver for a design.
-
-    Raises
-    ------
-    FitError
-        When ln τ² has random intercepts: the likelihood has no closed form.
+    """The solver for a design; a FitError where random intercepts of ln τ² leave no closed form.
 
     Examples
     --------

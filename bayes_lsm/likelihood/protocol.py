@@ -14,21 +14,14 @@ import numpy as np
 from scipy import sparse
 
 from bayes_lsm.arrays import Array, Index, Mask
+from bayes_lsm.design.clusters import Clusters
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import Studies
 from bayes_lsm.specification import Method
 
 
 @dataclass(frozen=True, eq=False)
 class NormalPrior:
-    """β ~ N(mean, precision⁻¹): to be integrated out, instead of a method.
-
-    Attributes
-    ----------
-    mean : ndarray, shape (p,)
-    precision : ndarray, shape (p, p)
-        Positive definite.
-    """
+    """β ~ N(mean, precision⁻¹), to be integrated out: (p,), and (p, p) positive definite."""
 
     mean: Array
     precision: Array
@@ -39,19 +32,10 @@ Criterion = Method | NormalPrior
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """A criterion at one α.
+    """A criterion at one α, with metafor's constants; nan where Σ or X'Σ⁻¹X is singular.
 
-    Attributes
-    ----------
-    value : float
-        With all constants, those of metafor; nan where Σ or X'Σ⁻¹X is singular.
-    score : ndarray, shape (q,)
-    hessian : ndarray, shape (q, q)
-        Exact, not expected.
-    beta : ndarray, shape (p,)
-        Generalised least squares, or the conditional mean of β.
-    covariance : ndarray, shape (p, p)
-        (X'Σ⁻¹X)⁻¹, or that of β given α.
+    `score` is (q,), and `hessian` (q, q) exact, not expected; `beta` (p,) is generalised least
+    squares, or the conditional mean of β, with the `covariance` (X'Σ⁻¹X)⁻¹, or that of β given α.
     """
 
     value: float
@@ -65,13 +49,7 @@ class Evaluation:
 class Locations:
     """Generalised least squares at each of m α; nan where X'Σ⁻¹X is singular.
 
-    Attributes
-    ----------
-    beta : ndarray, shape (m, p)
-    covariance : ndarray, shape (m, p, p)
-        (X'Σ⁻¹X)⁻¹.
-    squares : ndarray, shape (m,)
-        r'Σ⁻¹r with r = y − Xβ̂.
+    `beta` is (m, p), `covariance` (X'Σ⁻¹X)⁻¹ (m, p, p), `squares` r'Σ⁻¹r with r = y − Xβ̂ (m,).
     """
 
     beta: Array
@@ -81,17 +59,10 @@ class Locations:
 
 @dataclass(frozen=True, eq=False)
 class Climbs:
-    """Where m climbs ended, and what the criterion is there.
+    """Where m climbs ended: α (m, q), and what the criterion is there, −inf where there is none.
 
-    Attributes
-    ----------
-    alpha : ndarray, shape (m, q)
-    value : ndarray, shape (m,)
-        −inf where there is none.
-    hessian : ndarray, shape (m, q, q)
-        0, and −1 on the diagonal, where coefficients were held.
-    beta, covariance : ndarray, shapes (m, p) and (m, p, p)
-    converged : ndarray of bool, shape (m,)
+    The `hessian` (m, q, q) is 0, and −1 on the diagonal, where coefficients were held; `beta` is
+    (m, p) and `covariance` (m, p, p).
     """
 
     alpha: Array
@@ -106,14 +77,9 @@ class Climbs:
 class LeftOut:
     """Densities of the rows that are left, and predictions of those that are not, at m points.
 
-    Attributes
-    ----------
-    left : ndarray, shape (m, F)
-        ln p(y_left) at the point, of each fold, up to a constant.
-    unit : ndarray, shape (m, U)
-        ln p(y_unit | y_left) at the point, of the folds' units, in their order.
-    below : ndarray, shape (m, k)
-        P(new effect ≤ y_i | y_left) at the point, of the units' rows, in their order.
+    `left` (m, F) is ln p(y_left) at the point, of each fold, up to a constant; `unit` (m, U) ln
+    p(y_unit | y_left), of the folds' units, and `below` (m, k) P(new effect ≤ y_i | y_left), of the
+    units' rows, in their order.
     """
 
     left: Array
@@ -124,10 +90,10 @@ class LeftOut:
 class Deletion(Protocol):
     """Some rows at m points, of which some can be left out."""
 
-    def leave_out(self, studies: Studies, folds: Sequence[Index]) -> LeftOut:
+    def leave_out(self, studies: Clusters, folds: Sequence[Index]) -> LeftOut:
         """Predict the studies of each fold from the rows that are neither its own nor missing."""
 
-    def predict_again(self, studies: Studies, units: Index) -> tuple[Array, Array]:
+    def predict_again(self, studies: Clusters, units: Index) -> tuple[Array, Array]:
         """ln p(y) of the rows (m,), and of each study given all of them, its own too (m, U)."""
 
 
@@ -213,32 +179,16 @@ class Likelihood(Protocol):
         """Σ where each term's effects have the variances (G, s) and correlations (s, s)."""
 
     def sampling_covariance(self) -> Covariance:
-        """V alone.
-
-        Raises
-        ------
-        FitError
-            For individual data, which have no sampling variances.
-        """
+        """V alone; a FitError for individual data, which have no sampling variances."""
 
     def climb(self, starts: Array, method: Method, *, held: Mask | None = None) -> Climbs:
-        """Climb from each of some α (m, q) to a maximum.
+        """Climb from each of some α (m, q) to a maximum; `held` (q,) stay where they start.
 
-        Parameters
-        ----------
-        starts : ndarray, shape (m, q)
-        method : {"REML", "ML"}
-        held : ndarray of bool, shape (q,), optional
-            Coefficients that stay where they start, which is then the same place for all.
+        That is the same place for all climbs then.
         """
 
     def scores(self, alpha: Array, method: Method, cluster: Index) -> Array:
         """What each of G clusters adds to the score at α, shape (G, q); REML's or ML's.
 
-        Parameters
-        ----------
-        alpha : ndarray, shape (q,)
-        method : {"REML", "ML"}
-        cluster : ndarray of int, shape (n,)
-            0, 1, …, G − 1; independent of each other under the model.
+        `cluster` (n,) is 0, 1, …, G − 1; they are independent of each other under the model.
         """

@@ -94,14 +94,9 @@ def together(found: Mapping[str, Divergence], names: Sequence[str]) -> Divergenc
 
 @dataclass(frozen=True, eq=False)
 class Limit:
-    """A model at infinity: τ² is 0 in some studies, and fewer coefficients are left.
+    """A model at infinity: τ² is 0 in the studies `zero` (n,), and fewer coefficients are left.
 
-    Attributes
-    ----------
-    zero : ndarray of bool, shape (n,)
-        Studies with τ² = 0.
-    kept : tuple of int
-        Columns of Z that describe τ² in the other studies.
+    `kept` are the columns of Z that describe τ² in the other studies.
     """
 
     zero: Mask

@@ -21,7 +21,8 @@ from bayes_lsm.likelihood.protocol import Covariance, Likelihood
 from bayes_lsm.reml.divergence import Divergence, together
 from bayes_lsm.reml.term_estimate import TermEstimate, at_border, correlation_table
 from bayes_lsm.reml.uninformed import location_directions, say, without_unknown
-from bayes_lsm.results import model_title, wald_table
+from bayes_lsm.reml.wald import wald_table
+from bayes_lsm.results import model_title
 from bayes_lsm.specification import Method
 
 Test = Literal["z", "t", "knha"]
@@ -175,9 +176,7 @@ class Estimates:
             name: wald_table(each.term.names, each.shown, each.vcov, level=level, df=self.df_scale)
             for name, each in self.terms.items()
         }
-        if len(tables) == 1:
-            return next(iter(tables.values()))
-        return pd.concat(tables, names=["grouping", "term"])
+        return by_grouping(tables, "term")
 
     @property
     def divergence(self) -> Divergence | None:
@@ -329,3 +328,10 @@ class Estimates:
         if len(self.terms) == 1:
             return next(iter(found.values())).rename_axis("pair")
         return pd.concat(found, names=["grouping", "pair"])
+
+
+def by_grouping(tables: Mapping[str, pd.DataFrame], what: str) -> pd.DataFrame:
+    """Tables of scale terms as one, indexed by grouping as well; that of a single term as it is."""
+    if len(tables) == 1:
+        return next(iter(tables.values()))
+    return pd.concat(tables, names=["grouping", what])

@@ -15,25 +15,13 @@ _WITHOUT_HETEROGENEITY = ("FE", "EE", "CE")
 
 
 def require_method(method: str) -> None:
-    """Refuse all but REML and ML, and say which verb has an estimator of another name.
-
-    Raises
-    ------
-    FitError
-        For any other method.
-    """
+    """Refuse all but REML and ML, and say which verb has an estimator of another name."""
     if method not in get_args(Method):
         require_choice("method", method, Method, cure=_cure(str(method).upper()))
 
 
 def require_informed(design: Design, method: Method) -> None:
-    """Refuse what the restricted likelihood cannot see: a level of one study with its own mean.
-
-    Raises
-    ------
-    FitError
-        Where the location part has a coefficient of that study's own.
-    """
+    """Refuse what the restricted likelihood cannot see: a level of one study with its own mean."""
     for lone in design.lone_levels:
         if lone.is_absorbed and method == "REML":
             raise FitError(

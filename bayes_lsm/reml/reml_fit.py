@@ -8,13 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from bayes_lsm.arrays import Array
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.reml.diagnostics.check import check
 from bayes_lsm.reml.diagnostics.influence import influence
 from bayes_lsm.reml.diagnostics.leave_one_out import leave_one_out
-from bayes_lsm.reml.diagnostics.residuals import hat_values, residuals, weights
+from bayes_lsm.reml.diagnostics.residuals import fitted_values, hat_values, residuals, weights
 from bayes_lsm.reml.diagnostics.robust import robust
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.intervals.contrasts import scale_functions
@@ -31,8 +30,7 @@ from bayes_lsm.reml.tests.permutation_test import permutation_test
 from bayes_lsm.reml.tests.score_test import score_test
 from bayes_lsm.reml.tests.wald_test import wald_test
 from bayes_lsm.reml.uninformed import mean_of_known
-from bayes_lsm.reml.wald import ChiSquareTest, FTest, cochran_q, omnibus
-from bayes_lsm.results import wald_table
+from bayes_lsm.reml.wald import ChiSquareTest, FTest, cochran_q, omnibus, wald_table
 from bayes_lsm.tables import Printable, format_table, text_table, wrap_notes
 
 
@@ -63,6 +61,7 @@ class RemlFit(Estimates, Printable):
     predict_tau = predict_tau
 
     check = check
+    fitted_values = fitted_values
     hat_values = hat_values
     influence = influence
     leave_one_out = leave_one_out
@@ -157,15 +156,14 @@ class RemlFit(Estimates, Printable):
         here = likelihood_of(self.design).evaluate(self.stop, self.method)
         with np.errstate(invalid="ignore", divide="ignore"):
             covariance = np.linalg.pinv(-here.hessian, 1e-20)
-        names, first = self.design.location.names, 0
+        names = self.design.location.names
         parts = {"location": wald_table(names, here.beta, here.covariance, df=self.df_location)}
-        for term in self.design.terms:
-            places = slice(first, first + len(term.names))
+        for term, at in zip(self.design.terms, self.design.places, strict=True):
+            places = slice(at.start, at.start + len(term.names))
             name = self.design.part_name("scale", term)
             parts[name] = wald_table(
                 term.names, self.stop[places], covariance[places, places], df=self.df_scale
             )
-            first += term.size
         return pd.concat(parts, names=["part", "term"])
 
     def comparison(self, *, at_stop: bool = False) -> dict[str, pd.DataFrame]:
@@ -200,7 +198,3 @@ class RemlFit(Estimates, Printable):
 
     def _heterogeneity_as_text(self) -> list[str]:
         return [str(self.heterogeneity())] if self.design.is_independent else []
-
-    def fitted_values(self) -> Array:
-        """What the location part predicts of each row, x_i'β̂ (n,)."""
-        return np.asarray(self.design.X @ self.beta)

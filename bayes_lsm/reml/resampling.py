@@ -1,4 +1,4 @@
-"""What resampling shares, for tests and intervals: simulated effects, seeds, batches, p-values."""
+"""What resampling shares, for tests and intervals: simulated effects, batches, p-values."""
 
 from __future__ import annotations
 
@@ -26,13 +26,6 @@ def simulate(fit: Estimates, sets: int, rng: np.random.Generator) -> Array:
 def log_tau2_of(fit: Estimates) -> Array:
     """ln τ² of each row (n,); where τ² is 0, that of next to nothing."""
     return np.log(np.maximum(fit.tau2, 1e-12 * fit.design.v))
-
-
-def checked_seed(seed: int | None) -> int:
-    """The seed that is used: the given one, or a new one."""
-    if seed is None:
-        return int(np.random.SeedSequence().generate_state(1)[0])
-    return seed
 
 
 def check_iterations(iterations: int) -> None:

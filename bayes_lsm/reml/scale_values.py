@@ -19,21 +19,12 @@ from bayes_lsm.reml.estimates import Estimates
 
 @dataclass(frozen=True, eq=False)
 class ScaleValues:
-    """Linear functions l'α of the scale coefficients.
+    """Linear functions l'α of the scale coefficients: an estimate (m,) and its standard error.
 
-    Attributes
-    ----------
-    estimate : ndarray, shape (m,)
-        ±inf where it diverges; nan where a divergence pulls it both ways, and where the data say
-        nothing of it.
-    se : ndarray, shape (m,)
-        nan where there is none.
-    coordinates : ndarray, shape (m, q)
-        Those l as what multiplies `Estimates.limit_alpha`; 0 where the value is not finite.
-    covariance : ndarray, shape (q, q)
-        Of `Estimates.limit_alpha`; 0 for what is fixed, or that no coordinates need.
-    blind : ndarray of bool, shape (m,)
-        Where the data say nothing of it.
+    The estimate is ±inf where it diverges, and nan where a divergence pulls it both ways or,
+    `blind`, the data say nothing of it; the standard error is nan where there is none.
+    `coordinates` (m, q) are those l as what multiplies `Estimates.limit_alpha`, 0 where the value
+    is not finite, and `covariance` is of that; 0 for what is fixed, or that no coordinates need.
     """
 
     estimate: Array
@@ -52,15 +43,6 @@ def scale_values(fit: Estimates, rows: Array) -> ScaleValues:
     Coefficients that were fixed have no uncertainty; those that a bound holds have none that is
     known.
 
-    Parameters
-    ----------
-    fit : RemlFit or Estimates
-    rows : ndarray, shape (m, q)
-
-    Returns
-    -------
-    ScaleValues
-
     Examples
     --------
     >>> import bayes_lsm as lsm
@@ -72,14 +54,12 @@ def scale_values(fit: Estimates, rows: Array) -> ScaleValues:
     """
     rows = np.asarray(rows, dtype=float)
     coordinates, added = np.zeros_like(rows), np.zeros(len(rows))
-    blind, first = np.zeros(len(rows), dtype=bool), 0
-    for each in fit.terms.values():
-        here = slice(first, first + len(each.alpha))
+    blind = np.zeros(len(rows), dtype=bool)
+    for each, here in zip(fit.terms.values(), fit.design.columns, strict=True):
         coordinates[:, here], more = each.read(rows[:, here])
         blind |= each.is_blind_at(coordinates[:, here])
         with np.errstate(invalid="ignore"):  # −inf of one term and inf of another are undefined
             added = added + more
-        first = here.stop
     places = scale_places(fit.design)
     covariance = fit.limit_vcov[np.ix_(places, places)]
     certain = np.array([name in fit.fixed for name in fit.scale_names])

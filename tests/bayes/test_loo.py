@@ -14,8 +14,8 @@ import bayes_lsm as lsm
 from bayes_lsm.bayes.engines.collapsed import propose, sample_collapsed
 from bayes_lsm.bayes.pointwise_likelihood import log_likelihood
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
+from bayes_lsm.design.clusters import group_studies
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import group_studies
 from bayes_lsm.likelihood.blocks.block_likelihood import Blocks
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.likelihood.rows.deletion import leave_out, location_moments, row_sums

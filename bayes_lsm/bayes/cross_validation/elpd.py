@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from bayes_lsm.arrays import Array
-from bayes_lsm.design.subsets import Studies
+from bayes_lsm.design.clusters import Clusters
 from bayes_lsm.errors import FitError
 from bayes_lsm.tables import Printable
 
@@ -27,7 +27,7 @@ class Elpd(Printable):
     Attributes
     ----------
     criterion : {"loo", "psis_loo", "waic", "kfold"}
-    studies : Studies
+    studies : Clusters
     y : ndarray, shape (n,)
         The effects that were predicted.
     pointwise : ndarray, shape (U,)
@@ -48,7 +48,7 @@ class Elpd(Printable):
 
     criterion: Criterion
     heading: str = field(repr=False)
-    studies: Studies
+    studies: Clusters
     y: Array = field(repr=False)
     pointwise: Array
     penalty: Array

@@ -19,7 +19,8 @@ from bayes_lsm.bayes.cross_validation.refits import Predictions
 from bayes_lsm.bayes.engines.diagnostics import LARGEST_PARETO_K
 from bayes_lsm.bayes.engines.pareto import smooth_weights
 from bayes_lsm.bayes.student.effects import integrated_out, said_before
-from bayes_lsm.design.subsets import Indices, Studies
+from bayes_lsm.design.clusters import Clusters
+from bayes_lsm.design.subsets import Indices
 from bayes_lsm.errors import ConvergenceWarning, FitError, warn
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def draw_folds(k: int, count: int, seed: int) -> list[Indices]:
 def refitted_elpd(
     criterion: Literal["loo", "kfold"],
     fit: Posterior,
-    studies: Studies,
+    studies: Clusters,
     found: Predictions,
     problems: Sequence[str],
     *,
@@ -85,7 +86,7 @@ def refitted_elpd(
     )
 
 
-def _made(fit: Posterior, studies: Studies, found: Predictions, folds: int) -> tuple[str, str]:
+def _made(fit: Posterior, studies: Clusters, found: Predictions, folds: int) -> tuple[str, str]:
     """The heading, and how the predictions were made."""
     count, error = len(studies.names), float(np.sqrt(np.sum(found.mcse**2)))
     heading = f"{folds}-fold cross-validation" if folds else f"Leave-one-{studies.unit}-out"
@@ -113,7 +114,7 @@ def _made(fit: Posterior, studies: Studies, found: Predictions, folds: int) -> t
     )
 
 
-def psis_elpd(fit: Posterior, studies: Studies, densities: Densities) -> Elpd:
+def psis_elpd(fit: Posterior, studies: Clusters, densities: Densities) -> Elpd:
     """Of draws with weights 1/density, Pareto-smoothed."""
     found = smooth(fit, studies, densities)
     high = np.flatnonzero(~(found.pareto_k <= LARGEST_PARETO_K))
@@ -138,7 +139,7 @@ def psis_elpd(fit: Posterior, studies: Studies, densities: Densities) -> Elpd:
     )
 
 
-def waic_elpd(fit: Posterior, studies: Studies, densities: Iterable[Array]) -> Elpd:
+def waic_elpd(fit: Posterior, studies: Clusters, densities: Iterable[Array]) -> Elpd:
     """Of draws, less the variance of the log density."""
     lpd, penalty = np.empty((2, len(studies.names)))
     for u, density in enumerate(densities):
@@ -157,7 +158,7 @@ def waic_elpd(fit: Posterior, studies: Studies, densities: Iterable[Array]) -> E
     return Elpd("waic", heading, studies, y, lpd - penalty, penalty, {}, None, problems, remarks)
 
 
-def smooth(fit: Posterior, studies: Studies, densities: Densities) -> Predictions:
+def smooth(fit: Posterior, studies: Clusters, densities: Densities) -> Predictions:
     """What draws with weights 1/density say of each unit, Pareto-smoothed."""
     count = len(studies.names)
     elpd, lpd, mcse, k, largest, ess = np.empty((6, count))
@@ -175,6 +176,6 @@ def smooth(fit: Posterior, studies: Studies, densities: Densities) -> Prediction
     return Predictions(elpd, lpd, mcse, pit, k, largest, ess, nothing)
 
 
-def _some(studies: Studies, which: Indices) -> str:
+def _some(studies: Clusters, which: Indices) -> str:
     more = f" and {len(which) - 8} more" if len(which) > 8 else ""
     return ", ".join(studies.names[u] for u in which[:8]) + more

@@ -19,8 +19,9 @@ from bayes_lsm.bayes.cross_validation.level_integrals import LeftRows, LevelInte
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.normal_scores import normal_scores
 from bayes_lsm.bayes.pointwise_likelihood import log_likelihood
+from bayes_lsm.design.clusters import Clusters
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import Indices, Numbers, Studies, take_rows
+from bayes_lsm.design.subsets import Indices
 from bayes_lsm.likelihood.protocol import LeftOut
 
 
@@ -38,20 +39,20 @@ class GivenDraws(Protocol):
 class IndependentRows:
     """Independent effects under draws of β (m, p), α (m, q), and ν (m,) of Student-t ones."""
 
-    numbers: Numbers
+    design: Design
     location: Array
     scale: Array
     df: Array | None = None
 
     def leave_out(self, out: Indices, units: Sequence[Indices]) -> LeftRows:
         """Rows `out`, of which the units are parts, given all others."""
-        part = take_rows(self.numbers, out)
+        part = self.design.keep(out)
         density = log_likelihood(part, self.location, self.scale, self.df)
         residuals = part.y - self.location @ part.X.T
         below = ndtr(normal_scores(residuals, part.v, self.scale @ part.Z.T, self.df))
         if len(units) == 1:
             return LeftRows(density.sum(axis=1), [density.sum(axis=1)], [below])
-        place = np.empty(len(self.numbers.y), dtype=np.intp)
+        place = np.empty(len(self.design.y), dtype=np.intp)
         place[out] = np.arange(len(out))
         own = [place[rows] for rows in units]
         densities = [density[:, each].sum(axis=1) for each in own]
@@ -59,7 +60,7 @@ class IndependentRows:
 
     def given_effects(self, rows: Indices) -> Array:
         """ln p(y_rows) (m,): they depend on no others."""
-        part = take_rows(self.numbers, rows)
+        part = self.design.keep(rows)
         return np.asarray(log_likelihood(part, self.location, self.scale, self.df).sum(axis=1))
 
 
@@ -88,7 +89,7 @@ class DrawnDeletion:
     total: Array
     whole: bool
 
-    def leave_out(self, studies: Studies, folds: Sequence[Indices]) -> LeftOut:
+    def leave_out(self, studies: Clusters, folds: Sequence[Indices]) -> LeftOut:
         """Predict the studies of each fold from the rows that are neither its own nor missing."""
         left, unit, below = [], [], []
         for fold in folds:
@@ -99,7 +100,7 @@ class DrawnDeletion:
             below += found.below
         return LeftOut(np.column_stack(left), np.column_stack(unit), np.hstack(below))
 
-    def predict_again(self, studies: Studies, units: Indices) -> tuple[Array, Array]:
+    def predict_again(self, studies: Clusters, units: Indices) -> tuple[Array, Array]:
         """The log likelihood (m,), and ln p of each study given all rows, its own too (m, U)."""
         again = [self.given.given_effects(studies.rows[u]) for u in units]
         return self.total, np.column_stack(again)

@@ -38,8 +38,8 @@ from bayes_lsm.bayes.cross_validation.units import Unit, are_independent, read_u
 from bayes_lsm.bayes.resolved_priors.propriety import require_proper_without
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.capabilities import require_capable
-from bayes_lsm.design.clusters import Cluster
-from bayes_lsm.design.subsets import Indices, Studies
+from bayes_lsm.design.clusters import Cluster, Clusters
+from bayes_lsm.design.subsets import Indices
 from bayes_lsm.errors import FitError
 from bayes_lsm.progress import track
 
@@ -266,7 +266,7 @@ def waic(fit: Posterior, *, cluster: Cluster | None = None, unit: Unit = "cluste
 
 def checked_studies(
     fit: Posterior, cluster: Cluster | None = None, unit: Unit = "cluster"
-) -> Studies:
+) -> Clusters:
     """The units of a fit that can be left out one by one; see `units.read_units`.
 
     Raises
@@ -280,7 +280,7 @@ def checked_studies(
 
 
 def densities(
-    fit: Posterior, studies: Studies, *, progress: bool = False
+    fit: Posterior, studies: Clusters, *, progress: bool = False
 ) -> Iterator[tuple[int, Array, Array, Array]]:
     """Each unit's log density (draws,), that given its own effects too, and its probabilities.
 
@@ -298,7 +298,7 @@ def densities(
 
 
 def _refits(
-    fit: Posterior, studies: Studies, folds: list[Indices], *, seed: int, progress: bool
+    fit: Posterior, studies: Clusters, folds: list[Indices], *, seed: int, progress: bool
 ) -> tuple[Predictions, list[str]]:
     """What the rest says of each fold, and what is wrong with that."""
     model = deletion_of(fit)
@@ -307,10 +307,10 @@ def _refits(
     return found, model.problems
 
 
-def _one_by_one(studies: Studies) -> list[Indices]:
+def _one_by_one(studies: Clusters) -> list[Indices]:
     return list(np.arange(len(studies.names))[:, None])
 
 
-def _require_proper(fit: Posterior, studies: Studies, folds: list[Indices]) -> None:
+def _require_proper(fit: Posterior, studies: Clusters, folds: list[Indices]) -> None:
     resolved = resolve_priors(fit.design, fit.priors)
     require_proper_without(fit.design, resolved, fit.priors, studies, folds)

@@ -23,7 +23,8 @@ from scipy.special import logsumexp
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.engines.diagnostics import SMALLEST_ESS, dominated
 from bayes_lsm.bayes.engines.pareto import smooth_weights
-from bayes_lsm.design.subsets import Indices, Studies
+from bayes_lsm.design.clusters import Clusters
+from bayes_lsm.design.subsets import Indices
 from bayes_lsm.likelihood.protocol import Deletion
 from bayes_lsm.progress import track
 
@@ -137,7 +138,7 @@ class Predictions:
 
 def leave_out_folds(
     model: Refittable,
-    studies: Studies,
+    studies: Clusters,
     folds: Sequence[Indices],
     *,
     seed: int,
@@ -150,7 +151,7 @@ def leave_out_folds(
     model : Refittable
         With the priors of the whole data: a refit has the same prior, also where a preset took its
         units from the data.
-    studies : Studies
+    studies : Clusters
     folds : sequence of ndarray of int
         Studies that are left out together; each study in one fold.
     seed : int
@@ -176,7 +177,7 @@ def leave_out_folds(
 def _refit(
     found: Predictions,
     model: Refittable,
-    studies: Studies,
+    studies: Clusters,
     fold: Indices,
     *,
     seed: int,
@@ -200,7 +201,7 @@ def _empty(units: int, n: int) -> Predictions:
 
 
 def _batches(
-    studies: Studies, folds: Sequence[Indices], most_rows: int, *, progress: bool
+    studies: Clusters, folds: Sequence[Indices], most_rows: int, *, progress: bool
 ) -> Iterator[Sequence[Indices]]:
     """Folds in groups of so many rows that their arrays fit into memory."""
     sizes = [sum(len(studies.rows[unit]) for unit in fold) for fold in folds]
@@ -211,7 +212,7 @@ def _batches(
 
 
 def _predict(
-    found: Predictions, posterior: Points, studies: Studies, folds: Sequence[Indices]
+    found: Predictions, posterior: Points, studies: Clusters, folds: Sequence[Indices]
 ) -> None:
     """Fill in what the rows that are left say of the studies of these folds."""
     out = posterior.rows.leave_out(studies, folds)
@@ -231,7 +232,7 @@ def _predict(
             row = last
 
 
-def _describe(found: Predictions, posterior: Points, studies: Studies, units: Indices) -> None:
+def _describe(found: Predictions, posterior: Points, studies: Clusters, units: Indices) -> None:
     """Fill in the density of each study given all studies."""
     whole, unit = posterior.rows.predict_again(studies, units)
     weights = _normalised(whole + posterior.log_ratio)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -9,12 +10,14 @@ import numpy as np
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.clusters import (
     Cluster,
+    Clusters,
     connected_rows,
+    each_row,
+    group_studies,
     independent_clusters,
     read_clusters,
 )
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import Studies, each_row, group_studies
 from bayes_lsm.errors import FitError
 
 Unit = Literal["cluster", "row"]
@@ -23,7 +26,7 @@ Unit = Literal["cluster", "row"]
 _FEWEST_CLUSTERS, _FEWEST = 3, 2
 
 
-def read_units(design: Design, cluster: Cluster | None = None, unit: Unit = "cluster") -> Studies:
+def read_units(design: Design, cluster: Cluster | None = None, unit: Unit = "cluster") -> Clusters:
     """The clusters, studies or rows that are to be left out.
 
     Raises
@@ -46,14 +49,14 @@ def read_units(design: Design, cluster: Cluster | None = None, unit: Unit = "clu
     return units
 
 
-def are_independent(design: Design, units: Studies) -> bool:
+def are_independent(design: Design, units: Clusters) -> bool:
     """Whether no two of them share an effect or a sampling error."""
     connected = connected_rows(design)
     sets = [np.unique(connected[rows]) for rows in units.rows]
     return sum(map(len, sets)) == len(np.unique(np.concatenate(sets)))
 
 
-def _clusters(design: Design, cluster: Cluster | None) -> Studies:
+def _clusters(design: Design, cluster: Cluster | None) -> Clusters:
     """By default those that are independent of each other, which a row of its own study is."""
     found = independent_clusters(design) if cluster is None else read_clusters(design, cluster)
     if cluster is None and len(found) == len(design.y):
@@ -62,4 +65,4 @@ def _clusters(design: Design, cluster: Cluster | None) -> Studies:
     for term in design.terms:
         if term.name == found.what:
             unit = "/".join(term.grouping.columns) or "row"
-    return Studies(found.names, found.rows, unit)
+    return replace(found, what=unit)

@@ -18,7 +18,7 @@ from bayes_lsm.bayes.engines.coordinates import Coordinates
 from bayes_lsm.bayes.engines.importance_sampling import propose_phi, sample_target
 from bayes_lsm.bayes.student.effects import arrays
 from bayes_lsm.bayes.student.excess import Degrees, Excess
-from bayes_lsm.design.subsets import Numbers
+from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.rows.closed_form import log_tau2_of_residuals
 from bayes_lsm.priors import ResolvedPriors
@@ -41,7 +41,7 @@ def require_student_priors(priors: ResolvedPriors, cure: str) -> None:
 
 
 def sample_student(
-    design: Numbers,
+    design: Design,
     priors: ResolvedPriors,
     df: Degrees,
     *,
@@ -71,7 +71,7 @@ class JointPoints:
 
 
 def propose_student(
-    design: Numbers,
+    design: Design,
     priors: ResolvedPriors,
     df: Degrees,
     *,
@@ -87,7 +87,7 @@ def propose_student(
 class StudentTarget:
     """The log posterior density of φ; of θ the last is ln(ν − lower), where ν is not fixed."""
 
-    def __init__(self, design: Numbers, priors: ResolvedPriors, df: Degrees) -> None:
+    def __init__(self, design: Design, priors: ResolvedPriors, df: Degrees) -> None:
         self._df = Excess.of(df) if isinstance(df, DegreesOfFreedom) else df
         self._n_location = len(priors.location.priors)
         self._inverses = [np.linalg.inv(b.contrasts) for b in (priors.location, priors.scale)]

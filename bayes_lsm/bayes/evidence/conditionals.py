@@ -20,7 +20,7 @@ from bayes_lsm.bayes.engines.collapsed import normal_prior
 from bayes_lsm.bayes.student.effects import arrays
 from bayes_lsm.bayes.term_draws import are_random
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import Indices, Numbers
+from bayes_lsm.design.subsets import Indices
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.likelihood.protocol import NormalPrior
 from bayes_lsm.priors import ResolvedPriors
@@ -80,7 +80,7 @@ def collapsed_unknowns(design: Design, priors: ResolvedPriors) -> Unknowns:
     return Unknowns(log_density, {"scale": moved}, most)
 
 
-def joint_unknowns(numbers: Numbers, priors: ResolvedPriors) -> Unknowns:
+def joint_unknowns(numbers: Design, priors: ResolvedPriors) -> Unknowns:
     """β, α and ν of a model with Student-t study effects."""
     from bayes_lsm.likelihood.student.kernels import log_likelihood
 

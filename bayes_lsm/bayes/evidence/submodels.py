@@ -13,10 +13,11 @@ from itertools import product
 
 import numpy as np
 
+from bayes_lsm.design.coefficients import scale_places
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.part import Part
 from bayes_lsm.design.scale_terms import ScaleTerm
-from bayes_lsm.design.subsets import restrict, take_columns
+from bayes_lsm.design.subsets import restrict
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import ResolvedPriors
 
@@ -193,7 +194,15 @@ def take_submodel(
     Of the scale part they are counted among the α and κ of all terms.
     """
     own = ResolvedPriors(restrict(priors.location, location), restrict(priors.scale, scale))
-    return take_columns(design, location, scale), own
+    left_out = [j for j, place in enumerate(scale_places(design)) if place not in scale]
+    fewer = design.without([j for j in range(design.X.shape[1]) if j not in location], left_out)
+    terms = [
+        replace(term, correlation="none")
+        if len(term.effects) == 2 and at.stop - 1 not in scale
+        else term
+        for term, at in zip(fewer.terms, design.places, strict=True)
+    ]
+    return replace(fewer, terms=tuple(terms)), own
 
 
 def require_terms(part: str, names: Sequence[str], terms: Sequence[Term]) -> None:

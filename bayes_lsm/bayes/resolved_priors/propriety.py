@@ -49,9 +49,10 @@ import numpy as np
 
 from bayes_lsm.arrays import Array, Mask
 from bayes_lsm.bayes.coordinates import are_correlations, scale_names
+from bayes_lsm.design.clusters import Clusters
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
-from bayes_lsm.design.subsets import Indices, Studies
+from bayes_lsm.design.subsets import Indices
 from bayes_lsm.errors import FitError, PriorError
 from bayes_lsm.priors import Family, Flat, HalfNormal, PriorBlock, Priors, ResolvedPriors
 
@@ -135,7 +136,7 @@ def require_proper_without(
     design: Design,
     resolved: ResolvedPriors,
     priors: Priors,
-    studies: Studies,
+    studies: Clusters,
     folds: Sequence[Indices],
 ) -> None:
     """Refuse to leave studies out whose effects a coefficient with a flat prior hangs on.
@@ -145,7 +146,7 @@ def require_proper_without(
     design : Design
     resolved : ResolvedPriors
     priors : Priors
-    studies : Studies
+    studies : Clusters
     folds : sequence of ndarray of int
         Studies that are left out together.
 

@@ -16,7 +16,6 @@ from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.resolved_priors.resolve import scale_sd_prior
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import Numbers
 from bayes_lsm.errors import FitError, PriorError
 from bayes_lsm.priors import Priors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
@@ -112,7 +111,7 @@ def observe_student(
     )
 
 
-def student_log_likelihood(design: Numbers, location: Array, scale: Array, df: Array) -> Array:
+def student_log_likelihood(design: Design, location: Array, scale: Array, df: Array) -> Array:
     """Log density of each effect, (..., k), given β (..., p), α (..., q) and ν, of a shape that
     stretches to (...)."""
     from bayes_lsm.likelihood.student.kernels import LOG_DENSITY, batched
@@ -128,7 +127,7 @@ def student_log_likelihood(design: Numbers, location: Array, scale: Array, df: A
     return np.asarray(rows).reshape(*leading, -1)
 
 
-def arrays(design: Numbers) -> tuple[Array, Array, Array, Array]:
+def arrays(design: Design) -> tuple[Array, Array, Array, Array]:
     """y, v, X and Z as the compiled code wants them."""
     y, v, X, Z = (
         np.ascontiguousarray(each, dtype=float) for each in (design.y, design.v, design.X, design.Z)

@@ -21,10 +21,7 @@ if TYPE_CHECKING:
 def sampling_covariance(design: Design) -> Any:
     """V for a likelihood in closed form: variances (n,), or a sparse matrix (n, n).
 
-    Raises
-    ------
-    FitError
-        When ln τ² has random intercepts: the likelihood has no closed form.
+    A FitError refuses random intercepts of ln τ², which leave no closed form.
     """
     for term in design.terms:
         if term.random:
@@ -49,13 +46,7 @@ def error_covariance(design: Design) -> Any:
 
 
 def arrange_design(design: Design) -> Arranged:
-    """The whole model, sorted once for the compiled loops.
-
-    Raises
-    ------
-    FitError
-        When ln τ² has random intercepts: the likelihood has no closed form.
-    """
+    """The whole model, sorted once for the compiled loops; see `sampling_covariance`."""
     from bayes_lsm.likelihood.blocks import blocks  # loads numba
 
     V = sampling_covariance(design)

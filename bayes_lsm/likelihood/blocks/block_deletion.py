@@ -16,8 +16,8 @@ import numpy as np
 from scipy.special import ndtr
 
 from bayes_lsm.arrays import Array, Index
+from bayes_lsm.design.clusters import Clusters
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import Studies
 from bayes_lsm.likelihood.blocks.arrange import likelihood_terms, row_variances
 from bayes_lsm.likelihood.blocks.row_sums import RowSums
 from bayes_lsm.likelihood.protocol import LeftOut, NormalPrior
@@ -34,16 +34,8 @@ _ENTRIES = 4_000_000  # 32 MB for each array of points × squared columns
 class BlockDeletion:
     """Sums over some rows at m α, from which rows can be taken away; see `protocol.Deletion`.
 
-    Attributes
-    ----------
-    sums : RowSums
-        Of all rows, with β counted from the prior's mean.
-    alphas : ndarray, shape (m, q)
-    precision : ndarray, shape (p, p)
-        Of the prior of β.
-    whole : bool
-        Whether `total` is of all rows, so that a fold's are to be taken away.
-    total : Sums
+    `sums` are of all rows, with β counted from the prior's mean, `precision` is the prior's. If
+    `total` is of all rows (`whole`), a fold's are to be taken away.
     """
 
     sums: RowSums
@@ -59,7 +51,7 @@ class BlockDeletion:
         whole, total = len(rows) == len(design.y), sums.of(rows, alphas)
         return cls(sums, alphas, prior.precision, whole, total)
 
-    def leave_out(self, studies: Studies, folds: Sequence[Index]) -> LeftOut:
+    def leave_out(self, studies: Clusters, folds: Sequence[Index]) -> LeftOut:
         """Predict the clusters of each fold from the rows that are neither its own nor missing."""
         left, unit, z = [], [], []
         for fold in folds:
@@ -79,7 +71,7 @@ class BlockDeletion:
                 z.append(self._standardise(rest, kept, rows))
         return LeftOut(np.column_stack(left), np.column_stack(unit), ndtr(np.hstack(z)))
 
-    def predict_again(self, studies: Studies, units: Index) -> tuple[Array, Array]:
+    def predict_again(self, studies: Clusters, units: Index) -> tuple[Array, Array]:
         """ln p(y | α) of all rows (m,), and of each cluster given all of them again (m, U)."""
         whole = self.total.log_marginal(self.precision)
         found = []

@@ -46,15 +46,12 @@ class Blocks:
 
     @property
     def cost(self) -> float:
-        """What one of many `values` takes, in units of an independent effect."""
         return _ROW * len(self.design.y) + _BLOCKS
 
     def evaluate(self, alpha: Array, criterion: Criterion) -> Evaluation:
-        """A criterion at α (q,), its score and its Hessian."""
         return blocks.evaluate(alpha, self.data, method=criterion)
 
     def values(self, alphas: Array, criterion: Criterion) -> Array:
-        """A criterion at each row of alphas (m, q), shape (m,)."""
         return blocks.log_likelihoods(alphas, self.data, method=criterion)
 
     def information(self, alpha: Array, method: Method) -> Array:
@@ -62,11 +59,9 @@ class Blocks:
         return expected_information(alpha, self.design, method=method)
 
     def locations(self, alphas: Array) -> Locations:
-        """Generalised least squares at each row of alphas (m, q)."""
         return blocks.locations(alphas, self.data)
 
     def location_slopes(self, alpha: Array) -> Array:
-        """∂β̂/∂α' (p, q) at α (q,)."""
         return location_slopes(alpha, self.design)
 
     def at(self, gone: Sequence[Mask]) -> Blocks:
@@ -75,16 +70,13 @@ class Blocks:
         return Blocks(replace(self.design, terms=tuple(term.at_zero(each) for term, each in terms)))
 
     def draw_location(self, alphas: Array, noise: Array, prior: NormalPrior) -> Array:
-        """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
         return blocks.draw_location(alphas, noise, self.data, prior=prior)
 
     def conditional_location(self, alphas: Array, prior: NormalPrior) -> tuple[Array, Array]:
-        """Mean (m, p) and covariance (m, p, p) of β | α, y for each row of alphas (m, q)."""
         away, covariance = self._sums(alphas, prior.mean).location(prior.precision)
         return prior.mean + away, covariance
 
     def densities(self, locations: Array, alphas: Array) -> Array:
-        """ln p(y | β, α) (m,) for each row of locations (m, p) and of alphas (m, q)."""
         centre = locations.mean(axis=0)
         return self._sums(alphas, centre).log_density(locations - centre)
 
@@ -93,25 +85,15 @@ class Blocks:
         return RowSums(self.design, centre).of(np.arange(len(self.design.y)), alphas)
 
     def deletion(self, rows: Index, alphas: Array, prior: NormalPrior) -> BlockDeletion:
-        """What some rows say at each row of alphas (m, q), without others of all rows."""
         return BlockDeletion.of(self.design, rows, alphas, prior)
 
     def first_guess(self) -> tuple[Array, Array]:
-        """ln of every variance by α, and a guess of it; see `Likelihood.first_guess`."""
         return derivatives_of_variances(self.design), guess_variances(self.design)
 
     def covariance(self, tau2: list[Array], correlations: list[Array]) -> BlockCovariance:
-        """Σ where each term's effects have the variances (G, s) and correlations (s, s)."""
         return block_covariance(self.design, tau2, correlations)
 
     def sampling_covariance(self) -> BlockCovariance:
-        """V alone.
-
-        Raises
-        ------
-        FitError
-            For individual data, which have no sampling variances.
-        """
         if not (self.design.v > 0).all():
             raise FitError("individual data have no sampling variances")
         nothing = [np.zeros(term.Z.shape[:2]) for term in self.design.terms]
@@ -120,7 +102,6 @@ class Blocks:
         )
 
     def climb(self, starts: Array, method: Method, *, held: Mask | None = None) -> Climbs:
-        """Climb from each of some α (m, q) to a maximum; see `Likelihood.climb`."""
         found = [
             blocks.ascend(start, self.data, method=method, tolerance=_TOLERANCE, held=held)
             for start in starts

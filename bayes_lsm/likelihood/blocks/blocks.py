@@ -41,21 +41,6 @@ from bayes_lsm.likelihood.blocks.terms import (
 )
 from bayes_lsm.likelihood.protocol import Criterion, Evaluation, Locations, NormalPrior
 
-__all__ = [
-    "Arranged",
-    "Ascent",
-    "BlockTerm",
-    "Evaluation",
-    "NormalPrior",
-    "arrange",
-    "arrange_rows",
-    "ascend",
-    "draw_location",
-    "evaluate",
-    "locations",
-    "log_likelihoods",
-]
-
 Index = npt.NDArray[np.int64]
 
 
@@ -63,19 +48,10 @@ Index = npt.NDArray[np.int64]
 class Arranged:
     """Data and model, arranged for the compiled loops; made by `arrange`.
 
-    Attributes
-    ----------
-    layout : Layout
-        Cells, sorted by block.
-    terms : tuple of BlockTerm
-    starts : ndarray of int, shape (terms + 1,)
-        The coefficients of term l are ``alpha[starts[l]:starts[l + 1]]``: its q, then its κ.
-    cell : ndarray of int, shape (n,)
-        The row of the layout that each row of the data went into.
-    n, p, q : int
-        BlockRows before they were collapsed, columns of X, length of α.
-    log_det_XX : float
-        ln |X'X|, which nlme's REML log-likelihood leaves out.
+    The coefficients of term l are ``alpha[starts[l]:starts[l + 1]]``: its q, then its κ. `cell`
+    (n,) is the row of the layout, sorted by block, that each row of the data went into; n, p and q
+    count rows before they were collapsed, columns of X, and α; `log_det_XX` is ln |X'X|, which nlme
+    leaves out.
     """
 
     layout: Layout
@@ -110,17 +86,10 @@ def arrange(
     *,
     variance: Array | sparse.csr_array | None = None,
 ) -> Arranged:
-    """Sorts rows into cells and blocks, once for a model.
+    """Sorts rows into cells and blocks, once for a model; X (n, p) is of full column rank.
 
-    Parameters
-    ----------
-    y : ndarray, shape (n,)
-    X : ndarray, shape (n, p)
-        Of full column rank.
-    terms : tuple of BlockTerm
-    variance : ndarray, shape (n,) or (n, n), or CSR array, shape (n, n), optional
-        V: sampling variances, or their matrix; 0 if left out. Its zeros are exploited, so a matrix
-        in blocks need not be handed over in blocks.
+    `variance` is V: sampling variances (n,), or their matrix, dense or CSR; 0 if left out. Its
+    zeros are exploited, so a matrix in blocks need not be handed over in blocks.
 
     Examples
     --------

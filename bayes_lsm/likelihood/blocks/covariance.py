@@ -23,15 +23,7 @@ from bayes_lsm.likelihood.blocks.arrange import error_covariance
 
 @dataclass(frozen=True, eq=False)
 class DenseBlock:
-    """Rows and effects that have to do with each other.
-
-    Attributes
-    ----------
-    rows : ndarray of int, shape (b,)
-    columns : ndarray of int, shape (e,)
-        Their effects.
-    sigma : ndarray, shape (b, b)
-    """
+    """Rows (b,) and effects, `columns` (e,), that have to do with each other; their Σ (b, b)."""
 
     rows: Index
     columns: Index
@@ -110,13 +102,7 @@ def _block_rows(A: sparse.csr_array, V: Any) -> list[Index]:
 
 @dataclass(frozen=True, eq=False)
 class BlockCovariance:
-    """Σ = V + A D A', taken apart into independent blocks.
-
-    Attributes
-    ----------
-    parts : tuple of DenseBlock
-    size : int
-    """
+    """Σ = V + A D A', taken apart into independent blocks; see `Covariance`."""
 
     parts: tuple[DenseBlock, ...]
     size: int
@@ -134,14 +120,12 @@ class BlockCovariance:
 
     @property
     def variances(self) -> Array:
-        """Its diagonal, shape (n,)."""
         found = np.empty(self.size)
         for part in self.parts:
             found[part.rows] = np.diag(part.sigma)
         return found
 
     def solve(self, right: Array) -> Array:
-        """Σ⁻¹B for B of shape (n, m) or (n,)."""
         alone, variances = self._alone
         found = np.empty(right.shape)
         found[alone] = (right[alone].T / variances).T
@@ -150,7 +134,6 @@ class BlockCovariance:
         return found
 
     def explained(self, left: Any) -> Array:
-        """The diagonal of B'Σ⁻¹B (m,), for a sparse or dense B of shape (n, m)."""
         left = sparse.csr_array(left)
         alone, variances = self._alone
         found = np.asarray((1.0 / variances) @ left[alone].power(2))
@@ -162,18 +145,15 @@ class BlockCovariance:
         return found
 
     def draw(self, sets: int, rng: np.random.Generator) -> Array:
-        """Errors from Normal(0, Σ), shape (sets, n)."""
         noise = np.empty((sets, self.size))
         for part in self.parts:
             noise[:, part.rows] = rng.normal(size=(sets, len(part.rows))) @ part.root.T
         return noise
 
     def whiten(self, right: Array) -> Array:
-        """L⁻¹B with LL' = Σ, for B of shape (n, m) or (n,)."""
         return self._by_part(right, lambda root, here: solve_triangular(root, here, lower=True))
 
     def unwhiten(self, right: Array) -> Array:
-        """LB, the inverse of `whiten`."""
         return self._by_part(right, np.matmul)
 
     def _by_part(self, right: Array, change: Callable[[Array, Array], Array]) -> Array:
@@ -184,7 +164,6 @@ class BlockCovariance:
 
     @property
     def matrix(self) -> sparse.csr_array:
-        """Σ itself, shape (n, n)."""
         i = np.concatenate([np.repeat(part.rows, len(part.rows)) for part in self.parts])
         j = np.concatenate([np.tile(part.rows, len(part.rows)) for part in self.parts])
         values = np.concatenate([part.sigma.ravel() for part in self.parts])

@@ -75,10 +75,9 @@ def location_slopes(alpha: Array, design: Design) -> Array:
 
 def parts_at(alpha: Array, design: Design) -> list[tuple[Array, Array]]:
     """τ² (G, s) and κ of each term."""
-    starts = np.cumsum([0, *(term.size for term in design.terms)])
     found = []
-    for term, start, end in zip(design.terms, starts, starts[1:], strict=False):
-        here, q = alpha[start:end], len(term.names)
+    for term, at in zip(design.terms, design.places, strict=True):
+        here, q = alpha[at], len(term.names)
         found.append((tau2_from_log(term.offsets + term.Z @ here[:q]), here[q:]))
     return found
 

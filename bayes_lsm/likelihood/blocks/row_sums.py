@@ -23,14 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class RowSums:
-    """What sets of rows of a design say of β.
-
-    Attributes
-    ----------
-    design : Design
-    mean : ndarray, shape (p,)
-        From where β is counted.
-    """
+    """What sets of rows of a design say of β, which is counted from `mean` (p,)."""
 
     design: Design
     mean: Array

@@ -29,14 +29,9 @@ from bayes_lsm.likelihood.blocks.terms import BlockTerm
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """What sets of rows say of β, at each of m points.
+    """What sets of rows say of β, at each of m points: A (m, p, p), b (m, p), c (m,).
 
-    Attributes
-    ----------
-    A : ndarray, shape (m, p, p)
-    b : ndarray, shape (m, p)
-    c : ndarray, shape (m,)
-        nan where Σ is singular.
+    c is nan where Σ is singular.
     """
 
     A: Array

@@ -23,20 +23,12 @@ Index = npt.NDArray[np.int64]
 class BlockTerm:
     """One grouping with its own log-variances, A diag(exp(Zα)) A'.
 
-    Attributes
-    ----------
-    groups : ndarray of int, shape (n,)
-        The group of each row, 0, 1, …; −1 for a row that the term does not concern.
-    Z : ndarray, shape (groups, q), or (groups, s, q) for s slopes
-        What ln variance of each group's effect (of each of its effects) depends on.
-    slopes : ndarray, shape (n,) or (n, s), optional
-        What each row multiplies its group's effects by: 1, a covariate, indicators of outcomes.
-    correlation : {"none", "compound_symmetric", "unstructured"}
-        How the s effects of a group are correlated, the same in all groups. Its coefficients κ (see
-        `correlations`) follow the term's q in α: 1 for "compound_symmetric", s(s − 1)/2 for
-        "unstructured".
-    offset : ndarray, shape (groups, s), optional
-        What is added to Zα.
+    `groups` (n,) is the group of each row, 0, 1, …; −1 for a row that the term does not concern.
+    What ln variance depends on is Z (groups, q), or (groups, s, q) for s slopes, and an `offset`
+    (groups, s). Each row multiplies its group's effects by `slopes` (n,) or (n, s): 1, a covariate,
+    indicators of outcomes. The s effects are correlated in the same way in all groups; the
+    coefficients κ (see `correlations`) follow the term's q in α: 1 for "compound_symmetric",
+    s(s − 1)/2 for "unstructured".
     """
 
     groups: Index

@@ -41,18 +41,10 @@ _COMPILED = {"cache": True, "error_model": "numpy"}
 
 
 class Summits(NamedTuple):
-    """Where m ascents ended.
+    """Where m ascents ended: the log-likelihood without its constants, α (m, q), and what is there.
 
-    Attributes
-    ----------
-    value : ndarray, shape (m,)
-        The log-likelihood without its constants.
-    converged : ndarray of bool, shape (m,)
-    alpha, ordinary : ndarray, shape (m, q)
-        `ordinary` is the first point at which an ordinary optimiser would have stopped.
-    hessian : ndarray, shape (m, q, q)
-    beta, covariance : ndarray, shapes (m, p) and (m, p, p)
-        β̂ and its covariance.
+    `ordinary` is the first point at which an ordinary optimiser would have stopped; `beta` is
+    (m, p), and `covariance` (m, p, p) that of β̂.
     """
 
     value: Any

@@ -106,14 +106,7 @@ def climb(
 
 
 class Climber:
-    """Climbs of one design with the same coefficients held, wherever they are held.
-
-    Parameters
-    ----------
-    design : Design
-    method : {"REML", "ML"}
-    held : ndarray of bool, shape (q,)
-    """
+    """Climbs of one design with the same coefficients held (q,), wherever they are held."""
 
     def __init__(self, design: Design, method: Method, held: Mask) -> None:
         self._held, self._free = np.flatnonzero(held), np.flatnonzero(~held)

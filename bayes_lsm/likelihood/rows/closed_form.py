@@ -30,18 +30,10 @@ from bayes_lsm.specification import Method
 
 @dataclass(frozen=True, eq=False)
 class Location:
-    """β given the variances: weighted least squares.
+    """β (p,) given the variances by weighted least squares, with its covariance (X'WX)⁻¹.
 
-    Attributes
-    ----------
-    beta : ndarray, shape (p,)
-    covariance : ndarray, shape (p, p)
-        (X'WX)⁻¹.
-    residuals : ndarray, shape (n,)
-    log_det : float
-        ln |X'WX|.
-    basis : ndarray, shape (n, p)
-        Orthonormal Q with W^½X = QR: sums over it keep their digits however X is scaled.
+    `log_det` is ln |X'WX|, `basis` (n, p) the orthonormal Q with W^½X = QR: sums over it keep their
+    digits however X is scaled.
     """
 
     beta: Array

@@ -73,34 +73,15 @@ def row_sums(alphas, y, v, X, Z, mean, precision):
 
 @njit(cache=True, parallel=True)
 def leave_out(alphas, A, b, c, sign, units, folds, y, v, X, Z, mean, log_det):
-    """Densities of the rows that are left, and predictions of those that are not.
+    """Densities of the rows that are left, and predictions of those that are not, at m points.
 
-    Parameters
-    ----------
-    alphas : ndarray, shape (m, q)
-    A, b, c : ndarray, shapes (m, p, p), (m, p), (m,)
-        Sums of the rows that are left; with `sign` −1 those of all rows, from which the fold's are
-        taken away first.
-    sign : float
-        −1 or 0.
-    units : ndarray of int, shape (U + 1,)
-        Unit u is the rows ``units[u]:units[u + 1]``.
-    folds : ndarray of int, shape (F + 1,)
-        Fold f is the units ``folds[f]:folds[f + 1]``, which are left out together.
-    y, v, X, Z : ndarray
-        The folds' rows, in this order.
-    mean : ndarray, shape (p,)
-    log_det : float
-        ln |S|.
+    `alphas` are (m, q). A, b and c are sums of the rows that are left; with `sign` −1, and not 0,
+    those of all rows, from which the fold's are taken away first. y, v, X and Z are the folds'
+    rows: unit u is ``units[u]:units[u + 1]`` of them, and fold f the units ``folds[f]:folds[f +
+    1]``, which are left out together. `log_det` is ln |S|.
 
-    Returns
-    -------
-    left : ndarray, shape (m, F)
-        ln p(y_left | α), but for the ln 2π.
-    unit : ndarray, shape (m, U)
-        ln p(y_unit | y_left, α).
-    z : ndarray, shape (m, n)
-        (y_i − mean) / SD of row i, both given the rows that are left.
+    Returns ln p(y_left | α), but for the ln 2π (m, F); ln p(y_unit | y_left, α) (m, U); and of each
+    row (y_i − mean) / SD, both given the rows that are left (m, n).
     """
     m, (n, p) = len(alphas), X.shape
     F, U = len(folds) - 1, len(units) - 1

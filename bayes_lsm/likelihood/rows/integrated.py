@@ -27,14 +27,7 @@ _BLOCK = 50_000
 
 
 class Integrated:
-    """ln p(y | α) and β | α, y of one dataset, given β ~ N(mean, precision⁻¹).
-
-    Parameters
-    ----------
-    y, v : ndarray, shape (n,)
-    X, Z : ndarray, shapes (n, p) and (n, q)
-    mean, precision : ndarray, shapes (p,) and (p, p)
-    """
+    """ln p(y | α) and β | α, y of one dataset, given β ~ N(mean, precision⁻¹)."""
 
     def __init__(
         self, y: Array, v: Array, X: Array, Z: Array, mean: Array, precision: Array

@@ -38,15 +38,8 @@ _TAYLOR = tuple(1.0 / math.factorial(k) for k in range(13, -1, -1))
 class Problem(NamedTuple):
     """One log-likelihood: of η = offset + Zα, which is ln τ², or τ² itself if `identity`.
 
-    Attributes
-    ----------
-    y, v : ndarray, shape (n,)
-    X : ndarray, shape (p, n)
-    Z : ndarray, shape (q, n)
-    offset : ndarray, shape (n,), or empty for none
-    zero : ndarray of bool, shape (n,), or empty for none
-        Studies whose τ² is held at 0.
-    identity, reml : bool
+    y and v are (n,), X (p, n) and Z (q, n); the offset (n,), and `zero`, the studies whose τ² is
+    held at 0, are empty for none.
     """
 
     y: Any
@@ -62,20 +55,10 @@ class Problem(NamedTuple):
 class Work(NamedTuple):
     """Scratch memory for evaluations of problems of one size.
 
-    Attributes
-    ----------
-    weight, slope, e : ndarray, shape (n,)
-        1 / (v + τ²), dτ²/dη, and the residuals.
-    Q : ndarray, shape (p, n)
-        A basis of X with QWQ' diagonal; the roots of that are the diagonal of R.
-    R : ndarray, shape (p, p)
-        |R| is the root of |X'WX|.
-    c : ndarray, shape (p,)
-        Rβ̂.
-    shrink : ndarray, shape (p,)
-        1 / the diagonal of R.
-    block : ndarray, shape (6, _BLOCK)
-    g, M : ndarray, shapes (q, p) and (q, p, p)
+    `weight`, `slope` and `e` (n,) are 1 / (v + τ²), dτ²/dη, and the residuals. Q (p, n) is a basis
+    of X with QWQ' diagonal; the roots of that are the diagonal of R (p, p), and |R| is the root of
+    |X'WX|. `c` (p,) is Rβ̂, `shrink` (p,) 1 / the diagonal of R; `block` is (6, _BLOCK), g (q, p),
+    and M (q, p, p).
     """
 
     weight: Any

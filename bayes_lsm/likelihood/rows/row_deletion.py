@@ -9,7 +9,8 @@ import numpy as np
 from scipy.special import ndtr
 
 from bayes_lsm.arrays import Array, Index
-from bayes_lsm.design.subsets import Numbers, Studies, take_rows
+from bayes_lsm.design.clusters import Clusters
+from bayes_lsm.design.design import Design
 from bayes_lsm.likelihood.protocol import LeftOut, NormalPrior
 
 
@@ -17,45 +18,35 @@ from bayes_lsm.likelihood.protocol import LeftOut, NormalPrior
 class RowDeletion:
     """Sums over some rows at m α, from which rows can be taken away; see `protocol.Deletion`.
 
-    Attributes
-    ----------
-    numbers : Design, or a part of one
-        All rows.
-    alphas : ndarray, shape (m, q)
-    prior : NormalPrior
-    whole : bool
-        Whether the sums are those of all rows, so that a fold's are to be taken away.
-    sums : tuple of ndarray
-        See `rows.deletion.row_sums`.
+    `design` has all rows. If the `sums` (see `rows.deletion.row_sums`) are theirs (`whole`), a
+    fold's are to be taken away.
     """
 
-    numbers: Numbers
+    design: Design
     alphas: Array
     prior: NormalPrior
     whole: bool
     sums: tuple[Array, Array, Array]
 
     @classmethod
-    def of(cls, numbers: Numbers, rows: Index, alphas: Array, prior: NormalPrior) -> RowDeletion:
+    def of(cls, design: Design, rows: Index, alphas: Array, prior: NormalPrior) -> RowDeletion:
         """With the sums of these rows."""
         from bayes_lsm.likelihood.rows.deletion import row_sums
 
-        part = _arrays(take_rows(numbers, rows))
-        sums = row_sums(alphas, *part, prior.mean, prior.precision)
-        return cls(numbers, alphas, prior, len(rows) == len(numbers.y), sums)
+        sums = row_sums(alphas, *_arrays(design, rows), prior.mean, prior.precision)
+        return cls(design, alphas, prior, len(rows) == len(design.y), sums)
 
-    def leave_out(self, studies: Studies, folds: Sequence[Index]) -> LeftOut:
-        """Predict the studies of each fold from the rows that are neither its own nor missing."""
+    def leave_out(self, studies: Clusters, folds: Sequence[Index]) -> LeftOut:
         left, unit, z = self._predict(studies, folds, -1.0 if self.whole else 0.0)
         return LeftOut(left, unit, ndtr(z))
 
-    def predict_again(self, studies: Studies, units: Index) -> tuple[Array, Array]:
+    def predict_again(self, studies: Clusters, units: Index) -> tuple[Array, Array]:
         """ln p(y | α) of the rows (m,), and of each study given all of them, its own too (m, U)."""
         left, unit, _ = self._predict(studies, list(units[:, None]), 0.0)
         return left[:, 0], unit
 
     def _predict(
-        self, studies: Studies, folds: Sequence[Index], sign: float
+        self, studies: Clusters, folds: Sequence[Index], sign: float
     ) -> tuple[Array, Array, Array]:
         """See `rows.deletion.leave_out`."""
         from bayes_lsm.likelihood.rows.deletion import leave_out
@@ -67,13 +58,13 @@ class RowDeletion:
             sign,
             np.cumsum([0, *map(len, members)]),
             np.cumsum([0, *map(len, folds)]),
-            *_arrays(take_rows(self.numbers, np.concatenate(members))),
+            *_arrays(self.design, np.concatenate(members)),
             self.prior.mean,
             -float(np.linalg.slogdet(self.prior.precision)[1]),
         )
         return left, unit, z
 
 
-def _arrays(numbers: Numbers) -> tuple[Array, Array, Array, Array]:
-    y, v, X, Z = map(np.ascontiguousarray, (numbers.y, numbers.v, numbers.X, numbers.Z))
-    return y, v, X, Z
+def _arrays(design: Design, rows: Index) -> list[Array]:
+    """y, v, X and Z of some rows."""
+    return [np.ascontiguousarray(each[rows]) for each in (design.y, design.v, design.X, design.Z)]

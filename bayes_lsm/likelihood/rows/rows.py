@@ -29,38 +29,27 @@ _LARGEST_TABLE = 2_000_000
 
 @dataclass(frozen=True, eq=False)
 class DiagonalCovariance:
-    """Σ of independent effects.
-
-    Attributes
-    ----------
-    variances : ndarray, shape (n,)
-    """
+    """Σ of independent effects, by their `variances` (n,); see `Covariance`."""
 
     variances: Array
 
     def solve(self, right: Array) -> Array:
-        """Σ⁻¹B for B of shape (n, m) or (n,)."""
         return (right.T / self.variances).T
 
     def explained(self, left: Any) -> Array:
-        """The diagonal of B'Σ⁻¹B (m,), for a sparse or dense B of shape (n, m)."""
         return np.asarray((1.0 / self.variances) @ sparse.csr_array(left).power(2))
 
     def draw(self, sets: int, rng: np.random.Generator) -> Array:
-        """Errors from Normal(0, Σ), shape (sets, n)."""
         return rng.normal(size=(sets, len(self.variances))) * np.sqrt(self.variances)
 
     def whiten(self, right: Array) -> Array:
-        """L⁻¹B with LL' = Σ, for B of shape (n, m) or (n,)."""
         return (right.T / np.sqrt(self.variances)).T
 
     def unwhiten(self, right: Array) -> Array:
-        """LB, the inverse of `whiten`."""
         return (right.T * np.sqrt(self.variances)).T
 
     @property
     def matrix(self) -> sparse.csr_array:
-        """Σ itself, shape (n, n)."""
         return sparse.csr_array(sparse.diags_array(self.variances))
 
 
@@ -68,11 +57,7 @@ class DiagonalCovariance:
 class Rows:
     """The normal likelihood of a design of independent effects; see `Likelihood`.
 
-    Attributes
-    ----------
-    design : Design
-    gone : ndarray of bool, shape (n,), or None
-        Rows whose τ² is held at 0.
+    `gone` (n,) are rows whose τ² is held at 0.
     """
 
     design: Design
@@ -80,11 +65,9 @@ class Rows:
 
     @property
     def cost(self) -> float:
-        """What one of many `values` takes, in units of an independent effect."""
         return len(self.design.y)
 
     def evaluate(self, alpha: Array, criterion: Criterion) -> Evaluation:
-        """A criterion at α (q,), its score and its Hessian."""
         design = self.design
         if isinstance(criterion, NormalPrior):
             raise FitError("the rows' likelihood with β integrated out has values only")
@@ -100,7 +83,6 @@ class Rows:
         )
 
     def values(self, alphas: Array, criterion: Criterion) -> Array:
-        """A criterion at each row of alphas (m, q), shape (m,)."""
         design = self.design
         if isinstance(criterion, NormalPrior):
             return np.asarray(self._integrated(criterion).log_marginal(alphas))
@@ -161,11 +143,9 @@ class Rows:
         return tau2 if self.gone is None else np.where(self.gone, 0.0, tau2)
 
     def draw_location(self, alphas: Array, noise: Array, prior: NormalPrior) -> Array:
-        """One β | α, y for each row of alphas (m, q), from standard normals `noise` (m, p)."""
         return np.asarray(self._integrated(prior).draw_location(alphas, noise))
 
     def conditional_location(self, alphas: Array, prior: NormalPrior) -> tuple[Array, Array]:
-        """Mean (m, p) and covariance (m, p, p) of β | α, y for each row of alphas (m, q)."""
         from bayes_lsm.likelihood.rows.deletion import location_moments  # loads numba
 
         design = self.design
@@ -179,7 +159,6 @@ class Rows:
         return centre, covariance
 
     def densities(self, locations: Array, alphas: Array) -> Array:
-        """ln p(y | β, α) (m,) for each row of locations (m, p) and of alphas (m, q)."""
         design, m = self.design, len(alphas)
         found = np.empty(m)
         size = max(1, math.ceil(m * len(design.y) / _LARGEST_TABLE))
@@ -191,7 +170,6 @@ class Rows:
         return found
 
     def deletion(self, rows: Index, alphas: Array, prior: NormalPrior) -> RowDeletion:
-        """What some rows say at each row of alphas (m, q), without others of all rows."""
         return RowDeletion.of(self.design, rows, alphas, prior)
 
     def first_guess(self) -> tuple[Array, Array]:
@@ -209,7 +187,6 @@ class Rows:
         return DiagonalCovariance(self.design.v)
 
     def climb(self, starts: Array, method: Method, *, held: Mask | None = None) -> Climbs:
-        """Climb from each of some α (m, q) to a maximum; see `Likelihood.climb`."""
         from bayes_lsm.likelihood.rows.climbing import Climber  # loads numba
 
         held = np.zeros(starts.shape[1], dtype=bool) if held is None else held

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,11 +12,8 @@ from bayes_lsm.capabilities import require_capable
 from bayes_lsm.design.coordinates import unit_steps
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.likelihood import likelihood_of
+from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.tables import wrap_notes
-
-if TYPE_CHECKING:
-    from bayes_lsm.reml.estimates import Estimates
-
 
 # Log-likelihoods this near are of one maximum.
 SAME = 1e-6

@@ -166,23 +166,10 @@ _OF_ROWS = ("own_tau2", "residual", "residual_se", "spread")
 
 
 def delete(fit: Estimates, cluster: Cluster | None = None, *, progress: bool = False) -> Deletion:
-    """Refit without each cluster.
+    """Refit without each cluster, of which `read_clusters` says what they can be.
 
-    Parameters
-    ----------
-    fit : RemlFit or Estimates
-        Its method, test and fixed coefficients are those of the refits. (Bounds on α are not known
-        to a fit, and are not kept.)
-    cluster : str or sequence of length n, optional
-        What is left out as a whole: the groups of a scale term, or the cluster of each row. By
-        default the outermost groups, which are the rows themselves where effects are independent.
-    progress : bool, default False
-        Show a progress bar on standard error when there are many clusters.
-
-    Raises
-    ------
-    FitError
-        For clusters that are unknown or missing, and where groups cross and none are given.
+    The refits have the fit's method, test and fixed coefficients. (Bounds on α are not known to a
+    fit, and are not kept.) With many clusters a progress bar may be shown on standard error.
     """
     clusters = read_clusters(fit.design, cluster)
     found, reasons = dict[int, _Without](), dict[int, str]()
@@ -298,14 +285,10 @@ def _heterogeneity(rest: Design, tau2: float) -> dict[str, float]:
 
 
 def _predicted_errors(design: Design, refit: Estimates, kept: Mask) -> tuple[Array, Array, Array]:
-    """What a refit says of the errors of the rows left out, and of β if they were there.
+    """What a refit says of the errors of the r rows left out, and of β if they were there.
 
-    Returns
-    -------
-    own_tau2 : ndarray, shape (r,)
-    sigma : ndarray, shape (r, r)
-        nan in the rows whose τ² is left open.
-    se_all : ndarray, shape (p,)
+    Their τ² (r,), their covariance (r, r), nan in the rows whose τ² is left open, and SEs of β
+    (p,).
     """
     rows = np.flatnonzero(~kept)
     terms = list(zip(refit.terms.values(), design.terms, strict=True))
@@ -353,10 +336,8 @@ def _tau2_everywhere(refit: Estimates, each: TermEstimate, term: ScaleTerm, kept
 def _rest(fit: Estimates, kept: Mask) -> Design:
     """The same model of the rows `kept` (n,).
 
-    Raises
-    ------
-    BayesLsmError
-        When they cannot carry it: too few groups or rows, or a coefficient that they leave open.
+    An error when they cannot carry it: too few groups or rows, or a coefficient that they leave
+    open.
     """
     rest = fit.design.keep(kept)
     check_size(rest)
@@ -414,11 +395,10 @@ def _climb(fit: Estimates, rest: Design) -> Estimates | None:
 
 def _terms(fit: Estimates, rest: Design, alpha: Array, vcov: Array) -> dict[str, TermEstimate]:
     """The scale terms of a maximum at finite coefficients and κ."""
-    terms, first = {}, 0
-    for each, term in zip(fit.terms.values(), rest.terms, strict=True):
-        own = slice(first, first + len(term.names))
-        others = slice(own.stop, first + term.size)
-        first = others.stop
+    terms = {}
+    for each, term, at in zip(fit.terms.values(), rest.terms, rest.places, strict=True):
+        own = slice(at.start, at.start + len(term.names))
+        others = slice(own.stop, at.stop)
         kappa, R = alpha[others], each.correlation
         if len(kappa):
             R = correlation_matrices(kappa[None], len(term.effects), term.correlation)[0]

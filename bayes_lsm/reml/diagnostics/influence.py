@@ -24,23 +24,27 @@ from scipy.special import chdtr
 
 from bayes_lsm.arrays import Array, Mask
 from bayes_lsm.design.clusters import Cluster, sum_by_cluster
-from bayes_lsm.reml.diagnostics.leave_one_out import LeaveOneOut, by_cluster, leave_one_out, some
+from bayes_lsm.reml.diagnostics.leave_one_out import (
+    LeaveOneOut,
+    by_cluster,
+    facts,
+    leave_one_out,
+    some,
+)
 from bayes_lsm.reml.diagnostics.location_projection import project
 from bayes_lsm.reml.diagnostics.residuals import hat_values, weights
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.tables import Printable
 
 
 @dataclass(frozen=True, eq=False)
-class Influence(Printable):
+class Influence(LeaveOneOut):
     """What each of G studies or clusters does to a fit of n rows.
 
-    A row is nan where the model cannot be fitted without the cluster.
+    Its other fields are those of `LeaveOneOut`, the refits. A row is nan where the model cannot be
+    fitted without the cluster.
 
     Attributes
     ----------
-    leave_one_out : LeaveOneOut
-        The refits themselves.
     dffits : ndarray, shape (G,)
         nan for clusters of several rows.
     cook, cov_ratio : ndarray, shape (G,)
@@ -53,7 +57,6 @@ class Influence(Printable):
         without it, or the other way round; nan where it is infinite both ways.
     """
 
-    leave_one_out: LeaveOneOut
     dffits: Array
     cook: Array
     cov_ratio: Array
@@ -63,64 +66,29 @@ class Influence(Printable):
     dfbetas_scale: Array
 
     @property
-    def fit(self) -> Estimates:
-        """The fit of all rows."""
-        return self.leave_one_out.fit
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """What was left out, by name."""
-        return self.leave_one_out.labels
-
-    @property
-    def unit(self) -> str:
-        """What each of those is: a study, a group of a scale term, or a cluster."""
-        return self.leave_one_out.unit
+    def leave_one_out(self) -> LeaveOneOut:
+        """The refits themselves."""
+        return LeaveOneOut(**facts(self))
 
     @property
     def sizes(self) -> npt.NDArray[np.intp]:
         """How many rows each has (G,)."""
-        return self.leave_one_out.clusters.sizes
+        return self.clusters.sizes
 
     @property
     def deleted_residual(self) -> Array:
         """Distance of each row from what the other clusters predict (n,)."""
-        return self.leave_one_out.residual
+        return self.residual
 
     @property
     def deleted_residual_se(self) -> Array:
         """Its standard error (n,); nan where the others leave the row's τ² open."""
-        return self.leave_one_out.residual_se
+        return self.residual_se
 
     @property
     def rstudent(self) -> Array:
         """Studentised deleted residuals (n,): about standard normal without outliers."""
-        return self.deleted_residual / self.deleted_residual_se
-
-    @property
-    def chi2(self) -> Array:
-        """χ² of the deleted residuals of each cluster (G,)."""
-        return self.leave_one_out.chi2
-
-    @property
-    def tau2(self) -> Array:
-        """Mean τ² of the other rows, estimated without the cluster (G,)."""
-        return self.leave_one_out.tau2
-
-    @property
-    def tau2_change(self) -> Array:
-        """Mean τ² of the other rows as estimated with the cluster, less `tau2` (G,)."""
-        return self.leave_one_out.tau2_change
-
-    @property
-    def own_tau2(self) -> Array:
-        """Each row's own τ² as the other clusters predict it (n,)."""
-        return self.leave_one_out.own_tau2
-
-    @property
-    def Q(self) -> Array:
-        """Cochran's Q without the cluster (G,)."""
-        return self.leave_one_out.Q
+        return self.residual / self.residual_se
 
     @property
     def influential(self) -> Mask:
@@ -151,7 +119,7 @@ class Influence(Printable):
         rstudent and dffits are nan for clusters of several rows, whose deleted residuals have their
         χ² in X2; QE.del is nan for individual data.
         """
-        code = self.leave_one_out.clusters.code
+        code = self.clusters.code
         alone = np.where(self.sizes == 1, 1.0, np.nan)
         table = {
             "rows": self.sizes,
@@ -186,7 +154,7 @@ class Influence(Printable):
             ("scale", self.fit.scale_names, self.dfbetas_scale),
         ):
             columns |= {(part, name): values[:, j] for j, name in enumerate(names)}
-        return by_cluster(columns, self.leave_one_out)
+        return by_cluster(columns, self)
 
     @property
     def title(self) -> str:
@@ -201,10 +169,10 @@ class Influence(Printable):
             "metafor's rules, and s each that moves a scale coefficient by more than one standard "
             "error"
         )
-        labels, fitted = self.fit.design.labels, ~np.isnan(self.deleted_residual)
+        labels, fitted = self.fit.design.labels, ~np.isnan(self.residual)
         open_ = [labels[i] for i in np.flatnonzero(fitted & ~np.isfinite(self.own_tau2))]
         unknown = f"the others do not tell the τ² of {some(open_)}, so no z is given there"
-        return (marks, *([unknown] if open_ else []), *self.leave_one_out.notes)
+        return (marks, *([unknown] if open_ else []), *super().notes)
 
     def _table(self) -> pd.DataFrame:
         marks = np.char.add(
@@ -264,7 +232,7 @@ def influence(
         scale = np.where(one_sided & ~np.isnan(found.alpha), fit.alpha - found.alpha, scale)
         volume = np.linalg.slogdet(found.vcov)[1] - np.linalg.slogdet(V)[1]
     return Influence(
-        leave_one_out=found,
+        **facts(found),
         dffits=_dffits(fit, found, shift),
         cook=np.sum(shift.T * np.linalg.solve(V, shift.T), axis=0),
         cov_ratio=np.exp(volume),

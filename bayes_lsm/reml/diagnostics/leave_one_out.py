@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtr, ndtri, stdtr, stdtrit
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.reml.diagnostics.deletion import Deletion, delete
 from bayes_lsm.reml.estimates import Estimates
+from bayes_lsm.reml.wald import wald_columns
 from bayes_lsm.tables import Printable
 
 _SHOWN = ("estimate", "se", "loglik", "tau2", "I2", "H2", "Q")
@@ -42,14 +42,15 @@ class LeaveOneOut(Deletion, Printable):
         return by_cluster(self._columns(), self)
 
     def _columns(self) -> dict[tuple[str, str, str], Array]:
-        columns = {}
+        columns = dict[tuple[str, str, str], Array]()
         for part, names, estimate, se, df in (
             ("location", self.fit.design.location.names, self.beta, self.se_beta, self.df_location),
             ("scale", self.fit.scale_names, self.alpha, self.se_alpha, self.df_scale),
         ):
             for j, name in enumerate(names):
-                for statistic, values in _wald(estimate[:, j], se[:, j], df).items():
-                    columns[part, name, statistic] = values
+                found = wald_columns(estimate[:, j], se[:, j], None if np.isnan(df).all() else df)
+                found.pop("df", None)
+                columns |= {(part, name, statistic): each for statistic, each in found.items()}
         whole = ("loglik", "tau2", "I2", "H2", "Q")
         columns |= {("model", "", name): getattr(self, name) for name in whole}
         columns["model", "", "Qp"] = self.Q_pval
@@ -122,8 +123,12 @@ def leave_one_out(
     2        -0.654  0.181
     3        -0.686  0.186
     """
-    found = delete(fit, cluster, progress=progress)
-    return LeaveOneOut(**{each.name: getattr(found, each.name) for each in fields(found)})
+    return LeaveOneOut(**facts(delete(fit, cluster, progress=progress)))
+
+
+def facts(found: Deletion) -> dict[str, Any]:
+    """The fields of `Deletion`, by their names."""
+    return {each.name: getattr(found, each.name) for each in fields(Deletion)}
 
 
 def by_cluster(columns: Mapping[Any, Array], found: LeaveOneOut) -> pd.DataFrame:
@@ -138,16 +143,3 @@ def some(names: Sequence[str] | Iterable[str]) -> str:
     """The first eight names."""
     names = list(names)
     return ", ".join(names[:8]) + (" …" if len(names) > 8 else "")
-
-
-def _wald(estimate: Array, se: Array, df: Array) -> dict[str, Array]:
-    """Wald tests: by t with `df` degrees of freedom, or by the normal where all are nan."""
-    finite = np.where(np.isfinite(estimate), estimate, np.nan)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratio = finite / se
-    by_t = not np.isnan(df).all()
-    pval = 2 * (stdtr(df, -np.abs(ratio)) if by_t else ndtr(-np.abs(ratio)))
-    quantile = stdtrit(df, 0.975) if by_t else float(ndtri(0.975))
-    bounds = {"ci_lb": finite - quantile * se, "ci_ub": finite + quantile * se}
-    name = "tval" if by_t else "zval"
-    return {"estimate": estimate, "se": se, name: ratio, "pval": pval, **bounds}

@@ -18,17 +18,7 @@ from bayes_lsm.reml.estimates import Estimates
 
 @dataclass(frozen=True, eq=False)
 class LocationProjection:
-    """See the module.
-
-    Attributes
-    ----------
-    covariance : Covariance
-        Σ.
-    basis, fitted : ndarray, shape (n, p)
-        Q, and LQ: XMX' = (LQ)(LQ)'.
-    back : ndarray, shape (p, p)
-        R⁻¹.
-    """
+    """See the module: `basis` is Q (n, p), `fitted` LQ, with XMX' = (LQ)(LQ)', `back` R⁻¹."""
 
     covariance: Covariance
     basis: Array

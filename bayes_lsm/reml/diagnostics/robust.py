@@ -27,7 +27,7 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
-from scipy.special import fdtrc, ndtr, ndtri, stdtr, stdtrit
+from scipy.special import fdtrc
 
 from bayes_lsm.arrays import Array, Index
 from bayes_lsm.capabilities import require_capable
@@ -38,8 +38,8 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.protocol import Covariance
 from bayes_lsm.reml.diagnostics.location_projection import LocationProjection, project
-from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.reml.wald import FTest
+from bayes_lsm.reml.estimates import Estimates, by_grouping
+from bayes_lsm.reml.wald import FTest, wald_table
 from bayes_lsm.results import model_title
 from bayes_lsm.tables import Printable
 
@@ -87,7 +87,7 @@ class RobustFit(Printable):
     def location(self) -> pd.DataFrame:
         """Location coefficients: estimate, se, tval, df, pval, ci_lb, ci_ub; one row a term."""
         names = self.design.location.names
-        return t_table(names, self.fit.beta, self.vcov_location, self.df_location)
+        return _table(names, self.fit.beta, self.vcov_location, self.df_location)
 
     @property
     def scale(self) -> pd.DataFrame:
@@ -95,20 +95,13 @@ class RobustFit(Printable):
 
         Indexed by grouping and term where there are several scale terms.
         """
-        tables = self._scale_tables()
-        if len(tables) == 1:
-            return next(iter(tables.values()))
-        return pd.concat(tables, names=["grouping", "term"])
+        return by_grouping(self._scale_tables(), "term")
 
     def _scale_tables(self) -> dict[str, pd.DataFrame]:
-        tables, first = {}, 0
-        for name, each in self.fit.terms.items():
-            here = slice(first, first + len(each.alpha))
-            first = here.stop
-            tables[name] = t_table(
-                each.term.names, each.shown, self.vcov_scale[here, here], self.df_scale[here]
-            )
-        return tables
+        return {
+            name: _table(each.term.names, each.shown, self.vcov_scale[at, at], self.df_scale[at])
+            for (name, each), at in zip(self.fit.terms.items(), self.design.columns, strict=True)
+        }
 
     @property
     def qm(self) -> FTest:
@@ -304,18 +297,7 @@ def _scale_sandwich(fit: Estimates, code: Index) -> Array:
     return covariance[np.ix_(places, places)]
 
 
-def t_table(names: Sequence[str], estimate: Array, covariance: Array, df: Array) -> pd.DataFrame:
+def _table(names: Sequence[str], estimate: Array, covariance: Array, df: Array) -> pd.DataFrame:
     """Estimates with t tests of their own degrees of freedom; with the normal one where inf."""
-    variances = np.diag(covariance)
-    se = np.sqrt(np.where(variances > 0, variances, np.nan))
-    ratio = np.where(np.isfinite(estimate), estimate, np.nan) / se
-    if np.isinf(df).all():
-        test = {"zval": ratio}
-        pval, quantile = 2 * ndtr(-np.abs(ratio)), np.full(len(df), ndtri(0.975))
-    else:
-        test = {"tval": ratio, "df": df}
-        pval, quantile = 2 * stdtr(df, -np.abs(ratio)), stdtrit(df, 0.975)
-    bounds = np.where(np.isfinite(se), estimate, np.nan)
-    ends = {"ci_lb": bounds - quantile * se, "ci_ub": bounds + quantile * se}
-    table = {"estimate": estimate, "se": se, **test, "pval": pval, **ends}
-    return pd.DataFrame(table, index=pd.Index(names, name="term"))
+    given = np.where(covariance == 0, np.nan, covariance)  # no variance is no standard error
+    return wald_table(names, estimate, given, df=None if np.isinf(df).all() else df)

@@ -20,8 +20,8 @@ from bayes_lsm.contrasts import POWER, ContrastInterval, Measure, ScaleFunctions
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.intervals.profile import profile_of
 from bayes_lsm.reml.intervals.slices import slices_along
-from bayes_lsm.reml.reference import Reference
 from bayes_lsm.reml.scale_values import scale_values
+from bayes_lsm.reml.wald import wald_columns
 
 # A log-likelihood that is higher by less is the same up to rounding.
 _SAME = 1e-9
@@ -67,10 +67,9 @@ def scale_functions(
     rows = np.asarray(rows, dtype=float)
     found = scale_values(fit, rows)
     if method == "delta":
-        reference = Reference(fit.df_scale)
-        half = reference.quantile(0.5 + level / 2) * found.se
-        bounds = np.array([found.estimate - half, found.estimate + half])
-        tests = _wald_tests(found.estimate, found.se, reference)
+        wald = wald_columns(found.estimate, found.se, fit.df_scale, level=level)
+        bounds = np.array([wald["ci_lb"], wald["ci_ub"]])
+        tests = {name: wald[name] for name in wald if name in ("zval", "tval", "df", "pval")}
         how, cure = "Wald", "; method='profile' gives a one-sided interval"
     else:
         profiles = np.array([_profiled(fit, row, level) for row in rows])
@@ -80,15 +79,6 @@ def scale_functions(
     table = _on_measure(found.estimate, found.se, bounds, measure)
     remarks = tuple(_notes(found.estimate, found.blind, labels, cure))
     return ScaleFunctions(table.assign(**tests) if compared else table, how, remarks)
-
-
-def _wald_tests(estimate: Array, se: Array, reference: Reference) -> dict[str, Array]:
-    """Of l'α = 0."""
-    z = np.where(np.isfinite(estimate), estimate, np.nan) / se
-    pval = 2 * reference.cdf(-np.abs(z))
-    if reference.df is None:
-        return {"zval": z, "pval": pval}
-    return {"tval": z, "df": np.full(len(z), reference.df), "pval": pval}
 
 
 def _profiled(fit: Estimates, row: Array, level: float) -> tuple[float, float, float]:

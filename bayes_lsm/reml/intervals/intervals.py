@@ -10,7 +10,7 @@ import pandas as pd
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.capabilities import require_capable
-from bayes_lsm.choices import require_choice, require_level
+from bayes_lsm.choices import require_choice, require_level, seed_or_new
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.design.coefficients import Coefficient, Pair, coefficients, pairs
 from bayes_lsm.errors import FitError
@@ -18,8 +18,8 @@ from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.intervals.profile import profile
 from bayes_lsm.reml.intervals.resampling import bootstrap_ends, permutation_ends
 from bayes_lsm.reml.requirements import require_no_bounds
-from bayes_lsm.reml.resampling import check_iterations, checked_seed
-from bayes_lsm.results import wald_table
+from bayes_lsm.reml.resampling import check_iterations
+from bayes_lsm.reml.wald import wald_table
 
 IntervalPart = Literal["scale", "location", "correlation"]
 IntervalMethod = Literal["wald", "profile", "permutation", "bootstrap"]
@@ -129,7 +129,7 @@ def confidence_intervals(
         lower, upper = _profile_ends(fit, part, level)
         return wald.assign(ci_lb=lower, ci_ub=upper)
     check_iterations(iterations)
-    seed = checked_seed(seed)
+    seed = seed_or_new(seed)
     if method == "bootstrap":
         lower, upper = bootstrap_ends(fit, part, level, iterations, seed, progress)
     elif part == "correlation":

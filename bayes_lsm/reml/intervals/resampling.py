@@ -18,7 +18,7 @@ from bayes_lsm.design.coefficients import term_columns
 from bayes_lsm.design.exchangeable import PartName, exchangeable
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.resampling import batches, log_tau2_of, share_at_least, simulate
-from bayes_lsm.reml.search.refits import held
+from bayes_lsm.reml.search.refits import free_part, held
 from bayes_lsm.reml.search.refitter import refitter_of
 from bayes_lsm.reml.tests.permutations import RandomOrders
 
@@ -102,30 +102,18 @@ def permutation_ends(
 class _Inverter:
     """p-values of α_j = c (or β_j = c) by the same permutations at every c.
 
-    Attributes
-    ----------
-    names : sequence of str
-        Of the coefficients of the part that are free.
-    work : int
-        How long one refit takes.
+    `names` are of the free coefficients of the part; `work` is how long one refit takes.
     """
 
     def __init__(
         self, fit: Estimates, part: PartName, cluster: Cluster | None, iterations: int, seed: int
     ) -> None:
-        design, free = held(fit)
-        self._what = exchangeable(design, part, cluster)
+        self._what = exchangeable(held(fit)[0], part, cluster)
         self._orders = RandomOrders(len(self._what), seed)(iterations - 1)
         self._refitter, self._part = refitter_of(fit), part
         self.work = self._refitter.work
-        if part == "scale":
-            self.names = [fit.scale_names[j] for j in free]
-            self._estimate = fit.alpha[free]
-            self._se = np.sqrt(np.diag(fit.vcov_scale)[free])
-        else:
-            self.names = list(design.location.names)
-            self._estimate = fit.beta
-            self._se = np.sqrt(np.diag(fit.known_vcov_location))
+        self.names, self._estimate, covariance = free_part(fit, part)
+        self._se = np.sqrt(np.diag(covariance))
 
     def end(self, j: int, side: int, level: float) -> float:
         """Where the p-value of α_j = c falls below 1 − level; ±inf if it never does."""

@@ -45,26 +45,10 @@ _FURTHEST, _PACE = 11.5, 6.0
 class Slices:
     """The slices of a scale coefficient, or of a function of several; c is its value.
 
-    Attributes
-    ----------
-    label : str
-    estimate, variance : float
-        Of c.
-    highest : float
-        The highest log-likelihood that is known.
-    spread : float
-        How far ln τ² moves, in the typical effect, where c moves by 1.
-    others : int
-        How many other coefficients of variances and correlations there are to choose.
-    design : Design
-        With c as one of its coefficients.
-    name : str
-        What that is called.
-    place : int
-        Where it stands among all coefficients and κ.
-    method : {"REML", "ML"}
-    fixed : mapping of str to float
-        Coefficients that the fit holds.
+    `highest` is the highest log-likelihood that is known, `spread` how far ln τ² moves, in the
+    typical effect, where c moves by 1, `others` how many other coefficients of variances and
+    correlations there are to choose. The `design` has c as one of its coefficients, called `name`,
+    which stands at `place` among all coefficients and κ; those that the fit holds are `fixed`.
     """
 
     label: str
@@ -108,7 +92,7 @@ class Slices:
     @cached_property
     def _fixed_at(self) -> Array:
         """What the fit holds, among all coefficients and κ; nan for the others."""
-        found = np.full(sum(term.size for term in self.design.terms), np.nan)
+        found = np.full(self.design.places[-1].stop, np.nan)
         for each, place in zip(coefficients(self.design), scale_places(self.design), strict=True):
             found[place] = self.fixed.get(each.label, math.nan)
         return found
@@ -161,10 +145,7 @@ class CorrelationSlices(Slices):
 def slices_of(fit: Estimates, term: str) -> Slices:
     """Those of a scale coefficient or correlation, by its name.
 
-    Raises
-    ------
-    FitError
-        For an unknown one, one that was fixed, and a fit that has no profiles.
+    A FitError refuses an unknown one, one that was fixed, and a fit that has no profiles.
     """
     if not isinstance(term, str):
         raise FitError(f"term must be the name of a scale coefficient, got {term!r}")
@@ -186,10 +167,7 @@ def slices_of(fit: Estimates, term: str) -> Slices:
 def slices_along(fit: Estimates, row: Array) -> Slices:
     """Those of l'α, for an l (q,) that some estimated coefficient of one scale term is in.
 
-    Raises
-    ------
-    FitError
-        For coefficients of several scale terms, and a fit that has no profiles.
+    A FitError refuses coefficients of several scale terms, and a fit that has no profiles.
     """
     _require(fit)
     known = coefficients(fit.design)
@@ -213,7 +191,7 @@ def slices_along(fit: Estimates, row: Array) -> Slices:
         variance=float(value.se[0]) ** 2,
         highest=fit.highest,
         spread=float(np.sqrt(np.mean(column[term.used] ** 2))),
-        others=sum(each.size for each in terms) - len(fit.fixed) - 1,
+        others=fit.design.places[-1].stop - len(fit.fixed) - 1,
         design=replace(fit.design, terms=terms),
         name=known[here[pivot]].label,
         place=int(scale_places(fit.design)[here[pivot]]),
@@ -253,10 +231,10 @@ def _of_pair(fit: Estimates, which: Pair) -> Slices:
         variance=math.nan,
         highest=fit.highest,
         spread=_PACE,
-        others=sum(each.size for each in terms) - len(fit.fixed),
+        others=fit.design.places[-1].stop - len(fit.fixed),
         design=replace(fit.design, terms=tuple(terms)),
         name=which.label,
-        place=sum(each.size for each in terms[: which.t]) + len(term.names),
+        place=fit.design.places[which.t].start + len(term.names),
         method=fit.method,
         fixed=fit.fixed,
         effects=len(term.effects),

@@ -8,8 +8,9 @@ scale terms each has its share of Σ_l τ_l² + ṽ.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,6 @@ from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.prediction.variances import Uncertain, of_the_data, variances_at
 from bayes_lsm.reml.uninformed import mean_of_known
 from bayes_lsm.reml.wald import ChiSquareTest, cochran_q
-from bayes_lsm.results import model_title
 from bayes_lsm.specification import Method
 from bayes_lsm.tables import format_table, text_table, wrap_notes
 
@@ -201,34 +201,35 @@ def heterogeneity(fit: Estimates) -> Heterogeneity:
     """
     design, typical = fit.design, typical_variance(fit.design)
     means = np.array([mean_of_known(each) for each in _by_row(fit)])
-    table = levels(design, means, _standard_errors(fit, means, typical), typical)
-    rows = fit.known_tau2
     constant = all(term.is_constant for term in design.terms)
+    total = float(means.sum())
     return Heterogeneity(
-        heading=f"Heterogeneity of a {model_title(design, fit.label)}",
-        table=table,
+        **facts(design, means, _standard_errors(fit, means, typical), fit.known_tau2, typical),
+        heading=f"Heterogeneity of a {fit.title}",
         remarks=fit.notes,
-        level=0.95,
-        typical_variance=typical,
-        Q=cochran_q(design) if (design.v > 0).all() else None,
-        by_row=measures(rows, rows + typical, typical, pd.Index(design.labels, name="study")),
-        R2=_r2(fit, float(table["tau2"].iloc[-1])),
+        R2=accounted_for(design, total, lambda alone: _mean_tau2(fit, alone)),
         R2_scale=math.nan if constant else _r2_scale(fit),
         constant=constant,
     )
 
 
-def levels(design: Design, tau2: Array, se: Array, typical: float) -> pd.DataFrame:
-    """The table of `Heterogeneity`: of each scale term τ², of them and their sum the SE."""
+def facts(design: Design, tau2: Array, se: Array, rows: Array, typical: float) -> dict[str, Any]:
+    """Fields of `Heterogeneity`, from τ² and SE of each scale term (and the sum), τ² by row."""
     names = [term.name for term in design.terms]
     if len(names) > 1:
         names, tau2 = [*names, "total"], np.append(tau2, tau2.sum())
-    table = measures(tau2, tau2[-1] + typical, typical, pd.Index(names, name="level"))
+    table = _measures(tau2, tau2[-1] + typical, typical, pd.Index(names, name="level"))
     table.insert(1, "se", se[: len(names)])
-    return table
+    return {
+        "table": table,
+        "level": 0.95,
+        "typical_variance": typical,
+        "Q": cochran_q(design) if (design.v > 0).all() else None,
+        "by_row": _measures(rows, rows + typical, typical, pd.Index(design.labels, name="study")),
+    }
 
 
-def measures(tau2: Array, total: Array | float, typical: float, index: pd.Index) -> pd.DataFrame:
+def _measures(tau2: Array, total: Array | float, typical: float, index: pd.Index) -> pd.DataFrame:
     """tau2, tau, I2 and H2, of a total variance of which τ² and ṽ are parts."""
     total = np.broadcast_to(total, tau2.shape)
     share = np.divide(tau2, total, out=np.zeros_like(tau2), where=total != 0)
@@ -285,16 +286,21 @@ def _by_row(fit: Estimates) -> list[Array]:
     ]
 
 
-def _r2(fit: Estimates, total: float) -> float:
-    design, names = fit.design, fit.design.location.names
+def accounted_for(design: Design, total: float, estimated: Callable[[Design], float]) -> float:
+    """R² of the location moderators, where `total` is τ² with them: see `Heterogeneity`."""
+    names = design.location.names
     if len(names) == 1 or "intrcpt" not in names:
         return math.nan
     others = [j for j, name in enumerate(names) if name != "intrcpt"]
-    without = _constant_fit(fit, design.without(location=others))
-    before = float(np.sum([np.mean(each) for each in _by_row(without)]))
+    before = estimated(design.without(location=others))
     if np.isnan(total) or np.isnan(before):
         return math.nan
     return 100 * max(0.0, 1 - total / before) if before > 0 else 0.0
+
+
+def _mean_tau2(fit: Estimates, design: Design) -> float:
+    """That of another design, without scale moderators."""
+    return float(np.sum([np.mean(each) for each in _by_row(_constant_fit(fit, design))]))
 
 
 def _r2_scale(fit: Estimates) -> float:

@@ -9,6 +9,7 @@ import pandas as pd
 
 from bayes_lsm.arrays import Array, Mask
 from bayes_lsm.choices import require_choice, require_level
+from bayes_lsm.design.frames import some
 from bayes_lsm.design.new_data import NewData
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.predictions import Prediction, ScaleUncertainty
@@ -248,7 +249,7 @@ def _notes(
             alone = f"; there {interval} the uncertainty of the mean alone"
         for rows, before, after in _unusual(part, what, alone, propagated):
             if rows.any():
-                yield f"{before} in {_listed(labels, rows)}{after}"
+                yield f"{before} in {'all rows' if rows.all() else some(labels, rows, 8)}{after}"
 
 
 def _unusual(
@@ -280,10 +281,3 @@ def _unusual(
             f"the data say little about {what}",
             f" (SE of ln τ² above {VAGUE:g}): {normal}",
         )
-
-
-def _listed(labels: Sequence[str], rows: Mask) -> str:
-    if rows.all():
-        return "all rows"
-    names = [labels[int(i)] for i in np.flatnonzero(rows)]
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

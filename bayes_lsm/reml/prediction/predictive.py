@@ -25,7 +25,6 @@ import numpy as np
 from scipy.special import ndtri
 
 from bayes_lsm.arrays import Array, Index
-from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.prediction.variances import TermVariance, Uncertain, is_identity
 from bayes_lsm.reml.reference import Reference
@@ -72,10 +71,7 @@ Conditional = tuple[Index, Array, Array, Array]
 class _NewRows:
     """What is asked: m new rows, and what their variance hangs on.
 
-    Attributes
-    ----------
-    vary, known : ndarray of bool, shape (m,)
-        Whether a row has any variance, and whether all of it is known, with its uncertainty.
+    Whether a row has any variance (`vary`), and whether all of it is known, with its uncertainty.
     """
 
     def __init__(self, fit: Estimates, X: Array, parts: Sequence[TermVariance]) -> None:
@@ -105,16 +101,13 @@ class _Locations:
 
     def __init__(self, fit: Estimates, uncertain: Uncertain) -> None:
         self._fit, self._uncertain = fit, uncertain
-        self._likelihood = likelihood_of(fit.design)
-        self._columns = np.arange(len(uncertain.estimate))
-        if fit.divergence is None:
-            return
-        terms, columns, first = fit.terms.values(), [], 0
-        self._likelihood = self._likelihood.at([each.tau2 == 0 for each in terms])
-        for each in terms:
-            columns.append(first + np.arange(len(each.alpha) + len(each.kappa)))
-            first += each.term.size
-        self._columns = np.concatenate(columns)
+        self._likelihood = fit.likelihood
+        self._columns = np.concatenate(
+            [
+                at.start + np.arange(len(each.alpha) + len(each.kappa))
+                for each, at in zip(fit.terms.values(), fit.design.places, strict=True)
+            ]
+        )
 
     def follow(self, points: int) -> bool:
         """Whether that is worth while at so many points."""

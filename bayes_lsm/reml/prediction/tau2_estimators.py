@@ -32,13 +32,13 @@ from bayes_lsm.likelihood.typical_variance import typical_variance
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.prediction.heterogeneity import (
     Heterogeneity,
-    levels,
-    measures,
+    accounted_for,
+    facts,
     standard_error_tau2,
 )
 from bayes_lsm.reml.search.estimate import estimate
-from bayes_lsm.reml.wald import cochran_q
-from bayes_lsm.results import model_title, wald_table
+from bayes_lsm.reml.wald import wald_table
+from bayes_lsm.results import model_title
 from bayes_lsm.specification import Method
 from bayes_lsm.tables import Printable, format_cells, format_table, text_table, wrap_notes
 
@@ -85,16 +85,12 @@ class Tau2Estimate(Printable):
 
     def heterogeneity(self) -> Heterogeneity:
         """τ², its SE, I², H², R² and Cochran's Q."""
-        design, typical = self.design, typical_variance(self.design)
+        design, tau2, se = self.design, np.array([self.tau2]), np.array([self.se_tau2])
         rows = np.full(len(design.y), self.tau2)
         return Heterogeneity(
+            **facts(design, tau2, se, rows, typical_variance(design)),
             heading=f"Heterogeneity of a {self.title}",
-            table=levels(design, np.array([self.tau2]), np.array([self.se_tau2]), typical),
             remarks=self.notes,
-            level=0.95,
-            typical_variance=typical,
-            Q=cochran_q(design),
-            by_row=measures(rows, rows + typical, typical, pd.Index(design.labels, name="study")),
             R2=self.R2,
             R2_scale=math.nan,
             constant=True,
@@ -187,19 +183,10 @@ def estimate_tau2(design: Design, estimator: Estimator = "REML") -> Tau2Estimate
         se_tau2=found.se,
         beta=location.beta,
         vcov_location=location.covariance,
-        R2=_r2(design, estimator, tau2),
+        R2=accounted_for(design, tau2, lambda alone: max(0.0, _ESTIMATORS[estimator](alone).tau2)),
         truncated=found.tau2 < 0,
         converged=found.converged,
     )
-
-
-def _r2(design: Design, estimator: Estimator, tau2: float) -> float:
-    names = design.location.names
-    if len(names) == 1 or "intrcpt" not in names:
-        return np.nan
-    alone = design.without(location=[j for j, name in enumerate(names) if name != "intrcpt"])
-    total = max(0.0, _ESTIMATORS[estimator](alone).tau2)
-    return 100 * max(0.0, 1 - tau2 / total) if total > 0 else 0.0
 
 
 @dataclass(frozen=True)

@@ -35,14 +35,9 @@ _STEP = 1e-5
 class Uncertain:
     """The scale coefficients and κ of all terms, γ ~ Normal(γ̂, C), at a limit those that are left.
 
-    Attributes
-    ----------
-    estimate : ndarray, shape (M,)
-        `limit_alpha` and κ, term by term; 0 for what a limit took.
-    covariance : ndarray, shape (M, M)
-        0 for those, for what was fixed and for what is `unknown`.
-    unknown : ndarray of bool, shape (M,)
-        Those whose uncertainty nobody knows, such as one that a bound holds.
+    The `estimate` (M,) is `limit_alpha` and κ, term by term, 0 for what a limit took; the
+    covariance is 0 for those, for what was fixed and for what is `unknown`: coefficients whose
+    uncertainty nobody knows, such as one that a bound holds.
     """
 
     estimate: Array
@@ -76,21 +71,10 @@ def is_identity(fit: Estimates) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class TermVariance:
-    """The variance of one scale term's effects in m rows.
+    """The variance of one scale term's effects in m rows, whose `slopes` are (m, s).
 
-    Attributes
-    ----------
-    each : TermEstimate
-    slopes : ndarray, shape (m, s)
-        Of its effects.
-    value : ScaleValues
-        ln τ² of each of the m·s effects; with the identity link τ².
-    coordinates : ndarray, shape (m, s, M)
-        It as a function of γ.
-    place : int
-        Where its coefficients begin among γ.
-    identity : bool
-        Whether the scale part is τ² itself.
+    `value` is ln τ² of each of the m·s effects (with the identity link τ²), and `coordinates`
+    (m, s, M) it as a function of γ, among which the term's coefficients begin at `place`.
     """
 
     each: TermEstimate
@@ -168,15 +152,9 @@ class TermVariance:
         return np.asarray(np.divide(found, total, out=np.zeros_like(found), where=known))
 
     def along(self, rows: npt.NDArray[np.intp], shift: Array, gammas: Array | None = None) -> Array:
-        """The variance of some rows where their predictors have moved, shape (rows, K).
+        """The variance of some rows where ln τ² has moved by `shift` (rows, s, K), shape (rows, K).
 
-        Parameters
-        ----------
-        rows : ndarray of int
-        shift : ndarray, shape (rows, s, K)
-            By how much ln τ² has.
-        gammas : ndarray, shape (K, M), optional
-            The γ whose correlations count; without, those of the estimate.
+        The correlations are those of each of `gammas` (K, M); without, those of the estimate.
         """
         predictor, slopes = self.log_tau2[rows, :, None] + shift, self.slopes[rows]
         if self.identity:
@@ -197,38 +175,26 @@ class TermVariance:
 def variances_at(
     fit: Estimates, points: NewData, terms: Sequence[str] | None = None
 ) -> dict[str, TermVariance]:
-    """The variances of the chosen terms' effects in some rows.
+    """The variances of the chosen terms' effects in the m rows of `points`.
 
-    Parameters
-    ----------
-    fit : Estimates
-    points : NewData, m rows
-    terms : sequence of str, optional
-        By their groupings; by default all but the residual of individual data.
-
-    Raises
-    ------
-    FitError
-        For an unknown scale term.
+    By default all terms but the residual of individual data; an unknown one is a FitError.
     """
-    chosen, size = (
-        chosen_terms(fit.design, terms),
-        sum(each.term.size for each in fit.terms.values()),
-    )
-    found, first, place = {}, 0, 0
-    for (name, each), there in zip(fit.terms.items(), points.terms, strict=True):
-        q = len(each.alpha)
-        if name in chosen:
-            rows = np.zeros((there.slopes.size, len(fit.alpha)))
-            rows[:, first : first + q] = there.Z.reshape(-1, q)
-            value = scale_values(fit, rows)
-            coordinates = np.zeros((len(rows), size))
-            coordinates[:, scale_places(fit.design)] = value.coordinates
-            coordinates = coordinates.reshape(*there.slopes.shape, size)
-            found[name] = TermVariance(
-                each, there.slopes, value, coordinates, place, is_identity(fit)
-            )
-        first, place = first + q, place + each.term.size
+    design, found = fit.design, {}
+    chosen, size = chosen_terms(design, terms), design.places[-1].stop
+    for name, there, here, place in zip(
+        fit.terms, points.terms, design.columns, design.places, strict=True
+    ):
+        if name not in chosen:
+            continue
+        rows = np.zeros((there.slopes.size, len(fit.alpha)))
+        rows[:, here] = there.Z.reshape(len(rows), -1)
+        value = scale_values(fit, rows)
+        coordinates = np.zeros((len(rows), size))
+        coordinates[:, scale_places(design)] = value.coordinates
+        coordinates = coordinates.reshape(*there.slopes.shape, size)
+        found[name] = TermVariance(
+            fit.terms[name], there.slopes, value, coordinates, place.start, is_identity(fit)
+        )
     return found
 
 
@@ -241,15 +207,10 @@ def of_the_data(fit: Estimates) -> NewData:
 
 @dataclass(frozen=True, eq=False)
 class Total:
-    """The variance of all chosen terms together in m rows.
+    """The variance of all chosen terms together in m rows: a `predictor` (m,) and its SE.
 
-    Attributes
-    ----------
-    predictor : ndarray, shape (m,)
-        ln of it, or itself with the identity link; −inf where there is none, nan where it is not
-        known.
-    se : ndarray, shape (m,)
-        Of `predictor`, by the delta method; nan where there is none.
+    That is ln of it, or itself with the identity link; −inf where there is none, nan where it is
+    not known. The SE is by the delta method, and nan where there is none.
     """
 
     predictor: Array

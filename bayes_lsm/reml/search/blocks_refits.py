@@ -21,7 +21,7 @@ from bayes_lsm.design.exchangeable import Exchangeable
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.search.blocks_surface import BlocksSurface
 from bayes_lsm.reml.search.estimate import facts_at
-from bayes_lsm.reml.search.refits import Refits, Shift, Starts, free_places, held
+from bayes_lsm.reml.search.refits import Refits, Refitter, Shift, Starts, free_places, shifted
 from bayes_lsm.reml.search.search import Search
 from bayes_lsm.reml.search.surface import Point
 
@@ -49,17 +49,11 @@ class _Refit(NamedTuple):
     infinite: Mapping[int, float]
 
 
-class BlocksRefitter:
-    """Refits of effects in blocks; see `Refitter`.
-
-    Parameters
-    ----------
-    fit : Estimates
-        What it holds fixed is an offset of ln τ².
-    """
+class BlocksRefitter(Refitter):
+    """Refits of effects in blocks; see `Refitter`."""
 
     def __init__(self, fit: Estimates) -> None:
-        self._fit, self._design = fit, held(fit)[0]
+        super().__init__(fit)
         self._stop = fit.stop[free_places(fit)]
         surface = BlocksSurface(self._design, fit.method)
         self._q = len(surface.back)
@@ -67,11 +61,9 @@ class BlocksRefitter:
 
     @property
     def work(self) -> int:
-        """That of a search."""
         return _WORK
 
     def effects(self, Y: Array, near: Sequence[Array] = ()) -> Refits:
-        """Fit each row of Y (m, n); a search starts near the fit, and has no use for `near`."""
         return self._refits(self._search(replace(self._design, y=y), turns=0) for y in Y)
 
     def orders(
@@ -82,12 +74,11 @@ class BlocksRefitter:
         starts: Starts = "one",
         shift: Shift | None = None,
     ) -> Refits:
-        """Fit with each of some orders (m, G) of the clusters' moderators."""
         if shift is None:
             turns = _TURNS[starts]
             return self._refits(self._search(what.reorder(order), turns) for order in orders)
-        shifted, levels = self._shifted(what, *shift)
-        return self._refits(self._climb(shifted.reorder(order), levels) for order in orders)
+        moved, levels = shifted(what, *shift), self._levels(what, *shift)
+        return self._refits(self._climb(moved.reorder(order), levels) for order in orders)
 
     def _refits(self, found: Iterable[_Refit]) -> Refits:
         each = list(found)
@@ -151,20 +142,15 @@ class BlocksRefitter:
             infinite={},
         )
 
-    def _shifted(self, what: Exchangeable, j: int, c: float) -> tuple[Exchangeable, Array]:
-        """What is permuted, with c in its effects or its ln τ², and the ln τ² to start from."""
-        design, levels = what.design, self._common()
-        if what.part == "location":
-            design = replace(design, y=design.y - c * design.X[:, j])
-            return replace(what, design=design), np.concatenate(levels)
-        which = coefficients(design)[j]
-        terms = list(design.terms)
-        term = terms[which.t]
-        column = term.Z[:, :, which.j]
-        terms[which.t] = replace(term, offset=term.offsets + c * column)
-        # One common τ² less the offset, which the permuted columns can follow in its mean alone.
-        levels[which.t] -= c * float(np.mean(column[term.used]))
-        return replace(what, design=replace(design, terms=tuple(terms))), np.concatenate(levels)
+    def _levels(self, what: Exchangeable, j: int, c: float) -> Array:
+        """The ln τ² to start from."""
+        levels = self._common()
+        if what.part == "scale":
+            which = coefficients(what.design)[j]
+            term = what.design.terms[which.t]
+            # Less the offset, which the permuted columns can follow in its mean alone.
+            levels[which.t] -= c * float(np.mean(term.Z[:, :, which.j][term.used]))
+        return np.concatenate(levels)
 
     def _common(self) -> list[Array]:
         """ln τ² of each term's effects, the same in all groups: the mean of the fit's."""

@@ -17,6 +17,7 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.likelihood.blocks import blocks
 from bayes_lsm.likelihood.blocks.arrange import sampling_covariance
 from bayes_lsm.likelihood.blocks.correlation_matrices import kappa_of
+from bayes_lsm.likelihood.blocks.terms import BlockTerm
 from bayes_lsm.reml.search.geometry import Face, geometry_of
 from bayes_lsm.reml.search.left import Left, what_is_left
 from bayes_lsm.reml.search.surface import Effort, Point, Surface
@@ -34,18 +35,12 @@ _TURN = 0.1
 class BlocksSurface(Surface):
     """The log-likelihood of a design in blocks.
 
-    Parameters
-    ----------
-    design : Design
-    method : {"REML", "ML"}
-    held : mapping of int to float, optional
-        Correlations that are not estimated, by the number of their term: that of its first two
-        effects where the matrix is unstructured, that of all pairs where it is compound symmetric.
-    turns : int, default 3
-        Rounds of further climbs once a best point is known. With 0, for refits in their hundreds,
-        there are fewer starts as well: nearly twice as fast. Of 240 sets that were simulated from
-        the fits of four models it missed no highest point from where the fit stopped; without the
-        corners, 5.
+    `held` are correlations that are not estimated, by the number of their term: that of its first
+    two effects where the matrix is unstructured, that of all pairs where it is compound symmetric.
+    `turns` are rounds of further climbs once a best point is known. With 0, for refits in their
+    hundreds, there are fewer starts as well: nearly twice as fast. Of 240 sets that were simulated
+    from the fits of four models it missed no highest point from where the fit stopped; without the
+    corners, 5.
     """
 
     def __init__(
@@ -92,12 +87,10 @@ class BlocksSurface(Surface):
 
     @property
     def offset(self) -> Array:
-        """What fixed coefficients contribute to ln τ², shape (n,)."""
         return self._offset
 
     @property
     def n_correlations(self) -> int:
-        """How many κ there are."""
         return sum(left.n_correlations for left in self._left)
 
     def _prepare(self) -> None:
@@ -114,7 +107,6 @@ class BlocksSurface(Surface):
         self._places = np.concatenate([*places, *kappas]).astype(np.intp)
 
     def allows(self, face: Face) -> bool:
-        """Whether every row keeps a variance at a limit."""
         own = self._design.v > 0
         if own.all():
             return True
@@ -149,7 +141,6 @@ class BlocksSurface(Surface):
         return found
 
     def inside(self, natural: Array) -> Array:
-        """Coefficients and κ of all terms, as the likelihood takes them, in the coordinates."""
         found = natural[self._places]
         q = len(self.forth)
         return np.concatenate([self.forth @ found[:q], found[q:]])
@@ -161,7 +152,6 @@ class BlocksSurface(Surface):
         return found
 
     def climb(self, starts: Array) -> list[Point]:
-        """Climb from each of some coefficients (m, q) in the coordinates; one point for each."""
         return [self._climb(start) for start in starts]
 
     def reach(self, starts: Array) -> tuple[list[Point], Index]:
@@ -273,20 +263,17 @@ class BlocksSurface(Surface):
         size = len(self.back) + self.n_correlations
         if not self._is_steep:
             return np.zeros((0, size))
-        first, axes = 0, list[int]()
-        for term in self._design.terms:
-            axes += range(first + 1, first + len(term.names))
-            first += len(term.names)
+        axes = [j for at in self._design.columns for j in range(at.start + 1, at.stop)]
         slopes = [sign * steep for steep in _STEEP for sign in (-1, 1)]
         return np.concatenate(
             [np.zeros((0, size)), *(slope * np.eye(size)[[j]] for j in axes for slope in slopes)]
         )
 
 
-def _block_term(left: Left) -> blocks.BlockTerm:
+def _block_term(left: Left) -> BlockTerm:
     """What is left of a term, as the likelihood reads it."""
     term, effects = left.term, list(left.effects)
-    return blocks.BlockTerm(
+    return BlockTerm(
         term.index,
         term.Z[:, effects][:, :, list(left.kept)],
         np.where(left.zero[term.index], 0.0, term.slopes)[:, effects],

@@ -38,12 +38,7 @@ def estimate(
 
     A correlation is fixed by its name, too (see `bayes_lsm.design.coefficients.pairs`): if
     unstructured, that of the first two effects. What a fixed coefficient adds to ln τ² is an
-    offset.
-
-    Raises
-    ------
-    FitError
-        When the likelihood cannot be computed anywhere.
+    offset. A FitError when the likelihood cannot be computed anywhere.
     """
     held, rhos = split_fixed(design, fixed or {})
     if start is not None:
@@ -108,7 +103,7 @@ def split_fixed(
 
 def _start(design: Design, values: Mapping[str, float]) -> Array:
     """Coefficients by name and κ of 0, as the likelihood takes them."""
-    found = [0.0] * sum(term.size for term in design.terms)
+    found = [0.0] * design.places[-1].stop
     for each, place in zip(coefficients(design), scale_places(design), strict=True):
         found[place] = values[each.label]
     return np.array(found)
@@ -117,19 +112,18 @@ def _start(design: Design, values: Mapping[str, float]) -> Array:
 def _places(design: Design, held: Mapping[int, float]) -> Index:
     """Where the coefficients that are estimated, and κ, stand among all."""
     lost = scale_places(design)[list(held)]
-    return np.setdiff1d(np.arange(sum(term.size for term in design.terms)), lost)
+    return np.setdiff1d(np.arange(design.places[-1].stop), lost)
 
 
 def put_back(design: Design, found: Estimates, held: Mapping[int, float]) -> Estimates:
     """The fit of a design with coefficients held, on the coefficients of the design itself."""
     if not held:
         return found
-    size, first, terms = sum(term.size for term in design.terms), 0, {}
+    size, q, terms = design.places[-1].stop, design.columns[-1].stop, {}
     places = _places(design, held)
-    for term, each in zip(design.terms, found.terms.values(), strict=True):
-        fixed = {j - first: value for j, value in held.items() if 0 <= j - first < len(term.names)}
+    for term, each, at in zip(design.terms, found.terms.values(), design.columns, strict=True):
+        fixed = {j - at.start: value for j, value in held.items() if at.start <= j < at.stop}
         terms[term.name] = _with_fixed(term, each, fixed)
-        first += len(term.names)
     kept = np.ix_(places, places)
     vcov, limit = np.full((2, size, size), np.nan)
     vcov[kept], limit[kept] = found.vcov_terms, found.limit_vcov
@@ -138,8 +132,8 @@ def put_back(design: Design, found: Estimates, held: Mapping[int, float]) -> Est
     stop[places] = found.stop
     rival = None
     if found.rival is not None:
-        rival = np.array([held.get(j, math.nan) for j in range(first)])
-        rival[[j for j in range(first) if j not in held]] = found.rival
+        rival = np.array([held.get(j, math.nan) for j in range(q)])
+        rival[[j for j in range(q) if j not in held]] = found.rival
     return replace(
         found, design=design, terms=terms, vcov_terms=vcov, limit_vcov=limit, stop=stop, rival=rival
     )
@@ -175,10 +169,10 @@ def facts_at(design: Design, method: Method, point: Point, stop: Array) -> Estim
     ends = [_ends(each, design, known) for each in left]
     limit_vcov = _spread(across, [place for each in left for place in each.places])
     silent = blind.any(axis=1)
-    vcov = _without(limit_vcov, _lost(left, ends, silent))
-    terms, first = {}, 0
-    for each, (alpha, limit_alpha, divergence) in zip(left, ends, strict=True):
-        term, here, kappa = each.term, slice(first, first + len(alpha)), point.rotated[each.kappas]
+    vcov, terms = _without(limit_vcov, _lost(left, ends, silent)), {}
+    for each, at, (alpha, limit_alpha, divergence) in zip(left, design.places, ends, strict=True):
+        term, kappa = each.term, point.rotated[each.kappas]
+        here = slice(at.start, at.start + len(alpha))
         own = np.zeros((len(alpha), blind.shape[1]))
         if silent.any():
             own[list(each.kept)] = blind[each.columns]
@@ -195,7 +189,6 @@ def facts_at(design: Design, method: Method, point: Point, stop: Array) -> Estim
             limit_vcov=limit_vcov[here, here],
             blind=own,
         )
-        first += term.size
     return Estimates(
         design=design,
         method=method,

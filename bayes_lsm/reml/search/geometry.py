@@ -26,24 +26,12 @@ _MOST_LIMITS = 500
 
 
 class Coordinates:
-    """Coordinates in which the columns of Z are orthogonal with mean square 1.
+    """Coordinates in which the columns of Z (n, q) are orthogonal with mean square 1.
 
-    So neither the units nor the means of the scale moderators change the path of a climb.
-
-    Parameters
-    ----------
-    Z : ndarray, shape (n, q)
-    free : ndarray of bool, shape (n,), optional
-        The studies that count.
-    shares : ndarray, shape (q,), optional
-        Of all rows those in which a column counts, if Z is block-diagonal.
-
-    Attributes
-    ----------
-    forth, back : ndarray, shape (q, q)
-        From coefficients of Z to the coordinates, and back.
-    columns : ndarray, shape (q, n)
-        Z in the coordinates, by columns.
+    So neither the units nor the means of the scale moderators change the path of a climb. `free`
+    (n,) are the studies that count, `shares` (q,) of all rows those in which a column counts, if Z
+    is block-diagonal. `forth` and `back` (q, q) lead from coefficients of Z to the coordinates, and
+    back; `columns` (q, n) is Z in them, by columns.
     """
 
     def __init__(self, Z: Array, free: Mask | None = None, shares: Array | None = None) -> None:
@@ -64,11 +52,7 @@ class Coordinates:
 class Face:
     """A limit at infinity, with all about it that depends on Z alone.
 
-    Attributes
-    ----------
-    limit : Limit
-    coordinates : Coordinates
-        Of the columns that are kept, for the studies that keep their τ².
+    Its coordinates are of the columns that are kept, for the studies that keep their τ².
     """
 
     def __init__(self, geometry: Geometry, limit: Limit) -> None:
@@ -114,13 +98,9 @@ class Face:
 
 
 class Geometry:
-    """The geometry of one scale matrix Z (n, q).
+    """The geometry of one scale matrix Z (n, q), made of blocks.
 
-    Parameters
-    ----------
-    Z : ndarray, shape (n, q)
-    parts : sequence of (int, int)
-        Rows and columns of the blocks that Z is made of: of each scale term.
+    `parts` are the rows and columns of each: of each scale term.
     """
 
     def __init__(self, Z: Array, parts: Parts) -> None:

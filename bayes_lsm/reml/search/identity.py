@@ -41,13 +41,7 @@ def estimate_identity(
     bounds: Bounds,
     start: Mapping[str, float] | None = None,
 ) -> Estimates:
-    """The maximum under the identity link.
-
-    Raises
-    ------
-    FitError
-        When no α gives τ² ≥ 0 everywhere within the bounds.
-    """
+    """The maximum under the identity link; a FitError when no α within the bounds gives τ² ≥ 0."""
     held, _ = split_fixed(design, fixed)
     free = design.hold(held) if held else design
     offset = free.terms[0].offsets[:, 0]

@@ -16,20 +16,11 @@ from bayes_lsm.reml.divergence import Limit
 class Left:
     """What is left of one scale term.
 
-    Attributes
-    ----------
-    term : ScaleTerm
-    rows : slice
-        Where its effects stand among those of all terms that have rows.
-    used, zero : ndarray of bool, shape (G, s)
-        Effects that have rows, and those without variance: also those without rows, where no effect
-        of their kind has any.
-    kept : tuple of int
-        Its coefficients.
-    effects : tuple of int
-        Which of the s effects of a group have variance in some group; the first, if none has.
-    columns, kappas : slice
-        Where they stand among all that are left, and its κ.
+    `rows` are where its effects stand among those of all terms that have rows. Of the effects
+    (G, s) some are `used`, having rows, and `zero`, without variance: also those without rows,
+    where no effect of their kind has any. `kept` are its coefficients, `effects` those of the s
+    effects of a group that have variance in some group (the first, if none has), and `columns` and
+    `kappas` where coefficients and κ stand among all that are left.
     """
 
     term: ScaleTerm

@@ -29,14 +29,8 @@ def maximise(
 ) -> Estimates:
     """Where the likelihood is highest, inside or at a limit at infinity.
 
-    Parameters
-    ----------
-    design : Design
-    method : {"REML", "ML"}
-    fixed : mapping of scale coefficient to value, optional
-    bounds : mapping of scale coefficient to (lower, upper), optional
-    start : mapping of scale coefficient to value, optional
-        One more starting point.
+    Scale coefficients may be fixed, or bounded by (lower, upper); `start` is one more starting
+    point.
     """
     fixed, bounds = fixed or {}, bounds or {}
     if design.specification.link == "identity":
@@ -60,12 +54,7 @@ def estimate_bounded(
 
     Every choice of which bounded coefficients sit at a bound is a model with fixed coefficients;
     the highest of those whose other coefficients keep their bounds is the answer, limits at
-    infinity included.
-
-    Raises
-    ------
-    FitError
-        For too many bounds, and where no maximum keeps them.
+    infinity included. A FitError for too many bounds, and where no maximum keeps them.
     """
     if len(bounds) > _MOST_BOUNDED:
         raise FitError(

@@ -6,10 +6,11 @@ batch where effects are independent, a search for each set elsewhere. Both come 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
@@ -29,30 +30,16 @@ _DIVERGING = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Refits:
-    """Where the likelihoods of m data sets are highest.
+    """Where the likelihoods of m data sets are highest; −inf where one cannot be computed.
 
-    Attributes
-    ----------
-    value : ndarray, shape (m,)
-        The log-likelihood; −inf where it cannot be computed.
-    converged : ndarray of bool, shape (m,)
-    beta, vcov_location : ndarray, shapes (m, p) and (m, p, p)
-        As the fit's test has it: by Knapp and Hartung, if that is what was asked for.
-    rotated : ndarray, shape (m, s)
-        The free scale coefficients and κ, in coordinates in which each term's columns are
-        orthogonal with mean square 1; finite, also where they diverge.
-    information : ndarray, shape (m, s, s)
-        −H in these coordinates: 0, or next to nothing, along what diverges.
-    back : ndarray, shape (s, s)
-        From the coordinates to the design's.
-    places : ndarray of int, shape (q,)
-        Where the scale coefficients stand among the s.
-    log_tau2 : ndarray, shape (m, n)
-        Of each row; very negative where a variance vanishes.
-    correlations : ndarray, shape (m, c)
-        Of all pairs of correlated effects; nan where a limit took one of them.
-    infinite : callable
-        Which scale coefficients of refit i diverge: their numbers, and ±inf or nan.
+    `beta` and `vcov_location` are as the fit's test has them: by Knapp and Hartung, if that is what
+    was asked for. `rotated` (m, s) are the free scale coefficients and κ, in coordinates in which
+    each term's columns are orthogonal with mean square 1; finite, also where they diverge.
+    `information` (m, s, s) is −H there: 0, or next to nothing, along what diverges. `back` leads to
+    the design's coordinates, and `places` are where the scale coefficients stand among the s.
+    `log_tau2` (m, n) is very negative where a variance vanishes; `correlations` (m, c) are nan
+    where a limit took an effect; `infinite` says which scale coefficients of refit i diverge: their
+    numbers, and ±inf or nan.
     """
 
     value: Array
@@ -171,13 +158,18 @@ def _solve(V: Array, b: Array) -> Array:
         return (np.linalg.pinv(V) @ b[..., None])[..., 0]
 
 
-class Refitter(Protocol):
-    """Refits of what a fit was made of; coefficients that it holds fixed stay so."""
+class Refitter(ABC):
+    """Refits of what a fit was made of; what it holds fixed is an offset of ln τ²."""
+
+    def __init__(self, fit: Estimates) -> None:
+        self._fit, self._design = fit, held(fit)[0]
 
     @property
+    @abstractmethod
     def work(self) -> int:
         """How long one refit takes, for `batches`."""
 
+    @abstractmethod
     def effects(self, Y: Array, near: Sequence[Array] = ()) -> Refits:
         """Fit each row of Y (m, n) in place of the effects.
 
@@ -185,6 +177,7 @@ class Refitter(Protocol):
         have a use for it; a search of others starts near the fit.
         """
 
+    @abstractmethod
     def orders(
         self,
         what: Exchangeable,
@@ -200,12 +193,31 @@ class Refitter(Protocol):
         """
 
 
+def shifted(what: Exchangeable, j: int, c: float) -> Exchangeable:
+    """What is permuted, with c times column j in its effects or ln τ²; see `Refitter.orders`."""
+    design = what.design
+    if what.part == "location":
+        return replace(what, design=replace(design, y=design.y - c * design.X[:, j]))
+    which, terms = coefficients(design)[j], list(design.terms)
+    term = terms[which.t]
+    terms[which.t] = replace(term, offset=term.offsets + c * term.Z[:, :, which.j])
+    return replace(what, design=replace(design, terms=tuple(terms)))
+
+
 def held(fit: Estimates) -> tuple[Design, list[int]]:
     """The design with the fixed coefficients held, and the numbers of the free ones."""
     names = [each.label for each in coefficients(fit.design)]
     values = {names.index(name): value for name, value in fit.fixed.items()}
     free = [j for j in range(len(names)) if j not in values]
     return fit.design.hold(values) if values else fit.design, free
+
+
+def free_part(fit: Estimates, part: PartName) -> tuple[list[str], Array, Array]:
+    """The names of the free coefficients of a part, their estimates, and the covariance."""
+    if part == "location":
+        return list(fit.design.location.names), fit.beta, fit.known_vcov_location
+    free = held(fit)[1]
+    return [fit.scale_names[j] for j in free], fit.alpha[free], fit.vcov_scale[np.ix_(free, free)]
 
 
 def free_places(fit: Estimates) -> Index:

@@ -18,7 +18,7 @@ from bayes_lsm.likelihood.rows.closed_form import estimate_location
 from bayes_lsm.reml.divergence import Cone
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.search.geometry import geometry_of
-from bayes_lsm.reml.search.refits import Refits, Shift, Starts, held
+from bayes_lsm.reml.search.refits import Refits, Refitter, Shift, Starts, shifted
 from bayes_lsm.reml.search.rows_surface import RowsSurface
 
 if TYPE_CHECKING:
@@ -34,35 +34,25 @@ _STEEP = 3.0
 _VANISHED = 1e-6
 
 
-class RowsRefitter:
-    """Refits of independent effects; see `Refitter`.
-
-    Parameters
-    ----------
-    fit : Estimates
-        What it holds fixed is an offset of ln τ².
-    """
+class RowsRefitter(Refitter):
+    """Refits of independent effects; see `Refitter`."""
 
     def __init__(self, fit: Estimates) -> None:
-        design = fit.design
-        names, free = design.terms[0].names, held(fit)[1]
-        self._y, self._v, self._X, self._Z = design.y, design.v, design.X, design.Z[:, free]
-        self._offset = np.zeros(len(design.y))
-        for name, value in fit.fixed.items():
-            self._offset += value * design.Z[:, names.index(name)]
-        offset = self._offset if fit.fixed else None
-        self._surface = RowsSurface(self._y, self._v, self._X, self._Z, fit.method, offset=offset)
+        super().__init__(fit)
+        design, (term,) = self._design, self._design.terms
+        self._v, self._X, self._Z = design.v, design.X, term.Z[:, 0]
+        self._offset = term.offsets[:, 0]
+        offset = None if term.offset is None else self._offset
+        self._surface = RowsSurface(design.y, self._v, self._X, self._Z, fit.method, offset=offset)
         self._rotated_Z = self._surface.rotated_Z
         self._is_scaled = fit.test == "knha"
         self._signs: dict[bytes, Mapping[int, float]] = {}
 
     @property
     def work(self) -> int:
-        """Studies times starts."""
         return len(self._v) * (12 + 4 * int(self._Z.shape[1]))
 
     def effects(self, Y: Array, near: Sequence[Array] = ()) -> Refits:
-        """Fit each row of Y (m, n), from `near` (n,) or (m, n) in ln τ² as well."""
         best = climb_highest(
             self._effect_starts(Y, near), self._surface.problem, effects=np.ascontiguousarray(Y)
         )
@@ -79,15 +69,11 @@ class RowsRefitter:
         starts: Starts = "one",
         shift: Shift | None = None,
     ) -> Refits:
-        """Fit with each of some orders (m, G) of the clusters' moderators."""
-        rows = what.rows(orders)
-        y, offset, problem = self._y, self._offset, self._surface.problem
+        rows, problem = what.rows(orders), self._surface.problem
+        y, offset = self._design.y, self._offset
         if shift is not None:
-            j, c = shift
-            if what.part == "location":
-                y = y - c * self._X[:, j]
-            else:
-                offset = offset + c * self._Z[:, j]
+            design = shifted(what, *shift).design
+            y, offset = design.y, np.ascontiguousarray(design.terms[0].offsets[:, 0])
             problem = problem._replace(y=y, offset=offset)
         first = common_start(y, self._v, self._X, self._rotated_Z)
         first = first - self._rotated_Z.T @ offset / len(y)
@@ -177,23 +163,11 @@ def climb_highest(
     orders: Index | None = None,
     part: PartName = "scale",
 ) -> Summits:
-    """The highest summit of each of m datasets that one of some starts leads to.
+    """The highest summit of each of m datasets that some start leads to; −inf without one.
 
-    Parameters
-    ----------
-    starts : iterable of ndarray, shape (q,) or (m, q)
-        In the coordinates of the problem: the same for all datasets, or one for each.
-    problem : Problem
-    effects : ndarray, shape (m, n), optional
-        In place of the problem's.
-    orders : ndarray of int, shape (m, n), optional
-        Which study's row of Z (or of X, for the location `part`) is to be where.
-    part : {"location", "scale"}, default "scale"
-
-    Returns
-    -------
-    Summits
-        Of length m, with a value of −inf where there is none.
+    Starts (q,) for all datasets, or (m, q), are in the coordinates of the problem. `effects` (m, n)
+    take the place of the problem's; `orders` (m, n) say which study's row of Z (or of X, for the
+    location `part`) is to be where.
     """
     from bayes_lsm.likelihood.rows.ascent import climb_sets
 

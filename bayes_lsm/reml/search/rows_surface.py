@@ -35,19 +35,7 @@ _EVERY = 1_000_000
 
 
 class RowsSurface(Surface):
-    """The log-likelihood of ln τ² (or τ²) = offset + Zα, profiled over β.
-
-    Parameters
-    ----------
-    y, v : ndarray, shape (n,)
-    X : ndarray, shape (n, p)
-    Z : ndarray, shape (n, q)
-    method : {"REML", "ML"}
-    offset : ndarray, shape (n,), optional
-        What fixed coefficients contribute to ln τ².
-    identity : bool, default False
-        The identity link: τ² itself is offset + Zα.
-    """
+    """The log-likelihood of ln τ² (or with the identity link τ²) = offset + Zα, profiled over β."""
 
     def __init__(
         self,
@@ -73,7 +61,6 @@ class RowsSurface(Surface):
 
     @property
     def offset(self) -> Array:
-        """What fixed coefficients contribute to ln τ², shape (n,), or empty."""
         return np.asarray(self.problem.offset)
 
     def sizes(self, tau2: Array) -> Array:
@@ -99,11 +86,9 @@ class RowsSurface(Surface):
         )
 
     def climb(self, starts: Array) -> list[Point]:
-        """Climb from each of some coefficients (m, q) in the coordinates; one point for each."""
         return self._points(climb(starts, self.problem, early=_ORDINARY)[0])
 
     def reach(self, starts: Array) -> tuple[list[Point], Index]:
-        """The same, but only what was not reached before; and to which each start leads."""
         known = self._reached
         self._reached, leads_to = climb(starts, self.problem, early=_ORDINARY, known=known)
         return self._points(self._reached, len(known.value)), leads_to

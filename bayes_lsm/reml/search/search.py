@@ -44,18 +44,9 @@ _RADII = (1.0, 3.0, 8.0, 1.0)
 
 
 class Search:
-    """The search for the highest point of one log-likelihood.
+    """The search for the highest point of a log-likelihood; starts are in its coordinates.
 
-    Parameters
-    ----------
-    surface : Surface
-    given : sequence of ndarray, shape (q,)
-        Further starts, in its coordinates.
-
-    Attributes
-    ----------
-    stop : Point
-        Where an ordinary optimiser, started inside, stops.
+    `stop` is where an ordinary optimiser, started inside, stops.
     """
 
     def __init__(self, surface: Surface, given: Sequence[Array] = ()) -> None:

@@ -30,21 +30,11 @@ _ROUNDING = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """Where a climb ended, inside or at a limit.
+    """Where a climb ended, inside or at a limit; −inf where the value cannot be computed.
 
-    Attributes
-    ----------
-    surface : Surface
-    rotated, ordinary : ndarray
-        The coefficients, and where an optimiser with an ordinary tolerance would have stopped, in
-        the surface's coordinates; κ after those of ln τ².
-    hessian : ndarray
-        In the same coordinates.
-    value : float
-        The log-likelihood; −inf where it cannot be computed.
-    beta : ndarray, shape (p,)
-    vcov_location : ndarray, shape (p, p)
-    converged : bool
+    In the surface's coordinates, κ after those of ln τ², the coefficients are `rotated`, and
+    `ordinary` where an optimiser with an ordinary tolerance would have stopped; so is the
+    `hessian`.
     """
 
     surface: Surface
@@ -117,30 +107,14 @@ class Point:
 class Effort:
     """How much a search does, by what a climb costs.
 
-    Attributes
-    ----------
-    ordinary : int
-        That many of the first starts are those of any optimiser.
-    cloud : int
-        Random starts around a point.
-    clouds : int
-        That many of the first starts have such a cloud.
-    rounds : int
-        Of climbs from around the best point and from near good limits.
-    origins : int
-        That many of the first summits are starts of every limit, too.
-    returns : int
-        Limits that a round of climbs returns from.
-    joined : int
-        That many of the best limits are joined in pairs.
-    corner_rows : int
-        Up to so many different rows of a term each is a corner; else the extreme ones.
-    equal : float
-        Log-likelihoods nearer than this, relative to their size, are the same up to rounding.
-    floor : float
-        Of what τ² is when a climb starts at a limit, relative to `Point.sizes`.
-    least : float
-        The same, when a climb returns from one.
+    So many of the first starts are those of any optimiser (`ordinary`); so many (`clouds`) have a
+    `cloud` of random starts around them. There are `rounds` of climbs from around the best point
+    and from near good limits, of which each round returns from so many (`returns`); so many of the
+    first summits are starts of every limit, too (`origins`), and so many of the best limits are
+    `joined` in pairs. Up to `corner_rows` different rows of a term each is a corner; else the
+    extreme ones. Log-likelihoods nearer than `equal`, relative to their size, are the same up to
+    rounding. τ² when a climb starts at a limit, relative to `Point.sizes`, is at least `floor`;
+    when it returns, `least`.
     """
 
     ordinary: int
@@ -157,21 +131,11 @@ class Effort:
 
 
 class Surface(ABC):
-    """The log-likelihood of ln τ² = offset + Zα and κ, profiled over β.
+    """The log-likelihood of ln τ² = offset + Zα and κ, profiled over β; `geometry` is of Z.
 
-    Attributes
-    ----------
-    geometry : Geometry
-        Of Z.
-    limit : Limit or None
-        Some effects have τ² = 0, and only some columns of Z count.
-    forth, back : ndarray
-        From coefficients of the columns that count to the coordinates, and back.
-    columns : ndarray, shape (q, n)
-        These columns in the coordinates.
-    effort : Effort
-    spread : ndarray or float
-        Of random steps in the coordinates.
+    At a `limit` some effects have τ² = 0, and only some columns of Z count. `forth` and `back` lead
+    from coefficients of these to the coordinates, and back, and `columns` (q, n) are they in them;
+    `spread` is of random steps there.
     """
 
     geometry: Geometry

@@ -10,24 +10,24 @@ import pandas as pd
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.capabilities import require_capable
+from bayes_lsm.choices import seed_or_new
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.requirements import require_no_bounds
 from bayes_lsm.reml.resampling import (
     TIED,
     batches,
     check_iterations,
-    checked_seed,
     log_tau2_of,
     simulate,
 )
 from bayes_lsm.reml.search.refitter import refitter_of
 from bayes_lsm.reml.tests.likelihood_ratio_test import likelihood_ratio_test
 from bayes_lsm.reml.tests.nested_models import require_nested
-from bayes_lsm.tables import Printable, format_pval
+from bayes_lsm.tables import Tabled, format_pval
 
 
 @dataclass(frozen=True, eq=False)
-class BootstrapTest(Printable):
+class BootstrapTest(Tabled):
     """A likelihood-ratio test whose null distribution is simulated.
 
     Attributes
@@ -79,10 +79,6 @@ class BootstrapTest(Printable):
         if self.failed:
             found.append(f"{self.failed} refits did not converge and count against the full model")
         return tuple(found)
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """The two fits."""
-        return self.table.copy()
 
 
 def bootstrap_test(
@@ -142,7 +138,7 @@ def bootstrap_test(
         require_capable("bootstrap_test", fit.design)
         require_no_bounds(fit, "a bootstrap test")
     check_iterations(iterations)
-    seed = checked_seed(seed)
+    seed = seed_or_new(seed)
     observed = likelihood_ratio_test(full, reduced)
     null = _null(full, reduced, iterations, np.random.default_rng(seed), progress)
     extreme = int(np.sum(null >= observed.statistic - TIED))

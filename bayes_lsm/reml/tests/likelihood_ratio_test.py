@@ -12,11 +12,11 @@ from scipy.special import chdtrc
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.tests.nested_models import require_nested
 from bayes_lsm.specification import Method
-from bayes_lsm.tables import Printable, format_pval
+from bayes_lsm.tables import Tabled, format_pval
 
 
 @dataclass(frozen=True, eq=False)
-class LikelihoodRatioTest(Printable):
+class LikelihoodRatioTest(Tabled):
     """A likelihood-ratio test of two nested fits.
 
     Attributes
@@ -49,10 +49,6 @@ class LikelihoodRatioTest(Printable):
     def notes(self) -> tuple[str, ...]:
         """What a reader of the p-value has to know."""
         return self.remarks
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """The two fits."""
-        return self.table.copy()
 
 
 def likelihood_ratio_test(full: Estimates, reduced: Estimates) -> LikelihoodRatioTest:

@@ -18,11 +18,8 @@ _FREER = ("none", "compound_symmetric", "unstructured")
 def require_nested(full: Estimates, reduced: Estimates) -> None:
     """Refuse two fits whose likelihoods cannot be compared.
 
-    Raises
-    ------
-    FitError
-        For other methods, other effects or sampling errors, under REML another location part, and
-        where the reduced model is no special case of the full one.
+    That is for other methods, other effects or sampling errors, under REML another location part,
+    and where the reduced model is no special case of the full one.
     """
     if full.method != reduced.method:
         raise FitError(f"cannot compare {full.method} with {reduced.method}; refit by one method")
@@ -84,16 +81,8 @@ def _inside(A: Array, B: Array, size: float | None = None) -> bool:
 class _Term:
     """A scale term as what identifies it, in the rows: ln τ² = offset + Zα.
 
-    Attributes
-    ----------
-    index : ndarray of int, shape (n,)
-    slopes : ndarray, shape (n, s)
-    Z : ndarray, shape (n·s, q)
-        Of the free coefficients.
-    offset : ndarray, shape (n·s, 1)
-        What the fixed ones contribute.
-    freedom : int
-        Of its correlations.
+    Z (n·s, q) is of the free coefficients, the offset of the fixed ones; `freedom` is of
+    correlations.
     """
 
     index: npt.NDArray[np.intp]

@@ -11,22 +11,23 @@ import pandas as pd
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.capabilities import require_capable
-from bayes_lsm.choices import require_choice
+from bayes_lsm.choices import require_choice, seed_or_new
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.design.coefficients import term_columns
 from bayes_lsm.design.exchangeable import PartName, exchangeable
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.requirements import require_no_bounds
-from bayes_lsm.reml.resampling import batches, check_iterations, checked_seed, share_at_least
-from bayes_lsm.reml.search.refits import Refits, Starts, held
+from bayes_lsm.reml.resampling import batches, check_iterations, share_at_least
+from bayes_lsm.reml.search.refits import Refits, Starts, free_part, held
 from bayes_lsm.reml.search.refitter import refitter_of
 from bayes_lsm.reml.tests.permutations import ExactOrders, RandomOrders, is_exhaustive
-from bayes_lsm.tables import Printable, format_pval
+from bayes_lsm.reml.wald import joint_test
+from bayes_lsm.tables import Tabled, format_pval
 
 
 @dataclass(frozen=True, eq=False)
-class PermutationTest(Printable):
+class PermutationTest(Tabled):
     """A permutation test of all coefficients of one part.
 
     Attributes
@@ -109,10 +110,6 @@ class PermutationTest(Printable):
         if self.failed:
             found.append(f"{self.failed} refits failed and count as at least as extreme")
         return tuple(found)
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row a term."""
-        return self.table.copy()
 
 
 def permutation_test(
@@ -205,10 +202,13 @@ def permutation_test(
     require_no_bounds(fit, "a permutation test")
     what = exchangeable(held(fit)[0], part, cluster)
     count, exhaustive = is_exhaustive(what.moderators, iterations, exact)
-    seed = None if exhaustive else checked_seed(seed)
+    seed = None if exhaustive else seed_or_new(seed)
     orders = ExactOrders(what.moderators) if exhaustive else RandomOrders(len(what), seed)
-    observed, refitter = _observe(fit, part), refitter_of(fit)
+    (table, tested, joint), refitter = _observe(fit, part), refitter_of(fit)
+    z = table["zval"].to_numpy()
     z_null, joint_null = [], []
+    if not exhaustive:  # the data as they are count as one
+        z_null, joint_null = [np.nan_to_num(z)], [np.nan_to_num([joint])]
     diverged, same_maximum = 0, True
     total = count if exhaustive else iterations - 1
     # The data as they are come first, to see where the starts lead.
@@ -221,70 +221,32 @@ def permutation_test(
         )
         if first:
             same_maximum = _leads_to(fit, refits)
-        z, joint = refits.statistics(part, observed.tested)
-        z_null.append(z[first:])
-        joint_null.append(joint[first:])
+        found = refits.statistics(part, tested)
+        z_null.append(found[0][first:])
+        joint_null.append(found[1][first:])
         diverged += int(refits.diverged[first:].sum())
-    return observed.compare(
-        np.vstack(z_null),
-        np.concatenate(joint_null),
+    null, all_joint = np.vstack(z_null), np.concatenate(joint_null)
+    pval = [share_at_least(np.abs(each), abs(at)) for each, at in zip(null.T, z, strict=True)]
+    return PermutationTest(
+        part=part,
+        table=table.assign(pval=pval),
+        statistic=joint,
+        df=len(tested),
+        pval=share_at_least(all_joint, joint),
+        null=pd.DataFrame(null, columns=list(table.index)),
+        null_joint=all_joint,
+        iterations=len(all_joint),
         exact=exhaustive,
         diverged=diverged,
+        failed=int(np.isinf(all_joint).sum()),
         seed=seed,
         same_maximum=same_maximum,
     )
 
 
-@dataclass(frozen=True, eq=False)
-class _Observed:
-    """What the data say of the free coefficients of a part, whose moderators are `tested`."""
-
-    part: PartName
-    table: pd.DataFrame
-    tested: list[int]
-    joint: float
-
-    def compare(
-        self,
-        z_null: Array,
-        joint_null: Array,
-        *,
-        exact: bool,
-        diverged: int,
-        seed: int | None,
-        same_maximum: bool,
-    ) -> PermutationTest:
-        """The test, from z (m, terms) and χ² (m,) of the permutations."""
-        failed = int(np.isinf(joint_null).sum())
-        z = self.table["zval"].to_numpy()
-        if not exact:
-            z_null = np.vstack([np.nan_to_num(z), z_null])
-            joint_null = np.append(np.nan_to_num(self.joint), joint_null)
-        pval = [share_at_least(np.abs(each), abs(at)) for each, at in zip(z_null.T, z, strict=True)]
-        return PermutationTest(
-            part=self.part,
-            table=self.table.assign(pval=pval),
-            statistic=self.joint,
-            df=len(self.tested),
-            pval=share_at_least(joint_null, self.joint),
-            null=pd.DataFrame(z_null, columns=list(self.table.index)),
-            null_joint=joint_null,
-            iterations=len(joint_null),
-            exact=exact,
-            diverged=diverged,
-            failed=failed,
-            seed=seed,
-            same_maximum=same_maximum,
-        )
-
-
-def _observe(fit: Estimates, part: PartName) -> _Observed:
-    """The fit's estimates, standard errors and z, and the joint χ² of its moderators."""
-    names, estimate, V = fit.design.location.names, fit.beta, fit.known_vcov_location
-    if part == "scale":
-        free = held(fit)[1]
-        names = tuple(fit.scale_names[j] for j in free)
-        estimate, V = fit.alpha[free], fit.vcov_scale[np.ix_(free, free)]
+def _observe(fit: Estimates, part: PartName) -> tuple[pd.DataFrame, list[int], float]:
+    """The free estimates, standard errors and z; which are moderators', and their joint χ²."""
+    names, estimate, V = free_part(fit, part)
     known = np.isfinite(estimate) & np.isfinite(np.diag(V))
     se = np.sqrt(np.where(known, np.diag(V), np.nan))
     table = pd.DataFrame(
@@ -292,12 +254,8 @@ def _observe(fit: Estimates, part: PartName) -> _Observed:
         index=pd.Index(names, name="term"),
     )
     tested = term_columns(part, names)
-    joint = math.nan
-    if known[tested].all():
-        joint = float(
-            estimate[tested] @ np.linalg.solve(V[np.ix_(tested, tested)], estimate[tested])
-        )
-    return _Observed(part, table, tested, joint)
+    joint = joint_test(estimate[tested], V[np.ix_(tested, tested)], None).statistic
+    return table, tested, joint
 
 
 def _leads_to(fit: Estimates, refits: Refits) -> bool:

@@ -121,7 +121,7 @@ def score_test(fit: Estimates, terms: str | Sequence[str] | None = None) -> Scor
             "slope to be tested; use bootstrap_test"
         )
     places = scale_places(design)[tested]
-    others = np.setdiff1d(np.arange(sum(term.size for term in design.terms)), places)
+    others = np.setdiff1d(np.arange(design.places[-1].stop), places)
     alpha = np.zeros(len(places) + len(others))
     alpha[others] = np.concatenate([np.r_[each.alpha, each.kappa] for each in null.terms.values()])
     rotated, R = _orthogonal(design, tested)
@@ -171,17 +171,15 @@ def _orthogonal(design: Design, tested: Sequence[int]) -> tuple[Design, Array]:
     Neither units nor origins of moderators lose digits then. The tested columns of each term come
     last, so that each spans what the others leave of it.
     """
-    terms, turns, first = [], [], 0
-    for term in design.terms:
-        q = len(term.names)
-        last = [j - first for j in tested if 0 <= j - first < q]
-        order = [*(j for j in range(q) if j not in last), *last]
+    terms, turns = [], []
+    for term, at in zip(design.terms, design.columns, strict=True):
+        last = [j - at.start for j in tested if at.start <= j < at.stop]
+        order = [*(j for j in range(len(term.names)) if j not in last), *last]
         Q, R = np.linalg.qr(term.table[:, order])
         Z, turn = np.empty_like(term.table), np.eye(term.size)
         Z[:, order], turn[np.ix_(order, order)] = Q, R
         terms.append(replace(term, Z=Z.reshape(term.Z.shape)))
         turns.append(turn)
-        first += q
     location = replace(design.location, matrix=np.linalg.qr(design.X)[0])
     turned = replace(design, location=location, terms=tuple(terms))
     return turned, np.asarray(block_diag(*turns))

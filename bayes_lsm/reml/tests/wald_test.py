@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy.special import chdtrc, fdtrc
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.choices import require_choice
@@ -16,14 +15,14 @@ from bayes_lsm.design.coefficients import term_columns
 from bayes_lsm.design.exchangeable import PartName
 from bayes_lsm.errors import FitError
 from bayes_lsm.reml.estimates import Estimates
-from bayes_lsm.results import wald_table
-from bayes_lsm.tables import Printable, format_pval
+from bayes_lsm.reml.wald import joint_test, wald_table
+from bayes_lsm.tables import Tabled, format_pval
 
 Contrast = Mapping[str, float]
 
 
 @dataclass(frozen=True, eq=False)
-class WaldTest(Printable):
+class WaldTest(Tabled):
     """A Wald test of one or several linear combinations of coefficients.
 
     Attributes
@@ -63,10 +62,6 @@ class WaldTest(Printable):
     def notes(self) -> tuple[str, ...]:
         """None."""
         return ()
-
-    def to_dataframe(self) -> pd.DataFrame:
-        """One row a combination."""
-        return self.table.copy()
 
 
 def wald_test(
@@ -133,11 +128,8 @@ def wald_test(
     if m == 1:
         ratio = table["zval" if df_residual is None else "tval"].iloc[0]
         return WaldTest(part, table, float(ratio), 1, df_residual, float(table["pval"].iloc[0]))
-    chi2 = float(difference @ np.linalg.solve(V, difference))
-    if df_residual is None:
-        return WaldTest(part, table, chi2, m, None, float(chdtrc(m, chi2)))
-    pval = float(fdtrc(m, df_residual, chi2 / m))
-    return WaldTest(part, table, chi2 / m, m, df_residual, pval)
+    joint = joint_test(difference, V, df_residual)
+    return WaldTest(part, table, joint.statistic, m, df_residual, joint.pval)
 
 
 def _part_of(fit: Estimates, part: PartName) -> tuple[Sequence[str], Array, Array, int | None]:
