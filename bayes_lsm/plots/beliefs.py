@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.choices import require_choice, require_known
+from bayes_lsm.design.design import Design
 from bayes_lsm.plots.canvas import (
     BLUE,
     GREY,
@@ -21,15 +23,11 @@ from bayes_lsm.plots.canvas import (
     panels,
 )
 from bayes_lsm.plots.reading import refuse_fit
-from bayes_lsm.priors import Flat, Normal
+from bayes_lsm.priors import Flat, Normal, PriorBlock, ResolvedPriors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from bayes_lsm.bayes.posterior import Posterior
-    from bayes_lsm.design.design import Design
-    from bayes_lsm.priors import PriorBlock, ResolvedPriors
 
 # The density at some points: nan where there is none to be shown.
 type Density = Callable[[Array], Array]

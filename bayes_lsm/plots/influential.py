@@ -23,11 +23,10 @@ from bayes_lsm.plots.canvas import (
     shorten,
 )
 from bayes_lsm.plots.reading import refuse_fit
+from bayes_lsm.reml.diagnostics.influence import Influence
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from bayes_lsm.reml.diagnostics.influence import Influence
 
 _TITLES = {
     "rstudent": "studentised deleted residual",

@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayes_lsm.bayes.cross_validation.elpd import Elpd
+from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck
+from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
 from bayes_lsm.choices import require_known
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
@@ -29,10 +32,6 @@ from bayes_lsm.plots.canvas import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from bayes_lsm.bayes.cross_validation.elpd import Elpd
-    from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck
-    from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
 
 _RANKS = 99
 # How far from the quartiles, in their distance, a panel shows what was replicated.

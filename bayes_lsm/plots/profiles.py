@@ -22,11 +22,10 @@ from bayes_lsm.plots.canvas import (
     panels,
 )
 from bayes_lsm.plots.reading import refuse_fit
+from bayes_lsm.reml.intervals.profile import Profile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from bayes_lsm.reml.intervals.profile import Profile
 
 
 def profile(found: Profile, *, ax: Axes | None = None, xlab: str | None = None) -> Axes:

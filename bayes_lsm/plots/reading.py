@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.bayes_fit import BayesFit
 from bayes_lsm.choices import require_known
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
+from bayes_lsm.reml.reml_fit import RemlFit
 from bayes_lsm.results import Fit
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
-    from bayes_lsm.reml.reml_fit import RemlFit
 
 _ANOTHER = "another level"
 type AnyFit = "RemlFit | BayesFit"

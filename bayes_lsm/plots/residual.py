@@ -23,11 +23,10 @@ from bayes_lsm.plots.canvas import (
     shorten,
 )
 from bayes_lsm.plots.reading import refuse_fit
+from bayes_lsm.reml.diagnostics.residuals import Residuals
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from bayes_lsm.reml.diagnostics.residuals import Residuals
 
 
 def funnel(

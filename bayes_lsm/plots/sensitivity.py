@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity
 from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
@@ -31,8 +32,6 @@ from bayes_lsm.plots.canvas import (
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity
 
 Name = tuple[str, str]
 Others = Literal["presets", "families"]

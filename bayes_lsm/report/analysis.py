@@ -8,27 +8,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from bayes_lsm.bayes import diagnose, sensitivity
+from bayes_lsm.bayes import BayesFit, diagnose, sensitivity
+from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
+from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity
 from bayes_lsm.capabilities import require_capable
 from bayes_lsm.compare import Comparison, compare
 from bayes_lsm.design.coefficients import pairs
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import BayesLsmWarning, FitError
-from bayes_lsm.reml import RemlFit, fit_reml
+from bayes_lsm.model import LocationScaleModel
+from bayes_lsm.priors import PresetName, Priors
+from bayes_lsm.reml import PermutationTest, Profile, RemlFit, fit_reml
 from bayes_lsm.report.points import points_of
 from bayes_lsm.report.scale_tests import scale_tests
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes import BayesFit
-    from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
-    from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity
-    from bayes_lsm.model import LocationScaleModel
-    from bayes_lsm.priors import PresetName, Priors
-    from bayes_lsm.reml import PermutationTest, Profile
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from bayes_lsm import plots
+from bayes_lsm.design.design import Design
 from bayes_lsm.design.new_data import formula_columns
 from bayes_lsm.plots.reading import is_number
+from bayes_lsm.report.analysis import Analysis
 from bayes_lsm.report.diagnosis import diagnosis_page
 from bayes_lsm.report.drawing import figure_of
 from bayes_lsm.report.equations import in_equations, in_words
@@ -38,10 +39,6 @@ from bayes_lsm.report.results_sections import (
     tests,
 )
 from bayes_lsm.report.sensitivity import after_colon, label_of, sensitivity_page
-
-if TYPE_CHECKING:
-    from bayes_lsm.design.design import Design
-    from bayes_lsm.report.analysis import Analysis
 
 # Rows of a figure that can still be told apart.
 _MOST_ROWS = 150

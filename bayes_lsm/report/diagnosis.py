@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bayes_lsm.bayes.cross_validation.elpd import Elpd
+from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
 from bayes_lsm.bayes.prediction.study_weights import study_weights
 from bayes_lsm.design.clusters import has_dependent_rows
 from bayes_lsm.report.drawing import figure_of
 from bayes_lsm.report.making import made_with
-from bayes_lsm.report.page import Page, Picture, Section, Table, Text, Verdict, Verdicts
+from bayes_lsm.report.page import Block, Page, Picture, Section, Table, Text, Verdict, Verdicts
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from bayes_lsm.bayes.cross_validation.elpd import Elpd
-    from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
-    from bayes_lsm.report.page import Block
 
 _ABOUT = (
     "Draws are judged by Vehtari et al. (2021) and Betancourt (2016). The other limits say where "

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from bayes_lsm.design.design import Design
 from bayes_lsm.design.new_data import formula_columns
-
-if TYPE_CHECKING:
-    from bayes_lsm.design.design import Design
-    from bayes_lsm.design.scale_terms import ScaleTerm
+from bayes_lsm.design.scale_terms import ScaleTerm
 
 _KINDS = {
     "none": "not at all",

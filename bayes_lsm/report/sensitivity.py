@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm.bayes.sensitivity.refits import is_part
-from bayes_lsm.bayes.sensitivity.sensitivity import AS_FITTED
+from bayes_lsm.bayes.sensitivity.sensitivity import AS_FITTED, Sensitivity
 from bayes_lsm.bayes.sensitivity.verdicts import THRESHOLDS, factor_words
 from bayes_lsm.report.page import (
     Block,
@@ -29,8 +29,6 @@ from bayes_lsm.report.page import (
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-    from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity
 
 _STATUS: dict[str, Status] = {
     "data-driven": "good",

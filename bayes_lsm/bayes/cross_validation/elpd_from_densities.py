@@ -8,7 +8,7 @@ own effects too, and its effects' probabilities; see `loo.densities`. What refit
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from scipy.special import logsumexp
@@ -18,12 +18,10 @@ from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.cross_validation.refits import Predictions
 from bayes_lsm.bayes.engines.diagnostics import LARGEST_PARETO_K
 from bayes_lsm.bayes.engines.pareto import smooth_weights
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.student.effects import integrated_out, said_before
 from bayes_lsm.design.subsets import Indices, Studies
 from bayes_lsm.errors import ConvergenceWarning, FitError, warn
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
 
 Densities = Iterable[tuple[int, Array, Array, Array]]
 

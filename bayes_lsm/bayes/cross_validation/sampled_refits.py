@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bayes_lsm.bayes.cross_validation.given_draws import DrawnDeletion
 from bayes_lsm.bayes.cross_validation.level_integrals import LevelIntegrals
 from bayes_lsm.bayes.cross_validation.refits import Points
+from bayes_lsm.bayes.engines.nuts import Switchable
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.design.subsets import Indices
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.engines.nuts import Switchable
-    from bayes_lsm.bayes.posterior import Posterior
 
 _CHAINS, _TUNE, _TARGET_ACCEPT = 4, 1000, 0.95
 # Draws of a refit: a share of the points that importance sampling would take.

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -27,13 +27,11 @@ from bayes_lsm.bayes.diagnostics.discrepancies import (
     your_own,
 )
 from bayes_lsm.bayes.draws import Draws
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.tables import Printable
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
 
 _FEWEST_DRAWS = 100
 _ENTRIES = 2_000_000

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
 from bayes_lsm.bayes.calibration.uniformity import uniformity_pvalue
+from bayes_lsm.bayes.cross_validation.elpd import Elpd
+from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck
 from bayes_lsm.bayes.diagnostics.study_influence import MAD_TO_SD
+from bayes_lsm.bayes.draws import Importance
 from bayes_lsm.bayes.engines.diagnostics import (
     LARGE_WEIGHT,
     LARGEST_PARETO_K,
@@ -25,12 +28,7 @@ from bayes_lsm.bayes.engines.diagnostics import (
     bfmi,
     is_dominated,
 )
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.cross_validation.elpd import Elpd
-    from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck
-    from bayes_lsm.bayes.draws import Importance
-    from bayes_lsm.bayes.posterior import Posterior
+from bayes_lsm.bayes.posterior import Posterior
 
 Status = Literal["good", "caution", "bad"]
 

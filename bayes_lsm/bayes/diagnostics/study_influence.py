@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -33,15 +32,13 @@ from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.diagnostics import LARGEST_PARETO_K
 from bayes_lsm.bayes.engines.direct import sample_directly
 from bayes_lsm.bayes.engines.pareto import smooth_weights
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
+from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import Indices
 from bayes_lsm.progress import track
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
-    from bayes_lsm.design.design import Design
 
 # The SD of a normal distribution is that many times its median absolute deviation.
 MAD_TO_SD = 1.482602218505602

@@ -7,22 +7,17 @@ intervals solve its distribution function.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
 from bayes_lsm.arrays import Array, Index
 from bayes_lsm.bayes.draws import row_blocks
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.summaries.intervals import Interval, check_interval, how, mixture_bounds
 from bayes_lsm.predictions import GroupEffects, index_of_effects
 from bayes_lsm.results import model_title
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
-
 
 SUMMARIES = ["estimate", "sd", "pi_lb", "pi_ub"]
 

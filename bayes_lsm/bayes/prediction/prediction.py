@@ -13,13 +13,13 @@ exp(). Quantiles of τ are those of ln τ².
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
 from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.prediction.prediction_points import Points, points_of, tabulate
 from bayes_lsm.bayes.summaries.intervals import (
@@ -34,9 +34,6 @@ from bayes_lsm.bayes.summaries.intervals import (
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.predictions import Prediction as Prediction
 from bayes_lsm.results import model_title
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
 
 
 def predict(

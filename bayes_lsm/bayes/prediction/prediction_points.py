@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,17 +18,15 @@ from scipy.special import ndtri
 
 from bayes_lsm.arrays import Array, Index
 from bayes_lsm.bayes.draws import row_blocks
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.prediction.effect_family import EffectFamily, normal_above
+from bayes_lsm.bayes.term_draws import TermDraws
 from bayes_lsm.design import frames
 from bayes_lsm.design.chosen_terms import chosen_terms, known_terms
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import DataError, FitError
 from bayes_lsm.links import tau2_from_log
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
-    from bayes_lsm.bayes.term_draws import TermDraws
 
 _NEW = -1
 

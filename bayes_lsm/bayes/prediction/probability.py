@@ -11,21 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.prediction.prediction_points import Points, points_of, tabulate
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.chosen_terms import chosen_terms
 from bayes_lsm.errors import FitError
 from bayes_lsm.results import ResultTable, model_title
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
 
 Direction = Literal["above", "below"]
 
