@@ -16,11 +16,6 @@ DIMS = {
 }
 
 
-def row_dim(design: Design) -> str:
-    """What a row of the data is: a study where effects are independent."""
-    return "study" if design.is_independent else "row"
-
-
 def coordinates(design: Design) -> dict[str, list[str]]:
     """The names along each dimension that the model has.
 
@@ -38,7 +33,7 @@ def coordinates(design: Design) -> dict[str, list[str]]:
     alone = len(design.terms) == 1
     pairs = [("" if alone else f"{term.name}: ", term) for term in design.terms]
     found = {
-        row_dim(design): list(design.labels),
+        design.unit: list(design.labels),
         "location_term": list(design.location.names),
         "scale_term": scale_names(design),
         "pair": [of + pair for of, term in pairs for pair in term.pairs],

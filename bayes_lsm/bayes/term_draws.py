@@ -29,15 +29,7 @@ from bayes_lsm.links import tau2_from_log
 
 @dataclass(frozen=True, eq=False)
 class RandomInterceptDraws:
-    """Draws of random intercepts of ln τ².
-
-    Attributes
-    ----------
-    of : RandomIntercept
-    sd : ndarray, shape (draws,)
-    effect : ndarray, shape (draws, L)
-        Of each level of the column.
-    """
+    """Draws of random intercepts of ln τ²: SDs (draws,), and effects of levels (draws, L)."""
 
     of: RandomIntercept
     sd: Array
@@ -46,17 +38,7 @@ class RandomInterceptDraws:
 
 @dataclass(frozen=True, eq=False)
 class TermDraws:
-    """Draws of one scale term.
-
-    Attributes
-    ----------
-    term : ScaleTerm
-    alpha : ndarray, shape (draws, q)
-        Coefficients of ln τ².
-    kappa : ndarray, shape (draws, c)
-        Coefficients of the correlations of a group's effects.
-    random : tuple of RandomInterceptDraws
-    """
+    """Draws of one scale term: α (draws, q), κ of correlations (draws, c), random intercepts."""
 
     term: ScaleTerm
     alpha: Array

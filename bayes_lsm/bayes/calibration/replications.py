@@ -97,10 +97,7 @@ class Refits:
 def make_sampler(design: Design, prior: Priors, *, engine: str | Sampler, draws: int) -> Sampler:
     """The function that fits one set of effects.
 
-    Raises
-    ------
-    FitError
-        For an unknown engine, too few draws, or a model that the engine cannot take.
+    A FitError refuses an unknown engine, too few draws, and a model that the engine cannot take.
     """
     require_count("draws", draws, least=100)
     if callable(engine):

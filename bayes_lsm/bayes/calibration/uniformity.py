@@ -39,14 +39,7 @@ def rank_ecdf(ranks: Ranks, largest: int) -> Array:
 def simultaneous_band(size: int, largest: int, *, level: float = 0.95) -> tuple[Array, Array]:
     """Lower and upper bounds (L,) that the ECDF of `size` uniform ranks keeps to throughout.
 
-    Parameters
-    ----------
-    size : int
-        Number of ranks N.
-    largest : int
-        The largest rank L.
-    level : float, default 0.95
-        Probability that the whole ECDF, at r = 0 … L − 1, lies within the bounds or on them.
+    The whole of it, at r = 0 … L − 1 with L the largest rank, with the probability `level`.
 
     Examples
     --------

@@ -28,13 +28,7 @@ from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 
 
 def deletion_of(fit: Posterior) -> Refittable:
-    """How rows are left out of a fit.
-
-    Raises
-    ------
-    FitError
-        For priors that the engines without chains cannot take.
-    """
+    """How rows are left out of a fit; by a FitError not with all priors."""
     design, rows = fit.design, len(fit.design.y)
     priors, df = resolve_priors(design, fit.priors), df_prior(design, fit.priors)
     p, q = len(priors.location.priors), len(priors.scale.priors)

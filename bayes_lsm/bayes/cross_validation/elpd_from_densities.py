@@ -29,13 +29,7 @@ _LARGEST_WAIC_PENALTY = 0.4
 
 
 def draw_folds(k: int, count: int, seed: int) -> list[Indices]:
-    """Studies 0, 1, …, count − 1 in k random folds.
-
-    Raises
-    ------
-    FitError
-        For a wrong `k`.
-    """
+    """Studies 0, 1, …, count − 1 in k random folds; a wrong `k` is a FitError."""
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 2 <= k <= count:
         raise FitError(f"k must be a whole number of folds from 2 to {count}, got {k!r}")
     shuffled = np.random.default_rng(seed).permutation(count)

@@ -75,13 +75,8 @@ def given_draws(design: Design, draws: Draws) -> GivenDraws:
 class DrawnDeletion:
     """Points that have all coefficients, for `refits`; see `likelihood.protocol.Deletion`.
 
-    Attributes
-    ----------
-    given : GivenDraws
-    total : ndarray, shape (m,)
-        Log likelihood of the rows that the weights are of: 0 for draws of their posterior.
-    whole : bool
-        Whether these are all rows, so that a fold's density is to be taken away.
+    `total` (m,) is the log likelihood of the rows that the weights are of, 0 for draws of their
+    posterior; if these are all rows (`whole`) a fold's density is to be taken away.
     """
 
     given: GivenDraws

@@ -266,10 +266,7 @@ def checked_studies(
 ) -> Studies:
     """The units of a fit that can be left out one by one; see `units.read_units`.
 
-    Raises
-    ------
-    FitError
-        For too few units, or one that bounds a coefficient with a flat prior by itself.
+    None of them may bound a coefficient with a flat prior by itself.
     """
     studies = read_units(fit.design, cluster, unit)
     _require_proper(fit, studies, _one_by_one(studies))

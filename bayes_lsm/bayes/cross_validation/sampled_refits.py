@@ -26,14 +26,7 @@ _DRAWS_PER_POINT = 0.2
 
 @dataclass(frozen=True, eq=False)
 class SampledRefits:
-    """Refits by NUTS of a fit, which stands for itself where no row is left out.
-
-    Attributes
-    ----------
-    fit : Posterior
-    problems : list of str
-        What is wrong with refits, as they are made.
-    """
+    """Refits by NUTS of a fit, which stands for itself where all rows are left; and problems."""
 
     fit: Posterior
     problems: list[str] = field(default_factory=list)

@@ -182,16 +182,7 @@ def loo_findings(left_out: Elpd, coefficients: int) -> list[Finding]:
 def influence_findings(
     studies: pd.DataFrame, effects: int, several: str = "studies"
 ) -> list[Finding]:
-    """Whether single studies, of so many effects, stand out.
-
-    Parameters
-    ----------
-    studies : DataFrame
-        That of a `Diagnosis`.
-    effects : int
-    several : str, default "studies"
-        What they are.
-    """
+    """Whether single studies, of so many effects, stand out: by the table of a `Diagnosis`."""
     part = several.capitalize()
     high = studies.index[~(studies["pareto_k"] <= LARGEST_PARETO_K)]
     found = [

@@ -58,27 +58,10 @@ def sample_directly(
     draws: int = 4000,
     seed: int,
 ) -> Draws:
-    """Independent draws from the posterior.
+    """Independent draws from the posterior, with `importance`: how good they are, and the evidence.
 
-    Parameters
-    ----------
-    design : Design, or a part of one
-    priors : ResolvedPriors
-    df : DegreesOfFreedom, Excess, float or None
-        Prior of ν, or of ln(ν − lower), or its fixed value; None for normal study effects.
-    draws : int, default 4000
-    seed : int
-        The same seed gives the same draws.
-
-    Returns
-    -------
-    Draws
-        With `importance`: the effective number of draws, Pareto k, and the log marginal likelihood.
-
-    Raises
-    ------
-    FitError
-        For priors that the engine cannot take, or random intercepts of ln τ².
+    `df` is the prior of ν, or of ln(ν − lower), or its fixed value; None for normal study effects.
+    The design may be a part of one. Priors that the engine cannot take are a FitError.
     """
     engine = _engine(df)
     engine.require(priors, "use engine='nuts'")

@@ -139,14 +139,8 @@ def run_nuts(
 ) -> tuple[dict[str, Array], dict[str, npt.NDArray[Any]]]:
     """The draws of a model that `compiled_model` compiles for nutpie, under a progress bar.
 
-    It returns, too, whether there is a far region to be visited.
-
-    Returns
-    -------
-    posterior : dict of str to ndarray, shape (chains, draws, …)
-        The variables of the model.
-    stats : dict of str to ndarray, shape (chains, draws)
-        What the sampler says of each draw.
+    It returns, too, whether there is a far region to be visited. Found are the variables of the
+    model (chains, draws, …) and what the sampler says of each draw (chains, draws).
     """
     with _progress(progress) as (say, advance):
         say("Loading PyMC and compiling the model")

@@ -15,7 +15,7 @@ import numpy as np
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.coordinates import Coordinates
-from bayes_lsm.bayes.engines.importance_sampling import propose_phi, sample_target
+from bayes_lsm.bayes.engines.importance_sampling import propose_phi
 from bayes_lsm.bayes.student.effects import arrays
 from bayes_lsm.bayes.student.excess import Degrees, Excess
 from bayes_lsm.design.subsets import Numbers
@@ -40,29 +40,9 @@ def require_student_priors(priors: ResolvedPriors, cure: str) -> None:
         )
 
 
-def sample_student(
-    design: Numbers,
-    priors: ResolvedPriors,
-    df: Degrees,
-    *,
-    draws: int = 4000,
-    seed: int,
-) -> Draws:
-    """Independent draws from a posterior with Student-t study effects; see `sample_directly`."""
-    require_student_priors(priors, "use engine='nuts'")
-    return sample_target(StudentTarget(design, priors, df), draws, seed)
-
-
 @dataclass(frozen=True, eq=False)
 class JointPoints:
-    """Values of all unknowns from a proposal near the posterior, to be weighted by any likelihood.
-
-    Attributes
-    ----------
-    location, scale, df : ndarray, shapes (m, p), (m, q), (m,)
-    log_ratio : ndarray, shape (m,)
-        Log density of the prior less that of the proposal; see `collapsed.Points`.
-    """
+    """β (m, p), α (m, q) and ν (m,) from a proposal near the posterior; see `collapsed.Points`."""
 
     location: Array
     scale: Array
@@ -78,7 +58,7 @@ def propose_student(
     points: int,
     seed: int,
 ) -> JointPoints:
-    """Points from the mixture that `sample_student` would draw from."""
+    """Points from the mixture that `sample_directly` would draw from."""
     target = StudentTarget(design, priors, df)
     phi, log_ratio = propose_phi(target, points, seed)
     return JointPoints(*target.split(phi), log_ratio)

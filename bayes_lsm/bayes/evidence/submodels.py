@@ -197,12 +197,7 @@ def take_submodel(
 
 
 def require_terms(part: str, names: Sequence[str], terms: Sequence[Term]) -> None:
-    """Refuse a name that is not one of the terms.
-
-    Raises
-    ------
-    FitError
-    """
+    """Refuse a name that is not one of the terms, by a FitError."""
     known = [term.label for term in terms]
     for name in names:
         if name not in known:

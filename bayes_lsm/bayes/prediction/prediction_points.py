@@ -33,14 +33,9 @@ _NEW = -1
 
 @dataclass(frozen=True, eq=False)
 class NewGroups:
-    """A scale term whose groups are new, at m rows.
+    """A scale term whose groups are new, at m rows: slopes (m, s) and Z (m, s, q).
 
-    Attributes
-    ----------
-    slopes : ndarray, shape (m, s)
-    Z : ndarray, shape (m, s, q)
-    levels : ndarray of int, shape (m, random intercepts)
-        Of the random intercepts of ln τ²; −1 for a level that is new.
+    `levels` (m, random intercepts) are those of the random intercepts of ln τ²; −1 for a new one.
     """
 
     slopes: Array
@@ -78,20 +73,10 @@ class NewGroups:
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Rows at which a fit is asked something.
+    """Rows at which a fit is asked something, and what has to be said of them.
 
-    Attributes
-    ----------
-    X : ndarray, shape (m, p)
-    new : dict of str to NewGroups
-        The scale terms in it whose groups are new.
-    known : CSR array, shape (m, effects), or None
-        What the effects of known groups are multiplied by.
-    v : ndarray, shape (m,), or None
-        Sampling variances, where observed effects are asked for.
-    index : pandas.Index
-    remarks : tuple of str
-        What has to be said of them.
+    X (m, p), the scale terms in it whose groups are `new`, what the effects of `known` groups are
+    multiplied by (m, effects), and sampling variances v (m,) where observed effects are asked for.
     """
 
     X: Array
@@ -150,21 +135,10 @@ class Points:
 
 @dataclass(frozen=True, eq=False)
 class Effect:
-    """Distributions of true effects, one for each row and draw: arrays of shape (m, S).
+    """Distributions of true effects, one for each row and draw: arrays (m, S).
 
-    Attributes
-    ----------
-    mean : ndarray
-        x'β.
-    centre : ndarray
-        The mean of the effect: that and the effects of known groups.
-    spread : ndarray or None
-        The variance of the effects of known groups.
-    log_tau2 : dict of str to ndarray
-        ln of the variances of the terms whose groups are new.
-    log_total : ndarray
-        ln of their sum.
-    family : EffectFamily
+    `mean` is x'β; `centre` that and the effects of known groups, whose variance is `spread`;
+    `log_tau2` are ln of the variances of the terms whose groups are new, `log_total` of their sum.
     """
 
     mean: Array

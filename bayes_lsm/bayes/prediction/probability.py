@@ -129,13 +129,7 @@ def probability(
 
 
 def _checked_sign(beyond: float, direction: str) -> float:
-    """1 for effects above a threshold, −1 for those below.
-
-    Raises
-    ------
-    FitError
-        For a threshold that is not finite or an unknown direction.
-    """
+    """1 for effects above a threshold, −1 for those below; a FitError for anything else."""
     if not np.isfinite(beyond):
         raise FitError(f"the threshold must be a finite number, got {beyond!r}")
     require_choice("direction", direction, Direction)

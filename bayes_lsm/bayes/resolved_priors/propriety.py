@@ -63,22 +63,11 @@ _ROUNDING = 1e-10
 
 @dataclass(frozen=True, eq=False)
 class Effects:
-    """The random effects of a model: what their variances depend on, and what can hold them.
+    """The random effects of a model, m of them: ln τ² of each is Zα, with Z (m, q).
 
-    Attributes
-    ----------
-    Z : ndarray, shape (m, q)
-        ln τ² of each effect is Zα.
-    felt : ndarray of bool, shape (m,)
-        Whether no location coefficients with flat priors can take the effect over.
-    bounded : ndarray of bool, shape (m,)
-        Those of them with which the likelihood is known to fall as their τ² grows.
-    names : tuple of str, length q
-        Of the scale coefficients.
-    many : str
-        What the effects are called.
-    doubt : str
-        Why not all that are felt are known to be bounded.
+    `felt` (m,): no location coefficients with flat priors can take the effect over. `bounded` (m,):
+    those of them with which the likelihood is known to fall as their τ² grows; `doubt` says why not
+    all are. `names` are of the q scale coefficients, `many` is what the effects are called.
     """
 
     Z: Array
@@ -90,12 +79,9 @@ class Effects:
 
 
 def require_proper(design: Design, resolved: ResolvedPriors, priors: Priors) -> None:
-    """Refuse flat priors on scale coefficients that the data do not bound.
+    """Refuse flat priors on scale coefficients that the data do not bound, by a PriorError.
 
-    Raises
-    ------
-    PriorError
-        Saying what runs to infinity, and why the likelihood does not hold it.
+    It says what runs to infinity, and why the likelihood does not hold it.
     """
     if not _flat(resolved.scale):
         return
@@ -111,18 +97,7 @@ def require_proper(design: Design, resolved: ResolvedPriors, priors: Priors) -> 
 
 
 def require_normalised(priors: ResolvedPriors, what: str) -> None:
-    """Refuse flat priors where a prior that integrates to one is needed.
-
-    Parameters
-    ----------
-    priors : ResolvedPriors
-    what : str
-        What needs it, as the start of a sentence.
-
-    Raises
-    ------
-    FitError
-    """
+    """Refuse flat priors, by a FitError, where `what` needs a prior that integrates to one."""
     if not priors.is_proper:
         part = "scale" if priors.location.is_proper else "location"
         raise FitError(
@@ -140,18 +115,7 @@ def require_proper_without(
 ) -> None:
     """Refuse to leave studies out whose effects a coefficient with a flat prior hangs on.
 
-    Parameters
-    ----------
-    design : Design
-    resolved : ResolvedPriors
-    priors : Priors
-    studies : Studies
-    folds : sequence of ndarray of int
-        Studies that are left out together.
-
-    Raises
-    ------
-    FitError
+    `folds` are the studies that are left out together; the refusal is a FitError.
     """
     if not _flat(resolved.scale) and not _flat(resolved.location):
         return
@@ -194,7 +158,7 @@ def random_effects(
     )
     names = np.full(width, "", dtype=object)
     names[~are_correlations(design)] = scale_names(design)
-    many = "studies" if design.is_independent else "effects of groups"
+    many = {"study": "studies", "row": "effects of groups"}[design.unit]
     return Effects(Z, felt, bounded, tuple(names), many, doubt)
 
 

@@ -43,13 +43,8 @@ def resolve_priors(design: Design, priors: Priors) -> ResolvedPriors:
     ``"year"`` is for all groupings that have no such prior of their own. The scale of effects that
     are multiplied by a slope follows the slope's units.
 
-    Raises
-    ------
-    FitError
-        For a link other than the logarithm.
-    PriorError
-        When a prior names a term, or something else, that the model does not have, or is flat on a
-        scale coefficient that the data do not bound.
+    A PriorError says that a prior names something that the model does not have, or is flat on a
+    scale coefficient that the data do not bound.
 
     Examples
     --------
@@ -84,12 +79,7 @@ def resolve_priors(design: Design, priors: Priors) -> ResolvedPriors:
 
 
 def require_log_link(design: Design) -> None:
-    """Refuse a model whose τ² is not exp(z'α).
-
-    Raises
-    ------
-    FitError
-    """
+    """Refuse a model whose τ² is not exp(z'α), by a FitError."""
     require_capable("fit_bayes", design)
 
 

@@ -22,14 +22,7 @@ from bayes_lsm.priors import PriorBlock, ResolvedPriors, stretch
 
 @dataclass(frozen=True)
 class Refitter:
-    """Fits one model under any priors.
-
-    Attributes
-    ----------
-    subject : Subject
-    draws : int
-    seed : int
-    """
+    """Fits one model under any priors."""
 
     subject: Subject
     draws: int

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.linalg import block_diag
 
 from bayes_lsm.arrays import Array, Index
-from bayes_lsm.bayes.coordinates import are_correlations, row_dim
+from bayes_lsm.bayes.coordinates import are_correlations
 from bayes_lsm.bayes.draws import Draws, correlations_of
 from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
@@ -43,22 +43,12 @@ _OTHERS_OF_DF = ((2.0, 0.1), (1.0, 1 / 29))
 
 @dataclass(frozen=True)
 class Coefficient:
-    """One number that a model estimates.
+    """One number that a model estimates, by what tables call it.
 
-    Attributes
-    ----------
-    part, term : str
-        What tables call it.
-    block : {"location", "scale"}
-        Of the priors.
-    own : tuple of int
-        The places of its own prior in that block: several where numbers have a joint prior (the
-        correlations of one scale term, slopes under a shrinkage prior).
-    kind : {"coefficient", "level", "correlation", "sd", "df"}
-        A level of ln τ², an SD of random intercepts, or ν, is never 0. A correlation is measured as
-        Fisher's z, an SD ω as ln ω² and ν as ln(ν − lower), so that their priors can be made wider.
-    lower : float
-        The smallest ν.
+    `own` are the places of its own prior in that block of priors: several where numbers have a
+    joint prior (the correlations of one scale term, slopes under a shrinkage prior). A level of
+    ln τ², an SD of random intercepts, or ν, is never 0. A correlation is measured as Fisher's z, an
+    SD ω as ln ω² and ν as ln(ν − lower), so that their priors can be made wider.
     """
 
     part: str
@@ -87,20 +77,10 @@ class Coefficient:
 
 @dataclass(frozen=True, eq=False)
 class Refitted:
-    """Draws under one prior.
+    """Draws under one prior, and why they should not be trusted.
 
-    Attributes
-    ----------
-    priors : ResolvedPriors
-    drawn : Draws
-    scale : ndarray, shape (S, q)
-        What the scale block of priors is of.
-    values : ndarray, shape (S, P)
-        Of all coefficients of the subject, in its order.
-    problems : tuple of str
-        Why they should not be trusted.
-    weights : ndarray, shape (S,), or None
-        Where the draws do not have equal weight: they sum to one.
+    `scale` (S, q) is what the scale block of priors is of, `values` (S, P) are all coefficients of
+    the subject in its order. The weights (S,), where the draws do not have equal ones, sum to one.
     """
 
     priors: ResolvedPriors
@@ -124,15 +104,8 @@ class Subject:
 
     Its scale block of priors has, of all scale terms, the coefficients of ln τ² and the κ of
     correlations, as `resolve_priors` has them; then ln ω² of the SDs ω of random intercepts; and
-    last ln(ν − its smallest value), where ν is estimated.
-
-    Attributes
-    ----------
-    coefficients : tuple of Coefficient
-    slopes, levels : list of int
-        Places, in the scale block, of the coefficients of ln τ².
-    priors : ResolvedPriors
-        As fitted.
+    last ln(ν − its smallest value), where ν is estimated. `slopes` and `levels` are the places in
+    it of the coefficients of ln τ²; the priors are as fitted.
     """
 
     def __init__(self, fit: Posterior) -> None:
@@ -267,7 +240,7 @@ class Subject:
         that differ, of a group in the middle of all levels of random intercepts.
         """
         labels: list[str] = []
-        rows, by_study = [], row_dim(self._design) == "study"
+        rows, by_study = [], self._design.unit == "study"
         for term, first in self._starts():
             units = np.flatnonzero(term.used)
             if not by_study:

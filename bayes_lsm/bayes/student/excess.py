@@ -58,13 +58,7 @@ class LogExcess(Family):
 
 @dataclass(frozen=True)
 class Excess:
-    """What is believed of ln(ν − lower).
-
-    Attributes
-    ----------
-    prior : Univariate
-    lower : float
-    """
+    """What is believed of ln(ν − lower)."""
 
     prior: Univariate
     lower: float
