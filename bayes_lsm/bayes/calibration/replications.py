@@ -20,7 +20,7 @@ from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.compiled_models import compile_model
 from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.engines.direct import sample_directly
-from bayes_lsm.bayes.engines.nuts import kept_of, read_chains, run_nuts
+from bayes_lsm.bayes.engines.nuts import Chains, kept_of, run_nuts
 from bayes_lsm.bayes.pointwise_likelihood import joint_log_likelihood
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.pymc_model.graph import build_pymc_model
@@ -118,19 +118,10 @@ def make_sampler(design: Design, prior: Priors, *, engine: str | Sampler, draws:
     model = build_pymc_model(design, prior)
     compiled = compile_model(model, kept_of(model))
 
-    def sample(simulated: Design, seed: int) -> Draws:
-        posterior, stats = run_nuts(
-            lambda: (compiled.with_data(y=simulated.y), False),
-            draws=-(-draws // CHAINS),
-            tune=TUNE,
-            chains=CHAINS,
-            seed=seed,
-            target_accept=0.95,
-            progress=False,
-        )
-        return read_chains(posterior, stats, df)
-
-    return sample
+    chains = Chains(-(-draws // CHAINS), TUNE, CHAINS)
+    return lambda simulated, seed: run_nuts(
+        lambda: (compiled.with_data(y=simulated.y), False), chains, df, seed=seed
+    )
 
 
 def refit(

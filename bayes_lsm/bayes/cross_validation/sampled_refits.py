@@ -15,11 +15,12 @@ import numpy as np
 from bayes_lsm.bayes.cross_validation.given_draws import DrawnDeletion
 from bayes_lsm.bayes.cross_validation.level_integrals import LevelIntegrals
 from bayes_lsm.bayes.cross_validation.refits import Points
-from bayes_lsm.bayes.engines.nuts import Switchable
+from bayes_lsm.bayes.engines.nuts import Chains, Switchable, compile_switchable
 from bayes_lsm.bayes.posterior import Posterior
+from bayes_lsm.bayes.posterior_sampling import checked
 from bayes_lsm.design.subsets import Indices
 
-_CHAINS, _TUNE, _TARGET_ACCEPT = 4, 1000, 0.95
+_CHAINS = 4
 # Draws of a refit: a share of the points that importance sampling would take.
 _DRAWS_PER_POINT = 0.2
 
@@ -38,19 +39,11 @@ class SampledRefits:
 
     def near(self, left: Indices, *, points: int, seed: int) -> Points:
         """Draws of the posterior of the rows `left`: those of the fit, or new ones."""
-        from bayes_lsm.bayes.posterior_sampling import checked
-
         if len(left) == len(self.fit.design.y):
             return self.own
         design = self.fit.design
-        drawn = self._switchable.sample(
-            left,
-            draws=int(points * _DRAWS_PER_POINT) // _CHAINS,
-            tune=_TUNE,
-            chains=_CHAINS,
-            seed=seed,
-            target_accept=_TARGET_ACCEPT,
-        )
+        chains = Chains(int(points * _DRAWS_PER_POINT) // _CHAINS, chains=_CHAINS)
+        drawn = self._switchable.sample(left, chains, seed=seed)
         refit = checked(design, self.fit.priors, drawn, seed)
         if refit.problems:
             out = np.setdiff1d(np.arange(len(self.fit.design.y)), left)
@@ -60,8 +53,6 @@ class SampledRefits:
 
     @cached_property
     def _switchable(self) -> Switchable:
-        from bayes_lsm.bayes.engines.nuts import compile_switchable
-
         return compile_switchable(self.fit.design, self.fit.priors)
 
 

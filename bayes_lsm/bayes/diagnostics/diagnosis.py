@@ -32,7 +32,7 @@ from bayes_lsm.bayes.diagnostics.findings import (
 from bayes_lsm.bayes.diagnostics.study_influence import MAD_TO_SD, study_influence
 from bayes_lsm.bayes.engines.direct import can_sample
 from bayes_lsm.bayes.posterior import Posterior
-from bayes_lsm.bayes.posterior_sampling import draw_posterior
+from bayes_lsm.bayes.posterior_sampling import Settings, draw_posterior
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.errors import ConvergenceWarning, FitError
@@ -246,15 +246,8 @@ def _other_engine(fit: Posterior, *, seed: int, progress: bool) -> pd.DataFrame 
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        other = draw_posterior(
-            design,
-            prior=fit.priors,
-            engine=engine,
-            draws=fit.draws.size,
-            seed=seed,
-            progress=progress,
-        )
-    return other.summary()
+        how = Settings(engine, fit.draws.size, seed, progress=progress)
+        return draw_posterior(design, fit.priors, how).summary()
 
 
 def _studies(left_out: Elpd, influence: pd.DataFrame) -> pd.DataFrame:

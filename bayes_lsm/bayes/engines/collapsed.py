@@ -22,7 +22,6 @@ from bayes_lsm.bayes.engines.coordinates import Coordinates
 from bayes_lsm.bayes.engines.importance_sampling import propose_phi
 from bayes_lsm.bayes.term_draws import join_terms, terms_of
 from bayes_lsm.design.design import Design
-from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.likelihood.protocol import NormalPrior
 from bayes_lsm.priors import Normal, PriorBlock, ResolvedPriors
@@ -32,15 +31,6 @@ def can_collapse(priors: ResolvedPriors) -> bool:
     """Whether β can be integrated out (location priors normal) and α has no hyperparameters."""
     normal = all(isinstance(prior, Normal) for prior in priors.location.priors)
     return normal and priors.scale.shrinkage is None
-
-
-def require_collapsible(priors: ResolvedPriors, cure: str) -> None:
-    """Refuse priors with which β cannot be integrated out, by a FitError."""
-    if not can_collapse(priors):
-        raise FitError(
-            "the collapsed engine needs normal priors on all location coefficients, and no "
-            f"shrinkage prior on the scale part; {cure}"
-        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,6 @@ from bayes_lsm.bayes.engines.importance_sampling import propose_phi
 from bayes_lsm.bayes.student.effects import arrays
 from bayes_lsm.bayes.student.excess import Degrees, Excess
 from bayes_lsm.design.subsets import Numbers
-from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.rows.closed_form import log_tau2_of_residuals
 from bayes_lsm.priors import ResolvedPriors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
@@ -29,15 +28,6 @@ from bayes_lsm.priors.family import Univariate
 def can_sample_student(priors: ResolvedPriors) -> bool:
     """Whether the priors can be drawn from (not flat), and α has no hyperparameters."""
     return priors.location.is_proper and priors.scale.shrinkage is None
-
-
-def require_student_priors(priors: ResolvedPriors, cure: str) -> None:
-    """Refuse priors that the engine cannot draw from, by a FitError."""
-    if not can_sample_student(priors):
-        raise FitError(
-            "with Student-t study effects the collapsed engine needs proper priors on all location "
-            f"coefficients, and no shrinkage prior on the scale part; {cure}"
-        )
 
 
 @dataclass(frozen=True, eq=False)

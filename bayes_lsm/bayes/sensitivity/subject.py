@@ -17,7 +17,7 @@ from bayes_lsm.bayes.coordinates import are_correlations
 from bayes_lsm.bayes.draws import Draws, correlations_of
 from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
-from bayes_lsm.bayes.engines.nuts import sample_nuts
+from bayes_lsm.bayes.engines.nuts import Chains, sample_nuts
 from bayes_lsm.bayes.pointwise_likelihood import joint_log_likelihood
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.resolved_priors.resolve import (
@@ -203,8 +203,8 @@ class Subject:
 
     def sample(self, priors: Priors, *, seed: int, progress: bool) -> Refitted:
         """The posterior by NUTS."""
-        each = -(-self._fit.draws.size // 4)
-        drawn = sample_nuts(self._design, priors, draws=each, seed=seed, progress=progress)
+        chains = Chains(-(-self._fit.draws.size // 4))
+        drawn = sample_nuts(self._design, priors, chains, seed=seed, progress=progress)
         return self.under(self.resolve(priors), drawn)
 
     def under(self, priors: ResolvedPriors, drawn: Draws) -> Refitted:
