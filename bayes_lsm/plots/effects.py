@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from bayes_lsm.plots.canvas import (
     GREY,
     SMALLEST_FONT,
     STYLES,
+    Axes,
     Transform,
     canvas,
     fence,
@@ -32,10 +33,6 @@ from bayes_lsm.plots.canvas import (
     shown,
 )
 from bayes_lsm.plots.reading import AnyFit, row_names
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 Of = Literal["effect", "deviation"]
 

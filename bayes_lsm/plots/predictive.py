@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayes_lsm.bayes.calibration.uniformity import rank_ecdf, simultaneous_band
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck
 from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
+from bayes_lsm.bayes.diagnostics.findings import LARGEST_SHIFT, coefficient_columns
 from bayes_lsm.choices import require_known
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
@@ -19,6 +20,7 @@ from bayes_lsm.plots.canvas import (
     SIZE,
     SMALL,
     VERMILLION,
+    Axes,
     GivenAxes,
     Panels,
     canvas,
@@ -29,9 +31,6 @@ from bayes_lsm.plots.canvas import (
     panels,
     shorten,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 _RANKS = 99
 # How far from the quartiles, in their distance, a panel shows what was replicated.
@@ -131,7 +130,6 @@ def loo_pit(left_out: Elpd, *, ax: Axes | None = None, level: float = 0.95) -> A
     >>> loo_pit(fit.loo()).get_xlabel()
     'LOO-PIT: P(new effect ≤ observed effect)'
     """
-    from bayes_lsm.bayes.calibration.uniformity import rank_ecdf, simultaneous_band
 
     if left_out.pit is None:
         raise FitError("WAIC predicts no study; use fit.loo() or fit.psis_loo()")
@@ -182,7 +180,6 @@ def shifts(found: Diagnosis, *, ax: Axes | None = None, name: int = 3) -> Axes:
     >>> [label.get_text() for label in ax.get_yticklabels()][2:]
     ['scale[intrcpt]', 'scale[I(weeks - 40)]']
     """
-    from bayes_lsm.bayes.diagnostics.findings import LARGEST_SHIFT, coefficient_columns
 
     if found.studies is None:
         raise FitError("no study was left out, so there is nothing to be shown; see .remarks")

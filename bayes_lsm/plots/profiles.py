@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from bayes_lsm.plots.canvas import (
     BLUE,
     GREY,
     VERMILLION,
+    Axes,
     GivenAxes,
     Panels,
     canvas,
@@ -23,9 +23,6 @@ from bayes_lsm.plots.canvas import (
 )
 from bayes_lsm.plots.reading import refuse_fit
 from bayes_lsm.reml.intervals.profile import Profile
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def profile(found: Profile, *, ax: Axes | None = None, xlab: str | None = None) -> Axes:

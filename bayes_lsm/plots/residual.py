@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from scipy.special import betaincinv, ndtri
 
@@ -13,6 +11,7 @@ from bayes_lsm.plots.canvas import (
     BLUE,
     GREY,
     PALE,
+    Axes,
     canvas,
     farthest,
     fence,
@@ -24,9 +23,6 @@ from bayes_lsm.plots.canvas import (
 )
 from bayes_lsm.plots.reading import refuse_fit
 from bayes_lsm.reml.diagnostics.residuals import Residuals
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def funnel(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from bayes_lsm.arrays import Array
 from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
-from bayes_lsm.plots.canvas import COLOURS, GREY, MARKERS, STYLES, canvas, legend, name_axes
+from bayes_lsm.plots.canvas import COLOURS, GREY, MARKERS, STYLES, Axes, canvas, legend, name_axes
 from bayes_lsm.plots.reading import (
     AnyFit,
     column_of,
@@ -23,9 +23,6 @@ from bayes_lsm.plots.reading import (
     levels_of,
     rows_at,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 Measure = Literal["tau", "tau2"]
 

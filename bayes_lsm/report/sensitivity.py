@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm import plots
 from bayes_lsm.bayes.sensitivity.refits import is_part
 from bayes_lsm.bayes.sensitivity.sensitivity import AS_FITTED, Sensitivity
 from bayes_lsm.bayes.sensitivity.verdicts import THRESHOLDS, factor_words
@@ -151,8 +152,6 @@ def _how_far(found: Sensitivity) -> Section:
 
 
 def _before_and_after(found: Sensitivity) -> Section:
-    from bayes_lsm.plots import prior_posterior
-
     pictures = []
     names = found.table.index.unique("part")
     others = [name for name in names if not any(is_part(name, each) for each in _PARTS)]
@@ -167,7 +166,7 @@ def _before_and_after(found: Sensitivity) -> Section:
         pictures.append(
             Picture(
                 f"prior_posterior_{_slug(part)}",
-                _figure(prior_posterior(found.fit, part=part, columns=2)),
+                _figure(plots.prior_posterior(found.fit, part=part, columns=2)),
                 alt=f"Densities of prior and posterior of each {where} coefficient. They share an "
                 f"area of: {overlaps}.",
                 caption=f"Prior and posterior, {where} part. Where the two curves are nearly the "
@@ -178,8 +177,6 @@ def _before_and_after(found: Sensitivity) -> Section:
 
 
 def _wider_and_narrower(found: Sensitivity) -> Section:
-    from bayes_lsm.plots import sensitivity
-
     factors = found.widths.index.get_level_values("factor")
     span = f"{factor_words(factors.min())} to {factor_words(factors.max())}"
     words = ", ".join(
@@ -196,7 +193,7 @@ def _wider_and_narrower(found: Sensitivity) -> Section:
             ),
             Picture(
                 "sensitivity_curves",
-                _figure(sensitivity(found, columns=4)),
+                _figure(plots.sensitivity(found, columns=4)),
                 alt=f"Median and interval of each coefficient against the width of its prior, in "
                 f"a panel for each: {words}.",
                 caption="A flat band is the data's; a band that opens with the prior is the "
@@ -233,8 +230,6 @@ def _doubtful(found: Sensitivity) -> tuple[Block, ...]:
 
 
 def _packages(found: Sensitivity) -> Section:
-    from bayes_lsm.plots import under_priors
-
     names = list(dict.fromkeys(found.presets.index.get_level_values("prior")))
     blocks: list[Block] = []
     if len(names) > 1:
@@ -246,7 +241,7 @@ def _packages(found: Sensitivity) -> Section:
             ),
             Picture(
                 "other_presets",
-                _figure(under_priors(found, columns=4)),
+                _figure(plots.under_priors(found, columns=4)),
                 alt=f"Median and interval of each scale coefficient under {_and(names)}; the "
                 "numbers are in the table below.",
             ),
@@ -264,8 +259,6 @@ def _packages(found: Sensitivity) -> Section:
 
 
 def _families(found: Sensitivity) -> Section:
-    from bayes_lsm.plots import under_priors
-
     names = list(dict.fromkeys(found.families.index.get_level_values("prior")))
     medians = found.families["median"].unstack("prior")[names]
     order = found.table.index
@@ -284,7 +277,7 @@ def _families(found: Sensitivity) -> Section:
             ),
             Picture(
                 "other_families",
-                _figure(under_priors(found, others="families", columns=4)),
+                _figure(plots.under_priors(found, others="families", columns=4)),
                 alt=f"Median and interval of each scale coefficient under {len(names)} priors; "
                 "the medians are in the table below.",
             ),
