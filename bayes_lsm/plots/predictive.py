@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bayes_lsm.bayes.calibration.uniformity import rank_ecdf, simultaneous_band
+from bayes_lsm.bayes.calibration.uniformity import pit_ranks, rank_ecdf, simultaneous_band
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck
 from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
@@ -134,7 +134,7 @@ def loo_pit(left_out: Elpd, *, ax: Axes | None = None, level: float = 0.95) -> A
     if left_out.pit is None:
         raise FitError("WAIC predicts no study; use fit.loo() or fit.psis_loo()")
     ax = canvas(ax, size=(4.8, 3.2))
-    ranks = np.floor(np.clip(left_out.pit, 0, 1 - 1e-12) * (_RANKS + 1)).astype(np.int64)
+    ranks = pit_ranks(left_out.pit, _RANKS)
     lower, upper = simultaneous_band(len(ranks), _RANKS, level=level)
     x = (np.arange(_RANKS) + 1) / (_RANKS + 1)
     band = f"{100 * level:g}% band, the curve as a whole"

@@ -17,15 +17,15 @@ import pandas as pd
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.calibration.replications import (
-    LEVELS,
     Refits,
     Sampler,
     make_sampler,
+    name_of,
     refit,
 )
 from bayes_lsm.bayes.coordinates import coordinates
 from bayes_lsm.bayes.draws import Draws
-from bayes_lsm.bayes.student.effects import df_prior, said_before
+from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.bayes.term_draws import join_terms, terms_of
 from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_count, seed_or_new
@@ -77,10 +77,7 @@ class Coverage(Printable):
                 "bias_median": (refits.median - refits.truth).mean(axis=0),
                 "rmse": np.sqrt(np.mean(error**2, axis=0)),
                 "sd": refits.sd.mean(axis=0),
-                **{
-                    f"cover{100 * level:.0f}": share
-                    for level, share in zip(LEVELS, refits.covered, strict=True)
-                },
+                **refits.shares_covered,
             }
         )
         return table.set_index(pd.MultiIndex.from_tuples(refits.names, names=["part", "term"]))
@@ -96,14 +93,10 @@ class Coverage(Printable):
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the table has to know."""
-        m = len(self.refits.truth)
-        errors = ", ".join(f"{np.sqrt(level * (1 - level) / m):.3f}" for level in LEVELS)
         return (
             "effects are simulated from the true coefficients, with the moderators and sampling "
-            f"variances of the design; Monte Carlo SEs of the shares covered are {errors}",
-            f"seed {self.seed}; priors, resolved once: {self.prior.describe()}",
-            *said_before(self.design, self.prior)[1:],
-            *self.refits.describe_problems(),
+            f"variances of the design; {self.refits.share_errors}",
+            *self.refits.notes(self.design, self.prior, self.seed),
         )
 
 
@@ -187,8 +180,7 @@ def coverage(
         rng=np.random.default_rng(seed),
         progress=progress,
     )
-    name = engine if isinstance(engine, str) else getattr(engine, "__name__", "own engine")
-    return Coverage(design, prior, refits, name, seed)
+    return Coverage(design, prior, refits, name_of(engine), seed)
 
 
 _WORDS = {

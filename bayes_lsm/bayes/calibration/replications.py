@@ -25,7 +25,7 @@ from bayes_lsm.bayes.pointwise_likelihood import joint_log_likelihood
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.pymc_model.graph import build_pymc_model
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-from bayes_lsm.bayes.student.effects import df_prior
+from bayes_lsm.bayes.student.effects import df_prior, said_before
 from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_count
 from bayes_lsm.design.design import Design
@@ -83,8 +83,25 @@ class Refits:
         truth = self.truth[:, None]
         return np.asarray(np.mean((self.lower <= truth) & (truth <= self.upper), axis=0))
 
-    def describe_problems(self) -> tuple[str, ...]:
-        """A line on the fits that warned, if any did."""
+    @property
+    def shares_covered(self) -> dict[str, Array]:
+        """The columns of a table that say how many intervals hold the truth, (P,) each."""
+        names = [f"cover{100 * level:.0f}" for level in LEVELS]
+        return dict(zip(names, self.covered, strict=True))
+
+    @property
+    def share_errors(self) -> str:
+        """Monte Carlo SEs of these shares, in a line."""
+        m = len(self.truth)
+        errors = ", ".join(f"{np.sqrt(level * (1 - level) / m):.3f}" for level in LEVELS)
+        return f"Monte Carlo SEs of the shares covered are {errors}"
+
+    def notes(self, design: Design, prior: Priors, seed: int) -> tuple[str, ...]:
+        """How they were made, and a line on the fits that warned, if any did."""
+        made = f"seed {seed}; priors, resolved once: {prior.describe()}"
+        return (made, *said_before(design, prior)[1:], *self._warned())
+
+    def _warned(self) -> tuple[str, ...]:
         if not self.problems:
             return ()
         number, text = self.problems[0]
@@ -92,6 +109,11 @@ class Refits:
             f"{self.failed} of {len(self.truth)} fits warned, and are counted like the others; "
             f"fit {number}: {text}",
         )
+
+
+def name_of(engine: str | Sampler) -> str:
+    """What an engine is called."""
+    return engine if isinstance(engine, str) else getattr(engine, "__name__", "own engine")
 
 
 def make_sampler(design: Design, prior: Priors, *, engine: str | Sampler, draws: int) -> Sampler:

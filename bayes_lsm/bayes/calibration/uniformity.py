@@ -25,6 +25,11 @@ Ranks = npt.NDArray[np.int64]
 _SIMULATIONS = 20_000
 
 
+def pit_ranks(pit: Array, largest: int) -> Ranks:
+    """Probabilities (N,) that are uniform where a model is right, as ranks 0 … `largest`."""
+    return np.floor(np.clip(pit, 0, 1 - 1e-12) * (largest + 1)).astype(np.int64)
+
+
 def rank_ecdf(ranks: Ranks, largest: int) -> Array:
     """Share of the ranks (N,) that are at most r, for r = 0 … `largest` − 1.
 

@@ -29,11 +29,11 @@ from bayes_lsm.bayes.diagnostics.discrepancies import (
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
+from bayes_lsm.choices import require_count
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.tables import Printable
 
-_FEWEST_DRAWS = 100
 _ENTRIES = 2_000_000
 _LOW, _HIGH = 0.025, 0.975
 
@@ -152,8 +152,7 @@ def posterior_predictive_check(
     Gelman, A., Meng, X.-L., & Stern, H. (1996). Posterior predictive assessment of model fitness
     via realized discrepancies. Statistica Sinica, 6(4), 733-807.
     """
-    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < _FEWEST_DRAWS:
-        raise FitError(f"draws must be a whole number of at least {_FEWEST_DRAWS}, got {draws!r}")
+    require_count("draws", draws, least=100)
     design = fit.design
     asked = quantities_of(design)
     for name, yours in (quantities or {}).items():

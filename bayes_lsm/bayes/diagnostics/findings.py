@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from bayes_lsm.bayes.calibration.uniformity import uniformity_pvalue
+from bayes_lsm.bayes.calibration.uniformity import pit_ranks, uniformity_pvalue
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck
 from bayes_lsm.bayes.diagnostics.study_influence import MAD_TO_SD
@@ -168,8 +168,7 @@ def loo_findings(left_out: Elpd, coefficients: int) -> list[Finding]:
     ]  # fmt: skip
     if left_out.pit is None:
         return found
-    ranks = np.floor(np.clip(left_out.pit, 0, 1 - 1e-12) * (_RANKS + 1)).astype(np.int64)
-    p = uniformity_pvalue(ranks, _RANKS)
+    p = uniformity_pvalue(pit_ranks(left_out.pit, _RANKS), _RANKS)
     status: Status = "good" if p >= SMALLEST_PIT_P else "caution" if p >= WORST_PIT_P else "bad"
     limit = f"at least {SMALLEST_PIT_P:g}"
     advice = (
