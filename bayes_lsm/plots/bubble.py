@@ -72,8 +72,8 @@ def bubble(
         Of the confidence and the prediction band.
     points : int, default 60
         At which the bands are computed.
-    transform : callable, optional
-        What the effects are shown as, such as ``np.exp`` (on a logarithmic axis).
+    transform
+        As in `forest`.
     xlab, ylab : str, optional
         Names and units of the moderator and of the effects.
 

@@ -81,9 +81,8 @@ def bootstrap_null(
     Parameters
     ----------
     test : BootstrapTest
-    ax : Axes, optional
-    bins : int, default 40
-    xlab : str, optional
+    ax, bins, xlab
+        As in `permutation_null`.
 
     Returns
     -------

@@ -97,10 +97,8 @@ def profiles(
     Parameters
     ----------
     found : sequence of Profile
-    axes : sequence of Axes, optional
-        As many as profiles; by default those of a new figure.
-    columns : int, default 2
-        Panels beside each other in a new figure.
+    axes, columns
+        As in `prior_posterior`: as many axes as profiles.
 
     Returns
     -------

@@ -100,9 +100,8 @@ def qq(
 
     Parameters
     ----------
-    residuals : Residuals
-        Of any kind but ``"raw"``.
-    ax : Axes, optional
+    residuals, ax
+        As in `funnel`.
     level : float, default 0.95
         Of the band, at each quantile by itself: between quantiles of the beta distribution of a
         uniform order statistic.
@@ -118,7 +117,7 @@ def qq(
     Raises
     ------
     FitError
-        For raw residuals.
+        As in `funnel`.
 
     Examples
     --------

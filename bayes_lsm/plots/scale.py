@@ -53,16 +53,13 @@ def heterogeneity(
         Of one model; a curve (of a categorical moderator: points) for each.
     variable : str
         A column that the formulas use.
-    ax : Axes, optional
-    at : mapping of column to value, optional
-        Where the other moderators are held; by default at their means and most frequent levels.
+    ax, at, points, xlab, ylab
+        As in `bubble`.
     measure : {"tau", "tau2"}, default "tau"
     level : float, default 0.95
         Of the intervals: of REML and ML Wald intervals on ln τ², of Bayesian fits equal-tailed.
-    points : int, default 60
     labels : sequence of str, optional
         Names of the fits; by default how they were fitted.
-    xlab, ylab : str, optional
     ymax : float, optional
         Upper end of the axis; by default at most three times the largest estimate, so that
         intervals without end leave something to be seen.

@@ -169,16 +169,12 @@ def under_priors(
     ----------
     found : Sensitivity
         From `BayesFit.sensitivity`.
-    terms : sequence of str, optional
-        By default all of the part, or of all parts.
+    terms, axes, columns
+        As in `sensitivity`.
     others : {"presets", "families"}, default "presets"
         What other packages would have said, or priors of other families with the same middle.
     part : str or None, default "scale"
         As in `sensitivity`.
-    axes : sequence of Axes, optional
-        As many as coefficients; by default those of a new figure.
-    columns : int, default 4
-        Panels beside each other in a new figure.
 
     Returns
     -------

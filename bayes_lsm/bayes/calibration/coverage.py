@@ -118,10 +118,8 @@ def coverage(
 
     Parameters
     ----------
-    design : Design
-        ``model.design``.
-    prior : Priors, optional
-        Default: those of the design's specification, worked out once from its own effects.
+    design, prior
+        As in `calibrate`.
     location, scale : mapping of term name to float
         The true value of every coefficient; the scale part on ln τ², with several scale terms as
         ``{"district: intrcpt": -3, …}``.
@@ -130,15 +128,8 @@ def coverage(
         ``{"outcome | trial: AL, PD": 0.5}``.
     df : float, optional
         The true ν of Student-t study effects, which need one, and normal ones have none.
-    simulations : int, default 1000
-    engine : {"collapsed", "nuts"} or function, default "collapsed"
-        As for `calibrate`.
-    draws : int, default 1000
-        Posterior draws of each fit.
-    seed : int, optional
-        The same seed gives the same result. Without one, a seed is drawn and kept.
-    progress : bool, default True
-        Show a progress bar on standard error.
+    simulations, engine, draws, seed, progress
+        As in `calibrate`.
 
     Raises
     ------

@@ -26,22 +26,12 @@ _SPANNED = 1e-8  # of the length of the constant
 
 @dataclass(frozen=True)
 class Term:
-    """A term of a formula.
+    """A term of a formula, ``continent`` or ``I(weeks - 40)``; the intercept is ``intrcpt``.
 
-    Attributes
-    ----------
-    name : str
-        As in the formula: ``continent``, ``I(weeks - 40)``; the intercept is ``intrcpt``.
-    columns : tuple of int
-        Its columns of X, or its coefficients among the α and κ of all scale terms.
-    optional : bool
-        Whether the model can do without it. Not the intercept, nor a factor that stands in for it.
-    factors : frozenset of str
-        The factors of an interaction.
-    label : str
-        Its whole name: where there are several scale terms ``district: continent``.
-    grouping : str, default ""
-        Of its scale term.
+    `columns` are those of X, or its coefficients among the α and κ of all scale terms; `optional`
+    are terms that the model can do without: not the intercept, nor a factor that stands in for it.
+    `factors` are those of an interaction. Where there are several scale terms its `label` is
+    ``district: continent``, with the `grouping` of its scale term.
     """
 
     name: str

@@ -1,8 +1,7 @@
 """The posterior of the effects of the groups of every scale term: deviations from x'β.
 
-Given the draws an effect is normal (`conditional_effects`), so that its posterior is a mixture of
-normals over them. Means and SDs average those of its components (Rao–Blackwell), and equal-tailed
-intervals solve its distribution function.
+Given the draws an effect is normal (`conditional_effects`); its mixture over them is summarised as
+that of a row's true effect (`blup`).
 """
 
 from __future__ import annotations
@@ -30,10 +29,8 @@ def group_effects(
     Parameters
     ----------
     fit : BayesFit
-    level : float, default 0.95
-        Of the intervals.
-    interval : {"eti", "hdi"}, default "eti"
-        Equal-tailed, or of highest density.
+    level, interval
+        As in `blup`.
 
     Returns
     -------
@@ -47,7 +44,7 @@ def group_effects(
     Raises
     ------
     FitError
-        For a level outside (0, 1) or an unknown interval.
+        As in `blup`.
 
     Examples
     --------

@@ -128,10 +128,8 @@ def heterogeneity(
     Parameters
     ----------
     fit : BayesFit
-    level : float, default 0.95
-        Of the intervals.
-    interval : {"eti", "hdi"}, default "eti"
-        Equal-tailed, or of highest density, each on its own scale.
+    level, interval
+        As in `predict`; those of highest density are so each on its own scale.
 
     Returns
     -------
@@ -140,7 +138,7 @@ def heterogeneity(
     Raises
     ------
     FitError
-        For a level outside (0, 1) or an unknown interval.
+        As in `predict`.
 
     Examples
     --------

@@ -156,15 +156,9 @@ def predict_tau(
     Parameters
     ----------
     fit : BayesFit
-    new_data : DataFrame, optional
-        One row for each prediction, with every column that the formulas use: the location
-        moderators change nothing here, but must be there. By default the rows of the data.
-    terms : sequence of str, optional
-        The scale terms whose variances are added, by their groupings; by default all but the
-        residual of individual data.
-    level : float, default 0.95
-    interval : {"eti", "hdi"}, default "eti"
-        Equal-tailed, or of highest density, each on its own scale.
+    new_data, terms, level, interval
+        As in `predict`: the location moderators change nothing here, but must be there, and the
+        variances of the scale terms are added.
 
     Returns
     -------

@@ -175,16 +175,7 @@ def points_of(
     known: Sequence[str],
     variance: float | Sequence[float] | None = None,
 ) -> Points:
-    """The rows of new data, or those of the data themselves.
-
-    Raises
-    ------
-    FitError
-        For an unknown scale term, or a known one that is not among `terms`.
-    DataError
-        For a column or a value that is missing, a group that the data do not have, or a variance
-        that is not > 0.
-    """
+    """The rows of new data, or those of the data themselves; refused are those of `predict`."""
     chosen = chosen_terms(fit.design, terms)
     kept = known_terms(fit.design, known, "known")
     for name in kept:

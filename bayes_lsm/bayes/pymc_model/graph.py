@@ -117,10 +117,8 @@ def build_latent_pymc_model(design: Design, priors: Priors | None = None) -> pm.
 
     Parameters
     ----------
-    design : Design
-        k studies, p location and q scale coefficients.
-    priors : Priors, optional
-        Default: those of the design's specification.
+    design, priors
+        As in `build_pymc_model`.
 
     Returns
     -------

@@ -19,10 +19,6 @@ _LARGEST_LOG_DF = 30.0
 class LogExcess(Family):
     """The prior of ln(ν − lower) that a prior of ν implies.
 
-    Parameters
-    ----------
-    df : DegreesOfFreedom
-
     Examples
     --------
     >>> prior = LogExcess(DegreesOfFreedom())
