@@ -19,8 +19,7 @@ from bayes_lsm.bayes.diagnostics.checks import replicate
 from bayes_lsm.bayes.diagnostics.findings import coefficient_columns
 from bayes_lsm.bayes.diagnostics.study_influence import MAD_TO_SD
 from bayes_lsm.bayes.engines.direct import sample_directly
-from bayes_lsm.bayes.normal_scores import normal_scores
-from bayes_lsm.bayes.pointwise_likelihood import log_likelihood
+from bayes_lsm.bayes.pointwise_likelihood import log_likelihood, normal_scores
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.excess import LogExcess
 from bayes_lsm.design.subsets import take_rows

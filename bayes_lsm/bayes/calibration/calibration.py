@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.calibration.replications import (
-    Refits,
+    Replications,
     Sampler,
     make_sampler,
     name_of,
@@ -33,34 +33,14 @@ from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_count, seed_or_new
 from bayes_lsm.design.design import Design
 from bayes_lsm.priors import Priors
-from bayes_lsm.tables import Printable
 
 _LEVEL = 0.95
 
 
 @dataclass(frozen=True, eq=False)
-class Calibration(Printable):
-    """How an engine fared on effects simulated from the prior.
+class Calibration(Replications):
+    """How an engine fared on effects simulated from the prior; its fields: see `Replications`."""
 
-    Attributes
-    ----------
-    design : Design
-        Its y is not used, but for the scales of a prior that depends on them.
-    prior : Priors
-    refits : Refits
-        Truth, ranks, posterior summaries and problems of every fit.
-    engine : str
-    seed : int
-        What to pass to `calibrate` for the same result.
-    """
-
-    design: Design
-    prior: Priors
-    refits: Refits
-    engine: str
-    seed: int
-
-    _digits: ClassVar[int] = 3
     _hidden = ("bias_se",)
 
     @property
@@ -149,7 +129,7 @@ class Calibration(Printable):
             f"ranks among {refits.largest_rank} draws; pval is of the ECDF's largest departure "
             f"from uniform. The verdict takes them at {1 - _LEVEL:.2f} / {len(self.pvalues)} each",
             f"bias is in prior SDs; {refits.share_errors}",
-            *refits.notes(self.design, self.prior, self.seed),
+            *self._made,
         )
 
 

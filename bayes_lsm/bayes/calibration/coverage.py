@@ -10,14 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.calibration.replications import (
-    Refits,
+    Replications,
     Sampler,
     make_sampler,
     name_of,
@@ -34,31 +34,11 @@ from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.correlation_matrices import kappas_of
 from bayes_lsm.priors import Priors
-from bayes_lsm.tables import Printable
 
 
 @dataclass(frozen=True, eq=False)
-class Coverage(Printable):
-    """How posteriors fare on effects simulated from stated coefficients.
-
-    Attributes
-    ----------
-    design : Design
-    prior : Priors
-    refits : Refits
-        Posterior summaries and problems of every fit.
-    engine : str
-    seed : int
-        What to pass to `coverage` for the same result.
-    """
-
-    design: Design
-    prior: Priors
-    refits: Refits
-    engine: str
-    seed: int
-
-    _digits: ClassVar[int] = 3
+class Coverage(Replications):
+    """How posteriors fare on effects of stated coefficients; its fields: see `Replications`."""
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a coefficient.
@@ -96,7 +76,7 @@ class Coverage(Printable):
         return (
             "effects are simulated from the true coefficients, with the moderators and sampling "
             f"variances of the design; {self.refits.share_errors}",
-            *self.refits.notes(self.design, self.prior, self.seed),
+            *self._made,
         )
 
 

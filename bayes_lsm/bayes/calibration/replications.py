@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,7 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Priors
 from bayes_lsm.progress import track
+from bayes_lsm.tables import Printable
 
 LEVELS = (0.5, 0.8, 0.95)
 TUNE = 500  # warm-up of each chain of NUTS
@@ -96,12 +97,8 @@ class Refits:
         errors = ", ".join(f"{np.sqrt(level * (1 - level) / m):.3f}" for level in LEVELS)
         return f"Monte Carlo SEs of the shares covered are {errors}"
 
-    def notes(self, design: Design, prior: Priors, seed: int) -> tuple[str, ...]:
-        """How they were made, and a line on the fits that warned, if any did."""
-        made = f"seed {seed}; priors, resolved once: {prior.describe()}"
-        return (made, *said_before(design, prior)[1:], *self._warned())
-
-    def _warned(self) -> tuple[str, ...]:
+    def describe_problems(self) -> tuple[str, ...]:
+        """A line on the fits that warned, if any did."""
         if not self.problems:
             return ()
         number, text = self.problems[0]
@@ -109,6 +106,37 @@ class Refits:
             f"{self.failed} of {len(self.truth)} fits warned, and are counted like the others; "
             f"fit {number}: {text}",
         )
+
+
+@dataclass(frozen=True, eq=False)
+class Replications(Printable):
+    """Fits to simulated effects, and how they were made.
+
+    Attributes
+    ----------
+    design : Design
+        Its y is not used, but for the scales of a prior that depends on them.
+    prior : Priors
+    refits : Refits
+        Truth, ranks, posterior summaries and problems of every fit.
+    engine : str
+    seed : int
+        What to pass for the same result.
+    """
+
+    design: Design
+    prior: Priors
+    refits: Refits
+    engine: str
+    seed: int
+
+    _digits: ClassVar[int] = 3
+
+    @property
+    def _made(self) -> tuple[str, ...]:
+        made = f"seed {self.seed}; priors, resolved once: {self.prior.describe()}"
+        said = said_before(self.design, self.prior)[1:]
+        return (made, *said, *self.refits.describe_problems())
 
 
 def name_of(engine: str | Sampler) -> str:

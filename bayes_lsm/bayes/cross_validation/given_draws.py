@@ -17,8 +17,7 @@ from scipy.special import ndtr
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.cross_validation.level_integrals import LeftRows, LevelIntegrals
 from bayes_lsm.bayes.draws import Draws
-from bayes_lsm.bayes.normal_scores import normal_scores
-from bayes_lsm.bayes.pointwise_likelihood import log_likelihood
+from bayes_lsm.bayes.pointwise_likelihood import log_likelihood, normal_scores
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import Indices, Numbers, Studies, take_rows
 from bayes_lsm.likelihood.protocol import LeftOut

@@ -33,7 +33,7 @@ from scipy import sparse
 
 from bayes_lsm.arrays import Array, Index
 from bayes_lsm.bayes.draws import Draws, row_blocks
-from bayes_lsm.bayes.normal_scores import normal_scores
+from bayes_lsm.bayes.pointwise_likelihood import normal_scores
 from bayes_lsm.bayes.prediction.effect_family import EffectFamily, family_of
 from bayes_lsm.bayes.pymc_model.effect_blocks import (
     Block,

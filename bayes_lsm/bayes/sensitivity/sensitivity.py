@@ -29,9 +29,9 @@ from bayes_lsm.bayes.sensitivity.refits import (
     overlap,
     stretched,
     summarise,
+    tau_under_priors,
     width,
 )
-from bayes_lsm.bayes.sensitivity.sensitivity_tau import tau_under_priors
 from bayes_lsm.bayes.sensitivity.subject import Coefficient, Refitted, Subject
 from bayes_lsm.bayes.sensitivity.verdicts import THRESHOLDS, Finding, judge, sentence, tipping_point
 from bayes_lsm.bayes.student.effects import said_before
