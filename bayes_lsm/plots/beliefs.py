@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.coordinates import placed_terms
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
@@ -157,11 +158,9 @@ def _places(
     """Where each coefficient stands in its block of priors."""
     for j in range(len(design.location.names)):
         yield ("location", j), resolved.location, j
-    first = 0
-    for term in design.terms:
+    for term, first in placed_terms(design):
         for j in range(len(term.names)):
             yield (design.part_name("scale", term), j), resolved.scale, first + j
-        first += term.size
 
 
 def _without_flat(block: PriorBlock) -> PriorBlock:

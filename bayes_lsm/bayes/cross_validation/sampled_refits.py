@@ -7,15 +7,18 @@ the rows, from a model that is compiled once, in which rows can be switched off.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
 
+from bayes_lsm.arrays import Index
 from bayes_lsm.bayes.cross_validation.given_draws import DrawnDeletion
 from bayes_lsm.bayes.cross_validation.level_integrals import LevelIntegrals
 from bayes_lsm.bayes.cross_validation.refits import Points
-from bayes_lsm.bayes.engines.nuts import Chains, Switchable, compile_switchable
+from bayes_lsm.bayes.draws import Draws
+from bayes_lsm.bayes.engines.nuts import Chains, compile_switchable
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.posterior_sampling import checked
 from bayes_lsm.design.subsets import Indices
@@ -43,7 +46,7 @@ class SampledRefits:
             return self.own
         design = self.fit.design
         chains = Chains(int(points * _DRAWS_PER_POINT) // _CHAINS, chains=_CHAINS)
-        drawn = self._switchable.sample(left, chains, seed=seed)
+        drawn = self._sample(left, chains, seed)
         refit = checked(design, self.fit.priors, drawn, seed)
         if refit.problems:
             out = np.setdiff1d(np.arange(len(self.fit.design.y)), left)
@@ -52,7 +55,7 @@ class SampledRefits:
         return weighted_draws(refit, False)
 
     @cached_property
-    def _switchable(self) -> Switchable:
+    def _sample(self) -> Callable[[Index, Chains, int], Draws]:
         return compile_switchable(self.fit.design, self.fit.priors)
 
 

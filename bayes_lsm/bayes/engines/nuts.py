@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bayes_lsm.arrays import Array
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.compiled_models import compile_model
 from bayes_lsm.bayes.pymc_model.graph import BUILDERS, build_switchable_pymc_model
@@ -72,23 +72,19 @@ def sample_nuts(
     return run_nuts(compiled_model, chains, df, seed=seed, progress=progress)
 
 
-@dataclass(frozen=True, eq=False)
-class Switchable:
-    """A compiled model whose rows can be switched off."""
+def compile_switchable(design: Design, priors: Priors) -> Callable[[Index, Chains, int], Draws]:
+    """The model of groups' effects compiled once, for refits without some of its rows.
 
-    design: Design
-    compiled: Any
-
-    def sample(self, left: npt.NDArray[np.intp], chains: Chains, *, seed: int) -> Draws:
-        """Draw as `sample_nuts`, where only the rows `left` are observed."""
-        rows = rows_on(self.design, np.isin(np.arange(len(self.design.y)), left))
-        return run_nuts(lambda: (self.compiled.with_data(**rows), False), chains, None, seed=seed)
-
-
-def compile_switchable(design: Design, priors: Priors) -> Switchable:
-    """The model of groups' effects compiled once, for refits without some of its rows."""
+    What draws as `sample_nuts` where only some rows are observed, by chains and a seed.
+    """
     model = build_switchable_pymc_model(design, priors)
-    return Switchable(design, compile_model(model, kept_of(model)))
+    compiled, every = compile_model(model, kept_of(model)), np.arange(len(design.y))
+
+    def sample(left: Index, chains: Chains, seed: int) -> Draws:
+        rows = rows_on(design, np.isin(every, left))
+        return run_nuts(lambda: (compiled.with_data(**rows), False), chains, None, seed=seed)
+
+    return sample
 
 
 def run_nuts(

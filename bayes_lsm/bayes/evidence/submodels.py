@@ -13,6 +13,7 @@ from itertools import product
 
 import numpy as np
 
+from bayes_lsm.bayes.coordinates import placed_terms
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.part import Part
 from bayes_lsm.design.scale_terms import ScaleTerm
@@ -70,8 +71,8 @@ def find_terms(part: Part) -> tuple[Term, ...]:
 def terms_of_parts(design: Design) -> dict[str, tuple[Term, ...]]:
     """The terms of the location formula, and those of all scale formulas with the correlations."""
     found: list[Term] = []
-    first, alone = 0, len(design.terms) == 1
-    for term in design.terms:
+    alone = len(design.terms) == 1
+    for term, first in placed_terms(design):
         q, kappas = len(term.names), term.n_correlations
         own = list(_of_effects(term))
         if kappas:
@@ -81,7 +82,6 @@ def terms_of_parts(design: Design) -> dict[str, tuple[Term, ...]]:
             label = each.name if alone else f"{term.name}: {each.name}"
             columns = tuple(first + j for j in each.columns)
             found.append(replace(each, columns=columns, grouping=term.name, label=label))
-        first += term.size
     return {"location": find_terms(design.location), "scale": tuple(found)}
 
 

@@ -48,7 +48,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bayes_lsm.arrays import Array, Mask
-from bayes_lsm.bayes.coordinates import are_correlations, scale_names
+from bayes_lsm.bayes.coordinates import are_correlations, placed_terms, scale_names
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.design.subsets import Indices, Studies
@@ -141,11 +141,10 @@ def random_effects(
     Q = _flat_basis(design.X[chosen], location)
     tails = not isinstance(priors.scale_sd, HalfNormal | None)
     found: list[tuple[Array, Mask, Mask]] = []
-    width, first = sum(term.size for term in design.terms), 0
-    for term in design.terms:
+    width = sum(term.size for term in design.terms)
+    for term, first in placed_terms(design):
         Z = np.zeros((*term.Z.shape[:2], width))
         Z[:, :, first : first + len(term.names)] = term.Z
-        first += term.size
         used, felt, apart = _columns(term, chosen, Q)
         if tails and term.random:
             apart = np.zeros_like(apart)

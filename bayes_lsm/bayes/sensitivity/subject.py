@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.linalg import block_diag
 
 from bayes_lsm.arrays import Array, Index
-from bayes_lsm.bayes.coordinates import are_correlations
+from bayes_lsm.bayes.coordinates import are_correlations, placed_terms
 from bayes_lsm.bayes.draws import Draws, correlations_of
 from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
@@ -124,7 +124,7 @@ class Subject:
         design, scale = self._design, self.priors.scale
         for j, name in enumerate(design.location.names):
             yield Coefficient("location", name, "location", _sharing(self.priors.location, j))
-        for term, first in self._starts():
+        for term, first in placed_terms(self._design):
             for j, name in enumerate(term.names, start=first):
                 kind: Kind = "level" if j in self.levels else "coefficient"
                 part = design.part_name("scale", term)
@@ -134,7 +134,7 @@ class Subject:
             for each in term.random:
                 part = design.part_name("scale_sd", term)
                 yield Coefficient(part, each.column, "scale", (next(place),), "sd")
-        for term, first in self._starts():
+        for term, first in placed_terms(self._design):
             own = tuple(range(first + len(term.names), first + term.size))
             for pair in term.pairs:
                 part = design.part_name("correlation", term)
@@ -142,13 +142,6 @@ class Subject:
         if self._excess is not None:
             lower = self._excess.lower
             yield Coefficient("study_effects", "df", "scale", (next(place),), "df", lower)
-
-    def _starts(self) -> Iterator[tuple[ScaleTerm, int]]:
-        """Where in the scale block each term begins."""
-        first = 0
-        for term in self._design.terms:
-            yield term, first
-            first += term.size
 
     def resolve(self, priors: Priors) -> ResolvedPriors:
         """Priors bound to the data."""
@@ -241,7 +234,7 @@ class Subject:
         """
         labels: list[str] = []
         rows, by_study = [], self._design.unit == "study"
-        for term, first in self._starts():
+        for term, first in placed_terms(self._design):
             units = np.flatnonzero(term.used)
             if not by_study:
                 units = units[np.sort(np.unique(term.table[units], axis=0, return_index=True)[1])]
