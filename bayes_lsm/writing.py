@@ -37,12 +37,7 @@ _PAGE = """<!DOCTYPE html>
 def check_paths(
     paths: Iterable[Path], *, only: Collection[str] = (), extra: Collection[str] = ()
 ) -> None:
-    """Before any work is done: that each file's ending is known and its folder is there.
-
-    Raises
-    ------
-    FitError
-    """
+    """Before any work is done: that each file's ending is known and its folder is there."""
     for path in paths:
         require_choice(
             f"cannot write {path}: the ending of its name",
@@ -55,12 +50,7 @@ def check_paths(
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say of a file that cannot be written why.
-
-    Raises
-    ------
-    FitError
-    """
+    """Say of a file that cannot be written why, by a FitError."""
     try:
         yield
     except OSError as error:

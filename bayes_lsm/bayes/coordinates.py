@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import numpy.typing as npt
 
+from bayes_lsm.design.coefficients import coefficients
 from bayes_lsm.design.design import Design
+from bayes_lsm.design.scale_terms import ScaleTerm
 
 DIMS = {
     "location": "location_term",
@@ -14,11 +18,6 @@ DIMS = {
     "scale_sd": "scale_random",
     "scale_effect": "scale_level",
 }
-
-
-def row_dim(design: Design) -> str:
-    """What a row of the data is: a study where effects are independent."""
-    return "study" if design.is_independent else "row"
 
 
 def coordinates(design: Design) -> dict[str, list[str]]:
@@ -38,7 +37,7 @@ def coordinates(design: Design) -> dict[str, list[str]]:
     alone = len(design.terms) == 1
     pairs = [("" if alone else f"{term.name}: ", term) for term in design.terms]
     found = {
-        row_dim(design): list(design.labels),
+        design.unit: list(design.labels),
         "location_term": list(design.location.names),
         "scale_term": scale_names(design),
         "pair": [of + pair for of, term in pairs for pair in term.pairs],
@@ -55,10 +54,15 @@ def coordinates(design: Design) -> dict[str, list[str]]:
 
 def scale_names(design: Design) -> list[str]:
     """The coefficients of ln τ²: ``"year"``, with several scale terms ``"district: year"``."""
-    alone = len(design.terms) == 1
-    return [
-        name if alone else f"{term.name}: {name}" for term in design.terms for name in term.names
-    ]
+    return [each.label for each in coefficients(design)]
+
+
+def placed_terms(design: Design) -> Iterator[tuple[ScaleTerm, int]]:
+    """Each scale term, and where its own begin among the α and κ of all terms."""
+    first = 0
+    for term in design.terms:
+        yield term, first
+        first += term.size
 
 
 def are_correlations(design: Design) -> npt.NDArray[np.bool_]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayes_lsm.arrays import Array
-from bayes_lsm.bayes.coordinates import DIMS, are_correlations, coordinates, row_dim
+from bayes_lsm.bayes.coordinates import DIMS, are_correlations, coordinates
 from bayes_lsm.bayes.cross_validation.entries import pointwise_log_likelihood
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
@@ -28,20 +28,9 @@ def build_datatree(design: Design, priors: Priors, draws: Draws, *, seed: int) -
     """The groups posterior, sample_stats, log_likelihood, log_prior, prior, prior_predictive,
     posterior_predictive and observed_data; the same ones for every model.
 
-    Parameters
-    ----------
-    design : Design
-    priors : Priors
-        Resolved on the design, as for the fit.
-    draws : Draws
-    seed : int
-        Of the draws from the priors, and of the predictions.
-
-    Notes
-    -----
     posterior and prior have ``location``, ``scale`` and, where the model has them,
     ``correlation``, ``scale_sd``, ``scale_effect``, ``df`` and ``true_effect``. Where ν is fixed,
-    ``df`` is in constant_data.
+    ``df`` is in constant_data. The seed is that of prior draws and predictions.
 
     ``effect`` is the data: in observed_data, and as new effects of the same studies and groups, all
     drawn anew, in posterior_predictive and prior_predictive. In log_likelihood it has an entry for
@@ -70,7 +59,7 @@ def build_datatree(design: Design, priors: Priors, draws: Draws, *, seed: int) -
         groups["constant_data"] = {"df": np.asarray(df)}
     if draws.stats:
         groups["sample_stats"] = dict(draws.stats)
-    rows = {"effect": row_dim(design), "true_effect": row_dim(design)}
+    rows = {"effect": design.unit, "true_effect": design.unit}
     tree = _datatree(groups, {**DIMS, **rows}, names)
     # What these two are of has dimensions of its own.
     density = pointwise_log_likelihood(design, draws)

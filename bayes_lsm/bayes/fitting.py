@@ -6,7 +6,7 @@ from dataclasses import fields
 
 from bayes_lsm.bayes.bayes_fit import BayesFit
 from bayes_lsm.bayes.posterior import Posterior
-from bayes_lsm.bayes.posterior_sampling import draw_posterior
+from bayes_lsm.bayes.posterior_sampling import Settings, draw_posterior
 from bayes_lsm.design.design import Design
 from bayes_lsm.priors import Priors
 from bayes_lsm.specification import Engine, TrueEffects
@@ -87,20 +87,8 @@ def fit_bayes(
     >>> fit.summary()["median"].round().to_list()
     [0.0, -3.0, -3.0]
     """
-    return as_fit(
-        draw_posterior(
-            design,
-            prior=prior,
-            engine=engine,
-            draws=draws,
-            seed=seed,
-            chains=chains,
-            tune=tune,
-            target_accept=target_accept,
-            true_effects=true_effects,
-            progress=progress,
-        )
-    )
+    how = Settings(engine, draws, seed, chains, tune, target_accept, true_effects, progress)
+    return as_fit(draw_posterior(design, prior, how))
 
 
 def as_fit(found: Posterior) -> BayesFit:

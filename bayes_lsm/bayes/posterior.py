@@ -14,8 +14,7 @@ import pandas as pd
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.draws import Draws, Importance
 from bayes_lsm.bayes.resolved_priors.notes import prior_notes
-from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD
-from bayes_lsm.bayes.student.effects import describe, df_prior, integrated_out
+from bayes_lsm.bayes.student.effects import integrated_out, said_before
 from bayes_lsm.bayes.summaries.intervals import Interval, bounds, check_interval
 from bayes_lsm.bayes.term_draws import TermDraws, split_terms
 from bayes_lsm.design.design import Design
@@ -160,16 +159,6 @@ class Posterior(Printable):
             worth = f"worth {importance.ess:.0f} independent ones"
             what = f"{integrated_out(self.design)} integrated out"
             how = f"{size} draws, {what} ({worth}), seed {self.seed}"
-        priors = self.priors
-        if priors.scale_sd is None and any(term.random for term in self.design.terms):
-            priors = priors.model_copy(update={"scale_sd": DEFAULT_SCALE_SD})
-        df = df_prior(self.design, priors)
-        effects = [] if df is None else [describe(df)]
-        made = f"{how}; priors: {priors.describe()}"
-        return (
-            made,
-            *effects,
-            *self.problems,
-            *prior_notes(self.design),
-            *self.design.notes,
-        )
+        priors, *effects = said_before(self.design, self.priors)
+        known = (*self.problems, *prior_notes(self.design), *self.design.notes)
+        return (f"{how}; {priors}", *effects, *known)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
-from bayes_lsm.bayes.engines.nuts import sample_nuts
+from bayes_lsm.bayes.engines.nuts import Chains, sample_nuts
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.pymc_model.graph import check_true_effects
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
@@ -18,36 +20,43 @@ from bayes_lsm.priors import Priors
 from bayes_lsm.specification import Engine, TrueEffects
 
 
-def draw_posterior(
-    design: Design,
-    *,
-    prior: Priors | None = None,
-    engine: Engine = "auto",
-    draws: int = 4000,
-    seed: int | None = None,
-    chains: int = 4,
-    tune: int = 1000,
-    target_accept: float = 0.95,
-    true_effects: TrueEffects = "integrated",
-    progress: bool = True,
-) -> Posterior:
+@dataclass(frozen=True)
+class Settings:
+    """How a posterior is drawn from; `fit_bayes` says what each of them means."""
+
+    engine: Engine = "auto"
+    draws: int = 4000
+    seed: int | None = None
+    chains: int = 4
+    tune: int = 1000
+    target_accept: float = 0.95
+    true_effects: TrueEffects = "integrated"
+    progress: bool = True
+
+    def check(self, design: Design) -> None:
+        """Refuse settings out of range, and such as the model cannot have, by a FitError."""
+        require_choice("engine", self.engine, Engine)
+        require_count("draws", self.draws, 100)
+        require_count("chains", self.chains, 1)
+        require_count("tune", self.tune, 100)
+        if not 0 < self.target_accept < 1:
+            raise FitError(f"target_accept must be between 0 and 1, got {self.target_accept!r}")
+        require_capable("fit_bayes", design)
+        if self.engine == "collapsed":
+            require_capable("engine='collapsed'", design)
+        check_true_effects(design, self.true_effects)
+        if self.true_effects == "latent" and self.engine == "collapsed":
+            raise FitError(
+                "the collapsed engine integrates the study effects out; use engine='nuts' for "
+                "true_effects='latent'"
+            )
+
+
+def draw_posterior(design: Design, prior: Priors | None, settings: Settings) -> Posterior:
     """Draw from a posterior, by the engine that suits it; see `fit_bayes`."""
-    require_choice("engine", engine, Engine)
-    require_count("draws", draws, 100)
-    require_count("chains", chains, 1)
-    require_count("tune", tune, 100)
-    if not 0 < target_accept < 1:
-        raise FitError(f"target_accept must be between 0 and 1, got {target_accept!r}")
-    require_capable("fit_bayes", design)
-    if engine == "collapsed":
-        require_capable("engine='collapsed'", design)
-    check_true_effects(design, true_effects)
-    if true_effects == "latent" and engine == "collapsed":
-        raise FitError(
-            "the collapsed engine integrates the study effects out; use engine='nuts' for "
-            "true_effects='latent'"
-        )
-    prior, seed = prior or design.specification.priors, seed_or_new(seed)
+    settings.check(design)
+    engine, draws, true_effects = settings.engine, settings.draws, settings.true_effects
+    prior, seed = prior or design.specification.priors, seed_or_new(settings.seed)
     resolved, df = resolve_priors(design, prior), df_prior(design, prior)
     direct = true_effects == "integrated" and can_sample(design, resolved, df)
     fit = None
@@ -55,16 +64,11 @@ def draw_posterior(
         drawn = sample_directly(design, resolved, df, draws=draws, seed=seed)
         fit = checked(design, prior, drawn, seed)
     if fit is None or (engine == "auto" and fit.problems):
+        count = settings.chains
+        chains = Chains(-(-draws // count), settings.tune, count, settings.target_accept)
+        show = settings.progress
         drawn = sample_nuts(
-            design,
-            prior,
-            draws=-(-draws // chains),
-            tune=tune,
-            chains=chains,
-            seed=seed,
-            target_accept=target_accept,
-            true_effects=true_effects,
-            progress=progress,
+            design, prior, chains, seed=seed, true_effects=true_effects, progress=show
         )
         fit = checked(design, prior, drawn, seed)
     if fit.problems:

@@ -145,9 +145,7 @@ class PriorPredictive(Printable):
         between = np.sum([variance[name] for name in kept], axis=0) if kept else np.zeros(len(beta))
         rest = np.sum([variance[name] for name in set(variance) - set(kept)], axis=0)
         rows, levels = contrasts(design.X, "standardised")
-        names, one, many = design.location.names, "row", "rows"
-        if design.is_independent:
-            one, many = "study", "studies"
+        names, one, many = design.location.names, design.unit, design.units
         found: dict[tuple[str, str], Array] = {}
         if len(kept) > 1 or any(len(self.drawn.terms[name].term.effects) > 1 for name in kept):
             found["tau", f"total, any {one}"] = np.sqrt(between)
@@ -264,7 +262,7 @@ def _require_distributions(priors: ResolvedPriors) -> None:
 
 def _unit(design: Design) -> str:
     """What has a τ of its own."""
-    return "study" if design.is_independent else "group"
+    return {"study": "study", "row": "group"}[design.unit]
 
 
 def _joined(whose: str, what: str) -> str:

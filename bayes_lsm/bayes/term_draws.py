@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.coordinates import placed_terms
 from bayes_lsm.bayes.draws import Draws, Importance, row_blocks
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
@@ -29,15 +30,7 @@ from bayes_lsm.links import tau2_from_log
 
 @dataclass(frozen=True, eq=False)
 class RandomInterceptDraws:
-    """Draws of random intercepts of ln τ².
-
-    Attributes
-    ----------
-    of : RandomIntercept
-    sd : ndarray, shape (draws,)
-    effect : ndarray, shape (draws, L)
-        Of each level of the column.
-    """
+    """Draws of random intercepts of ln τ²: SDs (draws,), and effects of levels (draws, L)."""
 
     of: RandomIntercept
     sd: Array
@@ -46,17 +39,7 @@ class RandomInterceptDraws:
 
 @dataclass(frozen=True, eq=False)
 class TermDraws:
-    """Draws of one scale term.
-
-    Attributes
-    ----------
-    term : ScaleTerm
-    alpha : ndarray, shape (draws, q)
-        Coefficients of ln τ².
-    kappa : ndarray, shape (draws, c)
-        Coefficients of the correlations of a group's effects.
-    random : tuple of RandomInterceptDraws
-    """
+    """Draws of one scale term: α (draws, q), κ of correlations (draws, c), random intercepts."""
 
     term: ScaleTerm
     alpha: Array
@@ -145,12 +128,11 @@ def join_terms(
 
 def terms_of(design: Design, coefficients: Array) -> dict[str, TermDraws]:
     """The draws of each term from α and κ of all terms (S, Q), without random intercepts."""
-    terms, first = {}, 0
-    for term in design.terms:
+    terms = {}
+    for term, first in placed_terms(design):
         own = coefficients[:, first : first + term.size]
         alpha, kappa = np.split(own, [len(term.names)], axis=1)
         terms[term.name] = TermDraws(term, alpha, kappa)
-        first += term.size
     return terms
 
 

@@ -147,8 +147,13 @@ class Design:
         return f"{name} with Student-t Study Effects" if robust else name
 
     @property
+    def unit(self) -> str:
+        """What a row is: a study where effects are independent."""
+        return "study" if self.is_independent else "row"
+
+    @property
     def units(self) -> str:
-        """What rows are: each is a study where effects are independent."""
+        """What rows are."""
         return "studies" if self.is_independent else "rows"
 
     @property

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.coordinates import placed_terms
+from bayes_lsm.bayes.posterior import Posterior
+from bayes_lsm.bayes.prior_draws import draw_priors
+from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
+from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.choices import require_choice, require_known
+from bayes_lsm.design.design import Design
 from bayes_lsm.plots.canvas import (
     BLUE,
     GREY,
     VERMILLION,
+    Axes,
     GivenAxes,
     Panels,
     legend,
@@ -21,15 +27,8 @@ from bayes_lsm.plots.canvas import (
     panels,
 )
 from bayes_lsm.plots.reading import refuse_fit
-from bayes_lsm.priors import Flat, Normal
+from bayes_lsm.priors import Flat, Normal, PriorBlock, ResolvedPriors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from bayes_lsm.bayes.posterior import Posterior
-    from bayes_lsm.design.design import Design
-    from bayes_lsm.priors import PriorBlock, ResolvedPriors
 
 # The density at some points: nan where there is none to be shown.
 type Density = Callable[[Array], Array]
@@ -132,10 +131,6 @@ def _prior_curves(fit: Posterior) -> dict[tuple[str, int], Density | None]:
 
     None where the prior is flat, alone or together with others.
     """
-    from bayes_lsm.bayes.prior_draws import draw_priors
-    from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-    from bayes_lsm.bayes.student.effects import df_prior
-    from bayes_lsm.priors import ResolvedPriors
 
     design, priors = fit.design, fit.priors
     resolved, rng = resolve_priors(design, priors), np.random.default_rng(0)
@@ -163,11 +158,9 @@ def _places(
     """Where each coefficient stands in its block of priors."""
     for j in range(len(design.location.names)):
         yield ("location", j), resolved.location, j
-    first = 0
-    for term in design.terms:
+    for term, first in placed_terms(design):
         for j in range(len(term.names)):
             yield (design.part_name("scale", term), j), resolved.scale, first + j
-        first += term.size
 
 
 def _without_flat(block: PriorBlock) -> PriorBlock:

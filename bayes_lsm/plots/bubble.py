@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +18,7 @@ from bayes_lsm.plots.canvas import (
     GREY,
     ORANGE,
     VERMILLION,
+    Axes,
     Transform,
     canvas,
     fence,
@@ -37,9 +38,6 @@ from bayes_lsm.plots.reading import (
     rows_at,
     study_weights,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 
 def bubble(
@@ -74,8 +72,8 @@ def bubble(
         Of the confidence and the prediction band.
     points : int, default 60
         At which the bands are computed.
-    transform : callable, optional
-        What the effects are shown as, such as ``np.exp`` (on a logarithmic axis).
+    transform
+        As in `forest`.
     xlab, ylab : str, optional
         Names and units of the moderator and of the effects.
 

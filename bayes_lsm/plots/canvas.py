@@ -13,8 +13,9 @@ from bayes_lsm.arrays import Array
 from bayes_lsm.errors import FitError
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib import axes
 
+type Axes = axes.Axes
 Transform = Callable[[Array], Array]
 type Panels = npt.NDArray[Any]
 type GivenAxes = Sequence[Axes] | Panels | None

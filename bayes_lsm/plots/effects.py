@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from bayes_lsm.plots.canvas import (
     GREY,
     SMALLEST_FONT,
     STYLES,
+    Axes,
     Transform,
     canvas,
     fence,
@@ -32,10 +33,6 @@ from bayes_lsm.plots.canvas import (
     shown,
 )
 from bayes_lsm.plots.reading import AnyFit, row_names
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 Of = Literal["effect", "deviation"]
 
@@ -69,13 +66,8 @@ def caterpillar(
     observed : bool, default True
         Show the observed effects (or their distance from that mean) as well: the way from one to
         the other is the shrinkage.
-    level : float, default 0.95
-        Of the intervals.
-    transform : callable, optional
-        What effects are shown as, such as ``np.exp`` (on a logarithmic axis).
-    xlab : str, optional
-    label_width : int, default 40
-        Longer names of studies are cut.
+    level, transform, xlab, label_width
+        As in `forest`.
 
     Returns
     -------
@@ -217,11 +209,8 @@ def new_effect(
         Of the interval that is drawn below each curve.
     labels : sequence of str, optional
         Names of the rows; by default the index of the new data.
-    transform : callable, optional
-        What effects are shown as, such as ``np.exp`` (on a logarithmic axis).
-    xlab : str, optional
-    null : float or None, default 0
-        Where the reference line stands, before `transform`.
+    transform, xlab, null
+        As in `forest`.
 
     Returns
     -------

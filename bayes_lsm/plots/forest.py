@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -18,6 +17,7 @@ from bayes_lsm.plots.canvas import (
     SIZE,
     SMALLEST_FONT,
     VERMILLION,
+    Axes,
     Transform,
     fence,
     font_of,
@@ -31,10 +31,6 @@ from bayes_lsm.plots.canvas import (
 )
 from bayes_lsm.plots.forest_rows import Order, Row, rows_of
 from bayes_lsm.plots.reading import AnyFit, interval_name
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 # Points kept above the studies for the legend and the headings.
 _HEADER = 14.0

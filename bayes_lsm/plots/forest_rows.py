@@ -49,13 +49,7 @@ def rows_of(
     order: Order,
     level: float,
 ) -> list[Row]:
-    """A line for each effect, under headings if asked for, and the summary.
-
-    Raises
-    ------
-    FitError
-        For individual data, an unknown grouping or order, and groups of another length.
-    """
+    """A line for each effect, under headings if asked for, and the summary."""
     design = fit.design
     require_capable("forest", design)
     studies = _studies(fit, order, level)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from bayes_lsm.plots.canvas import (
     SIZE,
     SMALL,
     VERMILLION,
+    Axes,
     GivenAxes,
     Panels,
     name_point,
@@ -23,11 +23,7 @@ from bayes_lsm.plots.canvas import (
     shorten,
 )
 from bayes_lsm.plots.reading import refuse_fit
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from bayes_lsm.reml.diagnostics.influence import Influence
+from bayes_lsm.reml.diagnostics.influence import Influence
 
 _TITLES = {
     "rstudent": "studentised deleted residual",

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.choices import require_known
 from bayes_lsm.errors import FitError
-from bayes_lsm.plots.canvas import BLACK, GREY, SIZE, VERMILLION, canvas, legend, name_axes, number
+from bayes_lsm.plots.canvas import (
+    BLACK,
+    GREY,
+    SIZE,
+    VERMILLION,
+    Axes,
+    canvas,
+    legend,
+    name_axes,
+    number,
+)
 from bayes_lsm.plots.reading import refuse_fit
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from bayes_lsm.reml.tests.bootstrap_test import BootstrapTest
-    from bayes_lsm.reml.tests.permutation_test import PermutationTest
+from bayes_lsm.reml.tests.bootstrap_test import BootstrapTest
+from bayes_lsm.reml.tests.permutation_test import PermutationTest
 
 
 def permutation_null(
@@ -77,9 +81,8 @@ def bootstrap_null(
     Parameters
     ----------
     test : BootstrapTest
-    ax : Axes, optional
-    bins : int, default 40
-    xlab : str, optional
+    ax, bins, xlab
+        As in `permutation_null`.
 
     Returns
     -------

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayes_lsm.bayes.calibration.uniformity import pit_ranks, rank_ecdf, simultaneous_band
+from bayes_lsm.bayes.cross_validation.elpd import Elpd
+from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck
+from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
+from bayes_lsm.bayes.diagnostics.findings import LARGEST_SHIFT, coefficient_columns
 from bayes_lsm.choices import require_known
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
@@ -16,6 +20,7 @@ from bayes_lsm.plots.canvas import (
     SIZE,
     SMALL,
     VERMILLION,
+    Axes,
     GivenAxes,
     Panels,
     canvas,
@@ -26,13 +31,6 @@ from bayes_lsm.plots.canvas import (
     panels,
     shorten,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from bayes_lsm.bayes.cross_validation.elpd import Elpd
-    from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck
-    from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
 
 _RANKS = 99
 # How far from the quartiles, in their distance, a panel shows what was replicated.
@@ -132,12 +130,11 @@ def loo_pit(left_out: Elpd, *, ax: Axes | None = None, level: float = 0.95) -> A
     >>> loo_pit(fit.loo()).get_xlabel()
     'LOO-PIT: P(new effect ≤ observed effect)'
     """
-    from bayes_lsm.bayes.calibration.uniformity import rank_ecdf, simultaneous_band
 
     if left_out.pit is None:
         raise FitError("WAIC predicts no study; use fit.loo() or fit.psis_loo()")
     ax = canvas(ax, size=(4.8, 3.2))
-    ranks = np.floor(np.clip(left_out.pit, 0, 1 - 1e-12) * (_RANKS + 1)).astype(np.int64)
+    ranks = pit_ranks(left_out.pit, _RANKS)
     lower, upper = simultaneous_band(len(ranks), _RANKS, level=level)
     x = (np.arange(_RANKS) + 1) / (_RANKS + 1)
     band = f"{100 * level:g}% band, the curve as a whole"
@@ -183,7 +180,6 @@ def shifts(found: Diagnosis, *, ax: Axes | None = None, name: int = 3) -> Axes:
     >>> [label.get_text() for label in ax.get_yticklabels()][2:]
     ['scale[intrcpt]', 'scale[I(weeks - 40)]']
     """
-    from bayes_lsm.bayes.diagnostics.findings import LARGEST_SHIFT, coefficient_columns
 
     if found.studies is None:
         raise FitError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,6 +12,7 @@ from bayes_lsm.plots.canvas import (
     BLUE,
     GREY,
     VERMILLION,
+    Axes,
     GivenAxes,
     Panels,
     canvas,
@@ -22,11 +22,7 @@ from bayes_lsm.plots.canvas import (
     panels,
 )
 from bayes_lsm.plots.reading import refuse_fit
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from bayes_lsm.reml.intervals.profile import Profile
+from bayes_lsm.reml.intervals.profile import Profile
 
 
 def profile(found: Profile, *, ax: Axes | None = None, xlab: str | None = None) -> Axes:
@@ -101,10 +97,8 @@ def profiles(
     Parameters
     ----------
     found : sequence of Profile
-    axes : sequence of Axes, optional
-        As many as profiles; by default those of a new figure.
-    columns : int, default 2
-        Panels beside each other in a new figure.
+    axes, columns
+        As in `prior_posterior`: as many axes as profiles.
 
     Returns
     -------

@@ -3,34 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.bayes_fit import BayesFit
 from bayes_lsm.choices import require_known
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
+from bayes_lsm.reml.reml_fit import RemlFit
 from bayes_lsm.results import Fit
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.bayes_fit import BayesFit
-    from bayes_lsm.reml.reml_fit import RemlFit
 
 _ANOTHER = "another level"
 type AnyFit = "RemlFit | BayesFit"
 
 
 def refuse_fit(found: object, what: str, how: str) -> None:
-    """Refuse a fit where a result of one is asked for.
-
-    Raises
-    ------
-    FitError
-        For a fit.
-    """
+    """Refuse a fit, by a FitError, where a result of one is asked for."""
     if hasattr(found, "loglik") and hasattr(found, "design"):
         raise FitError(f"this figure takes {what}, got a {type(found).__name__}; pass {how}")
 
@@ -47,25 +39,13 @@ def interval_name(fit: Fit) -> str:
 
 
 def column_of(design: Design, variable: str) -> pd.Series:
-    """A moderator's values, one a study.
-
-    Raises
-    ------
-    FitError
-        When the formulas do not use it.
-    """
+    """A moderator's values, one a study; a FitError when the formulas do not use it."""
     require_known("the model", "moderator", variable, design.moderators.columns)
     return design.moderators[variable]
 
 
 def is_number(design: Design, variable: str) -> bool:
-    """Whether a moderator holds numbers, and the formulas take it for such: not as C(year).
-
-    Raises
-    ------
-    FitError
-        When the formulas do not use it.
-    """
+    """Whether a moderator holds numbers, and the formulas take it for such: not as C(year)."""
     column_of(design, variable)
     return design.kinds.get(variable) == "numbers" and _coded_levels(design, variable) is None
 
@@ -93,13 +73,7 @@ def _coded_levels(design: Design, variable: str) -> list[Any] | None:
 
 
 def typical(design: Design, at: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """A value of each moderator: as in `at`, or its mean, or its most frequent level.
-
-    Raises
-    ------
-    FitError
-        When `at` names a column that the formulas do not use.
-    """
+    """A value of each moderator: as in `at`, or its mean, or its most frequent level."""
     at = dict(at or {})
     for name in at:
         column_of(design, name)

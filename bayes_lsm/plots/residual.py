@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 from scipy.special import betaincinv, ndtri
 
@@ -13,6 +11,7 @@ from bayes_lsm.plots.canvas import (
     BLUE,
     GREY,
     PALE,
+    Axes,
     canvas,
     farthest,
     fence,
@@ -23,11 +22,7 @@ from bayes_lsm.plots.canvas import (
     shorten,
 )
 from bayes_lsm.plots.reading import refuse_fit
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from bayes_lsm.reml.diagnostics.residuals import Residuals
+from bayes_lsm.reml.diagnostics.residuals import Residuals
 
 
 def funnel(
@@ -105,9 +100,8 @@ def qq(
 
     Parameters
     ----------
-    residuals : Residuals
-        Of any kind but ``"raw"``.
-    ax : Axes, optional
+    residuals, ax
+        As in `funnel`.
     level : float, default 0.95
         Of the band, at each quantile by itself: between quantiles of the beta distribution of a
         uniform order statistic.
@@ -123,7 +117,7 @@ def qq(
     Raises
     ------
     FitError
-        For raw residuals.
+        As in `funnel`.
 
     Examples
     --------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from bayes_lsm.arrays import Array
 from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
-from bayes_lsm.plots.canvas import COLOURS, GREY, MARKERS, STYLES, canvas, legend, name_axes
+from bayes_lsm.plots.canvas import COLOURS, GREY, MARKERS, STYLES, Axes, canvas, legend, name_axes
 from bayes_lsm.plots.reading import (
     AnyFit,
     column_of,
@@ -23,9 +23,6 @@ from bayes_lsm.plots.reading import (
     levels_of,
     rows_at,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 Measure = Literal["tau", "tau2"]
 
@@ -56,16 +53,13 @@ def heterogeneity(
         Of one model; a curve (of a categorical moderator: points) for each.
     variable : str
         A column that the formulas use.
-    ax : Axes, optional
-    at : mapping of column to value, optional
-        Where the other moderators are held; by default at their means and most frequent levels.
+    ax, at, points, xlab, ylab
+        As in `bubble`.
     measure : {"tau", "tau2"}, default "tau"
     level : float, default 0.95
         Of the intervals: of REML and ML Wald intervals on ln τ², of Bayesian fits equal-tailed.
-    points : int, default 60
     labels : sequence of str, optional
         Names of the fits; by default how they were fitted.
-    xlab, ylab : str, optional
     ymax : float, optional
         Upper end of the axis; by default at most three times the largest estimate, so that
         intervals without end leave something to be seen.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm.bayes.sensitivity.refits import is_part
+from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity
+from bayes_lsm.bayes.sensitivity.verdicts import factor_words
 from bayes_lsm.choices import require_choice
 from bayes_lsm.errors import FitError
 from bayes_lsm.plots.canvas import (
@@ -21,6 +24,7 @@ from bayes_lsm.plots.canvas import (
     SMALL,
     SMALLEST,
     VERMILLION,
+    Axes,
     name_axes,
     number,
     panels,
@@ -28,11 +32,6 @@ from bayes_lsm.plots.canvas import (
     shorten,
     tidy,
 )
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity
 
 Name = tuple[str, str]
 Others = Literal["presets", "families"]
@@ -146,8 +145,6 @@ def _draw_curve(ax: Axes, found: Sensitivity, name: Name) -> None:
 def _name_factors(ax: Axes, factors: npt.NDArray[np.float64]) -> None:
     from matplotlib.ticker import FixedLocator, NullFormatter, NullLocator
 
-    from bayes_lsm.bayes.sensitivity.verdicts import factor_words
-
     ax.set_xscale("log", base=2)
     shown = [f for f in factors if np.log2(f) % 2 == 0]
     shown = shown if len(shown) > 2 else list(factors)
@@ -172,16 +169,12 @@ def under_priors(
     ----------
     found : Sensitivity
         From `BayesFit.sensitivity`.
-    terms : sequence of str, optional
-        By default all of the part, or of all parts.
+    terms, axes, columns
+        As in `sensitivity`.
     others : {"presets", "families"}, default "presets"
         What other packages would have said, or priors of other families with the same middle.
     part : str or None, default "scale"
         As in `sensitivity`.
-    axes : sequence of Axes, optional
-        As many as coefficients; by default those of a new figure.
-    columns : int, default 4
-        Panels beside each other in a new figure.
 
     Returns
     -------
@@ -239,7 +232,6 @@ def _draw_rows(ax: Axes, rows: pd.DataFrame) -> None:
 
 def _names(found: Sensitivity, terms: Sequence[str] | None, part: str | None) -> list[Name]:
     """The coefficients that are meant, in the order of the model's parts."""
-    from bayes_lsm.bayes.sensitivity.refits import is_part
 
     every = [(str(of), str(term)) for of, term in found.table.index]
     known = [name for name in every if part is None or is_part(name[0], part)]

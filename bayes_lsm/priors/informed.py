@@ -111,26 +111,14 @@ _RHODES: dict[str, dict[str, tuple[tuple[float | None, ...], tuple[float, ...]]]
 
 
 def odds_ratio(outcome: str, comparison: str) -> LogNormal:
-    """Turner et al. (2015), Table IV: τ² of log odds ratios, by outcome and comparison.
-
-    Raises
-    ------
-    PriorError
-        For an outcome or a comparison that the table does not have.
-    """
+    """Turner et al. (2015), Table IV: τ² of log odds ratios, by outcome and comparison."""
     column = _find("comparison", comparison, _TURNER_COMPARISONS)
     mean, sd = _TURNER[_named("outcome", outcome, _TURNER)]
     return LogNormal(mean[column], sd[column], on="tau2")
 
 
 def mean_difference(outcome: str, comparison: str, *, area: Area = "other") -> StudentT:
-    """Rhodes et al. (2015): ln τ² of standardised mean differences, by outcome and comparison.
-
-    Raises
-    ------
-    PriorError
-        For an outcome, comparison or area that the tables do not have, or a cell left out.
-    """
+    """Rhodes et al. (2015): ln τ² of standardised mean differences, by outcome and comparison."""
     table = _RHODES[_named("area", area, _RHODES)]
     column = _find("comparison", comparison, _RHODES_COMPARISONS)
     location, scale = table[_named("outcome", outcome, table)]

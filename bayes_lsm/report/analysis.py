@@ -8,27 +8,24 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
-from bayes_lsm.bayes import diagnose, sensitivity
+from bayes_lsm.bayes import BayesFit, diagnose, sensitivity
+from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
+from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity
 from bayes_lsm.capabilities import require_capable
 from bayes_lsm.compare import Comparison, compare
 from bayes_lsm.design.coefficients import pairs
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import BayesLsmWarning, FitError
-from bayes_lsm.reml import RemlFit, fit_reml
-from bayes_lsm.report.points import points_of
+from bayes_lsm.model import LocationScaleModel
+from bayes_lsm.plots.reading import is_number, levels_of, typical
+from bayes_lsm.priors import PresetName, Priors
+from bayes_lsm.reml import PermutationTest, Profile, RemlFit, fit_reml
 from bayes_lsm.report.scale_tests import scale_tests
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes import BayesFit
-    from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
-    from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity
-    from bayes_lsm.model import LocationScaleModel
-    from bayes_lsm.priors import PresetName, Priors
-    from bayes_lsm.reml import PermutationTest, Profile
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +149,7 @@ def analyse(
             permutation,
             profiles,
             profile_notes,
-            points_of(reml.design),
+            _points(reml.design),
             sensitivity(bayes, progress=progress) if with_sensitivity else None,
             diagnose(bayes, progress=progress),
         )
@@ -177,3 +174,28 @@ def _profiles(reml: RemlFit) -> tuple[dict[str, Profile], tuple[str, ...]]:
         except FitError as error:
             notes.append(f"{name}: {error}")
     return found, tuple(notes)
+
+
+def _points(design: Design) -> pd.DataFrame:
+    """Where predictions are made: one moderator at a time is moved."""
+    held = typical(design)
+    rows: dict[str, dict[str, Any]] = {}
+    for name in held:
+        for words, value in _values_of(design, name).items():
+            rows[f"{name} = {words}"] = {**held, name: value}
+    if not rows:
+        return pd.DataFrame(index=[f"all {design.units}"])
+    return pd.DataFrame.from_dict(rows, orient="index").astype(
+        {name: float for name in held if is_number(design, name)}
+    )
+
+
+def _values_of(design: Design, name: str) -> dict[str, Any]:
+    if not is_number(design, name):
+        levels = levels_of(design, name)
+        return {f"{level:g}" if isinstance(level, float) else str(level): level for level in levels}
+    values = design.moderators[name].to_numpy(dtype=float)
+    distinct = np.unique(values)
+    if len(distinct) > 3:
+        distinct = np.array([values.min(), values.mean(), values.max()])
+    return {f"{value:.4g}": float(value) for value in distinct}

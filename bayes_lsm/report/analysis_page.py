@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from bayes_lsm import plots
+from bayes_lsm.design.design import Design
 from bayes_lsm.design.new_data import formula_columns
 from bayes_lsm.plots.reading import is_number
+from bayes_lsm.report.analysis import Analysis
 from bayes_lsm.report.diagnosis import diagnosis_page
 from bayes_lsm.report.drawing import figure_of
 from bayes_lsm.report.equations import in_equations, in_words
@@ -37,19 +38,10 @@ from bayes_lsm.report.results_sections import (
     said,
     tests,
 )
-from bayes_lsm.report.sensitivity import after_colon, label_of, sensitivity_page
-
-if TYPE_CHECKING:
-    from bayes_lsm.design.design import Design
-    from bayes_lsm.report.analysis import Analysis
+from bayes_lsm.report.sensitivity import STATUS, after_colon, label_of, sensitivity_page
 
 # Rows of a figure that can still be told apart.
 _MOST_ROWS = 150
-_JUDGED: dict[str, Status] = {
-    "data-driven": "good",
-    "prior-informed": "caution",
-    "prior-dominated": "bad",
-}
 _TWO_KINDS = (
     "The Bayesian fit has Student-t study effects, of which τ is the scale. REML cannot have them: "
     "all that is by REML here is of the same model with normal study effects, of which τ is the "
@@ -131,7 +123,7 @@ def _of_priors(found: Analysis) -> Iterator[Verdict]:
     ):
         level = term == "intrcpt" and len(found.design.terms) == 1 and found.tests is not None
         if part != "location" and not level:
-            yield Verdict(label_of(part, term), _JUDGED[word], after_colon(sentence), word=word)
+            yield Verdict(label_of(part, term), STATUS[word], after_colon(sentence), word=word)
 
 
 def _of_diagnostics(found: Analysis) -> Verdict:

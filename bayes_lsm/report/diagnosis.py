@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from bayes_lsm import plots
+from bayes_lsm.bayes.cross_validation.elpd import Elpd
+from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
 from bayes_lsm.bayes.prediction.study_weights import study_weights
 from bayes_lsm.design.clusters import has_dependent_rows
 from bayes_lsm.report.drawing import figure_of
 from bayes_lsm.report.making import made_with
-from bayes_lsm.report.page import Page, Picture, Section, Table, Text, Verdict, Verdicts
+from bayes_lsm.report.page import Block, Page, Picture, Section, Table, Text, Verdict, Verdicts
 
 if TYPE_CHECKING:
     import pandas as pd
-
-    from bayes_lsm.bayes.cross_validation.elpd import Elpd
-    from bayes_lsm.bayes.diagnostics.diagnosis import Diagnosis
-    from bayes_lsm.report.page import Block
 
 _ABOUT = (
     "Draws are judged by Vehtari et al. (2021) and Betancourt (2016). The other limits say where "
@@ -82,8 +81,6 @@ def _draws(found: Diagnosis) -> Section:
 
 
 def _predictive(found: Diagnosis) -> Section:
-    from bayes_lsm.plots import replicated
-
     check, design = found.check, found.fit.design
     z = "(y − x'β)/√(v + τ²)"
     if found.has_student_effects:
@@ -108,7 +105,7 @@ def _predictive(found: Diagnosis) -> Section:
             Table("predictive", check, said=check.remarks),
             Picture(
                 "predictive",
-                figure_of(replicated(check)[0]),
+                figure_of(plots.replicated(check)[0]),
                 alt="Histograms of replicated test quantities, each with the observed one.",
                 caption="Grey: replicated. Blue: observed, shaded its 95% interval where it "
                 "depends on the coefficients.",
@@ -118,11 +115,9 @@ def _predictive(found: Diagnosis) -> Section:
 
 
 def _leave_out(found: Elpd, said: tuple[str, ...]) -> Section:
-    from bayes_lsm.plots import loo_pit
-
     picture = Picture(
         "loo_pit",
-        figure_of(loo_pit(found)),
+        figure_of(plots.loo_pit(found)),
         alt="The empirical distribution of the LOO-PIT values less the uniform one, with its band.",
         caption="A hump at the left and a dip at the right: predictions are too narrow; the other "
         "way round: too wide.",
@@ -134,8 +129,6 @@ def _leave_out(found: Elpd, said: tuple[str, ...]) -> Section:
 
 
 def _studies(found: Diagnosis, studies: pd.DataFrame) -> Section:
-    from bayes_lsm.plots import shifts
-
     one = str(studies.index.name)
     return Section(
         f"Single {'studies' if one == 'study' else 'clusters'}",
@@ -147,7 +140,7 @@ def _studies(found: Diagnosis, studies: pd.DataFrame) -> Section:
             ),
             Picture(
                 "shifts",
-                figure_of(shifts(found)),
+                figure_of(plots.shifts(found)),
                 alt=f"For each coefficient, how far its median moves without each {one}.",
                 caption="Diamonds: more than one posterior SD.",
             ),

@@ -21,15 +21,7 @@ _CSS_PIXELS = 96
 
 @dataclass(frozen=True)
 class Image:
-    """A figure as it is written.
-
-    Attributes
-    ----------
-    data : bytes
-    ending : {"svg", "png"}
-    width, height : int
-        In CSS pixels.
-    """
+    """A figure as it is written: its bytes, svg or png, and its size in CSS pixels."""
 
     data: bytes
     ending: Literal["svg", "png"]

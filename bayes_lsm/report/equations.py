@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
+from bayes_lsm.design.design import Design
 from bayes_lsm.design.new_data import formula_columns
-
-if TYPE_CHECKING:
-    from bayes_lsm.design.design import Design
-    from bayes_lsm.design.scale_terms import ScaleTerm
+from bayes_lsm.design.scale_terms import ScaleTerm
 
 _KINDS = {
     "none": "not at all",
@@ -154,14 +151,15 @@ def _levels_in_words(design: Design) -> str:
 
 def _columns(formula: str) -> str:
     """The columns that a formula uses."""
-    return _and(formula_columns(formula))
+    return listed(formula_columns(formula))
 
 
 def _moderators(names: Sequence[str]) -> str:
-    return _and([_plain(name) for name in names if name != "intrcpt"])
+    return listed([_plain(name) for name in names if name != "intrcpt"])
 
 
-def _and(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
+    """``a, b and c``."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 

@@ -11,13 +11,11 @@ import base64
 from typing import TYPE_CHECKING
 
 from bayes_lsm.report.cells import cells_of
-from bayes_lsm.report.drawing import draw
+from bayes_lsm.report.drawing import Image, draw
+from bayes_lsm.report.page import Block, Page
 
 if TYPE_CHECKING:
     import jinja2
-
-    from bayes_lsm.report.drawing import Image
-    from bayes_lsm.report.page import Block, Page
 
 
 def to_html(page: Page) -> str:

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import platform
 from importlib.metadata import version
-from typing import TYPE_CHECKING
 
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.report.page import Text
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
 
 _NUMERICAL = ("numpy", "scipy", "numba")
 _SAMPLING = ("pymc", "nutpie", "arviz")

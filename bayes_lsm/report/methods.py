@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from bayes_lsm.bayes.student.effects import describe_df, df_prior
 from bayes_lsm.design.clusters import has_dependent_rows
+from bayes_lsm.report.analysis import Analysis
 from bayes_lsm.report.making import versions, was_sampled
 from bayes_lsm.report.page import Block, Code, Items, Link, Text
-
-if TYPE_CHECKING:
-    from bayes_lsm.report.analysis import Analysis
 
 _CITATIONS = {
     "Viechtbauer & López-López (2022). Location-scale models for meta-analysis. Research "

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from bayes_lsm import plots
+from bayes_lsm.reml import Profile
+from bayes_lsm.report.analysis import Analysis
 from bayes_lsm.report.drawing import figure_of
 from bayes_lsm.report.page import Block, Picture, Section, Table, Text
-
-if TYPE_CHECKING:
-    from bayes_lsm.reml import Profile
-    from bayes_lsm.report.analysis import Analysis
 
 MOST_FIGURES = 4
 _MOST_CURVES = 8

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from bayes_lsm.bayes.resolved_priors.resolve import pieces
 from bayes_lsm.design.coefficients import coefficients
+from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import contrasts
 from bayes_lsm.reml import (
+    PermutationTest,
+    RemlFit,
     fit_reml,
     likelihood_ratio_test,
     permutation_test,
     score_test,
     wald_test,
 )
-
-if TYPE_CHECKING:
-    from bayes_lsm.design.design import Design
-    from bayes_lsm.reml import PermutationTest, RemlFit
 
 _JOINT = "all moderators"
 Contrast = dict[str, float]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy.typing as npt
 import pandas as pd
 
+from bayes_lsm import plots
 from bayes_lsm.bayes.sensitivity.refits import is_part
-from bayes_lsm.bayes.sensitivity.sensitivity import AS_FITTED
+from bayes_lsm.bayes.sensitivity.sensitivity import AS_FITTED, Sensitivity
 from bayes_lsm.bayes.sensitivity.verdicts import THRESHOLDS, factor_words
+from bayes_lsm.report.drawing import figure_of
+from bayes_lsm.report.equations import listed
 from bayes_lsm.report.page import (
     Block,
     Items,
@@ -28,11 +30,9 @@ from bayes_lsm.report.page import (
 )
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    pass
 
-    from bayes_lsm.bayes.sensitivity.sensitivity import Sensitivity
-
-_STATUS: dict[str, Status] = {
+STATUS: dict[str, Status] = {
     "data-driven": "good",
     "prior-informed": "caution",
     "prior-dominated": "bad",
@@ -77,12 +77,12 @@ def sensitivity_lead(found: Sensitivity) -> tuple[Block, ...]:
     """The answer: how many coefficients are the data's, and a verdict on each."""
     counts = found.verdicts.value_counts()
     total = len(found.verdicts)
-    parts = _and([f"{counts.get(word, 0)} are {word}" for word in _STATUS])
+    parts = listed([f"{counts.get(word, 0)} are {word}" for word in STATUS])
     pieces: list[str | Strong] = [f"Of {total} coefficients {parts}. "]
     dominated = _labels(found, "prior-dominated")
     if dominated:
         pieces += [
-            Strong(f"The posterior of {_and(dominated)} says what the prior says"),
+            Strong(f"The posterior of {listed(dominated)} says what the prior says"),
             " wherever the data do not exclude it: its interval is as wide as one cares to make "
             "the prior, and should not be reported as a finding.",
         ]
@@ -90,7 +90,7 @@ def sensitivity_lead(found: Sensitivity) -> tuple[Block, ...]:
         pieces.append("No posterior is mainly a statement of its prior.")
     rows = zip(found.table.index, found.verdicts, found.sentences, strict=True)
     verdicts = tuple(
-        Verdict(label_of(part, term), _STATUS[word], after_colon(sentence), word)
+        Verdict(label_of(part, term), STATUS[word], after_colon(sentence), word)
         for (part, term), word, sentence in rows
     )
     return (Text(*pieces), Verdicts(verdicts), *map(Text, found.fit.design.notes))
@@ -153,8 +153,6 @@ def _how_far(found: Sensitivity) -> Section:
 
 
 def _before_and_after(found: Sensitivity) -> Section:
-    from bayes_lsm.plots import prior_posterior
-
     pictures = []
     names = found.table.index.unique("part")
     others = [name for name in names if not any(is_part(name, each) for each in _PARTS)]
@@ -169,7 +167,7 @@ def _before_and_after(found: Sensitivity) -> Section:
         pictures.append(
             Picture(
                 f"prior_posterior_{_slug(part)}",
-                _figure(prior_posterior(found.fit, part=part, columns=2)),
+                figure_of(plots.prior_posterior(found.fit, part=part, columns=2)[0]),
                 alt=f"Densities of prior and posterior of each {where} coefficient. They share an "
                 f"area of: {overlaps}.",
                 caption=f"Prior and posterior, {where} part. Where the two curves are nearly the "
@@ -180,8 +178,6 @@ def _before_and_after(found: Sensitivity) -> Section:
 
 
 def _wider_and_narrower(found: Sensitivity) -> Section:
-    from bayes_lsm.plots import sensitivity
-
     factors = found.widths.index.get_level_values("factor")
     span = f"{factor_words(factors.min())} to {factor_words(factors.max())}"
     words = ", ".join(
@@ -198,7 +194,7 @@ def _wider_and_narrower(found: Sensitivity) -> Section:
             ),
             Picture(
                 "sensitivity_curves",
-                _figure(sensitivity(found, columns=4)),
+                figure_of(plots.sensitivity(found, columns=4)[0]),
                 alt=f"Median and interval of each coefficient against the width of its prior, in "
                 f"a panel for each: {words}.",
                 caption="A flat band is the data's; a band that opens with the prior is the "
@@ -235,8 +231,6 @@ def _doubtful(found: Sensitivity) -> tuple[Block, ...]:
 
 
 def _packages(found: Sensitivity) -> Section:
-    from bayes_lsm.plots import under_priors
-
     names = list(dict.fromkeys(found.presets.index.get_level_values("prior")))
     blocks: list[Block] = []
     if len(names) > 1:
@@ -248,8 +242,8 @@ def _packages(found: Sensitivity) -> Section:
             ),
             Picture(
                 "other_presets",
-                _figure(under_priors(found, columns=4)),
-                alt=f"Median and interval of each scale coefficient under {_and(names)}; the "
+                figure_of(plots.under_priors(found, columns=4)[0]),
+                alt=f"Median and interval of each scale coefficient under {listed(names)}; the "
                 "numbers are in the table below.",
             ),
             Table(
@@ -266,8 +260,6 @@ def _packages(found: Sensitivity) -> Section:
 
 
 def _families(found: Sensitivity) -> Section:
-    from bayes_lsm.plots import under_priors
-
     names = list(dict.fromkeys(found.families.index.get_level_values("prior")))
     medians = found.families["median"].unstack("prior")[names]
     order = found.table.index
@@ -286,7 +278,7 @@ def _families(found: Sensitivity) -> Section:
             ),
             Picture(
                 "other_families",
-                _figure(under_priors(found, others="families", columns=4)),
+                figure_of(plots.under_priors(found, others="families", columns=4)[0]),
                 alt=f"Median and interval of each scale coefficient under {len(names)} priors; "
                 "the medians are in the table below.",
             ),
@@ -351,11 +343,6 @@ def _under(table: pd.DataFrame, prior: str) -> pd.DataFrame:
     return table[table.index.get_level_values("prior") == prior].droplevel("prior")
 
 
-def _figure(axes: npt.NDArray[Any]) -> Figure:
-    figure: Figure = axes[0].figure
-    return figure
-
-
 def _slug(words: str) -> str:
     return re.sub(r"[^a-z0-9]+", "_", words.lower()).strip("_")
 
@@ -374,10 +361,6 @@ def after_colon(sentence: str) -> str:
     """Without the name and the verdict, which stand before it."""
     said = sentence.split(": ", 1)[1]
     return said[0].upper() + said[1:]
-
-
-def _and(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _times(ratio: float) -> str:

@@ -13,8 +13,7 @@ from bayes_lsm.bayes.calibration.coverage import coverage
 from bayes_lsm.bayes.calibration.replications import observed_effects, unknowns
 from bayes_lsm.bayes.calibration.uniformity import rank_ecdf, simultaneous_band, uniformity_pvalue
 from bayes_lsm.bayes.draws import Draws
-from bayes_lsm.bayes.engines.collapsed import sample_collapsed
-from bayes_lsm.bayes.engines.student_collapsed import sample_student
+from bayes_lsm.bayes.engines.direct import sample_directly
 from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.term_draws import join_terms, split_terms
@@ -103,7 +102,7 @@ def _altered(design, change):
     resolved = resolve_priors(design, MODERATE)
 
     def engine(simulated, seed):
-        drawn = sample_collapsed(simulated, resolved, draws=400, seed=seed)
+        drawn = sample_directly(simulated, resolved, None, draws=400, seed=seed)
         return replace(drawn, scale=change(drawn.scale))
 
     return engine
@@ -273,7 +272,7 @@ def test_collapsed_engine_is_calibrated_with_student_t_effects(robust):
     def blind(design, seed):
         """Draws as if the tails were those of a normal."""
         fixed = resolve_priors(design, ROBUST)
-        drawn = sample_student(design, fixed, 1e6, draws=1000, seed=seed)
+        drawn = sample_directly(design, fixed, 1e6, draws=1000, seed=seed)
         nu = ROBUST.df.sample(1000, np.random.default_rng(seed))
         return replace(drawn, df=nu.reshape(drawn.location.shape[:2]))
 
@@ -341,7 +340,7 @@ def altered(design, change):
     resolved = resolve_priors(design, MEDIUM)
 
     def engine(simulated, seed):
-        drawn = sample_collapsed(simulated, resolved, draws=400, seed=seed)
+        drawn = sample_directly(simulated, resolved, None, draws=400, seed=seed)
         terms = {
             name: replace(each, **change(each))
             for name, each in split_terms(simulated, drawn).items()

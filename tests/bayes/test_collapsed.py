@@ -13,7 +13,8 @@ from scipy.stats import genpareto, kstest, multivariate_normal, multivariate_t
 
 import bayes_lsm as lsm
 from bayes_lsm.bayes import fit_bayes
-from bayes_lsm.bayes.engines.collapsed import CollapsedTarget, normal_prior, sample_collapsed
+from bayes_lsm.bayes.engines.collapsed import CollapsedTarget, normal_prior
+from bayes_lsm.bayes.engines.direct import sample_directly
 from bayes_lsm.bayes.engines.importance_sampling import _derivatives
 from bayes_lsm.bayes.engines.pareto import fit_pareto, smooth_weights
 from bayes_lsm.bayes.engines.proposal import Fixed, Mixture, fit_mixture
@@ -255,8 +256,8 @@ def test_raw_halfnormal_prior_is_sampled_too(continent):
     prior = Priors("slides", scale={"intrcpt": HalfNormal(3), "I(weeks - 40)": Normal(0, 0.2)})
     fit = continent.fit_bayes(prior=prior, engine="collapsed", draws=4000, seed=1)
     assert fit.converged
-    assert sample_collapsed(
-        continent.design, resolve_priors(continent.design, prior), draws=400, seed=1
+    assert sample_directly(
+        continent.design, resolve_priors(continent.design, prior), None, draws=400, seed=1
     ).location.shape == (4, 100, 4)
 
 

@@ -15,7 +15,7 @@ import bayes_lsm as lsm
 from bayes_lsm.bayes import fit_bayes
 from bayes_lsm.bayes.cross_validation.loo import densities
 from bayes_lsm.bayes.cross_validation.units import read_units
-from bayes_lsm.bayes.engines.collapsed import sample_collapsed
+from bayes_lsm.bayes.engines.direct import sample_directly
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.term_draws import flat_coefficients
 from bayes_lsm.design.design import build_design
@@ -145,11 +145,11 @@ def test_loo_is_that_of_refits_one_by_one(make):
     fit = make().fit_bayes(seed=1)
     found, design = fit.loo(), fit.design
     priors = resolve_priors(design, fit.priors)
-    full = sample_collapsed(design, priors, draws=20_000, seed=8).importance
+    full = sample_directly(design, priors, None, draws=20_000, seed=8).importance
     for u in (0, 3, 4):
         kept = np.ones(len(design.y), dtype=bool)
         kept[found.studies.rows[u]] = False
-        left = sample_collapsed(design.keep(kept), priors, draws=20_000, seed=9).importance
+        left = sample_directly(design.keep(kept), priors, None, draws=20_000, seed=9).importance
         exact = full.log_evidence - left.log_evidence
         error = [found.columns["mcse"][u], full.log_evidence_se, left.log_evidence_se]
         assert found.pointwise[u] == pytest.approx(exact, abs=4 * np.linalg.norm(error))

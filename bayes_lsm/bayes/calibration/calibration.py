@@ -13,55 +13,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.calibration.replications import (
-    LEVELS,
-    Refits,
+    Replications,
     Sampler,
     make_sampler,
+    name_of,
     refit,
 )
 from bayes_lsm.bayes.calibration.uniformity import rank_ecdf, simultaneous_band, uniformity_pvalue
 from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-from bayes_lsm.bayes.student.effects import said_before
 from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_count, seed_or_new
 from bayes_lsm.design.design import Design
 from bayes_lsm.priors import Priors
-from bayes_lsm.tables import Printable
 
 _LEVEL = 0.95
 
 
 @dataclass(frozen=True, eq=False)
-class Calibration(Printable):
-    """How an engine fared on effects simulated from the prior.
+class Calibration(Replications):
+    """How an engine fared on effects simulated from the prior; its fields: see `Replications`."""
 
-    Attributes
-    ----------
-    design : Design
-        Its y is not used, but for the scales of a prior that depends on them.
-    prior : Priors
-    refits : Refits
-        Truth, ranks, posterior summaries and problems of every fit.
-    engine : str
-    seed : int
-        What to pass to `calibrate` for the same result.
-    """
-
-    design: Design
-    prior: Priors
-    refits: Refits
-    engine: str
-    seed: int
-
-    _digits: ClassVar[int] = 3
     _hidden = ("bias_se",)
 
     @property
@@ -118,15 +97,11 @@ class Calibration(Printable):
         """
         table = pd.DataFrame({"pval": self.pvalues, "ranks": self._shapes()})
         away = (self.refits.mean - self.refits.truth) / self.refits.truth.std(axis=0, ddof=1)
-        covered = self.refits.covered
         of_coefficients = pd.DataFrame(
             {
                 "bias": away.mean(axis=0),
                 "bias_se": away.std(axis=0, ddof=1) / np.sqrt(len(away)),
-                **{
-                    f"cover{100 * level:.0f}": share
-                    for level, share in zip(LEVELS, covered, strict=True)
-                },
+                **self.refits.shares_covered,
             },
             index=self.quantities[:-1],
         )
@@ -149,15 +124,12 @@ class Calibration(Printable):
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the table has to know."""
-        refits, m = self.refits, len(self.refits.truth)
-        errors = ", ".join(f"{np.sqrt(level * (1 - level) / m):.3f}" for level in LEVELS)
+        refits = self.refits
         return (
             f"ranks among {refits.largest_rank} draws; pval is of the ECDF's largest departure "
             f"from uniform. The verdict takes them at {1 - _LEVEL:.2f} / {len(self.pvalues)} each",
-            f"bias is in prior SDs; Monte Carlo SEs of the shares covered are {errors}",
-            f"seed {self.seed}; priors, resolved once: {self.prior.describe()}",
-            *said_before(self.design, self.prior)[1:],
-            *refits.describe_problems(),
+            f"bias is in prior SDs; {refits.share_errors}",
+            *self._made,
         )
 
 
@@ -255,5 +227,4 @@ def calibrate(
     refits = refit(
         design, true, sample, largest_rank=min(ranked, draws), rng=rng, progress=progress
     )
-    name = engine if isinstance(engine, str) else getattr(engine, "__name__", "own engine")
-    return Calibration(design, prior, refits, name, seed)
+    return Calibration(design, prior, refits, name_of(engine), seed)

@@ -10,22 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, cast
+from typing import Literal, cast
 
 import numpy as np
 import pandas as pd
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.calibration.replications import (
-    LEVELS,
-    Refits,
+    Replications,
     Sampler,
     make_sampler,
+    name_of,
     refit,
 )
 from bayes_lsm.bayes.coordinates import coordinates
 from bayes_lsm.bayes.draws import Draws
-from bayes_lsm.bayes.student.effects import df_prior, said_before
+from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.bayes.term_draws import join_terms, terms_of
 from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_count, seed_or_new
@@ -34,31 +34,11 @@ from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.blocks.correlation_matrices import kappas_of
 from bayes_lsm.priors import Priors
-from bayes_lsm.tables import Printable
 
 
 @dataclass(frozen=True, eq=False)
-class Coverage(Printable):
-    """How posteriors fare on effects simulated from stated coefficients.
-
-    Attributes
-    ----------
-    design : Design
-    prior : Priors
-    refits : Refits
-        Posterior summaries and problems of every fit.
-    engine : str
-    seed : int
-        What to pass to `coverage` for the same result.
-    """
-
-    design: Design
-    prior: Priors
-    refits: Refits
-    engine: str
-    seed: int
-
-    _digits: ClassVar[int] = 3
+class Coverage(Replications):
+    """How posteriors fare on effects of stated coefficients; its fields: see `Replications`."""
 
     def to_dataframe(self) -> pd.DataFrame:
         """One row a coefficient.
@@ -77,10 +57,7 @@ class Coverage(Printable):
                 "bias_median": (refits.median - refits.truth).mean(axis=0),
                 "rmse": np.sqrt(np.mean(error**2, axis=0)),
                 "sd": refits.sd.mean(axis=0),
-                **{
-                    f"cover{100 * level:.0f}": share
-                    for level, share in zip(LEVELS, refits.covered, strict=True)
-                },
+                **refits.shares_covered,
             }
         )
         return table.set_index(pd.MultiIndex.from_tuples(refits.names, names=["part", "term"]))
@@ -96,14 +73,10 @@ class Coverage(Printable):
     @property
     def notes(self) -> tuple[str, ...]:
         """What a reader of the table has to know."""
-        m = len(self.refits.truth)
-        errors = ", ".join(f"{np.sqrt(level * (1 - level) / m):.3f}" for level in LEVELS)
         return (
             "effects are simulated from the true coefficients, with the moderators and sampling "
-            f"variances of the design; Monte Carlo SEs of the shares covered are {errors}",
-            f"seed {self.seed}; priors, resolved once: {self.prior.describe()}",
-            *said_before(self.design, self.prior)[1:],
-            *self.refits.describe_problems(),
+            f"variances of the design; {self.refits.share_errors}",
+            *self._made,
         )
 
 
@@ -125,10 +98,8 @@ def coverage(
 
     Parameters
     ----------
-    design : Design
-        ``model.design``.
-    prior : Priors, optional
-        Default: those of the design's specification, worked out once from its own effects.
+    design, prior
+        As in `calibrate`.
     location, scale : mapping of term name to float
         The true value of every coefficient; the scale part on ln τ², with several scale terms as
         ``{"district: intrcpt": -3, …}``.
@@ -137,15 +108,8 @@ def coverage(
         ``{"outcome | trial: AL, PD": 0.5}``.
     df : float, optional
         The true ν of Student-t study effects, which need one, and normal ones have none.
-    simulations : int, default 1000
-    engine : {"collapsed", "nuts"} or function, default "collapsed"
-        As for `calibrate`.
-    draws : int, default 1000
-        Posterior draws of each fit.
-    seed : int, optional
-        The same seed gives the same result. Without one, a seed is drawn and kept.
-    progress : bool, default True
-        Show a progress bar on standard error.
+    simulations, engine, draws, seed, progress
+        As in `calibrate`.
 
     Raises
     ------
@@ -187,8 +151,7 @@ def coverage(
         rng=np.random.default_rng(seed),
         progress=progress,
     )
-    name = engine if isinstance(engine, str) else getattr(engine, "__name__", "own engine")
-    return Coverage(design, prior, refits, name, seed)
+    return Coverage(design, prior, refits, name_of(engine), seed)
 
 
 _WORDS = {

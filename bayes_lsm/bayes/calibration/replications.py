@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -20,18 +20,19 @@ from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.compiled_models import compile_model
 from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.engines.direct import sample_directly
-from bayes_lsm.bayes.engines.nuts import kept_of, read_chains, run_nuts
+from bayes_lsm.bayes.engines.nuts import Chains, kept_of, run_nuts
 from bayes_lsm.bayes.pointwise_likelihood import joint_log_likelihood
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.pymc_model.graph import build_pymc_model
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-from bayes_lsm.bayes.student.effects import df_prior
+from bayes_lsm.bayes.student.effects import df_prior, said_before
 from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_count
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Priors
 from bayes_lsm.progress import track
+from bayes_lsm.tables import Printable
 
 LEVELS = (0.5, 0.8, 0.95)
 TUNE = 500  # warm-up of each chain of NUTS
@@ -83,6 +84,19 @@ class Refits:
         truth = self.truth[:, None]
         return np.asarray(np.mean((self.lower <= truth) & (truth <= self.upper), axis=0))
 
+    @property
+    def shares_covered(self) -> dict[str, Array]:
+        """The columns of a table that say how many intervals hold the truth, (P,) each."""
+        names = [f"cover{100 * level:.0f}" for level in LEVELS]
+        return dict(zip(names, self.covered, strict=True))
+
+    @property
+    def share_errors(self) -> str:
+        """Monte Carlo SEs of these shares, in a line."""
+        m = len(self.truth)
+        errors = ", ".join(f"{np.sqrt(level * (1 - level) / m):.3f}" for level in LEVELS)
+        return f"Monte Carlo SEs of the shares covered are {errors}"
+
     def describe_problems(self) -> tuple[str, ...]:
         """A line on the fits that warned, if any did."""
         if not self.problems:
@@ -94,13 +108,46 @@ class Refits:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Replications(Printable):
+    """Fits to simulated effects, and how they were made.
+
+    Attributes
+    ----------
+    design : Design
+        Its y is not used, but for the scales of a prior that depends on them.
+    prior : Priors
+    refits : Refits
+        Truth, ranks, posterior summaries and problems of every fit.
+    engine : str
+    seed : int
+        What to pass for the same result.
+    """
+
+    design: Design
+    prior: Priors
+    refits: Refits
+    engine: str
+    seed: int
+
+    _digits: ClassVar[int] = 3
+
+    @property
+    def _made(self) -> tuple[str, ...]:
+        made = f"seed {self.seed}; priors, resolved once: {self.prior.describe()}"
+        said = said_before(self.design, self.prior)[1:]
+        return (made, *said, *self.refits.describe_problems())
+
+
+def name_of(engine: str | Sampler) -> str:
+    """What an engine is called."""
+    return engine if isinstance(engine, str) else getattr(engine, "__name__", "own engine")
+
+
 def make_sampler(design: Design, prior: Priors, *, engine: str | Sampler, draws: int) -> Sampler:
     """The function that fits one set of effects.
 
-    Raises
-    ------
-    FitError
-        For an unknown engine, too few draws, or a model that the engine cannot take.
+    A FitError refuses an unknown engine, too few draws, and a model that the engine cannot take.
     """
     require_count("draws", draws, least=100)
     if callable(engine):
@@ -121,19 +168,10 @@ def make_sampler(design: Design, prior: Priors, *, engine: str | Sampler, draws:
     model = build_pymc_model(design, prior)
     compiled = compile_model(model, kept_of(model))
 
-    def sample(simulated: Design, seed: int) -> Draws:
-        posterior, stats = run_nuts(
-            lambda: (compiled.with_data(y=simulated.y), False),
-            draws=-(-draws // CHAINS),
-            tune=TUNE,
-            chains=CHAINS,
-            seed=seed,
-            target_accept=0.95,
-            progress=False,
-        )
-        return read_chains(posterior, stats, df)
-
-    return sample
+    chains = Chains(-(-draws // CHAINS), TUNE, CHAINS)
+    return lambda simulated, seed: run_nuts(
+        lambda: (compiled.with_data(y=simulated.y), False), chains, df, seed=seed
+    )
 
 
 def refit(

@@ -25,6 +25,11 @@ Ranks = npt.NDArray[np.int64]
 _SIMULATIONS = 20_000
 
 
+def pit_ranks(pit: Array, largest: int) -> Ranks:
+    """Probabilities (N,) that are uniform where a model is right, as ranks 0 … `largest`."""
+    return np.floor(np.clip(pit, 0, 1 - 1e-12) * (largest + 1)).astype(np.int64)
+
+
 def rank_ecdf(ranks: Ranks, largest: int) -> Array:
     """Share of the ranks (N,) that are at most r, for r = 0 … `largest` − 1.
 
@@ -39,14 +44,7 @@ def rank_ecdf(ranks: Ranks, largest: int) -> Array:
 def simultaneous_band(size: int, largest: int, *, level: float = 0.95) -> tuple[Array, Array]:
     """Lower and upper bounds (L,) that the ECDF of `size` uniform ranks keeps to throughout.
 
-    Parameters
-    ----------
-    size : int
-        Number of ranks N.
-    largest : int
-        The largest rank L.
-    level : float, default 0.95
-        Probability that the whole ECDF, at r = 0 … L − 1, lies within the bounds or on them.
+    The whole of it, at r = 0 … L − 1 with L the largest rank, with the probability `level`.
 
     Examples
     --------

@@ -7,7 +7,6 @@ random intercepts of ln τ², which only NUTS can draw, see `sampled_refits`.
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from bayes_lsm.bayes.cross_validation.sampled_refits import SampledRefits
 from bayes_lsm.bayes.engines.collapsed import propose
 from bayes_lsm.bayes.engines.direct import require_direct
 from bayes_lsm.bayes.engines.student_collapsed import propose_student
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import arrays, df_prior
 from bayes_lsm.design.design import Design
@@ -26,18 +26,9 @@ from bayes_lsm.likelihood.protocol import NormalPrior
 from bayes_lsm.priors import ResolvedPriors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
-
 
 def deletion_of(fit: Posterior) -> Refittable:
-    """How rows are left out of a fit.
-
-    Raises
-    ------
-    FitError
-        For priors that the engines without chains cannot take.
-    """
+    """How rows are left out of a fit; by a FitError not with all priors."""
     design, rows = fit.design, len(fit.design.y)
     priors, df = resolve_priors(design, fit.priors), df_prior(design, fit.priors)
     p, q = len(priors.location.priors), len(priors.scale.priors)

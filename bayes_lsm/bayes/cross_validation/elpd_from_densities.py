@@ -8,7 +8,7 @@ own effects too, and its effects' probabilities; see `loo.densities`. What refit
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from scipy.special import logsumexp
@@ -18,13 +18,11 @@ from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.cross_validation.refits import Predictions
 from bayes_lsm.bayes.engines.diagnostics import LARGEST_PARETO_K
 from bayes_lsm.bayes.engines.pareto import smooth_weights
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.student.effects import integrated_out, said_before
 from bayes_lsm.design.clusters import Clusters
 from bayes_lsm.design.subsets import Indices
 from bayes_lsm.errors import ConvergenceWarning, FitError, warn
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
 
 Densities = Iterable[tuple[int, Array, Array, Array]]
 
@@ -32,13 +30,7 @@ _LARGEST_WAIC_PENALTY = 0.4
 
 
 def draw_folds(k: int, count: int, seed: int) -> list[Indices]:
-    """Studies 0, 1, …, count − 1 in k random folds.
-
-    Raises
-    ------
-    FitError
-        For a wrong `k`.
-    """
+    """Studies 0, 1, …, count − 1 in k random folds; a wrong `k` is a FitError."""
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 2 <= k <= count:
         raise FitError(f"k must be a whole number of folds from 2 to {count}, got {k!r}")
     shuffled = np.random.default_rng(seed).permutation(count)

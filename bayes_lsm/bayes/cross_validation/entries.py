@@ -21,7 +21,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from bayes_lsm.arrays import Array
-from bayes_lsm.bayes.coordinates import row_dim
 from bayes_lsm.bayes.cross_validation.given_draws import given_draws
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
@@ -33,16 +32,7 @@ _FEWEST_CLUSTERS = 3
 
 @dataclass(frozen=True, eq=False)
 class Pointwise:
-    """The log likelihood by entries.
-
-    Attributes
-    ----------
-    values : ndarray, shape (chains, draws, entries)
-    unit : {"study", "cluster", "row"}
-        What an entry is of.
-    names : tuple of str
-        Of the entries.
-    """
+    """The log likelihood (chains, draws, entries) by entries: each of a study, cluster or row."""
 
     values: Array
     unit: str
@@ -65,7 +55,7 @@ def pointwise_log_likelihood(design: Design, draws: Draws) -> Pointwise:
     clusters, shape = independent_clusters(design), (*draws.location.shape[:2], -1)
     unit, names = "cluster", clusters.names
     if len(clusters) < _FEWEST_CLUSTERS or len(clusters) == len(design.y):
-        unit, names = row_dim(design), design.labels
+        unit, names = design.unit, design.labels
     if len(clusters) < min(_FEWEST_CLUSTERS, len(design.y)):
         values = ConditionalEffects(design, draws).log_densities_given_others()
         return Pointwise(values.reshape(shape), unit, names)

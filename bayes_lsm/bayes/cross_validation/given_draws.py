@@ -17,8 +17,7 @@ from scipy.special import ndtr
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.cross_validation.level_integrals import LeftRows, LevelIntegrals
 from bayes_lsm.bayes.draws import Draws
-from bayes_lsm.bayes.normal_scores import normal_scores
-from bayes_lsm.bayes.pointwise_likelihood import log_likelihood
+from bayes_lsm.bayes.pointwise_likelihood import log_likelihood, normal_scores
 from bayes_lsm.design.clusters import Clusters
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import Indices
@@ -76,13 +75,8 @@ def given_draws(design: Design, draws: Draws) -> GivenDraws:
 class DrawnDeletion:
     """Points that have all coefficients, for `refits`; see `likelihood.protocol.Deletion`.
 
-    Attributes
-    ----------
-    given : GivenDraws
-    total : ndarray, shape (m,)
-        Log likelihood of the rows that the weights are of: 0 for draws of their posterior.
-    whole : bool
-        Whether these are all rows, so that a fold's density is to be taken away.
+    `total` (m,) is the log likelihood of the rows that the weights are of, 0 for draws of their
+    posterior; if these are all rows (`whole`) a fold's density is to be taken away.
     """
 
     given: GivenDraws

@@ -43,16 +43,9 @@ _ENTRIES = 4_000_000  # 32 MB for each array of points × columns
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """One level of a random intercept.
+    """One level of a random intercept: ω at each draw (m,), and the rows with its variance.
 
-    Attributes
-    ----------
-    column : int
-        Of its effect, among those of `flat_coefficients`.
-    sd : ndarray, shape (m,)
-        ω at each draw.
-    rows : ndarray of int
-        Those whose variance depends on it.
+    `column` is that of its effect among those of `flat_coefficients`.
     """
 
     column: int
@@ -75,14 +68,8 @@ class Level:
 class LeftRows:
     """What draws say of rows that are left out.
 
-    Attributes
-    ----------
-    fold : ndarray, shape (m,)
-        ln p(y_out | y_left, θ) of all of them together.
-    units : list of ndarray, shape (m,) each
-        The same of each of their units alone.
-    below : list of ndarray, shape (m, rows) each
-        P(new effect ≤ y_i | y_left, θ) of the rows of each.
+    `fold` (m,) is ln p(y_out | y_left, θ) of all of them together, `units` the same of each of
+    their units alone, and `below` P(new effect ≤ y_i | y_left, θ) of each unit's rows (m, rows).
     """
 
     fold: Array

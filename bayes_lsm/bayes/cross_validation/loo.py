@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -35,6 +34,7 @@ from bayes_lsm.bayes.cross_validation.elpd_from_densities import (
 from bayes_lsm.bayes.cross_validation.given_draws import given_draws
 from bayes_lsm.bayes.cross_validation.refits import Predictions, leave_out_folds
 from bayes_lsm.bayes.cross_validation.units import Unit, are_independent, read_units
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.resolved_priors.propriety import require_proper_without
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.capabilities import require_capable
@@ -42,9 +42,6 @@ from bayes_lsm.design.clusters import Cluster, Clusters
 from bayes_lsm.design.subsets import Indices
 from bayes_lsm.errors import FitError
 from bayes_lsm.progress import track
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
 
 _FEW = 100
 
@@ -269,10 +266,7 @@ def checked_studies(
 ) -> Clusters:
     """The units of a fit that can be left out one by one; see `units.read_units`.
 
-    Raises
-    ------
-    FitError
-        For too few units, or one that bounds a coefficient with a flat prior by itself.
+    None of them may bound a coefficient with a flat prior by itself.
     """
     studies = read_units(fit.design, cluster, unit)
     _require_proper(fit, studies, _one_by_one(studies))

@@ -43,14 +43,9 @@ _FEW = 20
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Points near the posterior of some rows.
+    """Points near the posterior of some rows: what the `rows` say at each.
 
-    Attributes
-    ----------
-    log_ratio : ndarray, shape (m,)
-        Log density of the prior less that of what the points were drawn from.
-    rows : Deletion
-        What the rows say at each.
+    `log_ratio` (m,) is the log density of the prior less that of what the points were drawn from.
     """
 
     log_ratio: Array
@@ -66,20 +61,10 @@ class Near(Protocol):
 class Refittable:
     """A model whose rows can be left out.
 
-    Attributes
-    ----------
-    near : Near
-    rows : int
-        How many there are.
-    width : int
-        Numbers that are held for each point, beside the rows.
-    bounded : bool
-        Whether no weight can be large because the proposal holds the prior; not with flat ones.
-    sampled : bool
-        Whether the points are the draws of a sampler: their weights are smoothed, and only where
-        that does not do is there a refit, which is slow.
-    problems : list of str
-        What is wrong with refits, as they are made.
+    It has so many `rows`, and `width` numbers that are held for each point beside them. `bounded`:
+    no weight can be large because the proposal holds the prior; not with flat ones. `sampled`: the
+    points are the draws of a sampler, whose weights are smoothed, and only where that does not do
+    is there a refit, which is slow. `problems` are what is wrong with refits, as they are made.
     """
 
     near: Near
@@ -92,26 +77,13 @@ class Refittable:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """What the studies that are left say of those left out.
+    """What the studies that are left say of those left out: arrays (U,), of pit (n,).
 
-    Attributes
-    ----------
-    elpd : ndarray, shape (U,)
-        ln p(y_study | y_left) of each study.
-    lpd : ndarray, shape (U,)
-        The same density given all effects, its own included.
-    mcse : ndarray, shape (U,)
-        Monte Carlo error of `elpd`.
-    pit : ndarray, shape (n,)
-        P(new effect ≤ y_i | y_left) of each row.
-    pareto_k, largest_weight, ess : ndarray, shape (U,)
-        Of the weights behind `elpd`; `largest_weight` is a share of the total.
-    refitted : ndarray of bool, shape (U,)
-        Whether the study's fold was given a proposal of its own.
-    bounded, sampled : bool
-        Whether the weights are, and the points; see `Refittable`.
-    shared_elpd, shared_k : ndarray, shape (U,)
-        `elpd` and `pareto_k` before any refit.
+    `elpd` is ln p(y_study | y_left) of each study with its Monte Carlo error, `lpd` the same given
+    all effects, its own included; `pit` is P(new effect ≤ y_i | y_left) of each row. pareto_k,
+    largest_weight (a share of the total) and ess are of the weights behind `elpd`; `refitted` says
+    whether the study's fold was given a proposal of its own; shared_elpd and shared_k are `elpd`
+    and `pareto_k` before any refit. For `bounded` and `sampled` see `Refittable`.
     """
 
     elpd: Array
@@ -144,19 +116,9 @@ def leave_out_folds(
     seed: int,
     progress: bool = True,
 ) -> Predictions:
-    """Predict the studies of each fold from the rest.
+    """Predict the studies of each fold, which are left out together, from the rest.
 
-    Parameters
-    ----------
-    model : Refittable
-        With the priors of the whole data: a refit has the same prior, also where a preset took its
-        units from the data.
-    studies : Clusters
-    folds : sequence of ndarray of int
-        Studies that are left out together; each study in one fold.
-    seed : int
-    progress : bool, default True
-        Show a progress bar on standard error when it takes more than a second or two.
+    A refit has the priors of the whole data, also where a preset took its units from the data.
     """
     n = model.rows
     seeds = np.random.SeedSequence(seed).generate_state(len(folds) + 1)

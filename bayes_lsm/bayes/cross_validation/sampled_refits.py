@@ -7,36 +7,30 @@ the rows, from a model that is compiled once, in which rows can be switched off.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayes_lsm.arrays import Index
 from bayes_lsm.bayes.cross_validation.given_draws import DrawnDeletion
 from bayes_lsm.bayes.cross_validation.level_integrals import LevelIntegrals
 from bayes_lsm.bayes.cross_validation.refits import Points
+from bayes_lsm.bayes.draws import Draws
+from bayes_lsm.bayes.engines.nuts import Chains, compile_switchable
+from bayes_lsm.bayes.posterior import Posterior
+from bayes_lsm.bayes.posterior_sampling import checked
 from bayes_lsm.design.subsets import Indices
 
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.engines.nuts import Switchable
-    from bayes_lsm.bayes.posterior import Posterior
-
-_CHAINS, _TUNE, _TARGET_ACCEPT = 4, 1000, 0.95
+_CHAINS = 4
 # Draws of a refit: a share of the points that importance sampling would take.
 _DRAWS_PER_POINT = 0.2
 
 
 @dataclass(frozen=True, eq=False)
 class SampledRefits:
-    """Refits by NUTS of a fit, which stands for itself where no row is left out.
-
-    Attributes
-    ----------
-    fit : Posterior
-    problems : list of str
-        What is wrong with refits, as they are made.
-    """
+    """Refits by NUTS of a fit, which stands for itself where all rows are left; and problems."""
 
     fit: Posterior
     problems: list[str] = field(default_factory=list)
@@ -48,19 +42,11 @@ class SampledRefits:
 
     def near(self, left: Indices, *, points: int, seed: int) -> Points:
         """Draws of the posterior of the rows `left`: those of the fit, or new ones."""
-        from bayes_lsm.bayes.posterior_sampling import checked
-
         if len(left) == len(self.fit.design.y):
             return self.own
         design = self.fit.design
-        drawn = self._switchable.sample(
-            left,
-            draws=int(points * _DRAWS_PER_POINT) // _CHAINS,
-            tune=_TUNE,
-            chains=_CHAINS,
-            seed=seed,
-            target_accept=_TARGET_ACCEPT,
-        )
+        chains = Chains(int(points * _DRAWS_PER_POINT) // _CHAINS, chains=_CHAINS)
+        drawn = self._sample(left, chains, seed)
         refit = checked(design, self.fit.priors, drawn, seed)
         if refit.problems:
             out = np.setdiff1d(np.arange(len(self.fit.design.y)), left)
@@ -69,9 +55,7 @@ class SampledRefits:
         return weighted_draws(refit, False)
 
     @cached_property
-    def _switchable(self) -> Switchable:
-        from bayes_lsm.bayes.engines.nuts import compile_switchable
-
+    def _sample(self) -> Callable[[Index, Chains, int], Draws]:
         return compile_switchable(self.fit.design, self.fit.priors)
 
 

@@ -29,11 +29,8 @@ _FEWEST_CLUSTERS, _FEWEST = 3, 2
 def read_units(design: Design, cluster: Cluster | None = None, unit: Unit = "cluster") -> Clusters:
     """The clusters, studies or rows that are to be left out.
 
-    Raises
-    ------
-    FitError
-        For an unknown unit, rows that are given clusters, clusters that are unknown or missing, and
-        fewer than three clusters, or than two studies or rows.
+    A FitError refuses an unknown unit, rows that are given clusters, clusters that are unknown or
+    missing, and fewer than three clusters, or than two studies or rows.
     """
     require_choice("unit", unit, Unit)
     if unit == "row" and cluster is not None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -27,15 +27,13 @@ from bayes_lsm.bayes.diagnostics.discrepancies import (
     your_own,
 )
 from bayes_lsm.bayes.draws import Draws
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
+from bayes_lsm.choices import require_count
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.tables import Printable
 
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
-
-_FEWEST_DRAWS = 100
 _ENTRIES = 2_000_000
 _LOW, _HIGH = 0.025, 0.975
 
@@ -154,8 +152,7 @@ def posterior_predictive_check(
     Gelman, A., Meng, X.-L., & Stern, H. (1996). Posterior predictive assessment of model fitness
     via realized discrepancies. Statistica Sinica, 6(4), 733-807.
     """
-    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < _FEWEST_DRAWS:
-        raise FitError(f"draws must be a whole number of at least {_FEWEST_DRAWS}, got {draws!r}")
+    require_count("draws", draws, least=100)
     design = fit.design
     asked = quantities_of(design)
     for name, yours in (quantities or {}).items():

@@ -11,7 +11,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pandas as pd
@@ -32,17 +32,15 @@ from bayes_lsm.bayes.diagnostics.findings import (
 )
 from bayes_lsm.bayes.diagnostics.study_influence import MAD_TO_SD, study_influence
 from bayes_lsm.bayes.engines.direct import can_sample
-from bayes_lsm.bayes.posterior_sampling import draw_posterior
+from bayes_lsm.bayes.posterior import Posterior
+from bayes_lsm.bayes.posterior_sampling import Settings, draw_posterior
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.errors import ConvergenceWarning, FitError
 from bayes_lsm.results import model_title
+from bayes_lsm.specification import Engine
 from bayes_lsm.tables import Printable
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
-    from bayes_lsm.specification import Engine
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,15 +264,8 @@ def _other_engine(fit: Posterior, *, seed: int, progress: bool) -> pd.DataFrame 
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        other = draw_posterior(
-            design,
-            prior=fit.priors,
-            engine=engine,
-            draws=fit.draws.size,
-            seed=seed,
-            progress=progress,
-        )
-    return other.summary()
+        how = Settings(engine, fit.draws.size, seed, progress=progress)
+        return draw_posterior(design, fit.priors, how).summary()
 
 
 def _studies(left_out: Elpd, influence: pd.DataFrame) -> pd.DataFrame:

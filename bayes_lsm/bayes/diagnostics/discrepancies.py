@@ -25,15 +25,10 @@ _SIGNIFICANT = 1.959963984540054
 
 @dataclass(frozen=True, eq=False)
 class Replicate:
-    """Effects, observed or drawn, under several draws of the coefficients.
+    """Effects y, observed or drawn, under several draws of the coefficients: arrays (draws, k).
 
-    Attributes
-    ----------
-    y : ndarray, shape (draws, k)
-    residual : ndarray, shape (draws, k)
-        y − x'β.
-    z : ndarray, shape (draws, k)
-        Residuals so standardised that they are independent and standard normal under the model.
+    `residual` is y − x'β, `z` residuals so standardised that they are independent and standard
+    normal under the model.
     """
 
     y: Array
@@ -172,13 +167,7 @@ def _together(one: sparse.csr_array, other: sparse.csr_array) -> Quantity:
 
 
 def your_own(name: str, quantity: Callable[[Array], float]) -> Quantity:
-    """A quantity of single sets of effects, for many.
-
-    Raises
-    ------
-    FitError
-        When it gives no finite number.
-    """
+    """A quantity of single sets of effects, for many; a FitError when it gives no finite number."""
 
     def of_all(r: Replicate) -> Array:
         values = np.array([quantity(each) for each in r.y], dtype=float)

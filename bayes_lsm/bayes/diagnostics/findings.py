@@ -8,14 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
-from bayes_lsm.bayes.calibration.uniformity import uniformity_pvalue
+from bayes_lsm.bayes.calibration.uniformity import pit_ranks, uniformity_pvalue
+from bayes_lsm.bayes.cross_validation.elpd import Elpd
+from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck
 from bayes_lsm.bayes.diagnostics.study_influence import MAD_TO_SD
+from bayes_lsm.bayes.draws import Importance
 from bayes_lsm.bayes.engines.diagnostics import (
     LARGE_WEIGHT,
     LARGEST_PARETO_K,
@@ -25,12 +28,7 @@ from bayes_lsm.bayes.engines.diagnostics import (
     bfmi,
     is_dominated,
 )
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.cross_validation.elpd import Elpd
-    from bayes_lsm.bayes.diagnostics.checks import PredictiveCheck
-    from bayes_lsm.bayes.draws import Importance
-    from bayes_lsm.bayes.posterior import Posterior
+from bayes_lsm.bayes.posterior import Posterior
 
 Status = Literal["good", "caution", "bad"]
 
@@ -170,8 +168,7 @@ def loo_findings(left_out: Elpd, coefficients: int) -> list[Finding]:
     ]  # fmt: skip
     if left_out.pit is None:
         return found
-    ranks = np.floor(np.clip(left_out.pit, 0, 1 - 1e-12) * (_RANKS + 1)).astype(np.int64)
-    p = uniformity_pvalue(ranks, _RANKS)
+    p = uniformity_pvalue(pit_ranks(left_out.pit, _RANKS), _RANKS)
     status: Status = "good" if p >= SMALLEST_PIT_P else "caution" if p >= WORST_PIT_P else "bad"
     limit = f"at least {SMALLEST_PIT_P:g}"
     advice = (
@@ -184,16 +181,7 @@ def loo_findings(left_out: Elpd, coefficients: int) -> list[Finding]:
 def influence_findings(
     studies: pd.DataFrame, effects: int, several: str = "studies"
 ) -> list[Finding]:
-    """Whether single studies, of so many effects, stand out.
-
-    Parameters
-    ----------
-    studies : DataFrame
-        That of a `Diagnosis`.
-    effects : int
-    several : str, default "studies"
-        What they are.
-    """
+    """Whether single studies, of so many effects, stand out: by the table of a `Diagnosis`."""
     part = several.capitalize()
     high = studies.index[~(studies["pareto_k"] <= LARGEST_PARETO_K)]
     found = [

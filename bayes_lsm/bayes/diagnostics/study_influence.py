@@ -19,7 +19,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -33,15 +32,13 @@ from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.diagnostics import LARGEST_PARETO_K
 from bayes_lsm.bayes.engines.direct import sample_directly
 from bayes_lsm.bayes.engines.pareto import smooth_weights
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
+from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import Indices
 from bayes_lsm.progress import track
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
-    from bayes_lsm.design.design import Design
 
 # The SD of a normal distribution is that many times its median absolute deviation.
 MAD_TO_SD = 1.482602218505602
@@ -53,23 +50,11 @@ def study_influence(
 ) -> tuple[Elpd, pd.DataFrame]:
     """What becomes of the coefficients without each study.
 
-    Parameters
-    ----------
-    fit : BayesFit
-    left_out : Elpd
-        By ``fit.loo()`` or ``fit.psis_loo()``, of the studies or clusters that are meant; only with
-        the first is a model refitted without one.
-    progress : bool, default True
-        Show a progress bar on standard error where there are more than a few.
-
-    Returns
-    -------
-    Elpd
-        The same with PIT that are independent.
-    DataFrame
-        One row a study; a column for each coefficient, such as ``scale[weeks]``, and where it is
-        estimated ``study_effects[df]``: its median without the study minus that with it, in
-        posterior SDs; of ν in those of ln ν. refitted: whether by a refit.
+    `left_out` is by ``fit.loo()`` or ``fit.psis_loo()``, of the studies or clusters that are meant;
+    only with the first is a model refitted without one. It comes back with PIT that are
+    independent, and a table of one row a study: a column for each coefficient, such as
+    ``scale[weeks]``, its median without the study minus that with it, in posterior SDs (of ν in
+    those of ln ν); and ``refitted``, whether by a refit.
 
     Examples
     --------
@@ -132,11 +117,8 @@ def _refit(fit: Posterior, rows: Indices) -> Draws:
 class Medians:
     """Medians of everything that was estimated, and how far others are from them.
 
-    Parameters
-    ----------
-    parts : mapping of str to names and draws (..., terms)
-        As `BayesFit.parts` or `Draws.parts` has them. Effects of random intercepts are not among
-        the medians.
+    `parts` is as `BayesFit.parts` or `Draws.parts` has it. Effects of random intercepts are not
+    among the medians.
     """
 
     def __init__(self, parts: Mapping[str, tuple[Sequence[str], Array]]) -> None:

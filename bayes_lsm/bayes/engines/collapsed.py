@@ -19,10 +19,9 @@ import numpy as np
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.coordinates import Coordinates
-from bayes_lsm.bayes.engines.importance_sampling import propose_phi, sample_target
+from bayes_lsm.bayes.engines.importance_sampling import propose_phi
 from bayes_lsm.bayes.term_draws import join_terms, terms_of
 from bayes_lsm.design.design import Design
-from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.likelihood.protocol import NormalPrior
 from bayes_lsm.priors import Normal, PriorBlock, ResolvedPriors
@@ -34,35 +33,13 @@ def can_collapse(priors: ResolvedPriors) -> bool:
     return normal and priors.scale.shrinkage is None
 
 
-def require_collapsible(priors: ResolvedPriors, cure: str) -> None:
-    """Refuse priors with which β cannot be integrated out, by a FitError."""
-    if not can_collapse(priors):
-        raise FitError(
-            "the collapsed engine needs normal priors on all location coefficients, and no "
-            f"shrinkage prior on the scale part; {cure}"
-        )
-
-
-def sample_collapsed(
-    design: Design, priors: ResolvedPriors, *, draws: int = 4000, seed: int
-) -> Draws:
-    """Independent draws from a posterior with normal effects; see `sample_directly`."""
-    require_collapsible(priors, "use engine='nuts'")
-    return sample_target(CollapsedTarget(design, priors), draws, seed)
-
-
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Values of α from a proposal near the posterior, to be weighted by any likelihood.
+    """Values of α (m, q) from a proposal near the posterior, to be weighted by any likelihood.
 
-    Attributes
-    ----------
-    alphas : ndarray, shape (m, q)
-    log_ratio : ndarray, shape (m,)
-        Log density of the prior less that of the proposal. With a log likelihood added it is the
-        log weight of a point, and the mean weight is the marginal likelihood.
-    mean, precision : ndarray, shapes (p,), (p, p)
-        Of the normal prior of β.
+    `log_ratio` (m,) is the log density of the prior less that of the proposal. With a log
+    likelihood added it is the log weight of a point, and the mean weight is the marginal
+    likelihood. `mean` (p,) and `precision` (p, p) are of the normal prior of β.
     """
 
     alphas: Array
@@ -72,7 +49,7 @@ class Points:
 
 
 def propose(design: Design, priors: ResolvedPriors, *, points: int, seed: int) -> Points:
-    """Points from the mixture that `sample_collapsed` would draw from.
+    """Points from the mixture that `sample_directly` would draw from.
 
     The prior is a part of it, so no weight of a likelihood is above its maximum over that share;
     unless a prior is flat, in whose place there is a wide distribution.
@@ -86,13 +63,7 @@ def propose(design: Design, priors: ResolvedPriors, *, points: int, seed: int) -
 class CollapsedTarget:
     """The log posterior density of φ, with β integrated out, up to the marginal likelihood.
 
-    Attributes
-    ----------
-    location : NormalPrior
-        Of β.
-    coordinates : Coordinates
-    guesses : ndarray, shape (2, q)
-        The priors' middle, and where the residuals point.
+    `location` is the prior of β, and `guesses` (2, q) are as in `Target`.
     """
 
     def __init__(self, design: Design, priors: ResolvedPriors, df: None = None) -> None:

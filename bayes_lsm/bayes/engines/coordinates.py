@@ -25,19 +25,9 @@ _FLAT_REACH = 10.0
 class Coordinates:
     """φ = Rθ, d of them, with the priors of θ.
 
-    Attributes
-    ----------
-    middle : ndarray, shape (d,)
-        φ where each θ_j has its prior's median.
-    prior : Fixed
-        The prior of φ.
-    cover : Fixed
-        The same with a wide Cauchy distribution in the place of each flat prior, from which
-        nothing can be drawn.
-    bounded : bool
-        Whether the two are the same.
-    cover_factor : ndarray, shape (d, d)
-        The scale matrix of that distribution is the square of this.
+    `middle` (d,) is φ where each θ_j has its prior's median; `prior` that of φ, and `cover` the
+    same with a wide Cauchy distribution in the place of each flat prior, from which nothing can be
+    drawn: its scale matrix is the square of `cover_factor`. `bounded`: the two are the same.
     """
 
     def __init__(self, priors: Sequence[Univariate], information: Array) -> None:

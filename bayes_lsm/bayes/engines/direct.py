@@ -10,29 +10,30 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from bayes_lsm.bayes.draws import Draws
-from bayes_lsm.bayes.engines.collapsed import CollapsedTarget, can_collapse, require_collapsible
+from bayes_lsm.bayes.engines.collapsed import CollapsedTarget, can_collapse
 from bayes_lsm.bayes.engines.importance_sampling import Target, sample_target
-from bayes_lsm.bayes.engines.student_collapsed import (
-    StudentTarget,
-    can_sample_student,
-    require_student_priors,
-)
+from bayes_lsm.bayes.engines.student_collapsed import StudentTarget, can_sample_student
 from bayes_lsm.bayes.student.excess import Degrees
 from bayes_lsm.design.design import Design
+from bayes_lsm.errors import FitError
 from bayes_lsm.priors import ResolvedPriors
 
 
 class _Engine(NamedTuple):
-    """Which priors an engine takes, what refuses others, and what it draws from."""
+    """Which priors an engine takes, why no others, and what it draws from."""
 
     takes: Callable[[ResolvedPriors], bool]
-    require: Callable[[ResolvedPriors, str], None]
+    needs: str
     target: Callable[[Any, ResolvedPriors, Any], Target]
 
 
 _ENGINES = {
-    "normal": _Engine(can_collapse, require_collapsible, CollapsedTarget),
-    "student_t": _Engine(can_sample_student, require_student_priors, StudentTarget),
+    "normal": _Engine(can_collapse, "the collapsed engine needs normal priors", CollapsedTarget),
+    "student_t": _Engine(
+        can_sample_student,
+        "with Student-t study effects the collapsed engine needs proper priors",
+        StudentTarget,
+    ),
 }
 
 
@@ -47,7 +48,12 @@ def can_sample(design: Design, priors: ResolvedPriors, df: Degrees | None) -> bo
 
 def require_direct(priors: ResolvedPriors, df: Degrees | None, cure: str) -> None:
     """Refuse priors that `sample_directly` does not take, by a FitError."""
-    _engine(df).require(priors, cure)
+    engine = _engine(df)
+    if not engine.takes(priors):
+        raise FitError(
+            f"{engine.needs} on all location coefficients, and no shrinkage prior on the scale "
+            f"part; {cure}"
+        )
 
 
 def sample_directly(
@@ -58,28 +64,10 @@ def sample_directly(
     draws: int = 4000,
     seed: int,
 ) -> Draws:
-    """Independent draws from the posterior.
+    """Independent draws from the posterior, with `importance`: how good they are, and the evidence.
 
-    Parameters
-    ----------
-    design : Design, or a part of one
-    priors : ResolvedPriors
-    df : DegreesOfFreedom, Excess, float or None
-        Prior of ν, or of ln(ν − lower), or its fixed value; None for normal study effects.
-    draws : int, default 4000
-    seed : int
-        The same seed gives the same draws.
-
-    Returns
-    -------
-    Draws
-        With `importance`: the effective number of draws, Pareto k, and the log marginal likelihood.
-
-    Raises
-    ------
-    FitError
-        For priors that the engine cannot take, or random intercepts of ln τ².
+    `df` is the prior of ν, or of ln(ν − lower), or its fixed value; None for normal study effects.
+    The design may be a part of one. Priors that the engine cannot take are a FitError.
     """
-    engine = _engine(df)
-    engine.require(priors, "use engine='nuts'")
-    return sample_target(engine.target(design, priors, df), draws, seed)
+    require_direct(priors, df, "use engine='nuts'")
+    return sample_target(_engine(df).target(design, priors, df), draws, seed)

@@ -52,11 +52,7 @@ _CHAINS = 4  # independent draws, but ArviZ's diagnostics want several chains
 class Target(Protocol):
     """A posterior density to draw from, in coordinates φ with d dimensions.
 
-    Attributes
-    ----------
-    coordinates : Coordinates
-    guesses : ndarray, shape (2, d)
-        The priors' middle, and where the residuals point.
+    `guesses` (2, d): the priors' middle, and where the residuals point.
     """
 
     coordinates: Coordinates

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bayes_lsm.arrays import Array
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.compiled_models import compile_model
 from bayes_lsm.bayes.pymc_model.graph import BUILDERS, build_switchable_pymc_model
@@ -37,15 +37,22 @@ _FAR_TRANSITIONS = 4
 _FAR_ACCEPT = 0.99
 
 
+@dataclass(frozen=True)
+class Chains:
+    """How many chains of how many draws, after how long a warm-up; see `fit_bayes`."""
+
+    draws: int = 1000
+    tune: int = 1000
+    chains: int = 4
+    target_accept: float = 0.95
+
+
 def sample_nuts(
     design: Design,
     priors: Priors,
+    chains: Chains,
     *,
-    draws: int = 1000,
-    tune: int = 1000,
-    chains: int = 4,
     seed: int,
-    target_accept: float = 0.95,
     true_effects: TrueEffects = "integrated",
     progress: bool = True,
 ) -> Draws:
@@ -56,97 +63,42 @@ def sample_nuts(
     every four transitions, with an acceptance of 0.99 at least; the statistics tell of all four:
     whether one diverged, and their steps together. To sample without these coordinates, hand
     `build_pymc_model` to `pymc.sample`.
-
-    `draws` and `tune` are those of each chain; the other settings are those of `fit_bayes`.
     """
 
     def compiled_model() -> tuple[Any, bool]:
         return compile_for(BUILDERS[true_effects](design, priors), design, priors, seed=seed)
 
-    posterior, stats = run_nuts(
-        compiled_model,
-        draws=draws,
-        tune=tune,
-        chains=chains,
-        seed=seed,
-        target_accept=target_accept,
-        progress=progress,
-    )
-    return read_chains(posterior, stats, df_prior(design, priors))
+    df = df_prior(design, priors)
+    return run_nuts(compiled_model, chains, df, seed=seed, progress=progress)
 
 
-@dataclass(frozen=True, eq=False)
-class Switchable:
-    """A compiled model whose rows can be switched off."""
+def compile_switchable(design: Design, priors: Priors) -> Callable[[Index, Chains, int], Draws]:
+    """The model of groups' effects compiled once, for refits without some of its rows.
 
-    design: Design
-    compiled: Any
-
-    def sample(
-        self,
-        left: npt.NDArray[np.intp],
-        *,
-        draws: int,
-        tune: int,
-        chains: int,
-        seed: int,
-        target_accept: float,
-    ) -> Draws:
-        """Draw as `sample_nuts`, where only the rows `left` are observed."""
-        kept = np.isin(np.arange(len(self.design.y)), left)
-        posterior, stats = run_nuts(
-            lambda: (self.compiled.with_data(**rows_on(self.design, kept)), False),
-            draws=draws,
-            tune=tune,
-            chains=chains,
-            seed=seed,
-            target_accept=target_accept,
-            progress=False,
-        )
-        return read_chains(posterior, stats, None)
-
-
-def compile_switchable(design: Design, priors: Priors) -> Switchable:
-    """The model of groups' effects compiled once, for refits without some of its rows."""
-    model = build_switchable_pymc_model(design, priors)
-    return Switchable(design, compile_model(model, kept_of(model)))
-
-
-def read_chains(
-    posterior: Mapping[str, Array],
-    stats: Mapping[str, npt.NDArray[Any]],
-    df: DegreesOfFreedom | float | None,
-) -> Draws:
-    """The draws of a model's variables (chains, draws, …), whichever it has.
-
-    `df` is the prior of ν, its fixed value, or None for normal study effects.
+    What draws as `sample_nuts` where only some rows are observed, by chains and a seed.
     """
-    found: dict[str, Any] = {name: posterior[name] for name in _KEPT_VARIABLES if name in posterior}
-    if df is not None and not isinstance(df, DegreesOfFreedom):
-        found["df"] = np.full((1, 1), df)
-    return Draws(**found, stats=stats)
+    model = build_switchable_pymc_model(design, priors)
+    compiled, every = compile_model(model, kept_of(model)), np.arange(len(design.y))
+
+    def sample(left: Index, chains: Chains, seed: int) -> Draws:
+        rows = rows_on(design, np.isin(every, left))
+        return run_nuts(lambda: (compiled.with_data(**rows), False), chains, None, seed=seed)
+
+    return sample
 
 
 def run_nuts(
     compiled_model: Callable[[], tuple[Any, bool]],
+    chains: Chains,
+    df: DegreesOfFreedom | float | None,
     *,
-    draws: int,
-    tune: int,
-    chains: int,
     seed: int,
-    target_accept: float,
-    progress: bool,
-) -> tuple[dict[str, Array], dict[str, npt.NDArray[Any]]]:
+    progress: bool = False,
+) -> Draws:
     """The draws of a model that `compiled_model` compiles for nutpie, under a progress bar.
 
-    It returns, too, whether there is a far region to be visited.
-
-    Returns
-    -------
-    posterior : dict of str to ndarray, shape (chains, draws, …)
-        The variables of the model.
-    stats : dict of str to ndarray, shape (chains, draws)
-        What the sampler says of each draw.
+    It returns, too, whether there is a far region to be visited. `df` is the prior of ν, its fixed
+    value, or None for normal study effects.
     """
     with _progress(progress) as (say, advance):
         say("Loading PyMC and compiling the model")
@@ -154,14 +106,14 @@ def run_nuts(
 
         compiled, far = compiled_model()
         transitions = _FAR_TRANSITIONS if far else 1
-        say(f"Sampling {chains} chains")
+        say(f"Sampling {chains.chains} chains")
         sampler = nutpie.sample(
             compiled,
-            draws=transitions * draws,
-            tune=tune,
-            chains=chains,
+            draws=transitions * chains.draws,
+            tune=chains.tune,
+            chains=chains.chains,
             seed=seed,
-            target_accept=max(target_accept, _FAR_ACCEPT) if far else target_accept,
+            target_accept=max(chains.target_accept, _FAR_ACCEPT if far else 0.0),
             # Its default scales by gradients, which mislead it where a posterior is half-flat.
             adaptation="draw_diag",
             save_warmup=False,
@@ -174,13 +126,17 @@ def run_nuts(
         except BaseException:
             sampler.cancel()
             raise
-    posterior = {name: np.asarray(each) for name, each in tree["posterior"].data_vars.items()}
+    variables = tree["posterior"].data_vars
+    drawn = {name: np.asarray(variables[name]) for name in _KEPT_VARIABLES if name in variables}
+    found: dict[str, Any] = dict(_thin(drawn, transitions))
+    if df is not None and not isinstance(df, DegreesOfFreedom):
+        found["df"] = np.full((1, 1), df)
     stats = {
         name: np.asarray(tree["sample_stats"][name])
         for name in _KEPT_STATISTICS
         if name in tree["sample_stats"]
     }
-    return _thin(posterior, transitions), _thin(stats, transitions) | _together(stats, transitions)
+    return Draws(**found, stats=_thin(stats, transitions) | _together(stats, transitions))
 
 
 def _thin(draws: Mapping[str, Array], transitions: int) -> dict[str, Array]:
@@ -218,7 +174,7 @@ def compile_for(model: pm.Model, design: Design, priors: Priors, *, seed: int) -
 
 
 def kept_of(model: pm.Model) -> list[str]:
-    """The variables of a model whose draws `read_chains` reads."""
+    """The variables of a model whose draws are kept."""
     return [name for name in _KEPT_VARIABLES if name in model.named_vars]
 
 

@@ -23,7 +23,8 @@ import pytensor.tensor as pt
 from pymc.model.transform.conditioning import remove_value_transforms
 from pytensor.graph.replace import graph_replace
 
-from bayes_lsm.bayes.engines.collapsed import normal_prior, sample_collapsed
+from bayes_lsm.bayes.engines.collapsed import normal_prior
+from bayes_lsm.bayes.engines.direct import sample_directly
 from bayes_lsm.bayes.engines.far_region_map import KNOTS, SHARPNESS, fit_reach
 from bayes_lsm.bayes.engines.skewness_map import fit_bends, t_scatter
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
@@ -45,7 +46,7 @@ def pilot_data(design: Design, priors: Priors, seed: int) -> dict[str, Any]:
     """The numbers that bend the coordinates for one design and its priors."""
     resolved = resolve_priors(design, priors)
     near = ResolvedPriors(_near_normal(resolved.location, seed), resolved.scale)
-    pilot = sample_collapsed(design, near, draws=_PILOT_DRAWS, seed=seed)
+    pilot = sample_directly(design, near, None, draws=_PILOT_DRAWS, seed=seed)
     theta = pilot.flat_scale @ resolved.scale.contrasts.T
     mean, precision = normal_prior(near.location)
     bends = fit_bends(theta)

@@ -34,13 +34,7 @@ class Fixed:
 class Mixture:
     """weights[0] · fixed + Σ weights[k] · t(means[k], factors[k] factors[k]', 5 df).
 
-    Attributes
-    ----------
-    weights : ndarray, shape (K + 1,)
-    means : ndarray, shape (K, q)
-    factors : ndarray, shape (K, q, q)
-        Lower Cholesky factors of the scale matrices.
-    fixed : Fixed
+    The weights (K + 1,), means (K, q) and lower Cholesky factors (K, q, q) of the scale matrices.
     """
 
     weights: Array

@@ -15,11 +15,10 @@ import numpy as np
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.coordinates import Coordinates
-from bayes_lsm.bayes.engines.importance_sampling import propose_phi, sample_target
+from bayes_lsm.bayes.engines.importance_sampling import propose_phi
 from bayes_lsm.bayes.student.effects import arrays
 from bayes_lsm.bayes.student.excess import Degrees, Excess
 from bayes_lsm.design.design import Design
-from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.rows.closed_form import log_tau2_of_residuals
 from bayes_lsm.priors import ResolvedPriors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
@@ -31,38 +30,9 @@ def can_sample_student(priors: ResolvedPriors) -> bool:
     return priors.location.is_proper and priors.scale.shrinkage is None
 
 
-def require_student_priors(priors: ResolvedPriors, cure: str) -> None:
-    """Refuse priors that the engine cannot draw from, by a FitError."""
-    if not can_sample_student(priors):
-        raise FitError(
-            "with Student-t study effects the collapsed engine needs proper priors on all location "
-            f"coefficients, and no shrinkage prior on the scale part; {cure}"
-        )
-
-
-def sample_student(
-    design: Design,
-    priors: ResolvedPriors,
-    df: Degrees,
-    *,
-    draws: int = 4000,
-    seed: int,
-) -> Draws:
-    """Independent draws from a posterior with Student-t study effects; see `sample_directly`."""
-    require_student_priors(priors, "use engine='nuts'")
-    return sample_target(StudentTarget(design, priors, df), draws, seed)
-
-
 @dataclass(frozen=True, eq=False)
 class JointPoints:
-    """Values of all unknowns from a proposal near the posterior, to be weighted by any likelihood.
-
-    Attributes
-    ----------
-    location, scale, df : ndarray, shapes (m, p), (m, q), (m,)
-    log_ratio : ndarray, shape (m,)
-        Log density of the prior less that of the proposal; see `collapsed.Points`.
-    """
+    """β (m, p), α (m, q) and ν (m,) from a proposal near the posterior; see `collapsed.Points`."""
 
     location: Array
     scale: Array
@@ -78,7 +48,7 @@ def propose_student(
     points: int,
     seed: int,
 ) -> JointPoints:
-    """Points from the mixture that `sample_student` would draw from."""
+    """Points from the mixture that `sample_directly` would draw from."""
     target = StudentTarget(design, priors, df)
     phi, log_ratio = propose_phi(target, points, seed)
     return JointPoints(*target.split(phi), log_ratio)

@@ -39,6 +39,7 @@ from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.bayes.term_draws import flat_coefficients, join_terms, split_terms, terms_of
 from bayes_lsm.capabilities import require_capable
+from bayes_lsm.choices import require_count, seed_or_new
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import ConvergenceWarning, FitError, warn
 from bayes_lsm.priors import Priors
@@ -127,7 +128,7 @@ def average_models(
     variable-selection problem. Annals of Statistics, 38(5), 2587-2619. doi:10.1214/10-AOS792
     """
     require_capable("average", design)
-    _check_draws(draws)
+    require_count("draws", draws, least=100)
     prior = prior or design.specification.priors
     priors, df = resolve_priors(design, prior), df_prior(design, prior)
     require_normalised(priors, "averaging over models")
@@ -135,8 +136,7 @@ def average_models(
     terms = terms_of_parts(design)
     models = _enumerate(terms, keep, most_models)
     log_prior = log_model_prior(model_prior, models, terms)
-    if seed is None:
-        seed = int(np.random.SeedSequence().generate_state(1)[0])
+    seed = seed_or_new(seed)
     seeds = np.random.SeedSequence(seed).generate_state(len(models) + 1)
     evidences: list[Evidence] = []
     found: list[_Coefficients | None] = []
@@ -176,11 +176,6 @@ class _Coefficients:
     def of(cls, design: Design, drawn: Draws) -> _Coefficients:
         scale = flat_coefficients(split_terms(design, drawn))
         return cls(drawn.flat_location, scale, drawn.flat_df)
-
-
-def _check_draws(draws: int) -> None:
-    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 100:
-        raise FitError(f"draws must be a whole number of at least 100, got {draws!r}")
 
 
 def _enumerate(

@@ -27,15 +27,7 @@ _SAME = 1e-10
 
 @dataclass(frozen=True)
 class Bridge:
-    """A log marginal likelihood found by bridging.
-
-    Attributes
-    ----------
-    log, se : float
-        ln p(y) and its Monte Carlo error.
-    settled : bool
-        Whether the iteration came to rest; if not, `log` is where it was cut off.
-    """
+    """ln p(y) found by bridging, or where that was cut off, and its Monte Carlo error."""
 
     log: float
     se: float
@@ -47,15 +39,9 @@ def bridge(
 ) -> Bridge:
     """The log marginal likelihood and its standard error.
 
-    Parameters
-    ----------
-    log_joint : function of points (m, d)
-        ln p(y, θ) (m,), in coordinates without bounds, Jacobian included.
-    draws : ndarray, shape (S, d)
-        Of the posterior, in these coordinates; those of one chain after those of the other.
-    worth : float
-        How many independent draws they are worth.
-    rng : Generator
+    `log_joint` is ln p(y, θ) (m,) of points (m, d) in coordinates without bounds, Jacobian
+    included. The draws (S, d) of the posterior, those of one chain after those of the other, are
+    worth so many independent ones.
 
     Examples
     --------

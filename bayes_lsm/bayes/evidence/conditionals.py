@@ -38,17 +38,10 @@ _WORK, _STUDENT_WORK = 1.5e7, 2.5e6
 class Unknowns:
     """What a posterior density is of, where one of its coordinates is to be moved.
 
-    Attributes
-    ----------
-    log_density : function of points (m, d)
-        Log posterior density (m,), up to a constant.
-    place : mapping of str to sequence of int
-        The coordinates of the coefficients of each part.
-    most : float
-        How many points the quadrature can afford.
-    turned : int, default 0
-        So many coordinates from the first are turned together: the d of each are the regression
-        coefficients, over the draws, on the one that is moved.
+    `log_density` (m,) of points (m, d), up to a constant; `place` has the coordinates of the
+    coefficients of each part, and the quadrature can afford `most` points. So many coordinates from
+    the first are `turned` together: the d of each are the regression coefficients, over the draws,
+    on the one that is moved.
     """
 
     log_density: Callable[[Array], Array]

@@ -24,10 +24,7 @@ def log_model_prior(
 ) -> Array:
     """Log prior probabilities of the models (M,), which sum to 1; see `average_models`.
 
-    Raises
-    ------
-    FitError
-        For an unknown rule or term, or an inclusion probability that is not between 0 and 1.
+    A FitError refuses an unknown rule or term, and probabilities that are not between 0 and 1.
     """
     if isinstance(model_prior, Mapping):
         log_prior = _by_inclusion(model_prior, models, terms)

@@ -50,16 +50,9 @@ PartName = Literal["location", "scale"]
 
 @dataclass(frozen=True, eq=False)
 class Reduced:
-    """Draws of a model, and what their coordinates are.
+    """Draws (m, d) of a model, what their coordinates are, and how many independent ones that is.
 
-    Attributes
-    ----------
-    unknowns : Unknowns
-    points : ndarray, shape (m, d)
-    worth : float
-        How many independent draws they are worth.
-    evidence : Evidence or None
-        Of the model, where the draws tell it.
+    With the evidence of the model, where the draws tell it.
     """
 
     unknowns: Unknowns
@@ -148,13 +141,7 @@ class Nesting:
         return self._reduced(self.fit.design, self.priors, self.fit.draws, worth_of(self.fit))
 
     def draw(self, kept: Mapping[str, Sequence[int]], *, draws: int) -> Reduced:
-        """Of the model that has these coefficients of each part only.
-
-        Raises
-        ------
-        FitError
-            With random intercepts of ln τ².
-        """
+        """Of the model with these coefficients of each part only; not with random intercepts."""
         if not self.can_draw:
             raise FitError(
                 "the coefficients of a whole term can be tested together only without random "

@@ -13,6 +13,7 @@ from itertools import product
 
 import numpy as np
 
+from bayes_lsm.bayes.coordinates import placed_terms
 from bayes_lsm.design.coefficients import scale_places
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.part import Part
@@ -27,22 +28,12 @@ _SPANNED = 1e-8  # of the length of the constant
 
 @dataclass(frozen=True)
 class Term:
-    """A term of a formula.
+    """A term of a formula, ``continent`` or ``I(weeks - 40)``; the intercept is ``intrcpt``.
 
-    Attributes
-    ----------
-    name : str
-        As in the formula: ``continent``, ``I(weeks - 40)``; the intercept is ``intrcpt``.
-    columns : tuple of int
-        Its columns of X, or its coefficients among the α and κ of all scale terms.
-    optional : bool
-        Whether the model can do without it. Not the intercept, nor a factor that stands in for it.
-    factors : frozenset of str
-        The factors of an interaction.
-    label : str
-        Its whole name: where there are several scale terms ``district: continent``.
-    grouping : str, default ""
-        Of its scale term.
+    `columns` are those of X, or its coefficients among the α and κ of all scale terms; `optional`
+    are terms that the model can do without: not the intercept, nor a factor that stands in for it.
+    `factors` are those of an interaction. Where there are several scale terms its `label` is
+    ``district: continent``, with the `grouping` of its scale term.
     """
 
     name: str
@@ -81,8 +72,8 @@ def find_terms(part: Part) -> tuple[Term, ...]:
 def terms_of_parts(design: Design) -> dict[str, tuple[Term, ...]]:
     """The terms of the location formula, and those of all scale formulas with the correlations."""
     found: list[Term] = []
-    first, alone = 0, len(design.terms) == 1
-    for term in design.terms:
+    alone = len(design.terms) == 1
+    for term, first in placed_terms(design):
         q, kappas = len(term.names), term.n_correlations
         own = list(_of_effects(term))
         if kappas:
@@ -92,7 +83,6 @@ def terms_of_parts(design: Design) -> dict[str, tuple[Term, ...]]:
             label = each.name if alone else f"{term.name}: {each.name}"
             columns = tuple(first + j for j in each.columns)
             found.append(replace(each, columns=columns, grouping=term.name, label=label))
-        first += term.size
     return {"location": find_terms(design.location), "scale": tuple(found)}
 
 
@@ -206,12 +196,7 @@ def take_submodel(
 
 
 def require_terms(part: str, names: Sequence[str], terms: Sequence[Term]) -> None:
-    """Refuse a name that is not one of the terms.
-
-    Raises
-    ------
-    FitError
-    """
+    """Refuse a name that is not one of the terms, by a FitError."""
     known = [term.label for term in terms]
     for name in names:
         if name not in known:

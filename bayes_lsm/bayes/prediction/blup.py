@@ -12,13 +12,12 @@ solve its distribution function.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 import pandas as pd
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.draws import row_blocks
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.prediction.group_effects import SUMMARIES, summarise_mixtures
 from bayes_lsm.bayes.prediction.prediction_points import points_of
@@ -26,9 +25,6 @@ from bayes_lsm.bayes.summaries.intervals import Interval, check_interval, how
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.predictions import Blups, truth_notes
 from bayes_lsm.results import model_title
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
 
 
 def blup(fit: Posterior, *, level: float = 0.95, interval: Interval = "eti") -> Blups:

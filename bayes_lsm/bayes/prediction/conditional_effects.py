@@ -33,7 +33,7 @@ from scipy import sparse
 
 from bayes_lsm.arrays import Array, Index
 from bayes_lsm.bayes.draws import Draws, row_blocks
-from bayes_lsm.bayes.normal_scores import normal_scores
+from bayes_lsm.bayes.pointwise_likelihood import normal_scores
 from bayes_lsm.bayes.prediction.effect_family import EffectFamily, family_of
 from bayes_lsm.bayes.pymc_model.effect_blocks import (
     Block,
@@ -58,16 +58,7 @@ class _Own:
 
 @dataclass(frozen=True, eq=False)
 class _Given:
-    """A block given some draws (S of them).
-
-    Attributes
-    ----------
-    residual : ndarray, shape (n, S)
-        r.
-    T : ndarray, shape (S, m, m)
-    K : ndarray, shape (S, m, m)
-    b : ndarray, shape (S, m)
-    """
+    """A block given some draws (S of them): r (n, S), T and K (S, m, m), and b (S, m)."""
 
     residual: Array
     T: Array
@@ -140,17 +131,7 @@ class ConditionalEffects:
         return owner
 
     def combine(self, combination: sparse.csr_array) -> tuple[Array, Array]:
-        """Linear combinations of the effects given each draw: their means and variances.
-
-        Parameters
-        ----------
-        combination : CSR array, shape (R, effects)
-
-        Returns
-        -------
-        ndarray, shape (R, S)
-        ndarray, shape (R, S)
-        """
+        """Means and variances (R, S) of combinations (R, effects) of the effects, by draw."""
         row, effect = combination.tocoo().coords
         owner = self.owner[effect]
         mean, variance = np.zeros((2, combination.shape[0], self.draws.size))
@@ -168,12 +149,8 @@ class ConditionalEffects:
     ) -> sparse.csr_array:
         """Rows (m, effects) of what the effects of known groups are multiplied by.
 
-        Parameters
-        ----------
-        groups : mapping of str to ndarray of int, shape (m,)
-            The group of each row, of the scale terms that are in it.
-        slopes : mapping of str to ndarray, shape (m, s), optional
-            By default those of the data.
+        `groups` has the group of each row (m,), of the scale terms that are in it, and `slopes` the
+        multipliers (m, s), by default those of the data.
         """
         rows, columns, values = [], [], []
         for (name, each), start in zip(self.terms.items(), self.starts, strict=False):

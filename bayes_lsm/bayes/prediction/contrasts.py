@@ -32,25 +32,9 @@ def scale_functions(
 ) -> ScaleFunctions:
     """l'α for each row l (m, q), or exp(l'α): posterior median, interval, P(l'α > 0).
 
-    Parameters
-    ----------
-    fit : BayesFit
-        Random intercepts of ln τ² are at 0.
-    rows : ndarray, shape (m, q)
-    labels : sequence of str, length m
-        What the rows are called; a posterior has no remark to make of any.
-    measure : {"tau2", "tau", "log_tau2"}, default "log_tau2"
-        What the table is of: exp(l'α), exp(l'α / 2) or l'α.
-    method : {"eti", "hdi"}, optional
-        Equal-tailed (the default), or of highest density on the scale of the measure.
-    level : float, default 0.95
-    compared : bool, default True
-        Whether the column prob_above is wanted: P(l'α > 0), that of a ratio above 1.
-
-    Raises
-    ------
-    FitError
-        For a method that is not one of a Bayesian fit's, or a level outside (0, 1).
+    See `contrasts.ScaleFunctions`: `method` is ``"eti"`` (the default) or ``"hdi"``, on the scale
+    of the measure; random intercepts of ln τ² are at 0, and a posterior has no remark to make of
+    any of the labels. Another method and a level outside (0, 1) are a FitError.
     """
     require_choice("measure", measure, Measure)
     require_choice("for a Bayesian fit method", "eti" if method is None else method, Interval)

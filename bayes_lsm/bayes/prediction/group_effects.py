@@ -1,13 +1,10 @@
 """The posterior of the effects of the groups of every scale term: deviations from x'β.
 
-Given the draws an effect is normal (`conditional_effects`), so that its posterior is a mixture of
-normals over them. Means and SDs average those of its components (Rao–Blackwell), and equal-tailed
-intervals solve its distribution function.
+Given the draws an effect is normal (`conditional_effects`); its mixture over them is summarised as
+that of a row's true effect (`blup`).
 """
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,14 +12,11 @@ from scipy import sparse
 
 from bayes_lsm.arrays import Array, Index
 from bayes_lsm.bayes.draws import row_blocks
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.summaries.intervals import Interval, check_interval, how, mixture_bounds
 from bayes_lsm.predictions import GroupEffects, index_of_effects
 from bayes_lsm.results import model_title
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
-
 
 SUMMARIES = ["estimate", "sd", "pi_lb", "pi_ub"]
 
@@ -35,10 +29,8 @@ def group_effects(
     Parameters
     ----------
     fit : BayesFit
-    level : float, default 0.95
-        Of the intervals.
-    interval : {"eti", "hdi"}, default "eti"
-        Equal-tailed, or of highest density.
+    level, interval
+        As in `blup`.
 
     Returns
     -------
@@ -52,7 +44,7 @@ def group_effects(
     Raises
     ------
     FitError
-        For a level outside (0, 1) or an unknown interval.
+        As in `blup`.
 
     Examples
     --------

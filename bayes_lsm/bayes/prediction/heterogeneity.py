@@ -15,13 +15,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.draws import row_blocks
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.effect_family import EffectFamily, family_of
 from bayes_lsm.bayes.prediction.prediction_points import Points, points_of, tabulate
 from bayes_lsm.bayes.summaries.intervals import (
@@ -32,14 +32,11 @@ from bayes_lsm.bayes.summaries.intervals import (
     how,
     tau_summaries,
 )
+from bayes_lsm.bayes.term_draws import TermDraws
 from bayes_lsm.likelihood.typical_variance import typical_variance
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.predictions import Levels
 from bayes_lsm.results import model_title
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
-    from bayes_lsm.bayes.term_draws import TermDraws
 
 # Quantiles of infinite numbers are nan, so an infinite variance is a huge one until it is shown.
 _HUGE = 1e50
@@ -131,10 +128,8 @@ def heterogeneity(
     Parameters
     ----------
     fit : BayesFit
-    level : float, default 0.95
-        Of the intervals.
-    interval : {"eti", "hdi"}, default "eti"
-        Equal-tailed, or of highest density, each on its own scale.
+    level, interval
+        As in `predict`; those of highest density are so each on its own scale.
 
     Returns
     -------
@@ -143,7 +138,7 @@ def heterogeneity(
     Raises
     ------
     FitError
-        For a level outside (0, 1) or an unknown interval.
+        As in `predict`.
 
     Examples
     --------

@@ -13,13 +13,13 @@ exp(). Quantiles of τ are those of ln τ².
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from scipy.special import ndtri
 
 from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.prediction.prediction_points import Points, points_of, tabulate
 from bayes_lsm.bayes.summaries.intervals import (
@@ -34,9 +34,6 @@ from bayes_lsm.bayes.summaries.intervals import (
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.predictions import Prediction as Prediction
 from bayes_lsm.results import model_title
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
 
 
 def predict(
@@ -159,15 +156,9 @@ def predict_tau(
     Parameters
     ----------
     fit : BayesFit
-    new_data : DataFrame, optional
-        One row for each prediction, with every column that the formulas use: the location
-        moderators change nothing here, but must be there. By default the rows of the data.
-    terms : sequence of str, optional
-        The scale terms whose variances are added, by their groupings; by default all but the
-        residual of individual data.
-    level : float, default 0.95
-    interval : {"eti", "hdi"}, default "eti"
-        Equal-tailed, or of highest density, each on its own scale.
+    new_data, terms, level, interval
+        As in `predict`: the location moderators change nothing here, but must be there, and the
+        variances of the scale terms are added.
 
     Returns
     -------

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -19,31 +18,24 @@ from scipy.special import ndtri
 
 from bayes_lsm.arrays import Array, Index
 from bayes_lsm.bayes.draws import row_blocks
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.prediction.effect_family import EffectFamily, normal_above
+from bayes_lsm.bayes.term_draws import TermDraws
 from bayes_lsm.design import frames
 from bayes_lsm.design.chosen_terms import chosen_terms, known_terms
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.errors import DataError, FitError
 from bayes_lsm.links import tau2_from_log
 
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
-    from bayes_lsm.bayes.term_draws import TermDraws
-
 _NEW = -1
 
 
 @dataclass(frozen=True, eq=False)
 class NewGroups:
-    """A scale term whose groups are new, at m rows.
+    """A scale term whose groups are new, at m rows: slopes (m, s) and Z (m, s, q).
 
-    Attributes
-    ----------
-    slopes : ndarray, shape (m, s)
-    Z : ndarray, shape (m, s, q)
-    levels : ndarray of int, shape (m, random intercepts)
-        Of the random intercepts of ln τ²; −1 for a level that is new.
+    `levels` (m, random intercepts) are those of the random intercepts of ln τ²; −1 for a new one.
     """
 
     slopes: Array
@@ -81,20 +73,10 @@ class NewGroups:
 
 @dataclass(frozen=True, eq=False)
 class Points:
-    """Rows at which a fit is asked something.
+    """Rows at which a fit is asked something, and what has to be said of them.
 
-    Attributes
-    ----------
-    X : ndarray, shape (m, p)
-    new : dict of str to NewGroups
-        The scale terms in it whose groups are new.
-    known : CSR array, shape (m, effects), or None
-        What the effects of known groups are multiplied by.
-    v : ndarray, shape (m,), or None
-        Sampling variances, where observed effects are asked for.
-    index : pandas.Index
-    remarks : tuple of str
-        What has to be said of them.
+    X (m, p), the scale terms in it whose groups are `new`, what the effects of `known` groups are
+    multiplied by (m, effects), and sampling variances v (m,) where observed effects are asked for.
     """
 
     X: Array
@@ -153,21 +135,10 @@ class Points:
 
 @dataclass(frozen=True, eq=False)
 class Effect:
-    """Distributions of true effects, one for each row and draw: arrays of shape (m, S).
+    """Distributions of true effects, one for each row and draw: arrays (m, S).
 
-    Attributes
-    ----------
-    mean : ndarray
-        x'β.
-    centre : ndarray
-        The mean of the effect: that and the effects of known groups.
-    spread : ndarray or None
-        The variance of the effects of known groups.
-    log_tau2 : dict of str to ndarray
-        ln of the variances of the terms whose groups are new.
-    log_total : ndarray
-        ln of their sum.
-    family : EffectFamily
+    `mean` is x'β; `centre` that and the effects of known groups, whose variance is `spread`;
+    `log_tau2` are ln of the variances of the terms whose groups are new, `log_total` of their sum.
     """
 
     mean: Array
@@ -204,16 +175,7 @@ def points_of(
     known: Sequence[str],
     variance: float | Sequence[float] | None = None,
 ) -> Points:
-    """The rows of new data, or those of the data themselves.
-
-    Raises
-    ------
-    FitError
-        For an unknown scale term, or a known one that is not among `terms`.
-    DataError
-        For a column or a value that is missing, a group that the data do not have, or a variance
-        that is not > 0.
-    """
+    """The rows of new data, or those of the data themselves; refused are those of `predict`."""
     chosen = chosen_terms(fit.design, terms)
     kept = known_terms(fit.design, known, "known")
     for name in kept:

@@ -11,21 +11,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.prediction.prediction_points import Points, points_of, tabulate
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.chosen_terms import chosen_terms
 from bayes_lsm.errors import FitError
 from bayes_lsm.results import ResultTable, model_title
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
 
 Direction = Literal["above", "below"]
 
@@ -131,13 +129,7 @@ def probability(
 
 
 def _checked_sign(beyond: float, direction: str) -> float:
-    """1 for effects above a threshold, −1 for those below.
-
-    Raises
-    ------
-    FitError
-        For a threshold that is not finite or an unknown direction.
-    """
+    """1 for effects above a threshold, −1 for those below; a FitError for anything else."""
     if not np.isfinite(beyond):
         raise FitError(f"the threshold must be a finite number, got {beyond!r}")
     require_choice("direction", direction, Direction)

@@ -8,18 +8,15 @@ pulls little on the coefficients (West 1984, doi:10.1111/j.2517-6161.1984.tb0131
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from bayes_lsm.arrays import Array
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.student.effects import arrays, log_sd_ratio
 from bayes_lsm.capabilities import require_capable
 from bayes_lsm.tables import Printable
-
-if TYPE_CHECKING:
-    from bayes_lsm.bayes.posterior import Posterior
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,10 +21,7 @@ from bayes_lsm.priors import PartialCorrelation, PriorBlock
 def add_correlations(design: Design, scale: PriorBlock) -> Any:
     """Add ``correlation``, and its ``kappa``, to the model at hand, where there are any.
 
-    Returns
-    -------
-    tensor
-        (0, 1, C_1, C_2, …), flat: the factors of the correlations of all terms that have them.
+    Found is (0, 1, C_1, C_2, …), flat: the factors of the correlations of all terms that have them.
     """
     import pymc as pm
     import pytensor.tensor as pt

@@ -28,19 +28,10 @@ from bayes_lsm.likelihood.blocks.covariance import loadings
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One of them: n rows, of which there may be none, and m effects.
+    """One of them: n rows, of which there may be none, m effects, and their multipliers A (n, m).
 
-    Attributes
-    ----------
-    rows : ndarray of int, shape (n,)
-    effects : ndarray of int, shape (m,)
-        Numbered over all scale terms, without those of single rows.
-    multipliers : ndarray, shape (n, m)
-        A.
-    factor : ndarray of int, shape (m, m)
-        As in `EffectBlocks`.
-    covariance : ndarray, shape (n, n), or None
-        V, where it is not diagonal.
+    The effects are numbered over all scale terms, without those of single rows. `factor` (m, m) is
+    as in `EffectBlocks`, and `covariance` V (n, n), where it is not diagonal.
     """
 
     rows: Index
@@ -54,21 +45,11 @@ class Block:
 class EffectBlocks:
     """B blocks of at most n rows and m effects; the effects are numbered over all scale terms.
 
-    Attributes
-    ----------
-    rows : ndarray of int, shape (B, n)
-    multipliers : ndarray, shape (B, n, m)
-        A; 0 where a block has fewer rows or effects.
-    effects : ndarray of int, shape (B, m)
-    factor : ndarray of int, shape (B, m, m)
-        Where each entry of the factor of the correlations stands in (0, 1, C_1, C_2, …): C_l is
-        the factor (s, s) of the correlations of term l, row by row.
-    precision : ndarray, shape (B, n, n), or None
-        V⁻¹, where V is not diagonal.
-    log_det : float
-        ln |V|, where V is not diagonal.
-    single : tuple of ndarray, shapes (n,) and (n,), one pair for each term of single rows
-        The number of each row's effect, and its squared multiplier.
+    `rows` (B, n) and `effects` (B, m), with multipliers A (B, n, m), 0 where a block has fewer.
+    `factor` (B, m, m) says where each entry of the factor of the correlations stands in (0, 1, C_1,
+    C_2, …): C_l is the factor (s, s) of the correlations of term l, row by row. Where V is not
+    diagonal there are its `precision` V⁻¹ (B, n, n) and ln |V|. `single` has for each term of
+    single rows the number of each row's effect (n,), and its squared multiplier (n,).
     """
 
     rows: Index

@@ -31,7 +31,7 @@ import numpy as np
 from scipy.linalg import block_diag
 
 from bayes_lsm.arrays import Array
-from bayes_lsm.bayes.coordinates import are_correlations, coordinates, row_dim, scale_names
+from bayes_lsm.bayes.coordinates import are_correlations, coordinates, scale_names
 from bayes_lsm.bayes.pymc_model import families
 from bayes_lsm.bayes.pymc_model.correlations import add_correlations
 from bayes_lsm.bayes.pymc_model.likelihood_node import Moments, add_variances, observe, rows_on
@@ -117,10 +117,8 @@ def build_latent_pymc_model(design: Design, priors: Priors | None = None) -> pm.
 
     Parameters
     ----------
-    design : Design
-        k studies, p location and q scale coefficients.
-    priors : Priors, optional
-        Default: those of the design's specification.
+    design, priors
+        As in `build_pymc_model`.
 
     Returns
     -------
@@ -162,12 +160,7 @@ BUILDERS: dict[TrueEffects, Callable[[Design, Priors | None], pm.Model]] = {
 
 
 def check_true_effects(design: Design, true_effects: str) -> None:
-    """Refuse true effects that a model cannot have as unknowns.
-
-    Raises
-    ------
-    FitError
-    """
+    """Refuse true effects that a model cannot have as unknowns, by a FitError."""
     require_choice("true_effects", true_effects, TrueEffects)
     if true_effects == "latent":
         require_capable("true_effects='latent'", design)
@@ -181,8 +174,8 @@ def _coefficient_model(design: Design, priors: Priors) -> Iterator[tuple[pm.Mode
     require_capable("to_pymc", design)
     resolved = resolve_priors(design, priors)
     with pm.Model(coords=coordinates(design)) as model:
-        pm.Data("y", design.y, dims=row_dim(design))
-        X = pm.Data("X", design.X, dims=(row_dim(design), "location_term"))
+        pm.Data("y", design.y, dims=design.unit)
+        X = pm.Data("X", design.X, dims=(design.unit, "location_term"))
         beta = _add_coefficients("location", design.location.names, resolved.location, design.X)
         used = block_diag(*(term.Z[term.used] for term in design.terms))
         alpha = _add_coefficients(
@@ -208,7 +201,7 @@ def _log_variances(design: Design, priors: Priors, alpha: Any) -> Any:
     found, first, level = [], 0, 0
     for number, term in enumerate(design.terms, start=1):
         alone = len(design.terms) == 1
-        dims = (row_dim(design), "scale_term") if design.is_independent else None
+        dims = (design.unit, "scale_term") if design.is_independent else None
         Z = pm.Data("Z" if alone else f"Z_{number}", term.table, dims=dims)
         eta = Z @ (alpha if alone else alpha[first : first + len(term.names)])
         first += len(term.names)

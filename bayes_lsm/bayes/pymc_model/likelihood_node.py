@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.arrays import Array
-from bayes_lsm.bayes.coordinates import row_dim
 from bayes_lsm.bayes.pymc_model.effect_blocks import EffectBlocks, find_blocks
 from bayes_lsm.bayes.student.effects import df_prior, observe_student
 from bayes_lsm.design.design import Design
@@ -26,15 +25,10 @@ from bayes_lsm.priors import Priors
 
 @dataclass(frozen=True, eq=False)
 class Moments:
-    """What the coefficients say of the effects.
+    """What the coefficients say of the effects, in tensors.
 
-    Attributes
-    ----------
-    mean : tensor, shape (n,)
-    log_tau2 : tensor, shape (m,)
-        Of every effect of every group of each scale term.
-    factors : tensor
-        (0, 1, C_1, C_2, …); see `add_correlations`.
+    Their mean (n,), ln τ² (m,) of every effect of every group of each scale term, and the factors
+    (0, 1, C_1, C_2, …) of `add_correlations`.
     """
 
     mean: Any
@@ -83,7 +77,7 @@ def add_variances(design: Design) -> Any:
     """The data ``v`` of independent effects."""
     import pymc as pm
 
-    return pm.Data("v", design.v, dims=row_dim(design))
+    return pm.Data("v", design.v, dims=design.unit)
 
 
 def _observe_independent(design: Design, moments: Moments, observed: Any) -> None:
@@ -91,7 +85,7 @@ def _observe_independent(design: Design, moments: Moments, observed: Any) -> Non
     import pytensor.tensor as pt
 
     sd = pt.sqrt(add_variances(design) + moments.tau2)
-    pm.Normal("effect", moments.mean, sd, observed=observed, dims=row_dim(design))
+    pm.Normal("effect", moments.mean, sd, observed=observed, dims=design.unit)
 
 
 def _observe_blocks(
@@ -123,7 +117,7 @@ def _observe_blocks(
         random=random,
         signature="(n),(m),(c)->(n)",
         observed=observed,
-        dims=row_dim(design),
+        dims=design.unit,
     )
 
 
@@ -139,16 +133,9 @@ def log_density(
 ) -> Any:
     """ln p(y) of residuals r (n,), the effects of the groups integrated out.
 
-    Parameters
-    ----------
-    r, tau2, factors : tensor
-        Residuals, τ² of every effect, and (0, 1, C_1, C_2, …).
-    v : ndarray, shape (n,)
-    blocks : EffectBlocks
-    observed : tensor, shape (n,), optional
-        1 for rows that are observed, 0 for others, where V is diagonal.
-    precision : tensor, optional
-        That of `blocks`, of the rows that are observed. Constants are left as they are.
+    With τ² of every effect and the factors (0, 1, C_1, C_2, …). Of rows that can be switched off
+    `observed` (n,) is 1 or 0 where V is diagonal, and else `precision` that of the rows that are
+    observed; constants are left as they are.
     """
     import pytensor.tensor as pt
 

@@ -48,7 +48,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bayes_lsm.arrays import Array, Mask
-from bayes_lsm.bayes.coordinates import are_correlations, scale_names
+from bayes_lsm.bayes.coordinates import are_correlations, placed_terms, scale_names
 from bayes_lsm.design.clusters import Clusters
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
@@ -64,22 +64,11 @@ _ROUNDING = 1e-10
 
 @dataclass(frozen=True, eq=False)
 class Effects:
-    """The random effects of a model: what their variances depend on, and what can hold them.
+    """The random effects of a model, m of them: ln τ² of each is Zα, with Z (m, q).
 
-    Attributes
-    ----------
-    Z : ndarray, shape (m, q)
-        ln τ² of each effect is Zα.
-    felt : ndarray of bool, shape (m,)
-        Whether no location coefficients with flat priors can take the effect over.
-    bounded : ndarray of bool, shape (m,)
-        Those of them with which the likelihood is known to fall as their τ² grows.
-    names : tuple of str, length q
-        Of the scale coefficients.
-    many : str
-        What the effects are called.
-    doubt : str
-        Why not all that are felt are known to be bounded.
+    `felt` (m,): no location coefficients with flat priors can take the effect over. `bounded` (m,):
+    those of them with which the likelihood is known to fall as their τ² grows; `doubt` says why not
+    all are. `names` are of the q scale coefficients, `many` is what the effects are called.
     """
 
     Z: Array
@@ -91,12 +80,9 @@ class Effects:
 
 
 def require_proper(design: Design, resolved: ResolvedPriors, priors: Priors) -> None:
-    """Refuse flat priors on scale coefficients that the data do not bound.
+    """Refuse flat priors on scale coefficients that the data do not bound, by a PriorError.
 
-    Raises
-    ------
-    PriorError
-        Saying what runs to infinity, and why the likelihood does not hold it.
+    It says what runs to infinity, and why the likelihood does not hold it.
     """
     if not _flat(resolved.scale):
         return
@@ -112,18 +98,7 @@ def require_proper(design: Design, resolved: ResolvedPriors, priors: Priors) -> 
 
 
 def require_normalised(priors: ResolvedPriors, what: str) -> None:
-    """Refuse flat priors where a prior that integrates to one is needed.
-
-    Parameters
-    ----------
-    priors : ResolvedPriors
-    what : str
-        What needs it, as the start of a sentence.
-
-    Raises
-    ------
-    FitError
-    """
+    """Refuse flat priors, by a FitError, where `what` needs a prior that integrates to one."""
     if not priors.is_proper:
         part = "scale" if priors.location.is_proper else "location"
         raise FitError(
@@ -141,18 +116,7 @@ def require_proper_without(
 ) -> None:
     """Refuse to leave studies out whose effects a coefficient with a flat prior hangs on.
 
-    Parameters
-    ----------
-    design : Design
-    resolved : ResolvedPriors
-    priors : Priors
-    studies : Clusters
-    folds : sequence of ndarray of int
-        Studies that are left out together.
-
-    Raises
-    ------
-    FitError
+    `folds` are the studies that are left out together; the refusal is a FitError.
     """
     if not _flat(resolved.scale) and not _flat(resolved.location):
         return
@@ -178,11 +142,10 @@ def random_effects(
     Q = _flat_basis(design.X[chosen], location)
     tails = not isinstance(priors.scale_sd, HalfNormal | None)
     found: list[tuple[Array, Mask, Mask]] = []
-    width, first = sum(term.size for term in design.terms), 0
-    for term in design.terms:
+    width = sum(term.size for term in design.terms)
+    for term, first in placed_terms(design):
         Z = np.zeros((*term.Z.shape[:2], width))
         Z[:, :, first : first + len(term.names)] = term.Z
-        first += term.size
         used, felt, apart = _columns(term, chosen, Q)
         if tails and term.random:
             apart = np.zeros_like(apart)
@@ -195,7 +158,7 @@ def random_effects(
     )
     names = np.full(width, "", dtype=object)
     names[~are_correlations(design)] = scale_names(design)
-    many = "studies" if design.is_independent else "effects of groups"
+    many = {"study": "studies", "row": "effects of groups"}[design.unit]
     return Effects(Z, felt, bounded, tuple(names), many, doubt)
 
 

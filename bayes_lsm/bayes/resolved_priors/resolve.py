@@ -43,13 +43,8 @@ def resolve_priors(design: Design, priors: Priors) -> ResolvedPriors:
     ``"year"`` is for all groupings that have no such prior of their own. The scale of effects that
     are multiplied by a slope follows the slope's units.
 
-    Raises
-    ------
-    FitError
-        For a link other than the logarithm.
-    PriorError
-        When a prior names a term, or something else, that the model does not have, or is flat on a
-        scale coefficient that the data do not bound.
+    A PriorError says that a prior names something that the model does not have, or is flat on a
+    scale coefficient that the data do not bound.
 
     Examples
     --------
@@ -63,7 +58,7 @@ def resolve_priors(design: Design, priors: Priors) -> ResolvedPriors:
     >>> resolve_priors(design, said).scale.priors
     (HalfNormal(sd=0.5), HalfNormal(sd=0.5), Normal(mean=0.0, sd=1.0))
     """
-    require_log_link(design)
+    require_capable("fit_bayes", design)
     _refuse_unused(design, priors)
     y, v = design.y, design.v
     location = bind_location(priors, y=y, v=v, X=design.X, names=design.location.names)
@@ -81,16 +76,6 @@ def resolve_priors(design: Design, priors: Priors) -> ResolvedPriors:
     resolved = ResolvedPriors(location, PriorBlock(block_diag(*blocks), tuple(scale)))
     require_proper(design, resolved, priors)
     return resolved
-
-
-def require_log_link(design: Design) -> None:
-    """Refuse a model whose τ² is not exp(z'α).
-
-    Raises
-    ------
-    FitError
-    """
-    require_capable("fit_bayes", design)
 
 
 def scale_sd_prior(priors: Priors) -> Family:

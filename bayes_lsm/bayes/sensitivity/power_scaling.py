@@ -18,21 +18,11 @@ _POWERS = (0.99, 1.01)
 
 
 def power_scaling(values: Array, log_component: Array) -> Array:
-    """Sensitivity (P,) of each column of draws.
+    """Sensitivity (P,) of each column of draws (S, P), of the coefficients.
 
-    Parameters
-    ----------
-    values : ndarray, shape (S, P)
-        Draws of the coefficients.
-    log_component : ndarray, shape (S,)
-        Log density, in each draw, of what is raised to a power: the log prior of the coefficients,
-        up to a constant, or the log likelihood.
-
-    Returns
-    -------
-    ndarray
-        From 0.05 up it is worth a look: a normal posterior has that whose mean moves by a quarter
-        of its standard deviation when the power is doubled.
+    `log_component` (S,) is the log density, in each draw, of what is raised to a power: the log
+    prior, up to a constant, or the log likelihood. From 0.05 up it is worth a look: a normal
+    posterior has that whose mean moves by a quarter of its SD when the power is doubled.
     """
     from arviz_stats.base import array_stats
 

@@ -29,14 +29,14 @@ from bayes_lsm.bayes.sensitivity.refits import (
     overlap,
     stretched,
     summarise,
+    tau_under_priors,
     width,
 )
-from bayes_lsm.bayes.sensitivity.sensitivity_tau import tau_under_priors
 from bayes_lsm.bayes.sensitivity.subject import Coefficient, Refitted, Subject
 from bayes_lsm.bayes.sensitivity.verdicts import THRESHOLDS, Finding, judge, sentence, tipping_point
 from bayes_lsm.bayes.student.effects import said_before
 from bayes_lsm.bayes.summaries.intervals import check_interval
-from bayes_lsm.choices import require_choice
+from bayes_lsm.choices import require_choice, require_count
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import PresetName, Priors, ResolvedPriors
 from bayes_lsm.progress import track
@@ -347,8 +347,7 @@ class _Task:
 
 def _checked(fit: Posterior, *, level: float, draws: int) -> Subject:
     check_interval(level, "eti")
-    if isinstance(draws, bool) or not isinstance(draws, int | np.integer) or draws < 100:
-        raise FitError(f"draws must be a whole number of at least 100, got {draws!r}")
+    require_count("draws", draws, least=100)
     subject = Subject(fit)
     require_normalised(subject.priors, "sensitivity")
     return subject

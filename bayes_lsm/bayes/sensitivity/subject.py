@@ -13,11 +13,11 @@ import pandas as pd
 from scipy.linalg import block_diag
 
 from bayes_lsm.arrays import Array, Index
-from bayes_lsm.bayes.coordinates import are_correlations, row_dim
+from bayes_lsm.bayes.coordinates import are_correlations, placed_terms
 from bayes_lsm.bayes.draws import Draws, correlations_of
 from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
-from bayes_lsm.bayes.engines.nuts import sample_nuts
+from bayes_lsm.bayes.engines.nuts import Chains, sample_nuts
 from bayes_lsm.bayes.pointwise_likelihood import joint_log_likelihood
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.resolved_priors.resolve import (
@@ -43,22 +43,12 @@ _OTHERS_OF_DF = ((2.0, 0.1), (1.0, 1 / 29))
 
 @dataclass(frozen=True)
 class Coefficient:
-    """One number that a model estimates.
+    """One number that a model estimates, by what tables call it.
 
-    Attributes
-    ----------
-    part, term : str
-        What tables call it.
-    block : {"location", "scale"}
-        Of the priors.
-    own : tuple of int
-        The places of its own prior in that block: several where numbers have a joint prior (the
-        correlations of one scale term, slopes under a shrinkage prior).
-    kind : {"coefficient", "level", "correlation", "sd", "df"}
-        A level of ln τ², an SD of random intercepts, or ν, is never 0. A correlation is measured as
-        Fisher's z, an SD ω as ln ω² and ν as ln(ν − lower), so that their priors can be made wider.
-    lower : float
-        The smallest ν.
+    `own` are the places of its own prior in that block of priors: several where numbers have a
+    joint prior (the correlations of one scale term, slopes under a shrinkage prior). A level of
+    ln τ², an SD of random intercepts, or ν, is never 0. A correlation is measured as Fisher's z, an
+    SD ω as ln ω² and ν as ln(ν − lower), so that their priors can be made wider.
     """
 
     part: str
@@ -87,20 +77,10 @@ class Coefficient:
 
 @dataclass(frozen=True, eq=False)
 class Refitted:
-    """Draws under one prior.
+    """Draws under one prior, and why they should not be trusted.
 
-    Attributes
-    ----------
-    priors : ResolvedPriors
-    drawn : Draws
-    scale : ndarray, shape (S, q)
-        What the scale block of priors is of.
-    values : ndarray, shape (S, P)
-        Of all coefficients of the subject, in its order.
-    problems : tuple of str
-        Why they should not be trusted.
-    weights : ndarray, shape (S,), or None
-        Where the draws do not have equal weight: they sum to one.
+    `scale` (S, q) is what the scale block of priors is of, `values` (S, P) are all coefficients of
+    the subject in its order. The weights (S,), where the draws do not have equal ones, sum to one.
     """
 
     priors: ResolvedPriors
@@ -124,15 +104,8 @@ class Subject:
 
     Its scale block of priors has, of all scale terms, the coefficients of ln τ² and the κ of
     correlations, as `resolve_priors` has them; then ln ω² of the SDs ω of random intercepts; and
-    last ln(ν − its smallest value), where ν is estimated.
-
-    Attributes
-    ----------
-    coefficients : tuple of Coefficient
-    slopes, levels : list of int
-        Places, in the scale block, of the coefficients of ln τ².
-    priors : ResolvedPriors
-        As fitted.
+    last ln(ν − its smallest value), where ν is estimated. `slopes` and `levels` are the places in
+    it of the coefficients of ln τ²; the priors are as fitted.
     """
 
     def __init__(self, fit: Posterior) -> None:
@@ -151,7 +124,7 @@ class Subject:
         design, scale = self._design, self.priors.scale
         for j, name in enumerate(design.location.names):
             yield Coefficient("location", name, "location", _sharing(self.priors.location, j))
-        for term, first in self._starts():
+        for term, first in placed_terms(self._design):
             for j, name in enumerate(term.names, start=first):
                 kind: Kind = "level" if j in self.levels else "coefficient"
                 part = design.part_name("scale", term)
@@ -161,7 +134,7 @@ class Subject:
             for each in term.random:
                 part = design.part_name("scale_sd", term)
                 yield Coefficient(part, each.column, "scale", (next(place),), "sd")
-        for term, first in self._starts():
+        for term, first in placed_terms(self._design):
             own = tuple(range(first + len(term.names), first + term.size))
             for pair in term.pairs:
                 part = design.part_name("correlation", term)
@@ -169,13 +142,6 @@ class Subject:
         if self._excess is not None:
             lower = self._excess.lower
             yield Coefficient("study_effects", "df", "scale", (next(place),), "df", lower)
-
-    def _starts(self) -> Iterator[tuple[ScaleTerm, int]]:
-        """Where in the scale block each term begins."""
-        first = 0
-        for term in self._design.terms:
-            yield term, first
-            first += term.size
 
     def resolve(self, priors: Priors) -> ResolvedPriors:
         """Priors bound to the data."""
@@ -230,8 +196,8 @@ class Subject:
 
     def sample(self, priors: Priors, *, seed: int, progress: bool) -> Refitted:
         """The posterior by NUTS."""
-        each = -(-self._fit.draws.size // 4)
-        drawn = sample_nuts(self._design, priors, draws=each, seed=seed, progress=progress)
+        chains = Chains(-(-self._fit.draws.size // 4))
+        drawn = sample_nuts(self._design, priors, chains, seed=seed, progress=progress)
         return self.under(self.resolve(priors), drawn)
 
     def under(self, priors: ResolvedPriors, drawn: Draws) -> Refitted:
@@ -267,8 +233,8 @@ class Subject:
         that differ, of a group in the middle of all levels of random intercepts.
         """
         labels: list[str] = []
-        rows, by_study = [], row_dim(self._design) == "study"
-        for term, first in self._starts():
+        rows, by_study = [], self._design.unit == "study"
+        for term, first in placed_terms(self._design):
             units = np.flatnonzero(term.used)
             if not by_study:
                 units = units[np.sort(np.unique(term.table[units], axis=0, return_index=True)[1])]

@@ -43,16 +43,7 @@ Row = Mapping[Any, Any]
 
 @dataclass(frozen=True)
 class Finding:
-    """What was found of one coefficient.
-
-    Attributes
-    ----------
-    name : str
-    row : mapping
-        Of the table of a `Sensitivity`.
-    tip : mapping or None
-        See `tipping_point`; None for a level of ln τ².
-    """
+    """One coefficient: its row of the table, and its `tipping_point`, if it has one."""
 
     name: str
     row: Row
@@ -137,22 +128,10 @@ def tipping_point(
     Between two refits its normal score is taken as a straight line in the logarithm of the factor.
     A change that is within two Monte Carlo errors is none.
 
-    Parameters
-    ----------
-    factors : ndarray, shape (m,)
-        Ascending widths of the prior, relative to its own, with 1 among them.
-    p_positive : ndarray, shape (m,)
-        Posterior probability of a positive coefficient at each.
-    level : float
-        Of the interval.
-    draws : float
-        Behind each, worth about half as many independent ones.
-
-    Returns
-    -------
-    dict
-        conclusion (``"> 0"``, ``"< 0"``, ``"open"``), and the factors narrower, wider, p_narrower
-        and p_wider at which the conclusion changes; nan where it does not in the range.
+    `factors` (m,) are ascending widths of the prior, relative to its own, with 1 among them;
+    `p_positive` (m,) the probabilities of a positive coefficient, each of `draws` that are worth
+    about half as many independent ones. Found are conclusion (``"> 0"``, ``"< 0"``, ``"open"``) and
+    the factors narrower, wider, p_narrower and p_wider at which it changes; nan where it does not.
     """
     here = int(np.flatnonzero(factors == 1)[0])
     sure = np.clip(np.maximum(p_positive, 1 - p_positive), 0, 1 - 0.5 / draws)

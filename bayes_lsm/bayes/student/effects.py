@@ -16,26 +16,12 @@ from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.resolved_priors.resolve import scale_sd_prior
 from bayes_lsm.design.design import Design
-from bayes_lsm.errors import FitError, PriorError
+from bayes_lsm.errors import PriorError
 from bayes_lsm.priors import Priors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 
 # A λ below this counts as this: τ²/λ must not overflow.
 _SMALLEST_WEIGHT = 1e-100
-
-
-def require_normal_effects(design: Design, what: str) -> None:
-    """Refuse Student-t study effects where only normal ones can be integrated out.
-
-    Raises
-    ------
-    FitError
-    """
-    if design.specification.study_effects != "normal":
-        raise FitError(
-            f"{what} needs study_effects='normal', got "
-            f"{design.specification.study_effects!r}; make the model with normal study effects"
-        )
 
 
 def integrated_out(design: Design) -> str:
@@ -46,10 +32,7 @@ def integrated_out(design: Design) -> str:
 def df_prior(design: Design, priors: Priors) -> DegreesOfFreedom | float | None:
     """The prior of ν, or its fixed value; None where the study effects are normal.
 
-    Raises
-    ------
-    PriorError
-        When ν has a prior but the study effects are normal.
+    Then a prior of ν is refused, by a PriorError.
     """
     if design.specification.study_effects == "student_t":
         return DegreesOfFreedom() if priors.df is None else priors.df

@@ -19,10 +19,6 @@ _LARGEST_LOG_DF = 30.0
 class LogExcess(Family):
     """The prior of ln(ν − lower) that a prior of ν implies.
 
-    Parameters
-    ----------
-    df : DegreesOfFreedom
-
     Examples
     --------
     >>> prior = LogExcess(DegreesOfFreedom())
@@ -58,13 +54,7 @@ class LogExcess(Family):
 
 @dataclass(frozen=True)
 class Excess:
-    """What is believed of ln(ν − lower).
-
-    Attributes
-    ----------
-    prior : Univariate
-    lower : float
-    """
+    """What is believed of ln(ν − lower)."""
 
     prior: Univariate
     lower: float

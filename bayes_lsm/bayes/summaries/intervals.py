@@ -59,14 +59,10 @@ _BOUNDS = {"eti": _equal_tailed, "hdi": _highest_density}
 def mixture_bounds(
     centre: Array, sd: Array, *, level: float, interval: Interval
 ) -> tuple[Array, Array]:
-    """Lower and upper bounds (m,) of mixtures of normals, one a row, a component for each draw.
+    """Lower and upper bounds (m,) of mixtures of normals (m, S), one a row, a component a draw.
 
     Equal-tailed bounds solve the mixture's distribution function. Those of highest density are read
     off one value for each component, with evenly spaced normal scores in a fixed random order.
-
-    Parameters
-    ----------
-    centre, sd : ndarray, shape (m, S)
     """
     if interval == "hdi":
         size = centre.shape[1]
@@ -82,15 +78,10 @@ def mixture_bounds(
 def tau_summaries(
     eta: Array, measures: Mapping[str, Measure], *, level: float, interval: Interval
 ) -> dict[str, Array]:
-    """Median and bounds of increasing functions of τ², given draws of η = ln τ² (m, S).
+    """Median and bounds (m,) of increasing functions of τ², given draws of η = ln τ² (m, S).
 
     The median and equal-tailed bounds commute with such functions; bounds of highest density do
-    not.
-
-    Returns
-    -------
-    dict of str to ndarray, shape (m,)
-        For each measure its name, and that with ``_ci_lb`` and ``_ci_ub``.
+    not. Of each measure its name, and that with ``_ci_lb`` and ``_ci_ub``.
     """
     tail = (1 - level) / 2
     eta = np.maximum(eta, NO_VARIANCE)
