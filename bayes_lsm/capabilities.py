@@ -221,10 +221,16 @@ def capabilities() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["verb", "model", "reason", "instead"])
 
 
+_LIMITS_OF = {
+    verb: tuple(limit for limit in LIMITS if verb in limit.verbs)
+    for verb in {verb for limit in LIMITS for verb in limit.verbs}
+}
+
+
 def require_capable(verb: str, design: Design) -> None:
     """Refuse a verb that cannot take a kind of model, with the line of the table that says so."""
-    for limit in LIMITS:
-        if verb in limit.verbs and limit.kind.holds(design):
+    for limit in _LIMITS_OF.get(verb, ()):
+        if limit.kind.holds(design):
             raise FitError(
                 f"{verb} does not take {limit.kind.words}: {limit.reason}; {limit.instead}"
             )

@@ -54,7 +54,7 @@ class Clusters:
         order = np.argsort(self.code, kind="stable")
         return tuple(np.split(order, np.cumsum(self.sizes)[:-1]))
 
-    @property
+    @cached_property
     def first(self) -> Index:
         """The first row of each."""
         return np.unique(self.code, return_index=True)[1]

@@ -65,7 +65,7 @@ def exchangeable(design: Design, part: PartName, cluster: Cluster | None = None)
     and a part none of whose moderators differ between clusters.
     """
     clusters = read_clusters(design, cluster)
-    common = shared(design, clusters)
+    common = "" if cluster is None else shared(design, clusters)  # the outermost share nothing
     if common:
         raise FitError(
             f"{common} lie in several clusters, which therefore depend on each other and cannot be "

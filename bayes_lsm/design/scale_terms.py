@@ -114,6 +114,11 @@ class ScaleTerm:
         used[self.index[row], effect] = True
         return used
 
+    @cached_property
+    def n_used(self) -> int:
+        """How many effects of groups have rows."""
+        return int(self.used.sum())
+
     @property
     def is_of_rows(self) -> bool:
         """Whether each row is a group by itself, with one effect."""

@@ -11,12 +11,14 @@ from bayes_lsm.choices import require_choice
 from bayes_lsm.design.coefficients import coefficients, find
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import ConvergenceWarning, DivergentScaleWarning, FitError, warn
-from bayes_lsm.reml.estimates import Test
+from bayes_lsm.reml.estimates import Estimates, Test
 from bayes_lsm.reml.method import require_informed, require_method
 from bayes_lsm.reml.reml_fit import RemlFit
 from bayes_lsm.reml.search.maximum import Bounds, maximise
 from bayes_lsm.reml.uninformed import say
 from bayes_lsm.specification import Method
+
+_FACTS = tuple(each.name for each in fields(Estimates))
 
 
 def fit_reml(
@@ -85,7 +87,7 @@ def fit_reml(
     if fixed or bounds or start is not None:
         _check_coefficients(design, fixed, bounds, start)
     found = maximise(design, method, fixed=fixed, bounds=bounds, start=start)
-    facts = {each.name: getattr(found, each.name) for each in fields(found)}
+    facts = {name: getattr(found, name) for name in _FACTS}
     facts |= {"test": test, "fixed": fixed}
     if test == "knha":
         facts["vcov_location"] = found.vcov_location * found.knapp_hartung

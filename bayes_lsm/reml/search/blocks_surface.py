@@ -56,7 +56,7 @@ class BlocksSurface(Surface):
         terms = design.terms
         self._used = [term.used for term in terms]
         tables = [term.Z[used] for term, used in zip(terms, self._used, strict=True)]
-        self._offset = np.concatenate(
+        self.offset = np.concatenate(
             [term.offsets[used] for term, used in zip(terms, self._used, strict=True)]
         )
         parts = tuple(table.shape for table in tables)
@@ -84,10 +84,6 @@ class BlocksSurface(Surface):
         )
         sizes = np.repeat([max(1, table.shape[1]) for table in tables], [p[1] for p in parts])
         self.spread = np.r_[1.0 / np.sqrt(sizes), np.full(self.n_correlations, _TURN)]
-
-    @property
-    def offset(self) -> Array:
-        return self._offset
 
     @property
     def n_correlations(self) -> int:

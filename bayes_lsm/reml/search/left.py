@@ -54,9 +54,9 @@ def what_is_left(terms: Sequence[ScaleTerm], limit: Limit | None) -> list[Left]:
     kappa = sum(len(term.names) for term in terms) if limit is None else len(limit.kept)
     for term in terms:
         used, q = term.used, len(term.names)
-        rows = slice(row, row + int(used.sum()))
-        zero = np.zeros(used.shape, dtype=bool)
+        rows = slice(row, row + term.n_used)
         kept, effects = list(range(q)), list(range(used.shape[1]))
+        zero = np.zeros(used.shape, dtype=bool)
         if limit is not None:
             zero[used] = limit.zero[rows]
             zero |= ~used & (zero | ~used).all(axis=0)

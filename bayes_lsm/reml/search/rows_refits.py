@@ -81,14 +81,16 @@ class RowsRefitter(Refitter):
         places = [first, *(first + sign * step for step in steps for sign in (-1, 1))]
         best = climb_highest(places, problem, orders=rows, part=what.part)
         log_tau2 = best.alpha @ self._rotated_Z.T
-        Z = self._Z[None]
+        moved = np.arange(len(y))[None]
         if what.part == "scale":
-            log_tau2, Z = np.take_along_axis(log_tau2, rows, axis=1), self._Z[rows]
+            log_tau2, moved = np.take_along_axis(log_tau2, rows, axis=1), rows
         log_tau2 += offset
         gone = log_tau2 < np.log(_VANISHED * self._v)
         X = self._X[rows] if what.part == "location" else self._X
         best = self._scale(best, y, X, log_tau2)
-        return self._refits(best, log_tau2, lambda i: _signs(Cone(Z[i % len(Z)]), gone[i]))
+        return self._refits(
+            best, log_tau2, lambda i: _signs(Cone(self._Z[moved[i % len(moved)]]), gone[i])
+        )
 
     def _scale(self, best: Summits, y: Array, X: Array, log_tau2: Array) -> Summits:
         """Knapp and Hartung's covariances of effects (n,) or (m, n), X (n, p) or (m, n, p)."""

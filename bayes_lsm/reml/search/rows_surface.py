@@ -51,6 +51,7 @@ class RowsSurface(Surface):
         self.geometry = geometry_of(Z)
         self._lie_in(None, self.geometry.coordinates)
         self.problem = problem_of(y, v, X, self.columns, method, offset=offset, identity=identity)
+        self.offset = np.asarray(self.problem.offset)
         self.constant = constant_of(X, method)
         self.effort, self._kept = _effort(*Z.shape)
         self._reached = no_summits(X.shape[1], Z.shape[1])
@@ -58,10 +59,6 @@ class RowsSurface(Surface):
     def _prepare(self) -> None:
         zero = np.empty(0, dtype=bool) if self.limit is None else self.limit.zero
         self.problem = self.problem._replace(Z=self.columns, zero=zero)
-
-    @property
-    def offset(self) -> Array:
-        return np.asarray(self.problem.offset)
 
     def sizes(self, tau2: Array) -> Array:
         """The sampling variances."""

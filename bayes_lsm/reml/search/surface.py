@@ -135,7 +135,8 @@ class Surface(ABC):
 
     At a `limit` some effects have τ² = 0, and only some columns of Z count. `forth` and `back` lead
     from coefficients of these to the coordinates, and back, and `columns` (q, n) are they in them;
-    `spread` is of random steps there.
+    `spread` is of random steps there; `offset` (n,), or empty, is what fixed coefficients add to
+    ln τ².
     """
 
     geometry: Geometry
@@ -143,6 +144,7 @@ class Surface(ABC):
     forth: Array
     back: Array
     columns: Array
+    offset: Array
     effort: Effort
     spread: Array | float = 1.0
 
@@ -186,11 +188,6 @@ class Surface(ABC):
     def shift(self, log_tau2: Array) -> Array:
         """What the coefficients have to give of some ln τ² (n,)."""
         return log_tau2 - self.offset if len(self.offset) else log_tau2
-
-    @property
-    @abstractmethod
-    def offset(self) -> Array:
-        """What fixed coefficients contribute to ln τ², shape (n,), or empty."""
 
     @property
     def steep_steps(self) -> Array:
