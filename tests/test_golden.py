@@ -147,6 +147,7 @@ def test_gives_what_it_gave(model, verb):
         assert_same(found, pinned, OF_VERB.get(verb, TOLERANCE), NEAR_ZERO.get(verb, 0.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("model", "verb"), list(both_solvers()))
 def test_both_solvers_give_it(model, verb):
     found, pinned = ask(verb, question_of(model, several=True)), numbers_of(model, verb)

@@ -46,15 +46,15 @@ ASKED = {
 }
 FIGURES = {"REML": PLOTS_OF_REML, "collapsed": PLOTS_OF_BAYES, BY_HAND: PLOTS_OF_BAYES}
 OF_ANY = {**OF_MODEL, **OF_DESIGN}
-# Verbs that refit, or draw many figures: in the fast grid of one kind of model for each solver, and
-# wherever they are refused. By ML they take the same road as by REML.
+# Verbs that refit, or draw many figures: in the fast grid of one kind of model, and wherever they
+# are refused. By ML they take the same road as by REML.
 REFITTING = {
     *("average", "calibrate", "coverage", "report", "diagnosis_page", "sensitivity_page"),
     *("bayes_factor", "diagnose", "kfold", "loo", "savage_dickey", "sensitivity"),
     *("loo_pit", "shifts", "under_priors"),
     *("bootstrap_test", "influence", "leave_one_out", "permutation_test", "profile"),
 }
-QUICK = {"location-scale", "nested"}
+QUICK = {"location-scale"}
 GROUPS = ("log_likelihood", "log_prior", "observed_data", "posterior", "posterior_predictive")
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.design.coefficients import coefficients
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.scale_terms import ScaleTerm
 
 DIMS = {
     "location": "location_term",
@@ -55,14 +52,6 @@ def coordinates(design: Design) -> dict[str, list[str]]:
 def scale_names(design: Design) -> list[str]:
     """The coefficients of ln τ²: ``"year"``, with several scale terms ``"district: year"``."""
     return [each.label for each in coefficients(design)]
-
-
-def placed_terms(design: Design) -> Iterator[tuple[ScaleTerm, int]]:
-    """Each scale term, and where its own begin among the α and κ of all terms."""
-    first = 0
-    for term in design.terms:
-        yield term, first
-        first += term.size
 
 
 def are_correlations(design: Design) -> npt.NDArray[np.bool_]:

@@ -13,7 +13,6 @@ from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.resolved_priors.resolve import DEFAULT_SCALE_SD, resolve_priors
-from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.design.design import Design
 from bayes_lsm.priors import Priors, ResolvedPriors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
@@ -45,18 +44,18 @@ def build_datatree(design: Design, priors: Priors, draws: Draws, *, seed: int) -
     neither prior nor prior_predictive.
     """
     rng, names = np.random.default_rng(seed), coordinates(design)
-    resolved, df = resolve_priors(design, priors), df_prior(design, priors)
+    resolved = resolve_priors(design, priors)
     groups: dict[str, dict[str, Any]] = {
-        "posterior": _unknowns(design, draws, df),
+        "posterior": _unknowns(design, draws, resolved),
         "posterior_predictive": {"effect": _predict(design, draws, rng)},
         "observed_data": {"effect": design.y},
     }
     if resolved.is_proper:  # a flat prior cannot be drawn from
         drawn = draw_priors(design, priors, resolved, _PRIOR_DRAWS, rng)
-        groups["prior"] = _unknowns(design, drawn, df)
+        groups["prior"] = _unknowns(design, drawn, resolved)
         groups["prior_predictive"] = {"effect": _predict(design, drawn, rng)}
-    if df is not None and not isinstance(df, DegreesOfFreedom):
-        groups["constant_data"] = {"df": np.asarray(df)}
+    if isinstance(resolved.df, float):
+        groups["constant_data"] = {"df": np.asarray(resolved.df)}
     if draws.stats:
         groups["sample_stats"] = dict(draws.stats)
     rows = {"effect": design.unit, "true_effect": design.unit}
@@ -86,11 +85,9 @@ def _datatree(
     return tree
 
 
-def _unknowns(
-    design: Design, draws: Draws, df: DegreesOfFreedom | float | None
-) -> dict[str, Array]:
+def _unknowns(design: Design, draws: Draws, resolved: ResolvedPriors) -> dict[str, Array]:
     """The variables that a model has; not a ν that is fixed."""
-    free = draws.df if isinstance(df, DegreesOfFreedom) else None
+    free = None if isinstance(resolved.df, float) else draws.df
     named = ("location", "scale", "scale_sd", "scale_effect", "true_effect")
     found = {name: getattr(draws, name) for name in named}
     found |= {"df": free, "correlation": draws.correlations(design)}
@@ -110,7 +107,7 @@ def _log_prior(
     if draws.scale_sd is not None:
         of_sd = priors.scale_sd or DEFAULT_SCALE_SD
         found["scale_sd"] = of_sd.logpdf(2.0 * np.log(draws.scale_sd))
-    df = df_prior(design, priors)
+    df = resolved.df
     if isinstance(df, DegreesOfFreedom) and draws.df is not None:
         found["df"] = df.logpdf(draws.df)
     return found

@@ -11,7 +11,6 @@ from bayes_lsm.bayes.engines.nuts import Chains, sample_nuts
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.pymc_model.graph import check_true_effects
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_choice, require_count, seed_or_new
 from bayes_lsm.design.design import Design
@@ -57,11 +56,11 @@ def draw_posterior(design: Design, prior: Priors | None, settings: Settings) -> 
     settings.check(design)
     engine, draws, true_effects = settings.engine, settings.draws, settings.true_effects
     prior, seed = prior or design.specification.priors, seed_or_new(settings.seed)
-    resolved, df = resolve_priors(design, prior), df_prior(design, prior)
-    direct = true_effects == "integrated" and can_sample(design, resolved, df)
+    resolved = resolve_priors(design, prior)
+    direct = true_effects == "integrated" and can_sample(design, resolved)
     fit = None
     if engine == "collapsed" or (engine == "auto" and direct):
-        drawn = sample_directly(design, resolved, df, draws=draws, seed=seed)
+        drawn = sample_directly(design, resolved, draws=draws, seed=seed)
         fit = checked(design, prior, drawn, seed)
     if fit is None or (engine == "auto" and fit.problems):
         count = settings.chains

@@ -10,7 +10,7 @@ import numpy as np
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.resolved_priors.resolve import scale_sd_prior
-from bayes_lsm.bayes.student.effects import df_prior, sample_df
+from bayes_lsm.bayes.student.effects import sample_df
 from bayes_lsm.bayes.term_draws import RandomInterceptDraws, join_terms, terms_of
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
@@ -27,8 +27,9 @@ def draw_priors(
     """
     location = resolved.location.sample(size, rng)
     terms = terms_of(design, resolved.scale.sample(size, rng))
-    df = df_prior(design, priors)
-    drawn_df = None if df is None else np.atleast_2d(sample_df(df, size, rng))
+    drawn_df = None
+    if resolved.df is not None:
+        drawn_df = np.atleast_2d(sample_df(resolved.df, size, rng))
     of_sd = scale_sd_prior(priors)
     drawn = {
         name: replace(each, random=_random_intercepts(each.term, of_sd.sample, size, rng))

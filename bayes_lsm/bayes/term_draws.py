@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 
 from bayes_lsm.arrays import Array
-from bayes_lsm.bayes.coordinates import placed_terms
 from bayes_lsm.bayes.draws import Draws, Importance, row_blocks
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
@@ -129,9 +128,8 @@ def join_terms(
 def terms_of(design: Design, coefficients: Array) -> dict[str, TermDraws]:
     """The draws of each term from α and κ of all terms (S, Q), without random intercepts."""
     terms = {}
-    for term, first in placed_terms(design):
-        own = coefficients[:, first : first + term.size]
-        alpha, kappa = np.split(own, [len(term.names)], axis=1)
+    for term, at in zip(design.terms, design.places, strict=True):
+        alpha, kappa = np.split(coefficients[:, at], [len(term.names)], axis=1)
         terms[term.name] = TermDraws(term, alpha, kappa)
     return terms
 

@@ -8,11 +8,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bayes_lsm.arrays import Array
-from bayes_lsm.bayes.coordinates import placed_terms
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prior_draws import draw_priors
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.choices import require_choice, require_known
 from bayes_lsm.design.design import Design
 from bayes_lsm.plots.canvas import (
@@ -134,7 +132,11 @@ def _prior_curves(fit: Posterior) -> dict[tuple[str, int], Density | None]:
 
     design, priors = fit.design, fit.priors
     resolved, rng = resolve_priors(design, priors), np.random.default_rng(0)
-    drawable = ResolvedPriors(_without_flat(resolved.location), _without_flat(resolved.scale))
+    drawable = replace(
+        resolved,
+        location=_without_flat(resolved.location),
+        scale=_without_flat(resolved.scale),
+    )
     drawn = draw_priors(design, priors, drawable, _PRIOR_DRAWS, rng).parts(design)
     curves: dict[tuple[str, int], Density | None] = {
         (part, j): _drawn(values[0, :, j])
@@ -146,7 +148,7 @@ def _prior_curves(fit: Posterior) -> dict[tuple[str, int], Density | None]:
             curves[key] = None
         elif list(np.flatnonzero(block.contrasts[place])) == [place]:
             curves[key] = _exact(block, place)
-    df = df_prior(design, priors)
+    df = resolved.df
     if isinstance(df, DegreesOfFreedom):
         curves["study_effects", 0] = lambda x: np.where(x >= df.lower, np.exp(df.logpdf(x)), np.nan)
     return curves
@@ -158,9 +160,9 @@ def _places(
     """Where each coefficient stands in its block of priors."""
     for j in range(len(design.location.names)):
         yield ("location", j), resolved.location, j
-    for term, first in placed_terms(design):
+    for term, at in zip(design.terms, design.places, strict=True):
         for j in range(len(term.names)):
-            yield (design.part_name("scale", term), j), resolved.scale, first + j
+            yield (design.part_name("scale", term), j), resolved.scale, at.start + j
 
 
 def _without_flat(block: PriorBlock) -> PriorBlock:

@@ -10,6 +10,7 @@ import numpy as np
 from bayes_lsm.arrays import Array
 from bayes_lsm.choices import did_you_mean
 from bayes_lsm.errors import PriorError
+from bayes_lsm.priors.excess import Degrees
 from bayes_lsm.priors.families import Flat, Prior
 from bayes_lsm.priors.family import SYMBOLS, Family
 from bayes_lsm.priors.rules import Rule, contrasts, rules
@@ -90,10 +91,15 @@ class PriorBlock:
 
 @dataclass(frozen=True)
 class ResolvedPriors:
-    """The priors of a model's location and scale coefficients, bound to its data."""
+    """The priors of a model's location and scale coefficients, bound to its data.
+
+    `df` is the prior of ν, or of ln(ν − lower), or its fixed value; None where the study effects
+    are normal.
+    """
 
     location: PriorBlock
     scale: PriorBlock
+    df: Degrees | None = None
 
     @property
     def is_proper(self) -> bool:

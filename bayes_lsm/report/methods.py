@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bayes_lsm.bayes.student.effects import describe_df, df_prior
+from bayes_lsm.bayes.resolved_priors.resolve import df_prior
+from bayes_lsm.bayes.student.effects import describe_df
 from bayes_lsm.design.clusters import has_dependent_rows
 from bayes_lsm.report.analysis import Analysis
 from bayes_lsm.report.making import versions, was_sampled

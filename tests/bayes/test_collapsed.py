@@ -257,7 +257,7 @@ def test_raw_halfnormal_prior_is_sampled_too(continent):
     fit = continent.fit_bayes(prior=prior, engine="collapsed", draws=4000, seed=1)
     assert fit.converged
     assert sample_directly(
-        continent.design, resolve_priors(continent.design, prior), None, draws=400, seed=1
+        continent.design, resolve_priors(continent.design, prior), draws=400, seed=1
     ).location.shape == (4, 100, 4)
 
 

@@ -86,7 +86,7 @@ def test_random_intercepts_of_the_variances_are_in_it():
     name, rng = "lab", np.random.default_rng(7)
     of = RandomIntercept("half", ("a", "b"), np.array([[0], [1], [0], [1], [1]]))
     effect = rng.normal(size=(6, 2))
-    fit = with_draws(
+    fit = with_draws(  # type: ignore[misc]
         with_random_intercepts(plain.design, name, of),
         plain.draws.flat_location,
         *alphas_and_matrices(plain),

@@ -56,6 +56,7 @@ def test_two_parameters_agree_with_integration_on_a_grid(engine):
             assert np.quantile(draws, q) == pytest.approx(exact, abs=4 * error), (part, q)
 
 
+@pytest.mark.slow
 def test_same_seed_same_draws_and_a_drawn_seed_is_kept(continent):
     settings = {"engine": "nuts", "draws": 400, "tune": 300, "progress": False}
     with pytest.warns(lsm.ConvergenceWarning):
@@ -97,6 +98,7 @@ def test_datatree_has_the_groups_of_pymc(continent, continent_bayes):
     assert {"prior", "prior_predictive", "posterior_predictive"} <= set(tree.children)
 
 
+@pytest.mark.slow
 def test_arviz_reads_the_datatree(continent_nuts):
     tree = continent_nuts.posterior
     assert int(tree.sample_stats["diverging"].sum()) == 0

@@ -145,11 +145,11 @@ def test_loo_is_that_of_refits_one_by_one(make):
     fit = make().fit_bayes(seed=1)
     found, design = fit.loo(), fit.design
     priors = resolve_priors(design, fit.priors)
-    full = sample_directly(design, priors, None, draws=20_000, seed=8).importance
+    full = sample_directly(design, priors, draws=20_000, seed=8).importance
     for u in (0, 3, 4):
         kept = np.ones(len(design.y), dtype=bool)
         kept[found.studies.rows[u]] = False
-        left = sample_directly(design.keep(kept), priors, None, draws=20_000, seed=9).importance
+        left = sample_directly(design.keep(kept), priors, draws=20_000, seed=9).importance
         exact = full.log_evidence - left.log_evidence
         error = [found.columns["mcse"][u], full.log_evidence_se, left.log_evidence_se]
         assert found.pointwise[u] == pytest.approx(exact, abs=4 * np.linalg.norm(error))

@@ -148,10 +148,10 @@ def test_loo_is_that_of_refits_one_by_one(name):
     priors = resolve_priors(design, fit.priors)
     # The two that PSIS misses most (with 37 studies), and three more.
     worst = np.argsort(-np.abs(found.columns["psis"] - found.pointwise))[:2]
-    full = sample_directly(design, priors, None, draws=20_000, seed=8).importance
+    full = sample_directly(design, priors, draws=20_000, seed=8).importance
     for i in {*worst, 0, 5, 11}:
         left = design.keep(np.setdiff1d(np.arange(design.n_studies), i))
-        refit = sample_directly(left, priors, None, draws=20_000, seed=9)
+        refit = sample_directly(left, priors, draws=20_000, seed=9)
         exact = full.log_evidence - refit.importance.log_evidence
         # Four Monte Carlo errors of both routes.
         error = np.sqrt(

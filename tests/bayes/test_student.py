@@ -490,7 +490,7 @@ def test_integrating_the_study_effects_out_agrees_with_sampling_them(outlier):
         latent = pm.sample(
             4000, tune=2000, chains=4, random_seed=1, quiet=True, nuts={"target_accept": 0.98}
         )
-    draws = lsm.bayes.draws.Draws(
+    draws = lsm.bayes.draws.Draws(  # type: ignore[misc]
         *(np.asarray(latent.posterior[name]) for name in ("location", "scale")),
         df=np.asarray(latent.posterior["df"]),
     )

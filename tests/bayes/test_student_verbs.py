@@ -21,8 +21,8 @@ from bayes_lsm.bayes.diagnostics.study_influence import MAD_TO_SD
 from bayes_lsm.bayes.engines.direct import sample_directly
 from bayes_lsm.bayes.pointwise_likelihood import log_likelihood, normal_scores
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-from bayes_lsm.bayes.student.excess import LogExcess
 from bayes_lsm.priors import DegreesOfFreedom, Flat, Normal, Priors
+from bayes_lsm.priors.excess import LogExcess
 
 DF = 3.0
 # τ is all but known, and so is ν: μ alone is left.
@@ -163,7 +163,7 @@ def test_loo_is_that_of_refits_one_by_one():
     full = fit.draws.importance
     for i in (6, 11):
         left = design.keep(np.setdiff1d(np.arange(13), i))
-        refit = sample_directly(left, priors, 4.0, draws=4000, seed=9)
+        refit = sample_directly(left, priors, draws=4000, seed=9)
         exact = full.log_evidence - refit.importance.log_evidence
         # Four Monte Carlo errors of both routes.
         error = np.sqrt(
@@ -280,7 +280,7 @@ def test_diagnosis_leaves_studies_out_and_counts_degrees_of_freedom(outlier, rob
     without = _model(outlier.drop(index=3), study="trial")
     # The default prior is of the size of the effects, which the outlier makes: so it is told.
     told = resolve_priors(robust.design, robust.priors)
-    refit = sample_directly(without.design, told, DegreesOfFreedom(), draws=8000, seed=3)
+    refit = sample_directly(without.design, told, draws=8000, seed=3)
     expected = []
     for with_it, left in zip(
         robust.parts().values(), refit.parts(without.design).values(), strict=True

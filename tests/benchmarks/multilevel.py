@@ -141,10 +141,10 @@ def main() -> None:
     rows = []
     for name, frame in frames.items():
         remark = f"{len(frame):,} effects, {frame['outer'].nunique()} groups; rma.mv"
-        seconds = median_seconds(lambda frame=frame: fit_effects(frame))
+        seconds = median_seconds(lambda frame=frame: fit_effects(frame))  # type: ignore[misc]
         rows.append(Row(name, seconds, theirs.get(name), remark))
     for variances, name in ((1, "one residual variance"), (74, "74 residual variances")):
-        seconds = median_seconds(lambda variances=variances: fit_scores(scores, variances))
+        seconds = median_seconds(lambda variances=variances: fit_scores(scores, variances))  # type: ignore[misc]
         rows.append(Row(name, seconds, theirs.get(name), f"{len(scores):,} scores; lme"))
     table = Table("what", "bayes_lsm (ms)", "R (ms)", "ratio", "")
     for row in rows:

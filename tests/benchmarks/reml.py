@@ -165,7 +165,7 @@ def measure(theirs: dict[str, float]) -> list[Row]:
     for starts in ("one", "several"):
         fit = bound_model("bangertdrowns2004").fit_reml()
         seconds = median_seconds(
-            lambda fit=fit, starts=starts: permutation_test(
+            lambda fit=fit, starts=starts: permutation_test(  # type: ignore[misc]
                 fit, iterations=PERMUTATIONS, seed=1, starts=starts, progress=False
             ),
             15,
@@ -186,7 +186,8 @@ def measure(theirs: dict[str, float]) -> list[Row]:
     for k in SIZES:
         y, v, X = simulated(k)
         seconds = median_seconds(
-            lambda y=y, v=v, X=X: Search(RowsSurface(y, v, X, X, "REML")), 5 if k < 1e6 else 1
+            lambda y=y, v=v, X=X: Search(RowsSurface(y, v, X, X, "REML")),  # type: ignore[misc]
+            5 if k < 1e6 else 1,
         )
         rows.append(
             Row(

@@ -94,7 +94,7 @@ def test_informed_by_outcome_and_comparison():
 def test_the_published_means_are_sums_of_an_outcome_and_a_comparison():
     """They are predictions of one regression without interactions, printed to two decimals."""
     tables = [[means for means, _ in informed._TURNER.values()]]
-    tables += [[means for means, _ in table.values()] for table in informed._RHODES.values()]
+    tables += [[means for means, _ in table.values()] for table in informed._RHODES.values()]  # type: ignore[misc]
     for table in tables:
         means = np.array(table, dtype=float)
         by_comparison = means - means[:, [1]]

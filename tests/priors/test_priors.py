@@ -113,9 +113,9 @@ def test_an_improper_prior_is_refused(make, message):
 def test_priors_take_values_by_position_and_numpy_numbers():
     assert Normal(np.int64(1), np.float32(2)) == Normal(mean=1, sd=2)
     with pytest.raises(TypeError, match="takes 2 values"):
-        Normal(0, 1, "normal", 2)
+        Normal(0, 1, "normal", 2)  # type: ignore[call-arg]
     with pytest.raises(TypeError, match="twice"):
-        Normal(0, mean=1)
+        Normal(0, mean=1)  # type: ignore[misc]
 
 
 def test_priors_cannot_be_changed_and_can_be_hashed_and_pickled():

@@ -79,7 +79,7 @@ _WRITING = {"location": "yi ~ I(ni / 100)", "scale": "~ I(ni / 100)"}
 _SCHOOLS = {"location": "yi ~ 1", "scale": {"district": "~ 1", "district/school": "~ year"}}
 
 MODELS: dict[str, Callable[[], Question]] = {
-    **{name: lambda name=name: _file(name) for name in lsm.list_models()},
+    **{name: lambda name=name: _file(name) for name in lsm.list_models()},  # type: ignore[misc]
     "ml": lambda: _of_dataset("bangertdrowns2004", _CONSTANT, {"method": "ML"}, **_WRITING),
     "t": lambda: _of_dataset("bangertdrowns2004", _CONSTANT, {"test": "t"}, **_WRITING),
     "knha": lambda: _of_dataset("bangertdrowns2004", _CONSTANT, {"test": "knha"}, **_WRITING),

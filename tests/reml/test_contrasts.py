@@ -309,6 +309,7 @@ def profiled(fit, row, level=0.95):
     return table.loc[0, ["ci_lb", "ci_ub", "LRT"]]
 
 
+@pytest.mark.slow
 @EITHER_SOLVER
 @pytest.mark.parametrize("term", ["gmid", "gtop", "x"])
 def test_the_profile_of_a_coefficient_is_that_of_refits(term):
@@ -340,6 +341,7 @@ def test_profile_with_a_fixed_coefficient():
     assert np.isnan(ratio)
 
 
+@pytest.mark.slow
 def test_a_function_of_one_terms_coefficients_is_profiled_among_others(several_terms):
     data, fit = several_terms
     found = tau_contrasts(fit, "g", measure="log_tau2", method="profile").table

@@ -201,5 +201,5 @@ def test_printed(design):
     assert "p < .0001" in text
     assert f"{found.tau2:.4f} (SE = {found.se_tau2:.4f})" in text
     assert f"{found.R2:.2f}%" in text
-    statistic, df, pval = found.Q
+    statistic, df, pval = found.Q  # type: ignore[misc]
     assert (statistic, df, pval) == (found.Q.statistic, found.Q.df, found.Q.pval)

@@ -235,6 +235,7 @@ def test_bootstrap_is_percentiles_of_the_other_solvers_refits(one_term):
             np.testing.assert_allclose(found[end], expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["location", "scale"])
 def test_permutation_by_either_solver(one_term, part):
     blocks, rows = one_term

@@ -101,7 +101,7 @@ def mass_below(fit, x, z, ends):
         covariance = there.covariance
         if fit.test == "knha":
             w = 1 / (design.v + np.exp(design.Z @ alpha))
-            covariance = covariance * np.sum(w * there.residuals**2) / distribution.args[0]
+            covariance = covariance * np.sum(w * there.residuals**2) / distribution.args[0]  # type: ignore[misc]
         sd = np.sqrt(x @ covariance @ x + across + np.exp(z @ alpha))
         total = total + weight * distribution.cdf((ends - x @ there.beta) / sd)
     return total

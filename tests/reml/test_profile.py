@@ -318,6 +318,7 @@ def three_outcomes(seed=3, trials=30):
     return data.drop(index=[1, 14, 30])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("correlation", ["unstructured", "compound_symmetric"])
 def test_every_correlation_is_profiled(correlation):
     model = lsm.LocationScaleModel(

@@ -244,6 +244,7 @@ def test_levels_are_tested_for_their_difference():
     assert any("score tests: of slopes alone" in note for note in found.test_notes)
 
 
+@pytest.mark.slow
 def test_whole_clusters_are_permuted():
     data = lsm.load_dataset("konstantopoulos2011")
     early = data.groupby("district")["year"].transform("mean") < 1985
@@ -297,13 +298,14 @@ def test_slopes_have_a_variance_each():
     assert all(name.endswith("z") for name in tested)
 
 
+@pytest.mark.slow
 def test_sensitivity_is_in_the_lead():
     found = report_of("berkey1998")
     assert isinstance(found, Analysis)
     asked = found.bayes.sensitivity(factors=(), presets=(), draws=1000, progress=False)
     found = replace(found, sensitivity=asked)
     lead = to_html(analysis_page(found)).split("<section")[0]
-    for (part, term), verdict in found.sensitivity.verdicts.items():
+    for (part, term), verdict in found.sensitivity.verdicts.items():  # type: ignore[misc]
         said = f"{part}: {term}" in lead
         assert said == (part != "location")
         assert not said or verdict in lead
@@ -330,6 +332,7 @@ def test_columns_of_numbers_that_are_levels_are_moved_by_level():
     assert list(quick(model).points.index) == ["wave = 0", "wave = 1"]
 
 
+@pytest.mark.slow
 def test_the_command_writes_levels(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     options = ["--no-sensitivity", "--permutations", "0", "--seed", "1", "--quiet"]

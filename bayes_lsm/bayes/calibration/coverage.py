@@ -25,7 +25,6 @@ from bayes_lsm.bayes.calibration.replications import (
 )
 from bayes_lsm.bayes.coordinates import coordinates
 from bayes_lsm.bayes.draws import Draws
-from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.bayes.term_draws import join_terms, terms_of
 from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_count, seed_or_new
@@ -140,7 +139,7 @@ def coverage(
         location=_true(design, "location_term", location),
         scale=_true(design, "scale_term", scale),
         correlation=_true(design, "pair", correlation or {}),
-        df=_true_df(design, prior, df),
+        df=_true_df(design, df),
         size=simulations,
     )
     refits = refit(
@@ -173,10 +172,10 @@ def _true(design: Design, dim: str, given: Mapping[str, float]) -> Array:
     return values
 
 
-def _true_df(design: Design, prior: Priors, df: float | None) -> float | None:
+def _true_df(design: Design, df: float | None) -> float | None:
     """The true ν of Student-t study effects."""
-    known = df_prior(design, prior)
-    if (df is None) != (known is None) or not (df is None or 0 < df < math.inf):
+    normal = design.specification.study_effects == "normal"
+    if (df is None) != normal or not (df is None or 0 < df < math.inf):
         raise FitError(
             "df, the true ν, must be a finite number > 0 with Student-t study effects, and is left "
             f"out with normal ones; got {df} with "

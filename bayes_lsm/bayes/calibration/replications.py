@@ -25,7 +25,7 @@ from bayes_lsm.bayes.pointwise_likelihood import joint_log_likelihood
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.pymc_model.graph import build_pymc_model
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-from bayes_lsm.bayes.student.effects import df_prior, said_before
+from bayes_lsm.bayes.student.effects import said_before
 from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_count
 from bayes_lsm.design.design import Design
@@ -152,13 +152,10 @@ def make_sampler(design: Design, prior: Priors, *, engine: str | Sampler, draws:
     require_count("draws", draws, least=100)
     if callable(engine):
         return engine
-    df = df_prior(design, prior)
+    resolved = resolve_priors(design, prior)
     if engine == "collapsed":
         require_capable("engine='collapsed'", design)
-        resolved = resolve_priors(design, prior)
-        return lambda simulated, seed: sample_directly(
-            simulated, resolved, df, draws=draws, seed=seed
-        )
+        return lambda simulated, seed: sample_directly(simulated, resolved, draws=draws, seed=seed)
     if engine != "nuts":
         raise FitError(
             "engine must be 'collapsed', 'nuts' or a function of a design and a seed, got "
@@ -170,7 +167,7 @@ def make_sampler(design: Design, prior: Priors, *, engine: str | Sampler, draws:
 
     chains = Chains(-(-draws // CHAINS), TUNE, CHAINS)
     return lambda simulated, seed: run_nuts(
-        lambda: (compiled.with_data(y=simulated.y), False), chains, df, seed=seed
+        lambda: (compiled.with_data(y=simulated.y), False), chains, resolved.df, seed=seed
     )
 
 

@@ -18,26 +18,25 @@ from bayes_lsm.bayes.engines.direct import require_direct
 from bayes_lsm.bayes.engines.student_collapsed import propose_student
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-from bayes_lsm.bayes.student.effects import arrays, df_prior
+from bayes_lsm.bayes.student.effects import arrays
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import Indices
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.likelihood.protocol import NormalPrior
 from bayes_lsm.priors import ResolvedPriors
-from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 
 
 def deletion_of(fit: Posterior) -> Refittable:
     """How rows are left out of a fit; by a FitError not with all priors."""
     design, rows = fit.design, len(fit.design.y)
-    priors, df = resolve_priors(design, fit.priors), df_prior(design, fit.priors)
+    priors = resolve_priors(design, fit.priors)
     p, q = len(priors.location.priors), len(priors.scale.priors)
     width = max(p**2, p + q + 1)
     if any(term.random for term in design.terms):
         refits = SampledRefits(fit)
         return Refittable(refits.near, rows, width, False, True, refits.problems)
-    require_direct(priors, df, "use psis_loo(), which needs no refits")
-    near = partial(_near, design, priors) if df is None else partial(_jointly, design, priors, df)
+    require_direct(priors, "use psis_loo(), which needs no refits")
+    near = partial(_near if priors.df is None else _jointly, design, priors)
     return Refittable(near, rows, width, priors.scale.is_proper)
 
 
@@ -53,7 +52,6 @@ def _near(
 def _jointly(
     design: Design,
     priors: ResolvedPriors,
-    df: DegreesOfFreedom | float,
     left: Indices,
     *,
     points: int,
@@ -63,7 +61,7 @@ def _jointly(
     from bayes_lsm.likelihood.student.kernels import log_likelihood
 
     part = design.keep(left)
-    found = propose_student(part, priors, df, points=points, seed=seed)
+    found = propose_student(part, priors, points=points, seed=seed)
     unknowns = found.location, found.scale, found.df
     total = np.asarray(log_likelihood(*unknowns, *arrays(part)))
     given = IndependentRows(design, *unknowns)

@@ -35,7 +35,6 @@ from bayes_lsm.bayes.engines.direct import can_sample
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.posterior_sampling import Settings, draw_posterior
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.errors import ConvergenceWarning, FitError
 from bayes_lsm.results import model_title
@@ -85,7 +84,7 @@ class Diagnosis(Printable):
     @property
     def has_student_effects(self) -> bool:
         """Whether study effects have tails of a t."""
-        return df_prior(self.fit.design, self.fit.priors) is not None
+        return self.fit.draws.df is not None
 
     @property
     def verdict(self) -> str:
@@ -220,7 +219,7 @@ def _leave_out(
 ) -> tuple[Elpd | None, list[str]]:
     """Each study or cluster, and what is to be said of it."""
     remarks = []
-    if df_prior(fit.design, fit.priors) is not None:
+    if fit.draws.df is not None:
         remarks.append("study_weights() shows which studies Student-t study effects discount")
     with warnings.catch_warnings():
         # What they warn of becomes a finding.
@@ -259,8 +258,8 @@ def _other_engine(fit: Posterior, *, seed: int, progress: bool) -> pd.DataFrame 
     """The summary by the engine that was not used."""
     design = fit.design
     engine: Engine = "nuts" if fit.importance is not None else "collapsed"
-    priors, df = resolve_priors(design, fit.priors), df_prior(design, fit.priors)
-    if engine == "collapsed" and not can_sample(design, priors, df):
+    priors = resolve_priors(design, fit.priors)
+    if engine == "collapsed" and not can_sample(design, priors):
         return None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)

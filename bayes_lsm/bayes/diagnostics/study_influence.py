@@ -35,7 +35,6 @@ from bayes_lsm.bayes.engines.pareto import smooth_weights
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.subsets import Indices
 from bayes_lsm.progress import track
@@ -110,8 +109,8 @@ def one_after_another(z: Array, log_density: Array, log_weights: Array) -> Array
 def _refit(fit: Posterior, rows: Indices) -> Draws:
     """Without these rows, with the priors of all."""
     left = fit.design.keep(np.setdiff1d(np.arange(len(fit.design.y)), rows))
-    priors, df = resolve_priors(fit.design, fit.priors), df_prior(fit.design, fit.priors)
-    return sample_directly(left, priors, df, draws=fit.draws.size, seed=fit.seed)
+    priors = resolve_priors(fit.design, fit.priors)
+    return sample_directly(left, priors, draws=fit.draws.size, seed=fit.seed)
 
 
 class Medians:

@@ -66,7 +66,7 @@ class CollapsedTarget:
     `location` is the prior of β, and `guesses` (2, q) are as in `Target`.
     """
 
-    def __init__(self, design: Design, priors: ResolvedPriors, df: None = None) -> None:
+    def __init__(self, design: Design, priors: ResolvedPriors) -> None:
         self._likelihood = likelihood_of(design)
         self.location = NormalPrior(*normal_prior(priors.location))
         self._inverse = np.linalg.inv(priors.scale.contrasts)

@@ -7,13 +7,12 @@ one more module with a target to draw from, and one line of `_ENGINES`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.collapsed import CollapsedTarget, can_collapse
 from bayes_lsm.bayes.engines.importance_sampling import Target, sample_target
 from bayes_lsm.bayes.engines.student_collapsed import StudentTarget, can_sample_student
-from bayes_lsm.bayes.student.excess import Degrees
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import ResolvedPriors
@@ -24,7 +23,7 @@ class _Engine(NamedTuple):
 
     takes: Callable[[ResolvedPriors], bool]
     needs: str
-    target: Callable[[Any, ResolvedPriors, Any], Target]
+    target: Callable[[Design, ResolvedPriors], Target]
 
 
 _ENGINES = {
@@ -37,18 +36,18 @@ _ENGINES = {
 }
 
 
-def _engine(df: Degrees | None) -> _Engine:
-    return _ENGINES["normal" if df is None else "student_t"]
+def _engine(priors: ResolvedPriors) -> _Engine:
+    return _ENGINES["normal" if priors.df is None else "student_t"]
 
 
-def can_sample(design: Design, priors: ResolvedPriors, df: Degrees | None) -> bool:
-    """Whether `sample_directly` takes a model; `df` is None for normal study effects."""
-    return _engine(df).takes(priors) and not any(term.random for term in design.terms)
+def can_sample(design: Design, priors: ResolvedPriors) -> bool:
+    """Whether `sample_directly` takes a model."""
+    return _engine(priors).takes(priors) and not any(term.random for term in design.terms)
 
 
-def require_direct(priors: ResolvedPriors, df: Degrees | None, cure: str) -> None:
+def require_direct(priors: ResolvedPriors, cure: str) -> None:
     """Refuse priors that `sample_directly` does not take, by a FitError."""
-    engine = _engine(df)
+    engine = _engine(priors)
     if not engine.takes(priors):
         raise FitError(
             f"{engine.needs} on all location coefficients, and no shrinkage prior on the scale "
@@ -59,15 +58,13 @@ def require_direct(priors: ResolvedPriors, df: Degrees | None, cure: str) -> Non
 def sample_directly(
     design: Design,
     priors: ResolvedPriors,
-    df: Degrees | None,
     *,
     draws: int = 4000,
     seed: int,
 ) -> Draws:
     """Independent draws from the posterior, with `importance`: how good they are, and the evidence.
 
-    `df` is the prior of ν, or of ln(ν − lower), or its fixed value; None for normal study effects.
     The design may be a part of one. Priors that the engine cannot take are a FitError.
     """
-    require_direct(priors, df, "use engine='nuts'")
-    return sample_target(_engine(df).target(design, priors, df), draws, seed)
+    require_direct(priors, "use engine='nuts'")
+    return sample_target(_engine(priors).target(design, priors), draws, seed)

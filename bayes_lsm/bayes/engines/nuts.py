@@ -18,10 +18,9 @@ from bayes_lsm.bayes.engines.compiled_models import compile_model
 from bayes_lsm.bayes.pymc_model.graph import BUILDERS, build_switchable_pymc_model
 from bayes_lsm.bayes.pymc_model.likelihood_node import rows_on
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.design.design import Design
 from bayes_lsm.priors import Priors
-from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
+from bayes_lsm.priors.excess import Degrees
 from bayes_lsm.specification import TrueEffects
 
 if TYPE_CHECKING:
@@ -68,7 +67,7 @@ def sample_nuts(
     def compiled_model() -> tuple[Any, bool]:
         return compile_for(BUILDERS[true_effects](design, priors), design, priors, seed=seed)
 
-    df = df_prior(design, priors)
+    df = resolve_priors(design, priors).df
     return run_nuts(compiled_model, chains, df, seed=seed, progress=progress)
 
 
@@ -90,7 +89,7 @@ def compile_switchable(design: Design, priors: Priors) -> Callable[[Index, Chain
 def run_nuts(
     compiled_model: Callable[[], tuple[Any, bool]],
     chains: Chains,
-    df: DegreesOfFreedom | float | None,
+    df: Degrees | None,
     *,
     seed: int,
     progress: bool = False,
@@ -129,7 +128,7 @@ def run_nuts(
     variables = tree["posterior"].data_vars
     drawn = {name: np.asarray(variables[name]) for name in _KEPT_VARIABLES if name in variables}
     found: dict[str, Any] = dict(_thin(drawn, transitions))
-    if df is not None and not isinstance(df, DegreesOfFreedom):
+    if isinstance(df, float):
         found["df"] = np.full((1, 1), df)
     stats = {
         name: np.asarray(tree["sample_stats"][name])

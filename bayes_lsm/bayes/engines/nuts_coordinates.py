@@ -46,7 +46,7 @@ def pilot_data(design: Design, priors: Priors, seed: int) -> dict[str, Any]:
     """The numbers that bend the coordinates for one design and its priors."""
     resolved = resolve_priors(design, priors)
     near = ResolvedPriors(_near_normal(resolved.location, seed), resolved.scale)
-    pilot = sample_directly(design, near, None, draws=_PILOT_DRAWS, seed=seed)
+    pilot = sample_directly(design, near, draws=_PILOT_DRAWS, seed=seed)
     theta = pilot.flat_scale @ resolved.scale.contrasts.T
     mean, precision = normal_prior(near.location)
     bends = fit_bends(theta)

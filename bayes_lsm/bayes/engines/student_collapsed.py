@@ -17,11 +17,11 @@ from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.coordinates import Coordinates
 from bayes_lsm.bayes.engines.importance_sampling import propose_phi
 from bayes_lsm.bayes.student.effects import arrays
-from bayes_lsm.bayes.student.excess import Degrees, Excess
 from bayes_lsm.design.design import Design
 from bayes_lsm.likelihood.rows.closed_form import log_tau2_of_residuals
 from bayes_lsm.priors import ResolvedPriors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
+from bayes_lsm.priors.excess import Excess
 from bayes_lsm.priors.family import Univariate
 
 
@@ -43,13 +43,12 @@ class JointPoints:
 def propose_student(
     design: Design,
     priors: ResolvedPriors,
-    df: Degrees,
     *,
     points: int,
     seed: int,
 ) -> JointPoints:
     """Points from the mixture that `sample_directly` would draw from."""
-    target = StudentTarget(design, priors, df)
+    target = StudentTarget(design, priors)
     phi, log_ratio = propose_phi(target, points, seed)
     return JointPoints(*target.split(phi), log_ratio)
 
@@ -57,7 +56,8 @@ def propose_student(
 class StudentTarget:
     """The log posterior density of φ; of θ the last is ln(ν − lower), where ν is not fixed."""
 
-    def __init__(self, design: Design, priors: ResolvedPriors, df: Degrees) -> None:
+    def __init__(self, design: Design, priors: ResolvedPriors) -> None:
+        df = priors.df
         self._df = Excess.of(df) if isinstance(df, DegreesOfFreedom) else df
         self._n_location = len(priors.location.priors)
         self._inverses = [np.linalg.inv(b.contrasts) for b in (priors.location, priors.scale)]

@@ -36,14 +36,13 @@ from bayes_lsm.bayes.evidence.submodels import (
 )
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.bayes.term_draws import flat_coefficients, join_terms, split_terms, terms_of
 from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_count, seed_or_new
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import ConvergenceWarning, FitError, warn
 from bayes_lsm.priors import Priors
-from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
+from bayes_lsm.priors.excess import Degrees
 from bayes_lsm.progress import track
 
 _FEW_MODELS = 8
@@ -130,9 +129,9 @@ def average_models(
     require_capable("average", design)
     require_count("draws", draws, least=100)
     prior = prior or design.specification.priors
-    priors, df = resolve_priors(design, prior), df_prior(design, prior)
+    priors = resolve_priors(design, prior)
     require_normalised(priors, "averaging over models")
-    require_direct(priors, df, "models can be averaged with such priors only")
+    require_direct(priors, "models can be averaged with such priors only")
     terms = terms_of_parts(design)
     models = _enumerate(terms, keep, most_models)
     log_prior = log_model_prior(model_prior, models, terms)
@@ -144,7 +143,7 @@ def average_models(
     show = progress and len(models) > _FEW_MODELS
     for m in track(range(len(models)), "Fitting models", progress=show):
         smaller, own = take_submodel(design, priors, models[m].location, models[m].scale)
-        drawn = sample_directly(smaller, own, df, draws=draws, seed=int(seeds[m]))
+        drawn = sample_directly(smaller, own, draws=draws, seed=int(seeds[m]))
         evidences.append(read_evidence(drawn))
         height = evidences[m].log + log_prior[m]
         best = max(best, height)
@@ -158,7 +157,7 @@ def average_models(
     if problems:
         warn("; ".join(problems), ConvergenceWarning)
     rng = np.random.default_rng(int(seeds[-1]))
-    mixed = _mix(design, models, probabilities(log_prior, evidences), found, df, draws, rng)
+    mixed = _mix(design, models, probabilities(log_prior, evidences), found, priors.df, draws, rng)
     return ModelAverage(
         design, prior, models, log_prior, tuple(evidences), terms, mixed, seed, problems
     )
@@ -219,7 +218,7 @@ def _mix(
     models: Sequence[SubModel],
     probability: Array,
     found: Sequence[_Coefficients | None],
-    df: DegreesOfFreedom | float | None,
+    df: Degrees | None,
     draws: int,
     rng: np.random.Generator,
 ) -> Draws:
@@ -243,5 +242,5 @@ def _mix(
     mixed = join_terms(location, terms_of(design, scale))
     if df is None:
         return mixed
-    known = drawn_df[None] if isinstance(df, DegreesOfFreedom) else np.full((1, 1), df)
+    known = drawn_df[None] if not isinstance(df, float) else np.full((1, 1), df)
     return replace(mixed, df=known)

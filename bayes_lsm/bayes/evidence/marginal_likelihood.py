@@ -18,7 +18,6 @@ from bayes_lsm.bayes.evidence.evidence import (
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-from bayes_lsm.bayes.student.effects import df_prior
 
 # Where a posterior keeps its own, once it was asked for.
 _KEPT = "_evidence"
@@ -58,14 +57,14 @@ def evidence(fit: Posterior) -> Evidence:
 
 def _evidence(fit: Posterior) -> Evidence:
     design = fit.design
-    priors, df = resolve_priors(design, fit.priors), df_prior(design, fit.priors)
+    priors = resolve_priors(design, fit.priors)
     require_normalised(priors, "a marginal likelihood")
     if fit.importance is not None:
         return read_importance(fit.importance)
-    if not can_sample(design, priors, df):
-        if df is None:
+    if not can_sample(design, priors):
+        if priors.df is None:
             return bridged_evidence(fit)
         cure = "NUTS gives no marginal likelihood; use such priors, or compare by psis_loo()"
-        require_direct(priors, df, cure)
+        require_direct(priors, cure)
     size = max(EVIDENCE_DRAWS, fit.draws.size)
-    return read_evidence(sample_directly(design, priors, df, draws=size, seed=fit.seed))
+    return read_evidence(sample_directly(design, priors, draws=size, seed=fit.seed))

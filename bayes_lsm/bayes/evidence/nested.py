@@ -28,7 +28,6 @@ from bayes_lsm.bayes.evidence.submodels import (
 )
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
-from bayes_lsm.bayes.student.effects import df_prior
 from bayes_lsm.bayes.term_draws import flat_coefficients, split_terms
 from bayes_lsm.design.coefficients import (
     Coefficient,
@@ -43,7 +42,6 @@ from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.likelihood.protocol import NormalPrior
 from bayes_lsm.priors import ResolvedPriors
-from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 
 PartName = Literal["location", "scale"]
 
@@ -71,11 +69,6 @@ class Nesting:
     def priors(self) -> ResolvedPriors:
         """Of the coefficients and κ."""
         return resolve_priors(self.fit.design, self.fit.priors)
-
-    @cached_property
-    def df(self) -> DegreesOfFreedom | float | None:
-        """The prior of ν; None where β is normal given all else."""
-        return df_prior(self.fit.design, self.fit.priors)
 
     @property
     def can_draw(self) -> bool:
@@ -150,7 +143,7 @@ class Nesting:
         design, priors = take_submodel(
             self.fit.design, self.priors, kept["location"], kept["scale"]
         )
-        drawn = sample_directly(design, priors, self.df, draws=draws, seed=self.fit.seed)
+        drawn = sample_directly(design, priors, draws=draws, seed=self.fit.seed)
         worth = drawn.importance.ess if drawn.importance else 0.0
         return self._reduced(design, priors, drawn, worth, read_evidence(drawn))
 
@@ -162,7 +155,7 @@ class Nesting:
         worth: float,
         evidence: Evidence | None = None,
     ) -> Reduced:
-        if self.df is None:
+        if priors.df is None:
             alphas = flat_coefficients(split_terms(design, drawn))
             return Reduced(collapsed_unknowns(design, priors), alphas, worth, evidence)
         points = np.column_stack([drawn.flat_location, drawn.flat_scale, drawn.flat_df])

@@ -173,8 +173,8 @@ def savage_dickey(
     model = Nesting(fit)
     columns = model.find(part, term)
     require_normalised(model.priors, "the Savage–Dickey ratio")
-    require_direct(model.priors, model.df, "use such priors, whatever the engine")
-    if part == "location" and model.df is None:
+    require_direct(model.priors, "use such priors, whatever the engine")
+    if part == "location" and model.priors.df is None:
         log_posterior, log_prior, se = _location(model, columns, value)
     else:
         log_posterior, log_prior, se = _one_by_one(model, part, columns, value, fit.seed)

@@ -13,7 +13,6 @@ from itertools import product
 
 import numpy as np
 
-from bayes_lsm.bayes.coordinates import placed_terms
 from bayes_lsm.design.coefficients import scale_places
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.part import Part
@@ -73,7 +72,7 @@ def terms_of_parts(design: Design) -> dict[str, tuple[Term, ...]]:
     """The terms of the location formula, and those of all scale formulas with the correlations."""
     found: list[Term] = []
     alone = len(design.terms) == 1
-    for term, first in placed_terms(design):
+    for term, at in zip(design.terms, design.places, strict=True):
         q, kappas = len(term.names), term.n_correlations
         own = list(_of_effects(term))
         if kappas:
@@ -81,7 +80,7 @@ def terms_of_parts(design: Design) -> dict[str, tuple[Term, ...]]:
             own.append(Term(CORRELATIONS, places, False, frozenset(), CORRELATIONS))
         for each in own:
             label = each.name if alone else f"{term.name}: {each.name}"
-            columns = tuple(first + j for j in each.columns)
+            columns = tuple(at.start + j for j in each.columns)
             found.append(replace(each, columns=columns, grouping=term.name, label=label))
     return {"location": find_terms(design.location), "scale": tuple(found)}
 
@@ -183,7 +182,9 @@ def take_submodel(
 
     Of the scale part they are counted among the α and κ of all terms.
     """
-    own = ResolvedPriors(restrict(priors.location, location), restrict(priors.scale, scale))
+    own = replace(
+        priors, location=restrict(priors.location, location), scale=restrict(priors.scale, scale)
+    )
     left_out = [j for j, place in enumerate(scale_places(design)) if place not in scale]
     fewer = design.without([j for j in range(design.X.shape[1]) if j not in location], left_out)
     terms = [

@@ -35,7 +35,7 @@ from bayes_lsm.bayes.coordinates import are_correlations, coordinates, scale_nam
 from bayes_lsm.bayes.pymc_model import families
 from bayes_lsm.bayes.pymc_model.correlations import add_correlations
 from bayes_lsm.bayes.pymc_model.likelihood_node import Moments, add_variances, observe, rows_on
-from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors, scale_sd_prior
+from bayes_lsm.bayes.resolved_priors.resolve import df_prior, resolve_priors, scale_sd_prior
 from bayes_lsm.capabilities import require_capable
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.design import Design
@@ -94,7 +94,7 @@ def build_pymc_model(design: Design, priors: Priors | None = None) -> pm.Model:
     """
     priors = priors or design.specification.priors
     with _coefficient_model(design, priors) as (model, moments):
-        observe(design, priors, moments, model["y"])
+        observe(design, moments, model["y"])
     return model
 
 
@@ -105,7 +105,7 @@ def build_switchable_pymc_model(design: Design, priors: Priors) -> pm.Model:
     with _coefficient_model(design, priors) as (model, moments):
         every = rows_on(design, np.ones(len(design.y), dtype=bool))
         switches = {name: pm.Data(name, values) for name, values in every.items()}
-        observe(design, priors, moments, model["y"], switches)
+        observe(design, moments, model["y"], switches)
     return model
 
 
@@ -182,7 +182,8 @@ def _coefficient_model(design: Design, priors: Priors) -> Iterator[tuple[pm.Mode
             "scale", scale_names(design), _of_alpha(design, resolved.scale), used
         )
         factors = add_correlations(design, resolved.scale)
-        yield model, Moments(X @ beta, _log_variances(design, priors, alpha), factors)
+        log_tau2 = _log_variances(design, priors, alpha)
+        yield model, Moments(X @ beta, log_tau2, factors, df_prior(design, priors))
 
 
 def _of_alpha(design: Design, scale: PriorBlock) -> PriorBlock:

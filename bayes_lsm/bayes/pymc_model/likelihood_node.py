@@ -17,23 +17,24 @@ import numpy.typing as npt
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.pymc_model.effect_blocks import EffectBlocks, find_blocks
-from bayes_lsm.bayes.student.effects import df_prior, observe_student
+from bayes_lsm.bayes.student.effects import observe_student
 from bayes_lsm.design.design import Design
 from bayes_lsm.links import LARGEST_EXPONENT
-from bayes_lsm.priors import Priors
+from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 
 
 @dataclass(frozen=True, eq=False)
 class Moments:
     """What the coefficients say of the effects, in tensors.
 
-    Their mean (n,), ln τ² (m,) of every effect of every group of each scale term, and the factors
-    (0, 1, C_1, C_2, …) of `add_correlations`.
+    Their mean (n,), ln τ² (m,) of every effect of every group of each scale term, the factors
+    (0, 1, C_1, C_2, …) of `add_correlations`, and what is believed of ν.
     """
 
     mean: Any
     log_tau2: Any
     factors: Any
+    df: DegreesOfFreedom | float | None
 
     @property
     def tau2(self) -> Any:
@@ -45,7 +46,6 @@ class Moments:
 
 def observe(
     design: Design,
-    priors: Priors,
     moments: Moments,
     observed: Any,
     switches: Mapping[str, Any] | None = None,
@@ -55,10 +55,9 @@ def observe(
     With Student-t study effects ``df``, too. `switches` are the tensors of `rows_on`, of blocks
     whose rows can be switched off.
     """
-    df = df_prior(design, priors)
-    if df is not None:
+    if moments.df is not None:
         v = add_variances(design)
-        observe_student(moments.mean, v, moments.log_tau2, df, observed)
+        observe_student(moments.mean, v, moments.log_tau2, moments.df, observed)
     elif design.is_independent:
         _observe_independent(design, moments, observed)
     else:

@@ -48,7 +48,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bayes_lsm.arrays import Array, Mask
-from bayes_lsm.bayes.coordinates import are_correlations, placed_terms, scale_names
+from bayes_lsm.bayes.coordinates import are_correlations, scale_names
 from bayes_lsm.design.clusters import Clusters
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
@@ -143,9 +143,9 @@ def random_effects(
     tails = not isinstance(priors.scale_sd, HalfNormal | None)
     found: list[tuple[Array, Mask, Mask]] = []
     width = sum(term.size for term in design.terms)
-    for term, first in placed_terms(design):
+    for term, at in zip(design.terms, design.places, strict=True):
         Z = np.zeros((*term.Z.shape[:2], width))
-        Z[:, :, first : first + len(term.names)] = term.Z
+        Z[:, :, at.start : at.start + len(term.names)] = term.Z
         used, felt, apart = _columns(term, chosen, Q)
         if tails and term.random:
             apart = np.zeros_like(apart)

@@ -29,6 +29,7 @@ from bayes_lsm.priors import (
 )
 from bayes_lsm.priors.blocks import bind_location, bind_scale, unknown_term
 from bayes_lsm.priors.correlations import compound_symmetric, lkj
+from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
 
 DEFAULT_SCALE_SD = HalfNormal(1.0)
 
@@ -73,9 +74,25 @@ def resolve_priors(design: Design, priors: Priors) -> ResolvedPriors:
         kappas = _correlation_priors(term, priors.lkj or 1.0)
         blocks.append(np.eye(len(kappas)))
         scale += kappas
-    resolved = ResolvedPriors(location, PriorBlock(block_diag(*blocks), tuple(scale)))
+    block = PriorBlock(block_diag(*blocks), tuple(scale))
+    resolved = ResolvedPriors(location, block, df_prior(design, priors))
     require_proper(design, resolved, priors)
     return resolved
+
+
+def df_prior(design: Design, priors: Priors) -> DegreesOfFreedom | float | None:
+    """The prior of ν, or its fixed value; None where the study effects are normal.
+
+    A PriorError says that ν has a prior but the study effects are normal.
+    """
+    if design.specification.study_effects == "student_t":
+        return DegreesOfFreedom() if priors.df is None else priors.df
+    if priors.df is not None:
+        raise PriorError(
+            "the priors have degrees of freedom (df), but the study effects are normal; leave df "
+            "out, or make the model with study_effects='student_t'"
+        )
+    return None
 
 
 def scale_sd_prior(priors: Priors) -> Family:

@@ -124,7 +124,8 @@ def _changed(
 ) -> NamedPriors:
     block: PriorBlock = getattr(priors, part)
     each = tuple(changed.get(j, prior) for j, prior in enumerate(block.priors))
-    return NamedPriors(name, replace(priors, **{part: replace(block, priors=each)}))
+    other: dict[str, Any] = {part: replace(block, priors=each)}
+    return NamedPriors(name, replace(priors, **other))
 
 
 def _is_single(prior: Any) -> bool:

@@ -86,9 +86,10 @@ def stretched(
     places: dict[BlockName, set[int]] = {"location": set(), "scale": set()}
     for each in which:
         places[each.block].update(each.own)
-    return ResolvedPriors(
-        _stretch_block(priors.location, places["location"], factor),
-        _stretch_block(priors.scale, places["scale"], factor),
+    return replace(
+        priors,
+        location=_stretch_block(priors.location, places["location"], factor),
+        scale=_stretch_block(priors.scale, places["scale"], factor),
     )
 
 

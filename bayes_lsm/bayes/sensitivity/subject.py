@@ -13,7 +13,7 @@ import pandas as pd
 from scipy.linalg import block_diag
 
 from bayes_lsm.arrays import Array, Index
-from bayes_lsm.bayes.coordinates import are_correlations, placed_terms
+from bayes_lsm.bayes.coordinates import are_correlations
 from bayes_lsm.bayes.draws import Draws, correlations_of
 from bayes_lsm.bayes.engines.diagnostics import convergence, find_problems
 from bayes_lsm.bayes.engines.direct import can_sample, sample_directly
@@ -25,11 +25,10 @@ from bayes_lsm.bayes.resolved_priors.resolve import (
     resolve_priors,
     scale_sd_prior,
 )
-from bayes_lsm.bayes.student.effects import df_prior
-from bayes_lsm.bayes.student.excess import Degrees, Excess, LogExcess
 from bayes_lsm.design.scale_terms import ScaleTerm
 from bayes_lsm.priors import Family, PartialCorrelation, PriorBlock, Priors, ResolvedPriors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
+from bayes_lsm.priors.excess import Excess, LogExcess
 
 BlockName = Literal["location", "scale"]
 Kind = Literal["coefficient", "level", "correlation", "sd", "df"]
@@ -110,11 +109,11 @@ class Subject:
 
     def __init__(self, fit: Posterior) -> None:
         self._fit, self._design = fit, fit.design
-        self._df = df_prior(fit.design, fit.priors)
-        self._excess = Excess.of(self._df) if isinstance(self._df, DegreesOfFreedom) else None
         self._is_kappa = are_correlations(fit.design)
         self._random = [each for term in fit.design.terms for each in term.random]
         self.priors = self.resolve(fit.priors)
+        self._df = self.priors.df
+        self._excess = Excess.of(self._df) if isinstance(self._df, DegreesOfFreedom) else None
         self.levels = level_positions(fit.design)
         of_tau2: list[int] = np.flatnonzero(~self._is_kappa).tolist()
         self.slopes = [j for j in of_tau2 if j not in self.levels]
@@ -124,8 +123,8 @@ class Subject:
         design, scale = self._design, self.priors.scale
         for j, name in enumerate(design.location.names):
             yield Coefficient("location", name, "location", _sharing(self.priors.location, j))
-        for term, first in placed_terms(self._design):
-            for j, name in enumerate(term.names, start=first):
+        for term, at in zip(design.terms, design.places, strict=True):
+            for j, name in enumerate(term.names, start=at.start):
                 kind: Kind = "level" if j in self.levels else "coefficient"
                 part = design.part_name("scale", term)
                 yield Coefficient(part, name, "scale", _sharing(scale, j), kind)
@@ -134,8 +133,8 @@ class Subject:
             for each in term.random:
                 part = design.part_name("scale_sd", term)
                 yield Coefficient(part, each.column, "scale", (next(place),), "sd")
-        for term, first in placed_terms(self._design):
-            own = tuple(range(first + len(term.names), first + term.size))
+        for term, at in zip(design.terms, design.places, strict=True):
+            own = tuple(range(at.start + len(term.names), at.stop))
             for pair in term.pairs:
                 part = design.part_name("correlation", term)
                 yield Coefficient(part, pair, "scale", own, "correlation")
@@ -145,10 +144,10 @@ class Subject:
 
     def resolve(self, priors: Priors) -> ResolvedPriors:
         """Priors bound to the data."""
-        found, df = resolve_priors(self._design, priors), df_prior(self._design, priors)
+        found = resolve_priors(self._design, priors)
         more: list[Family] = [scale_sd_prior(priors)] * len(self._random)
-        if isinstance(df, DegreesOfFreedom):
-            more.append(LogExcess(df))
+        if isinstance(found.df, DegreesOfFreedom):
+            more.append(LogExcess(found.df))
         joined = np.asarray(block_diag(found.scale.contrasts, np.eye(len(more))))
         return replace(found, scale=PriorBlock(joined, (*found.scale.priors, *more)))
 
@@ -172,22 +171,22 @@ class Subject:
         kept = {name: getattr(self._fit.priors, name) for name in ("lkj", "scale_sd", "df")}
         return preset.model_copy(update=kept)
 
-    def _split(self, priors: ResolvedPriors) -> tuple[ResolvedPriors, Degrees | None]:
-        """The priors that an engine takes: those of `resolve_priors`, and what is known of ν."""
-        block, q = priors.scale, len(self._is_kappa)
-        own = replace(priors, scale=PriorBlock(block.contrasts[:q, :q], block.priors[:q]))
+    def _of_engine(self, priors: ResolvedPriors) -> ResolvedPriors:
+        """The priors that an engine takes: those of `resolve_priors`, with what is known of ν."""
+        block, q, df = priors.scale, len(self._is_kappa), priors.df
         last = block.priors[-1]
-        if self._excess is None or not isinstance(last, Family):
-            return own, self._df
-        return own, replace(self._excess, prior=last)
+        if self._excess is not None and isinstance(last, Family):
+            df = replace(self._excess, prior=last)
+        own = PriorBlock(block.contrasts[:q, :q], block.priors[:q])
+        return replace(priors, scale=own, df=df)
 
     def can_draw(self, priors: ResolvedPriors) -> bool:
         """Whether `draw` takes these."""
-        return can_sample(self._design, *self._split(priors))
+        return can_sample(self._design, self._of_engine(priors))
 
     def draw(self, priors: ResolvedPriors, *, draws: int, seed: int) -> Refitted:
         """Independent draws under these priors."""
-        drawn = sample_directly(self._design, *self._split(priors), draws=draws, seed=seed)
+        drawn = sample_directly(self._design, self._of_engine(priors), draws=draws, seed=seed)
         return self.under(priors, drawn)
 
     def drawn(self) -> Refitted:
@@ -234,12 +233,12 @@ class Subject:
         """
         labels: list[str] = []
         rows, by_study = [], self._design.unit == "study"
-        for term, first in placed_terms(self._design):
+        for term, at in zip(self._design.terms, self._design.places, strict=True):
             units = np.flatnonzero(term.used)
             if not by_study:
                 units = units[np.sort(np.unique(term.table[units], axis=0, return_index=True)[1])]
             each = np.zeros((len(units), len(self.priors.scale.priors)))
-            each[:, first : first + len(term.names)] = term.table[units]
+            each[:, at.start : at.start + len(term.names)] = term.table[units]
             rows.append(each)
             labels += term.groups if by_study else _variance_labels(term, units)
         return pd.Index(labels, name="study" if by_study else "variance"), np.concatenate(rows)

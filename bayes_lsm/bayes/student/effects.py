@@ -14,11 +14,11 @@ from scipy.special import gammaincinv
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.draws import Draws
-from bayes_lsm.bayes.resolved_priors.resolve import scale_sd_prior
+from bayes_lsm.bayes.resolved_priors.resolve import df_prior, scale_sd_prior
 from bayes_lsm.design.design import Design
-from bayes_lsm.errors import PriorError
 from bayes_lsm.priors import Priors
 from bayes_lsm.priors.degrees_of_freedom import DegreesOfFreedom
+from bayes_lsm.priors.excess import Degrees, Excess
 
 # A λ below this counts as this: τ²/λ must not overflow.
 _SMALLEST_WEIGHT = 1e-100
@@ -27,21 +27,6 @@ _SMALLEST_WEIGHT = 1e-100
 def integrated_out(design: Design) -> str:
     """What the engines that need no chains integrate out."""
     return "β" if design.specification.study_effects == "normal" else "study effects"
-
-
-def df_prior(design: Design, priors: Priors) -> DegreesOfFreedom | float | None:
-    """The prior of ν, or its fixed value; None where the study effects are normal.
-
-    Then a prior of ν is refused, by a PriorError.
-    """
-    if design.specification.study_effects == "student_t":
-        return DegreesOfFreedom() if priors.df is None else priors.df
-    if priors.df is not None:
-        raise PriorError(
-            "the priors have degrees of freedom (df), but the study effects are normal; leave df "
-            "out, or make the model with study_effects='student_t'"
-        )
-    return None
 
 
 def describe(df: DegreesOfFreedom | float) -> str:
@@ -151,8 +136,10 @@ def log_sd_ratio(df: Array) -> Array:
         return np.where(df > 2, 0.5 * np.log(df / np.maximum(df - 2, 0.0)), np.inf)
 
 
-def sample_df(prior: DegreesOfFreedom | float, size: int, rng: np.random.Generator) -> Array:
+def sample_df(prior: Degrees, size: int, rng: np.random.Generator) -> Array:
     """Draws of ν, shape (size,), or (1,) where it is fixed."""
+    if isinstance(prior, Excess):
+        return prior.to_df(prior.prior.sample(size, rng))
     return prior.sample(size, rng) if isinstance(prior, DegreesOfFreedom) else np.full(1, prior)
 
 
