@@ -9,7 +9,7 @@ import numpy as np
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.choices import did_you_mean
-from bayes_lsm.errors import PriorError
+from bayes_lsm.errors import FitError, PriorError
 from bayes_lsm.priors.excess import Degrees
 from bayes_lsm.priors.families import Flat, Prior
 from bayes_lsm.priors.family import SYMBOLS, Family
@@ -87,6 +87,23 @@ class PriorBlock:
         if self.shrinkage is not None:
             theta[:, self.shrunk] = self.shrinkage.joint_sample(size, len(self.shrunk), rng)
         return np.linalg.solve(self.contrasts, theta.T).T
+
+    def restricted(self, kept: Sequence[int]) -> PriorBlock:
+        """The prior of some coefficients given that the others are zero.
+
+        It is what the same preset says of the smaller model: of the average study, per SD of each
+        moderator that is left. So it is the same statement in a model and in its sub-models. A
+        FitError says that a coefficient that carries the level of a model cannot be left out.
+        """
+        kept = list(kept)
+        dropped = [j for j in range(len(self.priors)) if j not in kept]
+        if np.any(self.contrasts[np.ix_(dropped, kept)]):
+            raise FitError(
+                "a coefficient that carries the level of a model (its intercept, the means of a "
+                "factor without one) cannot be left out; keep it"
+            )
+        priors = tuple(self.priors[j] for j in kept)
+        return PriorBlock(self.contrasts[np.ix_(kept, kept)], priors)
 
 
 @dataclass(frozen=True)

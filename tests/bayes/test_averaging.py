@@ -12,7 +12,6 @@ from bayes_lsm.bayes.evidence.model_average import ModelAverage
 from bayes_lsm.bayes.evidence.submodels import find_subsets, find_terms, terms_of_parts
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.design.design import Design, build_design
-from bayes_lsm.design.subsets import restrict
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import Normal, Priors
 from bayes_lsm.specification import Specification
@@ -77,7 +76,7 @@ def test_prior_of_a_submodel_is_that_of_the_smaller_formula(prior, smaller):
     whole, own = (resolve_priors(model.design, priors) for model in (full, small))
     kept = [full.design.location.names.index(name) for name in small.design.location.names]
     for part in ("location", "scale"):
-        block, expected = restrict(getattr(whole, part), kept), getattr(own, part)
+        block, expected = getattr(whole, part).restricted(kept), getattr(own, part)
         np.testing.assert_allclose(block.contrasts, expected.contrasts, rtol=1e-12)
         assert block.priors == expected.priors
 

@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 
+from bayes_lsm.arrays import Index
 from bayes_lsm.bayes.cross_validation.given_draws import DrawnDeletion, IndependentRows
 from bayes_lsm.bayes.cross_validation.refits import Points, Refittable
 from bayes_lsm.bayes.cross_validation.sampled_refits import SampledRefits
@@ -20,7 +21,6 @@ from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.bayes.student.effects import arrays
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import Indices
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.likelihood.protocol import NormalPrior
 from bayes_lsm.priors import ResolvedPriors
@@ -40,9 +40,7 @@ def deletion_of(fit: Posterior) -> Refittable:
     return Refittable(near, rows, width, priors.scale.is_proper)
 
 
-def _near(
-    design: Design, priors: ResolvedPriors, left: Indices, *, points: int, seed: int
-) -> Points:
+def _near(design: Design, priors: ResolvedPriors, left: Index, *, points: int, seed: int) -> Points:
     """Points α near the posterior of the rows `left`, with β integrated out."""
     found = propose(design.keep(left), priors, points=points, seed=seed)
     prior = NormalPrior(found.mean, found.precision)
@@ -52,7 +50,7 @@ def _near(
 def _jointly(
     design: Design,
     priors: ResolvedPriors,
-    left: Indices,
+    left: Index,
     *,
     points: int,
     seed: int,

@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import logsumexp
 
-from bayes_lsm.arrays import Array
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.cross_validation.refits import Predictions
 from bayes_lsm.bayes.engines.diagnostics import LARGEST_PARETO_K
@@ -21,7 +21,6 @@ from bayes_lsm.bayes.engines.pareto import smooth_weights
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.student.effects import integrated_out, said_before
 from bayes_lsm.design.clusters import Clusters
-from bayes_lsm.design.subsets import Indices
 from bayes_lsm.errors import ConvergenceWarning, FitError, warn
 
 Densities = Iterable[tuple[int, Array, Array, Array]]
@@ -29,7 +28,7 @@ Densities = Iterable[tuple[int, Array, Array, Array]]
 _LARGEST_WAIC_PENALTY = 0.4
 
 
-def draw_folds(k: int, count: int, seed: int) -> list[Indices]:
+def draw_folds(k: int, count: int, seed: int) -> list[Index]:
     """Studies 0, 1, …, count − 1 in k random folds; a wrong `k` is a FitError."""
     if isinstance(k, bool) or not isinstance(k, int | np.integer) or not 2 <= k <= count:
         raise FitError(f"k must be a whole number of folds from 2 to {count}, got {k!r}")
@@ -168,6 +167,6 @@ def smooth(fit: Posterior, studies: Clusters, densities: Densities) -> Predictio
     return Predictions(elpd, lpd, mcse, pit, k, largest, ess, nothing)
 
 
-def _some(studies: Clusters, which: Indices) -> str:
+def _some(studies: Clusters, which: Index) -> str:
     more = f" and {len(which) - 8} more" if len(which) > 8 else ""
     return ", ".join(studies.names[u] for u in which[:8]) + more

@@ -14,23 +14,22 @@ from typing import Protocol
 import numpy as np
 from scipy.special import ndtr
 
-from bayes_lsm.arrays import Array
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.bayes.cross_validation.level_integrals import LeftRows, LevelIntegrals
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.pointwise_likelihood import log_likelihood, normal_scores
 from bayes_lsm.design.clusters import Clusters
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import Indices
 from bayes_lsm.likelihood.protocol import LeftOut
 
 
 class GivenDraws(Protocol):
     """Rows under each of m draws."""
 
-    def leave_out(self, out: Indices, units: Sequence[Indices]) -> LeftRows:
+    def leave_out(self, out: Index, units: Sequence[Index]) -> LeftRows:
         """Rows `out`, of which the units are parts, given all others."""
 
-    def given_effects(self, rows: Indices) -> Array:
+    def given_effects(self, rows: Index) -> Array:
         """ln p(y_rows | the other rows) (m,) with the effects of all levels as drawn."""
 
 
@@ -43,7 +42,7 @@ class IndependentRows:
     scale: Array
     df: Array | None = None
 
-    def leave_out(self, out: Indices, units: Sequence[Indices]) -> LeftRows:
+    def leave_out(self, out: Index, units: Sequence[Index]) -> LeftRows:
         """Rows `out`, of which the units are parts, given all others."""
         part = self.design.keep(out)
         density = log_likelihood(part, self.location, self.scale, self.df)
@@ -57,7 +56,7 @@ class IndependentRows:
         densities = [density[:, each].sum(axis=1) for each in own]
         return LeftRows(density.sum(axis=1), densities, [below[:, each] for each in own])
 
-    def given_effects(self, rows: Indices) -> Array:
+    def given_effects(self, rows: Index) -> Array:
         """ln p(y_rows) (m,): they depend on no others."""
         part = self.design.keep(rows)
         return np.asarray(log_likelihood(part, self.location, self.scale, self.df).sum(axis=1))
@@ -83,7 +82,7 @@ class DrawnDeletion:
     total: Array
     whole: bool
 
-    def leave_out(self, studies: Clusters, folds: Sequence[Indices]) -> LeftOut:
+    def leave_out(self, studies: Clusters, folds: Sequence[Index]) -> LeftOut:
         """Predict the studies of each fold from the rows that are neither its own nor missing."""
         left, unit, below = [], [], []
         for fold in folds:
@@ -94,7 +93,7 @@ class DrawnDeletion:
             below += found.below
         return LeftOut(np.column_stack(left), np.column_stack(unit), np.hstack(below))
 
-    def predict_again(self, studies: Clusters, units: Indices) -> tuple[Array, Array]:
+    def predict_again(self, studies: Clusters, units: Index) -> tuple[Array, Array]:
         """The log likelihood (m,), and ln p of each study given all rows, its own too (m, U)."""
         again = [self.given.given_effects(studies.rows[u]) for u in units]
         return self.total, np.column_stack(again)

@@ -21,11 +21,10 @@ from functools import cached_property
 import numpy as np
 from scipy.special import logsumexp, ndtr, ndtri
 
-from bayes_lsm.arrays import Array
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.term_draws import TermDraws, flat_coefficients, split_terms
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import Indices
 from bayes_lsm.likelihood.blocks.row_sums import RowSums
 
 # The integrals go to so many ω: what lies beyond has a prior probability of 1e-15.
@@ -50,7 +49,7 @@ class Level:
 
     column: int
     sd: Array
-    rows: Indices
+    rows: Index
 
     @cached_property
     def nodes(self) -> tuple[Array, Array]:
@@ -93,19 +92,19 @@ class LevelIntegrals:
         """How many draws there are."""
         return len(self._away)
 
-    def given_effects(self, rows: Indices) -> Array:
+    def given_effects(self, rows: Index) -> Array:
         """ln p(y_rows | the other rows, θ) (m,) with the effects of all levels as drawn."""
         kept = np.setdiff1d(self._sums.around(rows), rows)
         both = self._density(None, np.union1d(rows, kept))
         return np.asarray((both - self._density(None, kept))[:, 0])
 
-    def in_order(self, rows: Indices) -> tuple[Array, Array]:
+    def in_order(self, rows: Index) -> tuple[Array, Array]:
         """Normal scores and log densities (m, rows), each given those before it and all others."""
         found = [self.leave_out(rows[j:], [rows[j : j + 1]]) for j in range(len(rows))]
         below = np.hstack([each.below[0] for each in found])
         return ndtri(below), np.column_stack([each.units[0] for each in found])
 
-    def leave_out(self, out: Indices, units: Sequence[Indices]) -> LeftRows:
+    def leave_out(self, out: Index, units: Sequence[Index]) -> LeftRows:
         """Rows `out`, of which the units are parts."""
         fold = np.zeros(self.size)
         densities = [np.zeros(self.size) for _ in units]
@@ -128,7 +127,7 @@ class LevelIntegrals:
                 below[u][:, np.isin(rows, own)] = self._below(level, prior, own, around)
         return LeftRows(fold, densities, below)
 
-    def _parts(self, out: Indices) -> Iterator[tuple[Level | None, Indices]]:
+    def _parts(self, out: Index) -> Iterator[tuple[Level | None, Index]]:
         """The rows that have to do with `out`, by the level whose effect is integrated out."""
         rest = self._sums.around(out)
         shares = [len(np.intersect1d(level.rows, out)) / len(level.rows) for level in self._levels]
@@ -146,7 +145,7 @@ class LevelIntegrals:
         if len(others):
             yield None, others
 
-    def _prior(self, level: Level | None, touched: Indices, both: Array, left: Array) -> Array:
+    def _prior(self, level: Level | None, touched: Index, both: Array, left: Array) -> Array:
         """What each node weighs given all rows that are left (m, K); nothing without a level.
 
         `both` is the density of the rows `touched`, `left` that of those among them that are left.
@@ -161,7 +160,7 @@ class LevelIntegrals:
             weights = weights + self._totals[level.column] - both
         return np.asarray(weights - logsumexp(weights, axis=1, keepdims=True))
 
-    def _density(self, level: Level | None, rows: Indices) -> Array:
+    def _density(self, level: Level | None, rows: Index) -> Array:
         """ln p(y_rows | u, θ) at each node (m, K); at the draw's own effect (m, 1) without."""
         if not len(rows):
             return np.zeros((self.size, 1))
@@ -172,7 +171,7 @@ class LevelIntegrals:
         ]
         return np.concatenate([part.reshape(self.size, -1) for part in parts], axis=1)
 
-    def _below(self, level: Level | None, prior: Array, rows: Indices, kept: Indices) -> Array:
+    def _below(self, level: Level | None, prior: Array, rows: Index, kept: Index) -> Array:
         """P(new effect ≤ y_i) of each row (m, rows), over the nodes."""
         width = self._alphas.shape[1] + (self._away.shape[1] + len(rows)) ** 2
         found, first = np.zeros((self.size, len(rows))), 0

@@ -21,7 +21,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from bayes_lsm.arrays import Array
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.bayes.cross_validation.deletion import deletion_of
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.cross_validation.elpd_from_densities import (
@@ -39,7 +39,6 @@ from bayes_lsm.bayes.resolved_priors.propriety import require_proper_without
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.capabilities import require_capable
 from bayes_lsm.design.clusters import Cluster, Clusters
-from bayes_lsm.design.subsets import Indices
 from bayes_lsm.errors import FitError
 from bayes_lsm.progress import track
 
@@ -292,7 +291,7 @@ def densities(
 
 
 def _refits(
-    fit: Posterior, studies: Clusters, folds: list[Indices], *, seed: int, progress: bool
+    fit: Posterior, studies: Clusters, folds: list[Index], *, seed: int, progress: bool
 ) -> tuple[Predictions, list[str]]:
     """What the rest says of each fold, and what is wrong with that."""
     model = deletion_of(fit)
@@ -301,10 +300,10 @@ def _refits(
     return found, model.problems
 
 
-def _one_by_one(studies: Clusters) -> list[Indices]:
+def _one_by_one(studies: Clusters) -> list[Index]:
     return list(np.arange(len(studies.names))[:, None])
 
 
-def _require_proper(fit: Posterior, studies: Clusters, folds: list[Indices]) -> None:
+def _require_proper(fit: Posterior, studies: Clusters, folds: list[Index]) -> None:
     resolved = resolve_priors(fit.design, fit.priors)
     require_proper_without(fit.design, resolved, fit.priors, studies, folds)

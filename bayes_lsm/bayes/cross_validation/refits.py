@@ -20,11 +20,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import logsumexp
 
-from bayes_lsm.arrays import Array
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.bayes.engines.diagnostics import SMALLEST_ESS, dominated
 from bayes_lsm.bayes.engines.pareto import smooth_weights
 from bayes_lsm.design.clusters import Clusters
-from bayes_lsm.design.subsets import Indices
 from bayes_lsm.likelihood.protocol import Deletion
 from bayes_lsm.progress import track
 
@@ -53,7 +52,7 @@ class Points:
 
 
 class Near(Protocol):
-    def __call__(self, left: Indices, *, points: int, seed: int) -> Points:
+    def __call__(self, left: Index, *, points: int, seed: int) -> Points:
         """Points near the posterior of the rows `left`."""
 
 
@@ -111,7 +110,7 @@ class Predictions:
 def leave_out_folds(
     model: Refittable,
     studies: Clusters,
-    folds: Sequence[Indices],
+    folds: Sequence[Index],
     *,
     seed: int,
     progress: bool = True,
@@ -140,7 +139,7 @@ def _refit(
     found: Predictions,
     model: Refittable,
     studies: Clusters,
-    fold: Indices,
+    fold: Index,
     *,
     seed: int,
 ) -> None:
@@ -163,8 +162,8 @@ def _empty(units: int, n: int) -> Predictions:
 
 
 def _batches(
-    studies: Clusters, folds: Sequence[Indices], most_rows: int, *, progress: bool
-) -> Iterator[Sequence[Indices]]:
+    studies: Clusters, folds: Sequence[Index], most_rows: int, *, progress: bool
+) -> Iterator[Sequence[Index]]:
     """Folds in groups of so many rows that their arrays fit into memory."""
     sizes = [sum(len(studies.rows[unit]) for unit in fold) for fold in folds]
     which = np.cumsum(sizes) // max(1, most_rows)
@@ -174,7 +173,7 @@ def _batches(
 
 
 def _predict(
-    found: Predictions, posterior: Points, studies: Clusters, folds: Sequence[Indices]
+    found: Predictions, posterior: Points, studies: Clusters, folds: Sequence[Index]
 ) -> None:
     """Fill in what the rows that are left say of the studies of these folds."""
     out = posterior.rows.leave_out(studies, folds)
@@ -194,7 +193,7 @@ def _predict(
             row = last
 
 
-def _describe(found: Predictions, posterior: Points, studies: Clusters, units: Indices) -> None:
+def _describe(found: Predictions, posterior: Points, studies: Clusters, units: Index) -> None:
     """Fill in the density of each study given all studies."""
     whole, unit = posterior.rows.predict_again(studies, units)
     weights = _normalised(whole + posterior.log_ratio)

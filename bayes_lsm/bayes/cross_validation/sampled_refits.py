@@ -21,7 +21,6 @@ from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.nuts import Chains, compile_switchable
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.posterior_sampling import checked
-from bayes_lsm.design.subsets import Indices
 
 _CHAINS = 4
 # Draws of a refit: a share of the points that importance sampling would take.
@@ -40,7 +39,7 @@ class SampledRefits:
         """The fit's own draws."""
         return weighted_draws(self.fit, True)
 
-    def near(self, left: Indices, *, points: int, seed: int) -> Points:
+    def near(self, left: Index, *, points: int, seed: int) -> Points:
         """Draws of the posterior of the rows `left`: those of the fit, or new ones."""
         if len(left) == len(self.fit.design.y):
             return self.own

@@ -25,7 +25,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import ndtr, softmax
 
-from bayes_lsm.arrays import Array
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.bayes.cross_validation.elpd import Elpd
 from bayes_lsm.bayes.cross_validation.level_integrals import LevelIntegrals
 from bayes_lsm.bayes.draws import Draws
@@ -36,7 +36,6 @@ from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import Indices
 from bayes_lsm.progress import track
 
 # The SD of a normal distribution is that many times its median absolute deviation.
@@ -94,7 +93,7 @@ def study_influence(
     return replace(left_out, pit=pit), table.assign(refitted=refitted)
 
 
-def _scores(design: Design, draws: Draws, rows: Indices) -> tuple[Array, Array]:
+def _scores(design: Design, draws: Draws, rows: Index) -> tuple[Array, Array]:
     """Of some rows by themselves under each draw; see `ConditionalEffects.scores_in_order`."""
     return ConditionalEffects(design.keep(rows), draws).scores_in_order()
 
@@ -106,7 +105,7 @@ def one_after_another(z: Array, log_density: Array, log_weights: Array) -> Array
     return np.asarray(np.sum(weights * ndtr(z), axis=0))
 
 
-def _refit(fit: Posterior, rows: Indices) -> Draws:
+def _refit(fit: Posterior, rows: Index) -> Draws:
     """Without these rows, with the priors of all."""
     left = fit.design.keep(np.setdiff1d(np.arange(len(fit.design.y)), rows))
     priors = resolve_priors(fit.design, fit.priors)

@@ -23,7 +23,7 @@ from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.tables import Printable
 
-Indices = npt.NDArray[np.intp]
+Index = npt.NDArray[np.intp]
 Grades = Literal["kass_raftery", "jeffreys"]
 
 # Upper limits of |ln BF|, and the words for what lies below them.
@@ -250,7 +250,7 @@ def _require_same_effects(first: Posterior, second: Posterior) -> None:
         )
 
 
-def _covariances(design: Design, order: Indices) -> dict[tuple[int, int], float]:
+def _covariances(design: Design, order: Index) -> dict[tuple[int, int], float]:
     """The sampling covariances that are not zero, by the places of their rows."""
     place = np.argsort(order)
     return {

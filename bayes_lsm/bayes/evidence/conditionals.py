@@ -15,12 +15,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import logsumexp
 
-from bayes_lsm.arrays import Array
+from bayes_lsm.arrays import Array, Index
 from bayes_lsm.bayes.engines.collapsed import normal_prior
 from bayes_lsm.bayes.student.effects import arrays
 from bayes_lsm.bayes.term_draws import are_random
 from bayes_lsm.design.design import Design
-from bayes_lsm.design.subsets import Indices
 from bayes_lsm.likelihood.likelihood import likelihood_of
 from bayes_lsm.likelihood.protocol import NormalPrior
 from bayes_lsm.priors import ResolvedPriors
@@ -45,7 +44,7 @@ class Unknowns:
     """
 
     log_density: Callable[[Array], Array]
-    place: Mapping[str, Sequence[int] | Indices]
+    place: Mapping[str, Sequence[int] | Index]
     most: float
     turned: int = 0
 
@@ -103,7 +102,7 @@ def conditional_density(unknowns: Unknowns, points: Array, j: int, value: float)
 
     direction = unknowns.direction(points, j)
 
-    def log_density(rows: Indices, nodes: Array) -> Array:
+    def log_density(rows: Index, nodes: Array) -> Array:
         moved = np.repeat(points[rows], nodes.shape[1], axis=0)
         moved += (nodes.ravel() - moved[:, j])[:, None] * direction
         values = unknowns.log_density(moved)
@@ -125,7 +124,7 @@ def conditional_density(unknowns: Unknowns, points: Array, j: int, value: float)
     return here - total
 
 
-def _bracket(log_density: Callable[[Indices, Array], Array], own: Array) -> tuple[Array, Array]:
+def _bracket(log_density: Callable[[Index, Array], Array], own: Array) -> tuple[Array, Array]:
     """Where the conditional densities of the coefficient are, whose draws are `own` (m,)."""
     spread = np.ptp(own)
     away = spread * np.array([1.0, 1 / 3])

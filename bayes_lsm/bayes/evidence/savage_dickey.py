@@ -41,7 +41,6 @@ from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
 from bayes_lsm.bayes.student.effects import said_before
 from bayes_lsm.choices import require_choice
-from bayes_lsm.design.subsets import restrict
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import PriorBlock
 from bayes_lsm.tables import Printable
@@ -224,7 +223,7 @@ def _one_by_one(
         )
         log_posterior += density
         log_prior += _prior_density(
-            restrict(getattr(model.priors, part), kept[part]), j, value, seed
+            getattr(model.priors, part).restricted(kept[part]), j, value, seed
         )
         variance += se**2
     return log_posterior, log_prior, math.sqrt(variance)

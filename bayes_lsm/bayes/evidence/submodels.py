@@ -2,7 +2,8 @@
 
 A term is kept or left out as a whole, all columns of a factor together, and never while a term
 that contains it (``a`` in ``a:b``) is kept. Then the columns of the smaller model are columns of
-the larger, and its prior is the larger one's given that the others are zero (`subsets.restrict`).
+the larger, and its prior is the larger one's given that the others are zero: see
+`PriorBlock.restricted`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ from bayes_lsm.design.coefficients import scale_places
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.part import Part
 from bayes_lsm.design.scale_terms import ScaleTerm
-from bayes_lsm.design.subsets import restrict
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import ResolvedPriors
 
@@ -183,7 +183,7 @@ def take_submodel(
     Of the scale part they are counted among the α and κ of all terms.
     """
     own = replace(
-        priors, location=restrict(priors.location, location), scale=restrict(priors.scale, scale)
+        priors, location=priors.location.restricted(location), scale=priors.scale.restricted(scale)
     )
     left_out = [j for j, place in enumerate(scale_places(design)) if place not in scale]
     fewer = design.without([j for j in range(design.X.shape[1]) if j not in location], left_out)

@@ -47,12 +47,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bayes_lsm.arrays import Array, Mask
+from bayes_lsm.arrays import Array, Index, Mask
 from bayes_lsm.bayes.coordinates import are_correlations, scale_names
 from bayes_lsm.design.clusters import Clusters
 from bayes_lsm.design.design import Design
 from bayes_lsm.design.scale_terms import ScaleTerm
-from bayes_lsm.design.subsets import Indices
 from bayes_lsm.errors import FitError, PriorError
 from bayes_lsm.priors import Family, Flat, HalfNormal, PriorBlock, Priors, ResolvedPriors
 
@@ -112,7 +111,7 @@ def require_proper_without(
     resolved: ResolvedPriors,
     priors: Priors,
     studies: Clusters,
-    folds: Sequence[Indices],
+    folds: Sequence[Index],
 ) -> None:
     """Refuse to leave studies out whose effects a coefficient with a flat prior hangs on.
 
@@ -135,7 +134,7 @@ def require_proper_without(
 
 
 def random_effects(
-    design: Design, location: PriorBlock, priors: Priors, rows: Indices | None = None
+    design: Design, location: PriorBlock, priors: Priors, rows: Index | None = None
 ) -> Effects:
     """The effects of all groups of all scale terms that have rows, or that have some of them."""
     chosen = np.arange(len(design.y)) if rows is None else rows
@@ -162,7 +161,7 @@ def random_effects(
     return Effects(Z, felt, bounded, tuple(names), many, doubt)
 
 
-def _columns(term: ScaleTerm, rows: Indices, Q: Array) -> tuple[Mask, Mask, Mask]:
+def _columns(term: ScaleTerm, rows: Index, Q: Array) -> tuple[Mask, Mask, Mask]:
     """Which effects have rows, are felt, and are known to be bounded: each (G, s).
 
     By the products of the columns of each group with each other, less those of what Q (n, m) fits.
