@@ -61,7 +61,7 @@ CONNECTED = Kind(
 
 
 @dataclass(frozen=True)
-class Limit:
+class Refusal:
     """What verbs cannot do with one kind of model, for what reason, and what to do instead."""
 
     verbs: tuple[str, ...]
@@ -71,19 +71,19 @@ class Limit:
 
 
 LIMITS = (
-    Limit(
+    Refusal(
         ("fit_reml",),
         STUDENT,
         "the restricted likelihood of effects with the tails of a t is not implemented",
         "use fit_bayes, or study_effects='normal'",
     ),
-    Limit(
+    Refusal(
         ("fit_reml",),
         RANDOM_SCALE,
         "the likelihood has no closed form when ln τ² itself varies at random",
         "use fit_bayes, or make the column a moderator of the scale formula",
     ),
-    Limit(
+    Refusal(
         (
             "fit_bayes",
             "to_pymc",
@@ -97,103 +97,103 @@ LIMITS = (
         "priors are stated on ln τ²",
         "use fit_reml, or link='log'",
     ),
-    Limit(
+    Refusal(
         ("check", "score_test", "permutation_test", "bootstrap_test", "profile", "robust"),
         IDENTITY,
         "its likelihood is that of ln τ², which has no border",
         "use link='log'; wald_test, likelihood_ratio_test and Wald intervals take the link",
     ),
-    Limit(
+    Refusal(
         ("tau_means", "tau_contrasts", "tau_steps"),
         IDENTITY,
         "means and ratios are linear in α where it gives ln τ²",
         "use predict_tau, or link='log'",
     ),
-    Limit(
+    Refusal(
         ("tau_means", "tau_contrasts"),
         CONSTANT,
         "there are no values of a moderator to be compared",
         "give the scale a formula with a moderator; heterogeneity() has τ²",
     ),
-    Limit(
+    Refusal(
         ("tau_steps",),
         LEVELS,
         "the scale part has no moderators, so there is nothing to compare",
         "give the scale a formula with a moderator",
     ),
-    Limit(
+    Refusal(
         ("permutation_test",),
         BARE,
         "there is nothing to permute",
         "give the location or the scale a formula with moderators",
     ),
-    Limit(
+    Refusal(
         ("permutation_test", "robust"),
         CONNECTED,
         "there are no clusters that are independent of each other",
         "use wald_test, likelihood_ratio_test or bootstrap_test",
     ),
-    Limit(
+    Refusal(
         ("bubble", "plots.heterogeneity"),
         BARE,
         "there is no moderator to be on the axis",
         "use forest, or give a formula with a moderator",
     ),
-    Limit(
+    Refusal(
         ("cochran_q", "forest"),
         INDIVIDUAL,
         "they need sampling variances, which individual data do not have",
         "see the variances of the scale terms, fit.components",
     ),
-    Limit(
+    Refusal(
         ("estimate_tau2", "q_profile_interval"),
         GROUPED,
         "the classical estimators are of one τ² that independent effects share",
         "use fit_reml and its profile likelihood",
     ),
-    Limit(
+    Refusal(
         ("estimate_tau2", "q_profile_interval"),
         MODERATED,
         "the classical estimators are of one τ² that all studies share",
         "use scale='~ 1', or fit_reml and its profile likelihood",
     ),
-    Limit(
+    Refusal(
         ("study_weights",),
         NORMAL,
         "only effects with the tails of a t are discounted; with normal ones all weights are 1",
         "make the model with study_effects='student_t'",
     ),
-    Limit(
+    Refusal(
         ("true_effects='latent'",),
         STUDENT,
         "effects with the tails of a t are integrated out",
         "leave it out, or make the model with study_effects='normal'",
     ),
-    Limit(
+    Refusal(
         ("true_effects='latent'",),
         GROUPED,
         "groups share their effects, so that a row's own is not one of the model's variables",
         "leave it out: true effects are integrated out, and true_effects() draws them",
     ),
-    Limit(
+    Refusal(
         ("coverage",),
         RANDOM_SCALE,
         "its truth is one, and their levels would be drawn anew with every set of effects",
         "use calibrate with engine='nuts', which draws them from the prior",
     ),
-    Limit(
+    Refusal(
         ("average",),
         BARE,
         "there is only one model",
         "give the location or the scale a formula with moderators",
     ),
-    Limit(
+    Refusal(
         ("waic",),
         CONNECTED,
         "WAIC is a sum over clusters that are independent given the coefficients",
         "use loo, which needs no independence",
     ),
-    Limit(
+    Refusal(
         ("engine='collapsed'", "average", "report"),
         RANDOM_SCALE,
         "they need likelihoods in closed form, by the hundred",

@@ -80,7 +80,7 @@ class Bayes:
 
 @Parameter(name="*")
 @dataclass(frozen=True)
-class Refits(Bayes):
+class RefitOptions(Bayes):
     """Options of a Bayesian fit that is refitted."""
 
     draws: Annotated[int, Parameter(help="Posterior draws of each refit.")] = 8000
@@ -119,7 +119,7 @@ class PageOut(Out):
 
 
 # What a command gets that is called without any of these options.
-_BAYES, _REFITS, _OUT, _PAGE_OUT = Bayes(), Refits(), Out(), PageOut()
+_BAYES, _REFITS, _OUT, _PAGE_OUT = Bayes(), RefitOptions(), Out(), PageOut()
 
 
 @app.command(name="compare")
@@ -202,7 +202,9 @@ def diagnose_command(
 
 
 @app.command(name="sensitivity")
-def sensitivity_command(file: File, /, *, bayes: Refits = _REFITS, out: PageOut = _PAGE_OUT) -> int:
+def sensitivity_command(
+    file: File, /, *, bayes: RefitOptions = _REFITS, out: PageOut = _PAGE_OUT
+) -> int:
     """How far each coefficient is the prior's: the same model under many other priors."""
     check_paths(out.output, extra=PAGE_ENDINGS)
     model = LocationScaleModel.from_file(file)

@@ -29,7 +29,7 @@ from bayes_lsm.plots.canvas import (
     shorten,
     shown,
 )
-from bayes_lsm.plots.forest_rows import Order, Row, rows_of
+from bayes_lsm.plots.forest_rows import ForestRow, Order, rows_of
 from bayes_lsm.plots.reading import AnyFit, interval_name
 
 # Points kept above the studies for the legend and the headings.
@@ -146,7 +146,7 @@ def forest(
     return ax
 
 
-def _limits(rows: Sequence[Row]) -> Array:
+def _limits(rows: Sequence[ForestRow]) -> Array:
     studies = [row for row in rows if row.kind == "study"]
     ends = np.array([(row.estimate, row.lower, row.upper) for row in studies])
     low, high = fence(*ends.T)
@@ -158,7 +158,7 @@ def _limits(rows: Sequence[Row]) -> Array:
 
 def _draw_rows(
     ax: Axes,
-    rows: Sequence[Row],
+    rows: Sequence[ForestRow],
     places: Array,
     limits: Array,
     transform: Transform | None,
@@ -202,7 +202,7 @@ def _draw_blups(ax: Axes, effects: Array, y: Array) -> None:
 
 
 def _write_names(
-    ax: Axes, named: Sequence[tuple[Row, float]], font: float, label_width: int
+    ax: Axes, named: Sequence[tuple[ForestRow, float]], font: float, label_width: int
 ) -> None:
     ax.set_yticks([y for _, y in named], [shorten(row.label, label_width) for row, _ in named])
     ax.tick_params(axis="y", length=0, labelsize=font)
@@ -212,7 +212,7 @@ def _write_names(
 
 def _write_numbers(
     ax: Axes,
-    named: Sequence[tuple[Row, float]],
+    named: Sequence[tuple[ForestRow, float]],
     heads: tuple[str, str],
     font: float,
     transform: Transform | None,
@@ -238,7 +238,7 @@ def _write_numbers(
         edge += 0.8 * font
 
 
-def _cells(row: Row, transform: Transform | None, digits: int) -> tuple[str, str]:
+def _cells(row: ForestRow, transform: Transform | None, digits: int) -> tuple[str, str]:
     values = shown([row.estimate, row.lower, row.upper], transform)
     x, low, high = (number(value, digits) for value in values)
     estimate = {"prediction": f"[{low}, {high}]", "heading": ""}.get(

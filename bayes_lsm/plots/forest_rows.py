@@ -30,7 +30,7 @@ Kind = Literal["study", "summary", "prediction", "heading", "gap"]
 
 
 @dataclass(frozen=True)
-class Row:
+class ForestRow:
     """One line of the plot: a study, a diamond, a prediction interval or a heading."""
 
     kind: Kind
@@ -48,7 +48,7 @@ def rows_of(
     summary: pd.DataFrame | None,
     order: Order,
     level: float,
-) -> list[Row]:
+) -> list[ForestRow]:
     """A line for each effect, under headings if asked for, and the summary."""
     design = fit.design
     require_capable("forest", design)
@@ -61,7 +61,7 @@ def rows_of(
         table = fit.predict(level=level).table.iloc[[0]].set_axis([design.kind], axis=0)
     else:
         return rows
-    return [*rows, Row("gap"), *diamonds(table, level)]
+    return [*rows, ForestRow("gap"), *diamonds(table, level)]
 
 
 def _is_alike(design: Design) -> bool:
@@ -74,7 +74,7 @@ def _is_grouping(design: Design, by: object) -> bool:
     return isinstance(by, str) and by in [term.name for term in design.terms]
 
 
-def _studies(fit: AnyFit, order: Order, level: float) -> list[Row]:
+def _studies(fit: AnyFit, order: Order, level: float) -> list[ForestRow]:
     """A line for each effect, with its confidence interval."""
     require_choice("order", order, Order)
     design, weights = fit.design, study_weights(fit)
@@ -82,25 +82,25 @@ def _studies(fit: AnyFit, order: Order, level: float) -> list[Row]:
     key = {"given": np.arange(len(y)), "effect": y, "precision": design.v}[order]
     places = range(len(y))
     rows = zip(design.labels, y, y - half, y + half, weights, places, strict=True)
-    studies = [Row("study", *each) for each in rows]
+    studies = [ForestRow("study", *each) for each in rows]
     return [studies[i] for i in np.argsort(key, kind="stable")]
 
 
 def _under_headings(
-    fit: AnyFit, by: str | Sequence[object], studies: Sequence[Row], level: float
-) -> list[Row]:
+    fit: AnyFit, by: str | Sequence[object], studies: Sequence[ForestRow], level: float
+) -> list[ForestRow]:
     values, found = _groups(fit, by, level)
-    rows: list[Row] = []
+    rows: list[ForestRow] = []
     for value in found:
         members = [row for row in studies if values[row.study] == value]
         if members:
-            rows += [Row("heading", str(value)), *members, *found[value], Row("gap")]
+            rows += [ForestRow("heading", str(value)), *members, *found[value], ForestRow("gap")]
     return rows[:-1]
 
 
 def _groups(
     fit: AnyFit, by: str | Sequence[object], level: float
-) -> tuple[Sequence[object], dict[object, list[Row]]]:
+) -> tuple[Sequence[object], dict[object, list[ForestRow]]]:
     """Each row's group, and of each in order its diamonds."""
     design = fit.design
     if not isinstance(by, str):
@@ -130,11 +130,11 @@ def _groups(
     }
 
 
-def diamonds(table: pd.DataFrame, level: float) -> list[Row]:
+def diamonds(table: pd.DataFrame, level: float) -> list[ForestRow]:
     """A diamond and a prediction interval for each row of predictions."""
     rows, name = [], f"{100 * level:g}% prediction interval"
     for label, each in table.iterrows():
-        found = Row("summary", str(label), each["estimate"], each["ci_lb"], each["ci_ub"])
+        found = ForestRow("summary", str(label), each["estimate"], each["ci_lb"], each["ci_ub"])
         interval = {"label": name, "lower": each["pi_lb"], "upper": each["pi_ub"]}
         rows += [found, replace(found, kind="prediction", **interval)]
     return rows

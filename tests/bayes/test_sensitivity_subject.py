@@ -13,7 +13,7 @@ import bayes_lsm as lsm
 from bayes_lsm.bayes.engines.pareto import relative_efficiency, smooth_weights
 from bayes_lsm.bayes.pointwise_likelihood import joint_log_likelihood
 from bayes_lsm.bayes.sensitivity.other_priors import other_families
-from bayes_lsm.bayes.sensitivity.refits import Refitter, stretched, summarise
+from bayes_lsm.bayes.sensitivity.refits import PriorRefitter, stretched, summarise
 from bayes_lsm.bayes.sensitivity.subject import Subject
 from bayes_lsm.likelihood.blocks.correlation_matrices import correlation_matrices
 from bayes_lsm.priors import HalfNormal, Normal, PartialCorrelation, Priors
@@ -46,7 +46,7 @@ def test_names_are_those_of_the_tables(terms):
 
 def test_the_likelihood_is_that_of_a_normal_distribution(terms):
     design = berkey().design
-    found = Refitter(terms, 100, 3).base()
+    found = PriorRefitter(terms, 100, 3).base()
     locations, term = found.drawn.flat_location, design.terms[0]
     values = terms.log_likelihood(found)
     for draw in range(0, 100, 20):
@@ -98,10 +98,10 @@ def repeated(draws, times):
 
 def test_draws_that_chains_repeat_count_once(terms):
     """Of draws taken eight times each the same is known as of the draws themselves."""
-    once = Refitter(terms, 1000, 7).base()
+    once = PriorRefitter(terms, 1000, 7).base()
     near = terms.under(terms.priors, repeated(once.drawn, 8))
     wider = stretched(terms.priors, terms.coefficients, 2.0)
-    refit = Refitter(OnlyDrawn(terms), 1000, 7)
+    refit = PriorRefitter(OnlyDrawn(terms), 1000, 7)
     found, expected = (refit(wider, near=each) for each in (near, once))
     log_ratio = np.log(found.weights)
     # An effective number is itself estimated, here to some 10%.
@@ -121,12 +121,12 @@ def test_draws_that_chains_repeat_count_once(terms):
 @pytest.mark.slow
 def test_reweighted_draws_agree_with_refits_under_slightly_wider_priors(terms):
     """What a fit by NUTS is given, where the other engine can refit."""
-    refit = Refitter(terms, 40_000, 4)
+    refit = PriorRefitter(terms, 40_000, 4)
     base = refit.base()
     for each in terms.coefficients:
         wider = stretched(terms.priors, [each], 1 / 0.9)
         exact = summarise(refit(wider), terms.coefficients, level=0.9)
-        near = Refitter(OnlyDrawn(terms), 40_000, 4)(wider, near=base)
+        near = PriorRefitter(OnlyDrawn(terms), 40_000, 4)(wider, near=base)
         assert not near.problems
         weighted = summarise(near, terms.coefficients, level=0.9)
         # Ends of 90% intervals of 40,000 draws worth 20,000: 0.015 SD, and four of them.
@@ -152,7 +152,7 @@ def test_power_scaling_agrees_with_refits_of_the_powered_prior(terms):
     """Normal priors only: to the power 1/f² they are normal, f times as wide."""
     fit = berkey().fit_bayes(seed=2, prior=lsm.priors.independent_normal(location=1, scale=2))
     subject = Subject(fit)
-    refit = Refitter(subject, 40_000, 5)
+    refit = PriorRefitter(subject, 40_000, 5)
     base = refit.base()
     kept = [each for each in subject.coefficients if each.kind != "correlation"]
     exact = refit(stretched(subject.priors, kept, 1 / 0.9))
@@ -178,7 +178,7 @@ def test_correlations_of_three_effects_share_one_prior():
     )
     subject = Subject(model.fit_bayes(seed=1))
     assert [each.own for each in subject.coefficients[-3:]] == [(3, 4, 5)] * 3
-    found = Refitter(subject, 2000, 1).base()
+    found = PriorRefitter(subject, 2000, 1).base()
     kappa = found.drawn.kappa.reshape(-1, 3)
     np.testing.assert_array_equal(found.scale[:, 3:], kappa)
     i, j = np.tril_indices(3, -1)
@@ -214,7 +214,7 @@ def test_exact_refits_and_reweighted_draws_agree(continent):
     """The prior to the power 0.81: refitted, and by weights on the draws of the half-flat model."""
     fit = continent.fit_bayes(prior="slides", draws=20_000, seed=1)
     subject = Subject(fit)
-    refit = Refitter(subject, draws=20_000, seed=1)
+    refit = PriorRefitter(subject, draws=20_000, seed=1)
     base = refit.base()
     exact = refit(stretched(subject.priors, subject.coefficients, 1 / 0.9)).values
     log_weights, k = smooth_weights((0.81 - 1) * refit.log_densities(base)[0])

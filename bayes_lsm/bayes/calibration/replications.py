@@ -42,7 +42,7 @@ Sampler = Callable[[Design, int], Draws]
 
 
 @dataclass(frozen=True, eq=False)
-class Refits:
+class SimulatedFits:
     """What m fits to simulated effects say of P unknowns.
 
     Attributes
@@ -117,7 +117,7 @@ class Replications(Printable):
     design : Design
         Its y is not used, but for the scales of a prior that depends on them.
     prior : Priors
-    refits : Refits
+    refits : SimulatedFits
         Truth, ranks, posterior summaries and problems of every fit.
     engine : str
     seed : int
@@ -126,7 +126,7 @@ class Replications(Printable):
 
     design: Design
     prior: Priors
-    refits: Refits
+    refits: SimulatedFits
     engine: str
     seed: int
 
@@ -179,7 +179,7 @@ def refit(
     largest_rank: int,
     rng: np.random.Generator,
     progress: bool,
-) -> Refits:
+) -> SimulatedFits:
     """Simulate effects of new groups under each of some truths (m draws), and fit them."""
     truth = unknowns(design, true)
     rows: list[dict[str, Any]] = []
@@ -198,7 +198,9 @@ def refit(
     columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
     parts = true.parts(design).items()
     names = tuple((part, term) for part, (terms, _) in parts for term in terms)
-    return Refits(names, truth, **columns, largest_rank=largest_rank, problems=tuple(problems))
+    return SimulatedFits(
+        names, truth, **columns, largest_rank=largest_rank, problems=tuple(problems)
+    )
 
 
 def observed_effects(design: Design, draws: Draws, rng: np.random.Generator) -> Array:

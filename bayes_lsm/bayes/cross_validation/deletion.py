@@ -12,7 +12,7 @@ import numpy as np
 
 from bayes_lsm.arrays import Index
 from bayes_lsm.bayes.cross_validation.given_draws import DrawnDeletion, IndependentRows
-from bayes_lsm.bayes.cross_validation.refits import Points, Refittable
+from bayes_lsm.bayes.cross_validation.refits import NearPoints, Refittable
 from bayes_lsm.bayes.cross_validation.sampled_refits import SampledRefits
 from bayes_lsm.bayes.engines.collapsed import propose
 from bayes_lsm.bayes.engines.direct import require_direct
@@ -40,11 +40,13 @@ def deletion_of(fit: Posterior) -> Refittable:
     return Refittable(near, rows, width, priors.scale.is_proper)
 
 
-def _near(design: Design, priors: ResolvedPriors, left: Index, *, points: int, seed: int) -> Points:
+def _near(
+    design: Design, priors: ResolvedPriors, left: Index, *, points: int, seed: int
+) -> NearPoints:
     """Points α near the posterior of the rows `left`, with β integrated out."""
     found = propose(design.keep(left), priors, points=points, seed=seed)
     prior = NormalPrior(found.mean, found.precision)
-    return Points(found.log_ratio, likelihood_of(design).deletion(left, found.alphas, prior))
+    return NearPoints(found.log_ratio, likelihood_of(design).deletion(left, found.alphas, prior))
 
 
 def _jointly(
@@ -54,7 +56,7 @@ def _jointly(
     *,
     points: int,
     seed: int,
-) -> Points:
+) -> NearPoints:
     """Points of all unknowns, given which Student-t effects are independent."""
     from bayes_lsm.likelihood.student.kernels import log_likelihood
 
@@ -63,4 +65,4 @@ def _jointly(
     unknowns = found.location, found.scale, found.df
     total = np.asarray(log_likelihood(*unknowns, *arrays(part)))
     given = IndependentRows(design, *unknowns)
-    return Points(found.log_ratio, DrawnDeletion(given, total, len(left) == len(design.y)))
+    return NearPoints(found.log_ratio, DrawnDeletion(given, total, len(left) == len(design.y)))

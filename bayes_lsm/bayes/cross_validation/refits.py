@@ -41,7 +41,7 @@ _FEW = 20
 
 
 @dataclass(frozen=True, eq=False)
-class Points:
+class NearPoints:
     """Points near the posterior of some rows: what the `rows` say at each.
 
     `log_ratio` (m,) is the log density of the prior less that of what the points were drawn from.
@@ -52,7 +52,7 @@ class Points:
 
 
 class Near(Protocol):
-    def __call__(self, left: Index, *, points: int, seed: int) -> Points:
+    def __call__(self, left: Index, *, points: int, seed: int) -> NearPoints:
         """Points near the posterior of the rows `left`."""
 
 
@@ -173,7 +173,7 @@ def _batches(
 
 
 def _predict(
-    found: Predictions, posterior: Points, studies: Clusters, folds: Sequence[Index]
+    found: Predictions, posterior: NearPoints, studies: Clusters, folds: Sequence[Index]
 ) -> None:
     """Fill in what the rows that are left say of the studies of these folds."""
     out = posterior.rows.leave_out(studies, folds)
@@ -193,7 +193,7 @@ def _predict(
             row = last
 
 
-def _describe(found: Predictions, posterior: Points, studies: Clusters, units: Index) -> None:
+def _describe(found: Predictions, posterior: NearPoints, studies: Clusters, units: Index) -> None:
     """Fill in the density of each study given all studies."""
     whole, unit = posterior.rows.predict_again(studies, units)
     weights = _normalised(whole + posterior.log_ratio)

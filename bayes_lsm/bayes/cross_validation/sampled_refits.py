@@ -16,7 +16,7 @@ import numpy as np
 from bayes_lsm.arrays import Index
 from bayes_lsm.bayes.cross_validation.given_draws import DrawnDeletion
 from bayes_lsm.bayes.cross_validation.level_integrals import LevelIntegrals
-from bayes_lsm.bayes.cross_validation.refits import Points
+from bayes_lsm.bayes.cross_validation.refits import NearPoints
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.engines.nuts import Chains, compile_switchable
 from bayes_lsm.bayes.posterior import Posterior
@@ -35,11 +35,11 @@ class SampledRefits:
     problems: list[str] = field(default_factory=list)
 
     @cached_property
-    def own(self) -> Points:
+    def own(self) -> NearPoints:
         """The fit's own draws."""
         return weighted_draws(self.fit, True)
 
-    def near(self, left: Index, *, points: int, seed: int) -> Points:
+    def near(self, left: Index, *, points: int, seed: int) -> NearPoints:
         """Draws of the posterior of the rows `left`: those of the fit, or new ones."""
         if len(left) == len(self.fit.design.y):
             return self.own
@@ -58,8 +58,8 @@ class SampledRefits:
         return compile_switchable(self.fit.design, self.fit.priors)
 
 
-def weighted_draws(fit: Posterior, whole: bool) -> Points:
+def weighted_draws(fit: Posterior, whole: bool) -> NearPoints:
     """Draws of the posterior, all alike; of all rows (`whole`), or of those left without a fold."""
     alike = np.zeros(fit.draws.size)
     given = LevelIntegrals(fit.design, fit.draws)
-    return Points(alike, DrawnDeletion(given, alike, whole))
+    return NearPoints(alike, DrawnDeletion(given, alike, whole))

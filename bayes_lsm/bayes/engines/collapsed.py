@@ -18,7 +18,7 @@ import numpy as np
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.draws import Draws
-from bayes_lsm.bayes.engines.coordinates import Coordinates
+from bayes_lsm.bayes.engines.coordinates import PosteriorCoordinates
 from bayes_lsm.bayes.engines.importance_sampling import propose_phi
 from bayes_lsm.bayes.term_draws import join_terms, terms_of
 from bayes_lsm.design.design import Design
@@ -34,7 +34,7 @@ def can_collapse(priors: ResolvedPriors) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class Points:
+class AlphaPoints:
     """Values of α (m, q) from a proposal near the posterior, to be weighted by any likelihood.
 
     `log_ratio` (m,) is the log density of the prior less that of the proposal. With a log
@@ -48,7 +48,7 @@ class Points:
     precision: Array
 
 
-def propose(design: Design, priors: ResolvedPriors, *, points: int, seed: int) -> Points:
+def propose(design: Design, priors: ResolvedPriors, *, points: int, seed: int) -> AlphaPoints:
     """Points from the mixture that `sample_directly` would draw from.
 
     The prior is a part of it, so no weight of a likelihood is above its maximum over that share;
@@ -57,7 +57,7 @@ def propose(design: Design, priors: ResolvedPriors, *, points: int, seed: int) -
     target = CollapsedTarget(design, priors)
     phi, log_ratio = propose_phi(target, points, seed)
     location = target.location
-    return Points(target.coefficients(phi), log_ratio, location.mean, location.precision)
+    return AlphaPoints(target.coefficients(phi), log_ratio, location.mean, location.precision)
 
 
 class CollapsedTarget:
@@ -72,7 +72,7 @@ class CollapsedTarget:
         self._inverse = np.linalg.inv(priors.scale.contrasts)
         derivatives, log_tau2 = self._likelihood.first_guess()
         G = derivatives @ self._inverse
-        self.coordinates = Coordinates(priors.scale.priors, G / math.sqrt(2))
+        self.coordinates = PosteriorCoordinates(priors.scale.priors, G / math.sqrt(2))
         away = log_tau2 - G @ self.coordinates.theta_middle
         self.guesses = np.array([self.coordinates.middle, self.coordinates.towards(G.T @ away / 2)])
 

@@ -22,7 +22,7 @@ from bayes_lsm.priors.family import Univariate
 _FLAT_REACH = 10.0
 
 
-class Coordinates:
+class PosteriorCoordinates:
     """φ = Rθ, d of them, with the priors of θ.
 
     `middle` (d,) is φ where each θ_j has its prior's median; `prior` that of φ, and `cover` the

@@ -4,7 +4,7 @@ A mixture of the prior and of Student-t distributions is fitted to the posterior
 the last round is weighted, the weights are smoothed, and draws of equal weight are taken. The
 weights say how good the result is: their Pareto k, and how many independent draws they are worth.
 (A flat prior cannot be drawn from, and a wide distribution takes its place in the mixture: see
-`Coordinates.cover`.)
+`PosteriorCoordinates.cover`.)
 
 What no point has found the weights cannot tell. In three dimensions and more a far, broad region
 may hold some hundredths of the posterior and yet be met by so few points of a proposal that fits
@@ -25,7 +25,7 @@ import numpy as np
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.draws import Draws, Importance
-from bayes_lsm.bayes.engines.coordinates import Coordinates
+from bayes_lsm.bayes.engines.coordinates import PosteriorCoordinates
 from bayes_lsm.bayes.engines.pareto import smooth_weights
 from bayes_lsm.bayes.engines.proposal import Mixture, fit_mixture
 
@@ -55,7 +55,7 @@ class Target(Protocol):
     `guesses` (2, d): the priors' middle, and where the residuals point.
     """
 
-    coordinates: Coordinates
+    coordinates: PosteriorCoordinates
     guesses: Array
 
     def __call__(self, phi: Array) -> Array:

@@ -14,7 +14,7 @@ import numpy as np
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.draws import Draws
-from bayes_lsm.bayes.engines.coordinates import Coordinates
+from bayes_lsm.bayes.engines.coordinates import PosteriorCoordinates
 from bayes_lsm.bayes.engines.importance_sampling import propose_phi
 from bayes_lsm.bayes.student.effects import arrays
 from bayes_lsm.design.design import Design
@@ -32,7 +32,7 @@ def can_sample_student(priors: ResolvedPriors) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class JointPoints:
-    """β (m, p), α (m, q) and ν (m,) from a proposal near the posterior; see `collapsed.Points`."""
+    """β (m, p), α (m, q) and ν (m,) from a proposal near the posterior; see `AlphaPoints`."""
 
     location: Array
     scale: Array
@@ -71,7 +71,7 @@ class StudentTarget:
         information = np.zeros((2 * len(design.y), len(each)))
         information[: len(design.y), : self._n_location] = H / np.sqrt(design.v)[:, None]
         information[len(design.y) :, self._n_location : self._n_coefficients] = G / math.sqrt(2)
-        self.coordinates = Coordinates(each, information)
+        self.coordinates = PosteriorCoordinates(each, information)
         b, log_tau2 = log_tau2_of_residuals(design.y, design.v, design.X)
         at = self.coordinates.theta_middle
         p, d = self._n_location, self._n_coefficients

@@ -36,7 +36,7 @@ from bayes_lsm.bayes.draws import Draws, row_blocks
 from bayes_lsm.bayes.pointwise_likelihood import normal_scores
 from bayes_lsm.bayes.prediction.effect_family import EffectFamily, family_of
 from bayes_lsm.bayes.pymc_model.effect_blocks import (
-    Block,
+    EffectBlock,
     effect_starts,
     factor_starts,
     list_blocks,
@@ -93,7 +93,7 @@ class ConditionalEffects:
         return effect_starts(self.design)
 
     @cached_property
-    def _listed(self) -> tuple[list[Block], tuple[tuple[Index, Array], ...]]:
+    def _listed(self) -> tuple[list[EffectBlock], tuple[tuple[Index, Array], ...]]:
         return list_blocks(self.design)
 
     @cached_property
@@ -105,7 +105,7 @@ class ConditionalEffects:
         return None
 
     @cached_property
-    def _blocks(self) -> list[Block]:
+    def _blocks(self) -> list[EffectBlock]:
         """All blocks; the last have the rows without effects that others share."""
         design = self.design
         listed = self._listed[0]
@@ -114,7 +114,7 @@ class ConditionalEffects:
             alone[block.rows] = False
         rows, none = np.flatnonzero(alone), np.empty(0, dtype=np.intp)
         last = [
-            Block(each, none, np.empty((len(each), 0)), np.empty((0, 0), np.intp), None)
+            EffectBlock(each, none, np.empty((len(each), 0)), np.empty((0, 0), np.intp), None)
             for each in (rows[some] for some in row_blocks(len(rows), self.draws.size))
         ]
         return [*listed, *last]
@@ -279,7 +279,7 @@ class ConditionalEffects:
                 found[draws, block.rows] = 0.5 * (np.log(c / (2 * np.pi)) - g**2 / c)
         return found
 
-    def _inverse(self, block: Block, draws: slice) -> tuple[Array, Array]:
+    def _inverse(self, block: EffectBlock, draws: slice) -> tuple[Array, Array]:
         """Σ⁻¹r and the diagonal of Σ⁻¹ of a block's rows, shape (S, n) each."""
         given, noise = self._given(block, draws), self._noise(block, draws, -1.0)
         g = noise(given.residual.T[..., None])
@@ -296,7 +296,7 @@ class ConditionalEffects:
             c = c - np.sum(weighted * np.swapaxes(solved[..., :-1], 1, 2), axis=2)
         return g[..., 0], c
 
-    def _independent(self, block: Block, draws: slice) -> tuple[Array, Array, Array]:
+    def _independent(self, block: EffectBlock, draws: slice) -> tuple[Array, Array, Array]:
         """L⁻¹r (S, n) and L⁻¹AT (S, n, m) with N = LL', L lower triangular, and ln L_ii (·, n)."""
         design, rows = self.design, block.rows
         residual = design.y[rows] - self.draws.flat_location[draws] @ design.X[rows].T
@@ -308,7 +308,7 @@ class ConditionalEffects:
         x = np.linalg.solve(L, residual.T).T
         return x, np.linalg.solve(L, block.multipliers) @ T, np.log(np.diag(L))[None]
 
-    def _noise(self, block: Block, draws: slice, power: float) -> Callable[[Array], Array]:
+    def _noise(self, block: EffectBlock, draws: slice, power: float) -> Callable[[Array], Array]:
         """Multiply columns (S, n, c) by N^power."""
         if block.covariance is None:
             root = (self._row_noise(block.rows, draws).T ** power)[..., None]
@@ -324,13 +324,13 @@ class ConditionalEffects:
             kept[start : start + len(term.groups) * len(term.effects)] = term.name in chosen
         return kept
 
-    def _draws_at_a_time(self, block: Block, combined: int) -> Iterator[slice]:
+    def _draws_at_a_time(self, block: EffectBlock, combined: int) -> Iterator[slice]:
         n, m = block.multipliers.shape
         width = max(m * (m + combined), n * (m + 1), combined)
         return row_blocks(self.draws.size, width)
 
     def _combine_within(
-        self, block: Block, combination: sparse.csr_array, draws: slice
+        self, block: EffectBlock, combination: sparse.csr_array, draws: slice
     ) -> tuple[Array, Array]:
         """The part of `combine` that the effects of one block have: (R, S) each."""
         given = self._given(block, draws)
@@ -357,7 +357,7 @@ class ConditionalEffects:
             variance += np.sum(right * solved[..., :-1], axis=1).T
         return mean, np.maximum(variance, 0.0)
 
-    def _given(self, block: Block, draws: slice) -> _Given:
+    def _given(self, block: EffectBlock, draws: slice) -> _Given:
         design, beta = self.design, self.draws.flat_location[draws]
         rows, A = block.rows, block.multipliers
         residual = design.y[rows, None] - design.X[rows] @ beta.T
@@ -374,7 +374,7 @@ class ConditionalEffects:
         K = np.eye(A.shape[1]) + transposed @ information @ T
         return _Given(residual, T, K, (transposed @ b[..., None])[..., 0])
 
-    def _factors(self, block: Block, draws: slice) -> Array:
+    def _factors(self, block: EffectBlock, draws: slice) -> Array:
         """T, the factor of the covariance of a block's effects, shape (S, m, m)."""
         tau = np.sqrt(self._tau2(block.effects, draws)).T
         terms = self.terms.values()

@@ -23,7 +23,7 @@ from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.draws import row_blocks
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.effect_family import EffectFamily, family_of
-from bayes_lsm.bayes.prediction.prediction_points import Points, points_of, tabulate
+from bayes_lsm.bayes.prediction.prediction_points import PredictionPoints, points_of, tabulate
 from bayes_lsm.bayes.summaries.intervals import (
     Interval,
     Measure,
@@ -95,7 +95,7 @@ class Heterogeneity(Levels):
         fit, family = self._fit, family_of(self._fit.design, self._fit.draws)
         of_tau2, of_variance = _measures(family, self.typical_variance)
 
-        def summarise(some: Points) -> dict[str, Array]:
+        def summarise(some: PredictionPoints) -> dict[str, Array]:
             eta = some.log_variances(fit.terms)[1]
             pairs = ((eta, of_tau2), (eta + family.log_inflation, of_variance))
             parts = [

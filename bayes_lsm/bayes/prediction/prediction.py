@@ -21,7 +21,7 @@ from scipy.special import ndtri
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
-from bayes_lsm.bayes.prediction.prediction_points import Points, points_of, tabulate
+from bayes_lsm.bayes.prediction.prediction_points import PredictionPoints, points_of, tabulate
 from bayes_lsm.bayes.summaries.intervals import (
     NO_VARIANCE,
     Interval,
@@ -114,7 +114,7 @@ def predict(
     points = points_of(fit, new_data, terms=terms, known=known, variance=variance)
     effects, several = ConditionalEffects(fit.design, fit.draws), len(fit.terms) > 1
 
-    def summarise(some: Points) -> dict[str, Array]:
+    def summarise(some: PredictionPoints) -> dict[str, Array]:
         found = some.effect(effects)
         columns = {"estimate": np.median(found.mean, axis=1), "sd": found.mean.std(axis=1, ddof=1)}
         columns["ci_lb"], columns["ci_ub"] = bounds(found.mean.T, level=level, interval=interval)
@@ -185,7 +185,7 @@ def predict_tau(
     check_interval(level, interval)
     points = points_of(fit, new_data, terms=terms, known=())
 
-    def summarise(some: Points) -> dict[str, Array]:
+    def summarise(some: PredictionPoints) -> dict[str, Array]:
         eta = np.maximum(some.log_variances(fit.terms)[1], NO_VARIANCE)
         columns = {"estimate": np.median(eta, axis=1), "sd": eta.std(axis=1, ddof=1)}
         columns["ci_lb"], columns["ci_ub"] = bounds(eta.T, level=level, interval=interval)
@@ -255,7 +255,7 @@ def row_tau2(fit: Posterior) -> Array:
     of the logarithm, as τ² itself spans orders of magnitude.
     """
 
-    def summarise(some: Points) -> dict[str, Array]:
+    def summarise(some: PredictionPoints) -> dict[str, Array]:
         return {"tau2": tau2_from_log(np.median(some.log_variances(fit.terms)[1], axis=1))}
 
     rows = points_of(fit, None, terms=list(fit.terms), known=())

@@ -72,7 +72,7 @@ class NewGroups:
 
 
 @dataclass(frozen=True, eq=False)
-class Points:
+class PredictionPoints:
     """Rows at which a fit is asked something, and what has to be said of them.
 
     X (m, p), the scale terms in it whose groups are `new`, what the effects of `known` groups are
@@ -86,19 +86,19 @@ class Points:
     index: pd.Index
     remarks: tuple[str, ...] = ()
 
-    def take(self, rows: Index | slice) -> Points:
+    def take(self, rows: Index | slice) -> PredictionPoints:
         """Some of the rows, with the same remarks."""
         new = {name: each.take(rows) for name, each in self.new.items()}
         known = None if self.known is None else self.known[rows]
         v = None if self.v is None else self.v[rows]
-        return Points(self.X[rows], new, known, v, self.index[rows], self.remarks)
+        return PredictionPoints(self.X[rows], new, known, v, self.index[rows], self.remarks)
 
-    def blocks(self, draws: int) -> Iterator[Points]:
+    def blocks(self, draws: int) -> Iterator[PredictionPoints]:
         """The rows in turn, so many at a time that an array of rows × draws stays small."""
         widest = max([1, *(each.slopes.shape[1] for each in self.new.values())])
         return (self.take(rows) for rows in row_blocks(len(self.index), draws * widest))
 
-    def distinct(self) -> tuple[Points, Index]:
+    def distinct(self) -> tuple[PredictionPoints, Index]:
         """The rows that differ, and which of them each row is."""
         columns = [self.X, *([] if self.v is None else [self.v[:, None]])]
         for each in self.new.values():
@@ -174,7 +174,7 @@ def points_of(
     terms: Sequence[str] | None,
     known: Sequence[str],
     variance: float | Sequence[float] | None = None,
-) -> Points:
+) -> PredictionPoints:
     """The rows of new data, or those of the data themselves; refused are those of `predict`."""
     chosen = chosen_terms(fit.design, terms)
     kept = known_terms(fit.design, known, "known")
@@ -200,11 +200,13 @@ def points_of(
     effects = ConditionalEffects(fit.design, fit.draws)
     loads = effects.loadings(groups, slopes) if groups else None
     v = _sampling_variance(variance, len(new.X))
-    return Points(new.X, fresh, loads, v, pd.Index(new.labels), tuple(remarks))
+    return PredictionPoints(new.X, fresh, loads, v, pd.Index(new.labels), tuple(remarks))
 
 
 def tabulate(
-    fit: Posterior, points: Points, summarise: Callable[[Points], dict[str, Array]]
+    fit: Posterior,
+    points: PredictionPoints,
+    summarise: Callable[[PredictionPoints], dict[str, Array]],
 ) -> pd.DataFrame:
     """Summaries of the rows, a block at a time, and of equal rows once."""
     distinct, place = points.distinct()
@@ -214,7 +216,7 @@ def tabulate(
 
 def _of_data(
     fit: Posterior, chosen: Sequence[str], known: Sequence[str], v: Array | None
-) -> Points:
+) -> PredictionPoints:
     fresh = {}
     for name in chosen:
         term = fit.terms[name].term
@@ -225,7 +227,9 @@ def _of_data(
         fresh[name] = NewGroups(term.slopes, term.Z[term.index], _columns(levels, len(term.index)))
     groups = {name: fit.terms[name].term.index for name in known}
     loads = ConditionalEffects(fit.design, fit.draws).loadings(groups) if groups else None
-    return Points(fit.design.X, fresh, loads, v, pd.Index(fit.design.labels, name="study"))
+    return PredictionPoints(
+        fit.design.X, fresh, loads, v, pd.Index(fit.design.labels, name="study")
+    )
 
 
 def _sampling_variance(variance: float | Sequence[float] | None, rows: int) -> Array | None:

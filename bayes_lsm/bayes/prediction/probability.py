@@ -19,7 +19,7 @@ import pandas as pd
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
-from bayes_lsm.bayes.prediction.prediction_points import Points, points_of, tabulate
+from bayes_lsm.bayes.prediction.prediction_points import PredictionPoints, points_of, tabulate
 from bayes_lsm.choices import require_choice
 from bayes_lsm.design.chosen_terms import chosen_terms
 from bayes_lsm.errors import FitError
@@ -105,7 +105,7 @@ def probability(
     sign = _checked_sign(beyond, direction)
     effects = ConditionalEffects(fit.design, fit.draws)
 
-    def of_new(some: Points) -> dict[str, Array]:
+    def of_new(some: PredictionPoints) -> dict[str, Array]:
         found = some.effect(effects)
         is_beyond = (sign * (found.mean - beyond) > 0).astype(float)
         return {
@@ -113,7 +113,7 @@ def probability(
             **_columns(fit, "new_effect", found.beyond(beyond, sign)),
         }
 
-    def of_known(some: Points) -> dict[str, Array]:
+    def of_known(some: PredictionPoints) -> dict[str, Array]:
         return _columns(fit, "true_effect", some.effect(effects).beyond(beyond, sign))
 
     points = points_of(fit, new_data, terms=terms, known=known)

@@ -27,7 +27,7 @@ from bayes_lsm.likelihood.blocks.covariance import loadings
 
 
 @dataclass(frozen=True, eq=False)
-class Block:
+class EffectBlock:
     """One of them: n rows, of which there may be none, m effects, and their multipliers A (n, m).
 
     The effects are numbered over all scale terms, without those of single rows. `factor` (m, m) is
@@ -91,7 +91,7 @@ def find_blocks(design: Design, kept: Mask | None = None) -> EffectBlocks:
 
 def list_blocks(
     design: Design,
-) -> tuple[list[Block], tuple[tuple[Index, Array], ...]]:
+) -> tuple[list[EffectBlock], tuple[tuple[Index, Array], ...]]:
     """The blocks that have effects (with correlated errors all), and `EffectBlocks.single`."""
     starts = effect_starts(design)
     alone = [not design.blocks and term.is_of_rows for term in design.terms]
@@ -115,7 +115,7 @@ def list_blocks(
         effects = np.flatnonzero(block_of_effect == block)
         V = covariance[rows][:, rows].toarray() if design.blocks else None
         multipliers = A[rows][:, effects].toarray()
-        listed.append(Block(rows, effects, multipliers, place(effects), V))
+        listed.append(EffectBlock(rows, effects, multipliers, place(effects), V))
     return listed, single
 
 

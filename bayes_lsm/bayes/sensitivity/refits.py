@@ -17,13 +17,13 @@ from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.draws import row_blocks
 from bayes_lsm.bayes.engines.diagnostics import LARGEST_PARETO_K, SMALLEST_ESS, dominated
 from bayes_lsm.bayes.engines.pareto import relative_efficiency, smooth_weights
-from bayes_lsm.bayes.sensitivity.subject import BlockName, Coefficient, Refitted, Subject
+from bayes_lsm.bayes.sensitivity.subject import BlockName, PriorCoefficient, Refitted, Subject
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.priors import PriorBlock, ResolvedPriors, stretch
 
 
 @dataclass(frozen=True)
-class Refitter:
+class PriorRefitter:
     """Fits one model under any priors."""
 
     subject: Subject
@@ -80,7 +80,7 @@ def _weight_problems(weights: Array, k: float, efficiency: float) -> tuple[str, 
 
 
 def stretched(
-    priors: ResolvedPriors, which: Sequence[Coefficient], factor: float
+    priors: ResolvedPriors, which: Sequence[PriorCoefficient], factor: float
 ) -> ResolvedPriors:
     """The same priors, those of some coefficients `factor` times as wide about their medians."""
     places: dict[BlockName, set[int]] = {"location": set(), "scale": set()}
@@ -105,7 +105,7 @@ def _stretch_block(block: PriorBlock, places: set[int], factor: float) -> PriorB
 
 
 def summarise(
-    found: Refitted | Array, coefficients: Sequence[Coefficient], *, level: float
+    found: Refitted | Array, coefficients: Sequence[PriorCoefficient], *, level: float
 ) -> pd.DataFrame:
     """median, ci_lb, ci_ub (equal-tailed), p_positive and trusted; one row a coefficient.
 
@@ -130,13 +130,13 @@ def summarise(
     )
 
 
-def index_of(coefficients: Sequence[Coefficient]) -> pd.MultiIndex:
+def index_of(coefficients: Sequence[PriorCoefficient]) -> pd.MultiIndex:
     """Part and term of each coefficient."""
     names = [(each.part, each.term) for each in coefficients]
     return pd.MultiIndex.from_tuples(names, names=["part", "term"])
 
 
-def as_shown(table: pd.DataFrame, coefficients: Sequence[Coefficient]) -> pd.DataFrame:
+def as_shown(table: pd.DataFrame, coefficients: Sequence[PriorCoefficient]) -> pd.DataFrame:
     """The same table with correlations, SDs and ν themselves: quantiles go with what rises."""
     parts, terms = (table.index.get_level_values(level) for level in ("part", "term"))
     table = table.copy()

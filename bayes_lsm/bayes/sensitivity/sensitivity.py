@@ -23,7 +23,7 @@ from bayes_lsm.bayes.resolved_priors.propriety import require_normalised
 from bayes_lsm.bayes.sensitivity.other_priors import other_families, other_presets
 from bayes_lsm.bayes.sensitivity.power_scaling import power_scaling
 from bayes_lsm.bayes.sensitivity.refits import (
-    Refitter,
+    PriorRefitter,
     as_shown,
     index_of,
     overlap,
@@ -32,8 +32,14 @@ from bayes_lsm.bayes.sensitivity.refits import (
     tau_under_priors,
     width,
 )
-from bayes_lsm.bayes.sensitivity.subject import Coefficient, Refitted, Subject
-from bayes_lsm.bayes.sensitivity.verdicts import THRESHOLDS, Finding, judge, sentence, tipping_point
+from bayes_lsm.bayes.sensitivity.subject import PriorCoefficient, Refitted, Subject
+from bayes_lsm.bayes.sensitivity.verdicts import (
+    THRESHOLDS,
+    PriorFinding,
+    judge,
+    sentence,
+    tipping_point,
+)
 from bayes_lsm.bayes.student.effects import said_before
 from bayes_lsm.bayes.summaries.intervals import check_interval
 from bayes_lsm.choices import require_choice, require_count
@@ -123,7 +129,7 @@ class Sensitivity(Printable):
         rows = zip(self.table.index, self.table.to_dict("records"), strict=True)
         words = [
             sentence(
-                Finding(f"{part}[{term}]", row, tips.get((part, term))),
+                PriorFinding(f"{part}[{term}]", row, tips.get((part, term))),
                 level=self.level,
                 factors=(factors.min(), factors.max()),
             )
@@ -277,7 +283,7 @@ def sensitivity(
     """
     subject = _checked(fit, level=level, draws=draws)
     seed = fit.seed if seed is None else seed
-    refit = Refitter(subject, draws, seed)
+    refit = PriorRefitter(subject, draws, seed)
     steps = (_HALF, _TWICE) if refit.is_exact else (_STEP, 1 / _STEP)
     widths = _checked_factors(_FACTORS if factors is None and refit.is_exact else factors, steps)
     usable, skipped = _presets(refit, fit, presets)
@@ -354,7 +360,7 @@ def _checked(fit: Posterior, *, level: float, draws: int) -> Subject:
 
 
 def _presets(
-    refit: Refitter, fit: Posterior, names: Sequence[PresetName] | None
+    refit: PriorRefitter, fit: Posterior, names: Sequence[PresetName] | None
 ) -> tuple[dict[PresetName, Priors], dict[PresetName, str]]:
     """Those to be refitted, and why the others are not."""
     asked = get_args(PresetName) if names is None else names
@@ -392,7 +398,7 @@ def _plan_widths(subject: Subject, factors: Array) -> Iterator[_Task]:
         yield _Task(("together", factor), everything)
 
 
-def _own_name(coefficient: Coefficient) -> str:
+def _own_name(coefficient: PriorCoefficient) -> str:
     """What is refitted once: a coefficient, or all that share its prior."""
     if len(coefficient.own) == 1:
         return str(coefficient)
@@ -402,7 +408,7 @@ def _own_name(coefficient: Coefficient) -> str:
 def _curves(
     tables: Mapping[_Key, pd.DataFrame],
     center: pd.DataFrame,
-    coefficients: Sequence[Coefficient],
+    coefficients: Sequence[PriorCoefficient],
     factors: Array,
 ) -> dict[tuple[str, str, str], pd.DataFrame]:
     """The posterior along the width of the prior: of each varied, part and term a row a factor."""
@@ -417,7 +423,7 @@ def _curves(
 
 
 def _measure(
-    refit: Refitter,
+    refit: PriorRefitter,
     base: Refitted,
     center: pd.DataFrame,
     curves: Mapping[tuple[str, str, str], pd.DataFrame],
@@ -462,7 +468,7 @@ def _change(curve: pd.DataFrame, narrow: float, wide: float) -> tuple[float, flo
     return math.log(length[1] / length[0]) / span, moved
 
 
-def _draws_behind(refit: Refitter, fit: Posterior) -> pd.Series:
+def _draws_behind(refit: PriorRefitter, fit: Posterior) -> pd.Series:
     """By part and term, as `tipping_point` counts them: half of them are independent."""
     names = index_of(refit.subject.coefficients)
     if refit.is_exact:
@@ -473,7 +479,7 @@ def _draws_behind(refit: Refitter, fit: Posterior) -> pd.Series:
 
 def _tipping(
     curves: Mapping[tuple[str, str, str], pd.DataFrame],
-    coefficients: Sequence[Coefficient],
+    coefficients: Sequence[PriorCoefficient],
     level: float,
     draws: pd.Series,
 ) -> pd.DataFrame:

@@ -41,7 +41,7 @@ _OTHERS_OF_DF = ((2.0, 0.1), (1.0, 1 / 29))
 
 
 @dataclass(frozen=True)
-class Coefficient:
+class PriorCoefficient:
     """One number that a model estimates, by what tables call it.
 
     `own` are the places of its own prior in that block of priors: several where numbers have a
@@ -119,28 +119,28 @@ class Subject:
         self.slopes = [j for j in of_tau2 if j not in self.levels]
         self.coefficients = tuple(self._find_coefficients())
 
-    def _find_coefficients(self) -> Iterator[Coefficient]:
+    def _find_coefficients(self) -> Iterator[PriorCoefficient]:
         design, scale = self._design, self.priors.scale
         for j, name in enumerate(design.location.names):
-            yield Coefficient("location", name, "location", _sharing(self.priors.location, j))
+            yield PriorCoefficient("location", name, "location", _sharing(self.priors.location, j))
         for term, at in zip(design.terms, design.places, strict=True):
             for j, name in enumerate(term.names, start=at.start):
                 kind: Kind = "level" if j in self.levels else "coefficient"
                 part = design.part_name("scale", term)
-                yield Coefficient(part, name, "scale", _sharing(scale, j), kind)
+                yield PriorCoefficient(part, name, "scale", _sharing(scale, j), kind)
         place = count(len(self._is_kappa))
         for term in design.terms:
             for each in term.random:
                 part = design.part_name("scale_sd", term)
-                yield Coefficient(part, each.column, "scale", (next(place),), "sd")
+                yield PriorCoefficient(part, each.column, "scale", (next(place),), "sd")
         for term, at in zip(design.terms, design.places, strict=True):
             own = tuple(range(at.start + len(term.names), at.stop))
             for pair in term.pairs:
                 part = design.part_name("correlation", term)
-                yield Coefficient(part, pair, "scale", own, "correlation")
+                yield PriorCoefficient(part, pair, "scale", own, "correlation")
         if self._excess is not None:
             lower = self._excess.lower
-            yield Coefficient("study_effects", "df", "scale", (next(place),), "df", lower)
+            yield PriorCoefficient("study_effects", "df", "scale", (next(place),), "df", lower)
 
     def resolve(self, priors: Priors) -> ResolvedPriors:
         """Priors bound to the data."""

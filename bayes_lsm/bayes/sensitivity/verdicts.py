@@ -42,7 +42,7 @@ Row = Mapping[Any, Any]
 
 
 @dataclass(frozen=True)
-class Finding:
+class PriorFinding:
     """One coefficient: its row of the table, and its `tipping_point`, if it has one."""
 
     name: str
@@ -81,7 +81,7 @@ def reasons(row: Row) -> list[str]:
     return found
 
 
-def sentence(finding: Finding, *, level: float, factors: tuple[float, float]) -> str:
+def sentence(finding: PriorFinding, *, level: float, factors: tuple[float, float]) -> str:
     """The verdict on a coefficient in a sentence or two."""
     row = finding.row
     interval = f"{100 * level:g}% interval, {row['ci_lb']:.3g} to {row['ci_ub']:.3g}"

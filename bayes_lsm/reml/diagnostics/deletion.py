@@ -52,7 +52,7 @@ _SOON = 50
 
 
 @dataclass(frozen=True, eq=False)
-class Deletion:
+class Deletions:
     """Refits without each of G clusters; a row is nan where the model needs the cluster.
 
     Attributes
@@ -134,7 +134,7 @@ class Unfittable:
 
 @dataclass(frozen=True, eq=False)
 class _Without:
-    """What one refit says: numbers and vectors as in `Deletion`, the last of each row left out."""
+    """What one refit says: numbers and vectors as in `Deletions`, the last of each row left out."""
 
     beta: Array
     se_beta: Array
@@ -165,7 +165,7 @@ _FLAGS = ("diverges", "converged", "searched")
 _OF_ROWS = ("own_tau2", "residual", "residual_se", "spread")
 
 
-def delete(fit: Estimates, cluster: Cluster | None = None, *, progress: bool = False) -> Deletion:
+def delete(fit: Estimates, cluster: Cluster | None = None, *, progress: bool = False) -> Deletions:
     """Refit without each cluster, of which `read_clusters` says what they can be.
 
     The refits have the fit's method, test and fixed coefficients. (Bounds on α are not known to a
@@ -188,7 +188,7 @@ def delete(fit: Estimates, cluster: Cluster | None = None, *, progress: bool = F
         for c in _farthest(fit, found):
             leave_out(c, search=True)
     names = clusters.names
-    return Deletion(
+    return Deletions(
         fit=fit,
         clusters=clusters,
         unfittable=tuple(Unfittable(names[c], reasons[c]) for c in sorted(reasons)),

@@ -11,7 +11,7 @@ import pandas as pd
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.design.clusters import Cluster
-from bayes_lsm.reml.diagnostics.deletion import Deletion, delete
+from bayes_lsm.reml.diagnostics.deletion import Deletions, delete
 from bayes_lsm.reml.estimates import Estimates
 from bayes_lsm.reml.wald import wald_columns
 from bayes_lsm.tables import Printable
@@ -20,8 +20,8 @@ _SHOWN = ("estimate", "se", "loglik", "tau2", "I2", "H2", "Q")
 
 
 @dataclass(frozen=True, eq=False)
-class LeaveOneOut(Deletion, Printable):
-    """Estimates without each study or cluster; its fields are those of `Deletion`."""
+class LeaveOneOut(Deletions, Printable):
+    """Estimates without each study or cluster; its fields are those of `Deletions`."""
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -126,9 +126,9 @@ def leave_one_out(
     return LeaveOneOut(**facts(delete(fit, cluster, progress=progress)))
 
 
-def facts(found: Deletion) -> dict[str, Any]:
-    """The fields of `Deletion`, by their names."""
-    return {each.name: getattr(found, each.name) for each in fields(Deletion)}
+def facts(found: Deletions) -> dict[str, Any]:
+    """The fields of `Deletions`, by their names."""
+    return {each.name: getattr(found, each.name) for each in fields(Deletions)}
 
 
 def by_cluster(columns: Mapping[Any, Array], found: LeaveOneOut) -> pd.DataFrame:

@@ -58,7 +58,7 @@ def predictive_interval(
     one = [len(term.effects) for term in fit.design.terms] == [1]
     conditionals = _along_lines if one else _over_points
     for here, centre, variance, weights in conditionals(new, rows) if len(rows) else ():
-        mixture = Mixture(centre, np.sqrt(variance), weights, reference)
+        mixture = PredictiveMixture(centre, np.sqrt(variance), weights, reference)
         for j, probability in enumerate((0.5 - level / 2, 0.5 + level / 2)):
             bounds[j, here] = mixture.quantile(probability, mean[here], se[here])
     return bounds[0], bounds[1]
@@ -219,7 +219,7 @@ def _points(uncertain: Uncertain) -> Array:
 
 
 @dataclass(frozen=True, eq=False)
-class Mixture:
+class PredictiveMixture:
     """Mixtures, one a row, of a distribution at some centres and with some SDs (m, K)."""
 
     centre: Array
