@@ -17,6 +17,7 @@ from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.draws import row_blocks
 from bayes_lsm.bayes.engines.diagnostics import LARGEST_PARETO_K, SMALLEST_ESS, dominated
 from bayes_lsm.bayes.engines.pareto import relative_efficiency, smooth_weights
+from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.sensitivity.subject import BlockName, PriorCoefficient, Refitted, Subject
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.priors import PriorBlock, ResolvedPriors, stretch
@@ -56,6 +57,14 @@ class PriorRefitter:
         weights = np.exp(log_weights)
         problems = _weight_problems(weights, k, efficiency)
         return replace(other, problems=problems, weights=weights)
+
+    def draws_behind(self, fit: Posterior) -> pd.Series:
+        """By part and term, as `tipping_point` counts them: half of them are independent."""
+        names = index_of(self.subject.coefficients)
+        if self.is_exact:
+            return pd.Series(self.draws, names)
+        effective = fit.convergence.filter(like="ess").min(axis=1)
+        return (2 * effective[names]).clip(upper=fit.draws.size)
 
     def sample_prior(self, priors: ResolvedPriors, size: int) -> Array:
         """Draws (size, P) of the coefficients from their priors."""

@@ -25,7 +25,6 @@ from bayes_lsm.bayes.sensitivity.power_scaling import power_scaling
 from bayes_lsm.bayes.sensitivity.refits import (
     PriorRefitter,
     as_shown,
-    index_of,
     overlap,
     stretched,
     summarise,
@@ -316,7 +315,7 @@ def sensitivity(
         fit,
         table.assign(verdict=[judge(row) for row in table.to_dict("records")]),
         as_shown(pd.concat(curves, names=["varied", "part", "term"]), subject.coefficients),
-        _tipping(curves, subject.coefficients, level, _draws_behind(refit, fit)),
+        _tipping(curves, subject.coefficients, level, refit.draws_behind(fit)),
         shown["family"],
         shown["preset"],
         tau_under_priors(subject, presets_found, level=level, draws=_PRIOR_DRAWS, seed=seed),
@@ -466,15 +465,6 @@ def _change(curve: pd.DataFrame, narrow: float, wide: float) -> tuple[float, flo
     length, median = width(rows).to_numpy(), rows["median"].to_numpy()
     moved = abs(median[1] - median[0]) * math.log(_TWICE / _HALF) / span
     return math.log(length[1] / length[0]) / span, moved
-
-
-def _draws_behind(refit: PriorRefitter, fit: Posterior) -> pd.Series:
-    """By part and term, as `tipping_point` counts them: half of them are independent."""
-    names = index_of(refit.subject.coefficients)
-    if refit.is_exact:
-        return pd.Series(refit.draws, names)
-    effective = fit.convergence.filter(like="ess").min(axis=1)
-    return (2 * effective[names]).clip(upper=fit.draws.size)
 
 
 def _tipping(
