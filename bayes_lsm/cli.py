@@ -15,8 +15,9 @@ from cyclopts import App, CycloptsError, Parameter
 
 from bayes_lsm.bayes import BayesFit, sensitivity
 from bayes_lsm.compare import compare
+from bayes_lsm.data_files import read_csv
 from bayes_lsm.datasets import describe_dataset, list_datasets
-from bayes_lsm.errors import BayesLsmError, BayesLsmWarning, FitError
+from bayes_lsm.errors import BayesLsmError, BayesLsmWarning, DataError, FitError
 from bayes_lsm.model import LocationScaleModel
 from bayes_lsm.priors import PresetName
 from bayes_lsm.reml import Test
@@ -55,6 +56,10 @@ def _output(help: str) -> Parameter:
 
 
 File = Annotated[str, Parameter(help="Path of a model file (TOML), or a bundled model's name.")]
+DataFile = Annotated[
+    Path | None,
+    Parameter(help="A CSV file of data, in place of those that the model file names."),
+]
 Tables = Annotated[
     Path | None, Parameter(help="Write every table of the page as csv into this folder.")
 ]
@@ -127,6 +132,7 @@ def compare_command(
     file: File,
     /,
     *,
+    data: DataFile = None,
     bayes: Bayes = _BAYES,
     at_stop: Annotated[
         bool,
@@ -136,7 +142,7 @@ def compare_command(
 ) -> int:
     """REML and Bayesian fits of one model side by side: the main job."""
     check_paths(out.output, extra=(".nc",))
-    model = LocationScaleModel.from_file(file)
+    model = _model(file, data)
     reml = model.fit_reml()
     fit = model.fit_bayes(**asdict(bayes), progress=not out.quiet)
     _deliver(compare(reml, fit, at_stop=at_stop), out, draws=fit)
@@ -148,6 +154,7 @@ def fit_command(
     file: File,
     /,
     *,
+    data: DataFile = None,
     engine: Annotated[
         Literal["reml", "bayes"], Parameter(help="Restricted maximum likelihood, or Bayes.")
     ] = "reml",
@@ -163,7 +170,7 @@ def fit_command(
 ) -> int:
     """One fit of a model."""
     check_paths(out.output, extra=(".nc",) if engine == "bayes" else ())
-    model = LocationScaleModel.from_file(file)
+    model = _model(file, data)
     others = {"method": method, "test": test} if engine == "bayes" else asdict(bayes)
     for name, value in others.items():
         if value is not None:
@@ -183,6 +190,7 @@ def diagnose_command(
     file: File,
     /,
     *,
+    data: DataFile = None,
     engines: Annotated[
         bool, Parameter(negative=(), help="Also draw by the other engine, and compare.")
     ] = False,
@@ -194,7 +202,7 @@ def diagnose_command(
 ) -> int:
     """Posterior diagnostics: convergence, predictive checks, leave-one-out, influence."""
     check_paths(out.output, extra=PAGE_ENDINGS)
-    model = LocationScaleModel.from_file(file)
+    model = _model(file, data)
     fit = model.fit_bayes(**asdict(bayes), progress=not out.quiet)
     found = fit.diagnose(cluster=cluster, engines=engines, progress=not out.quiet)
     _deliver_page(lambda: diagnosis_page(found), found, out)
@@ -203,11 +211,16 @@ def diagnose_command(
 
 @app.command(name="sensitivity")
 def sensitivity_command(
-    file: File, /, *, bayes: RefitOptions = _REFITS, out: PageOut = _PAGE_OUT
+    file: File,
+    /,
+    *,
+    data: DataFile = None,
+    bayes: RefitOptions = _REFITS,
+    out: PageOut = _PAGE_OUT,
 ) -> int:
     """How far each coefficient is the prior's: the same model under many other priors."""
     check_paths(out.output, extra=PAGE_ENDINGS)
-    model = LocationScaleModel.from_file(file)
+    model = _model(file, data)
     fit = model.fit_bayes(prior=bayes.prior, seed=bayes.seed, progress=not out.quiet)
     found = sensitivity(fit, draws=bayes.draws, progress=not out.quiet)
     _deliver_page(lambda: sensitivity_page(found), found, out)
@@ -219,6 +232,7 @@ def report_command(
     file: File,
     /,
     *,
+    data: DataFile = None,
     bayes: Bayes = _BAYES,
     permutations: Annotated[
         int, Parameter(help="Of the scale moderators; 0 leaves the test out.")
@@ -243,7 +257,7 @@ def report_command(
     paths = output or (Path(f"{Path(file).stem}_report.{format or 'html'}"),)
     check_paths(paths, only=PAGE_ENDINGS)
     found = analyse(
-        LocationScaleModel.from_file(file),
+        _model(file, data),
         **asdict(bayes),
         permutations=permutations,
         with_sensitivity=sensitivity,
@@ -278,6 +292,15 @@ def datasets_command(
     rows = zip(table.index, table["studies"], table["title"], strict=True)
     _say("\n".join(f"{each:<{width}}  {k:>4} studies  {title}" for each, k, title in rows))
     return OK
+
+
+def _model(file: str, data: Path | None) -> LocationScaleModel:
+    """The model of a file, with its own data or those of another file."""
+    if data is None:
+        return LocationScaleModel.from_file(file)
+    if not data.exists():
+        raise DataError(f"there is no data file {data}; give the path of a CSV file")
+    return LocationScaleModel.from_file(file, read_csv(data))
 
 
 def _code(*fits: Fit) -> int:

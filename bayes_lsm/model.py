@@ -18,6 +18,7 @@ from bayes_lsm.bayes import (
     prior_predictive,
 )
 from bayes_lsm.bayes.pymc_model.graph import BUILDERS, check_true_effects
+from bayes_lsm.data_files import read_csv, require_inside
 from bayes_lsm.datasets import list_datasets, load_dataset
 from bayes_lsm.design.design import Design, build_design
 from bayes_lsm.errors import DataError, SpecificationError
@@ -325,13 +326,13 @@ def _load(specification: Specification) -> pd.DataFrame:
         )
     if not source.lower().endswith(".csv"):
         return load_dataset(source)
+    if specification.folder is not None:
+        require_inside(source, specification.folder)
     try:
-        return pd.read_csv(source)
+        return read_csv(source)
     except FileNotFoundError:
         bundled = ", ".join(list_datasets().index)
         raise DataError(
             f"there is no data file {source}; give the path of a CSV file, relative to the model "
             f"file, or the name of a bundled dataset ({bundled})"
         ) from None
-    except (OSError, ValueError, UnicodeDecodeError) as error:
-        raise DataError(f"cannot read the data file {source} as CSV: {error}") from None

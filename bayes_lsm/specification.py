@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import tomli_w
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, field_validator, model_validator
 
 from bayes_lsm import formulas
 from bayes_lsm.choices import closest, did_you_mean
@@ -142,6 +142,7 @@ class Specification(Frozen):
     title: str = ""
     description: str = ""
     priors: Priors = Field(default_factory=Priors)
+    _folder: Path | None = PrivateAttr(default=None)
 
     @model_validator(mode="before")
     @classmethod
@@ -268,17 +269,23 @@ class Specification(Frozen):
 
     @classmethod
     def from_file(cls, path: str | Path) -> Self:
-        """Read a model file; a relative CSV path in it is taken from the file's own folder."""
+        """Read a model file; a CSV file that it names is taken from its own folder only."""
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise SpecificationError(f"cannot read the model file {path}: {error}") from None
         specification = cls.from_toml(text, name=str(path))
         data = specification.data
-        if data and data.lower().endswith(".csv") and not Path(data).is_absolute():
-            return specification.model_copy(update={"data": str(path.parent / data)})
+        if data and data.lower().endswith(".csv"):
+            specification = specification.model_copy(update={"data": str(path.parent / data)})
+            specification._folder = path.parent
         return specification
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the model file stood that names a data file, which has to lie there, too."""
+        return self._folder
 
 
 def _items(scale: object) -> list[tuple[str, str]]:
