@@ -34,7 +34,7 @@ from bayes_lsm.report import (
 from bayes_lsm.results import Fit
 from bayes_lsm.specification import Method, find_specification, list_models
 from bayes_lsm.tables import Printable
-from bayes_lsm.writing import check_paths, write
+from bayes_lsm.writing import check_paths, require_others, write
 
 OK, FAILED, WRONG_USAGE, NOT_CONVERGED, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -142,7 +142,7 @@ def compare_command(
 ) -> int:
     """REML and Bayesian fits of one model side by side: the main job."""
     check_paths(out.output, extra=(".nc",))
-    model = _model(file, data)
+    model = _model(file, data, out.output)
     reml = model.fit_reml()
     fit = model.fit_bayes(**asdict(bayes), progress=not out.quiet)
     _deliver(compare(reml, fit, at_stop=at_stop), out, draws=fit)
@@ -170,7 +170,7 @@ def fit_command(
 ) -> int:
     """One fit of a model."""
     check_paths(out.output, extra=(".nc",) if engine == "bayes" else ())
-    model = _model(file, data)
+    model = _model(file, data, out.output)
     others = {"method": method, "test": test} if engine == "bayes" else asdict(bayes)
     for name, value in others.items():
         if value is not None:
@@ -202,7 +202,7 @@ def diagnose_command(
 ) -> int:
     """Posterior diagnostics: convergence, predictive checks, leave-one-out, influence."""
     check_paths(out.output, extra=PAGE_ENDINGS)
-    model = _model(file, data)
+    model = _model(file, data, out.output)
     fit = model.fit_bayes(**asdict(bayes), progress=not out.quiet)
     found = fit.diagnose(cluster=cluster, engines=engines, progress=not out.quiet)
     _deliver_page(lambda: diagnosis_page(found), found, out)
@@ -220,7 +220,7 @@ def sensitivity_command(
 ) -> int:
     """How far each coefficient is the prior's: the same model under many other priors."""
     check_paths(out.output, extra=PAGE_ENDINGS)
-    model = _model(file, data)
+    model = _model(file, data, out.output)
     fit = model.fit_bayes(prior=bayes.prior, seed=bayes.seed, progress=not out.quiet)
     found = sensitivity(fit, draws=bayes.draws, progress=not out.quiet)
     _deliver_page(lambda: sensitivity_page(found), found, out)
@@ -257,7 +257,7 @@ def report_command(
     paths = output or (Path(f"{Path(file).stem}_report.{format or 'html'}"),)
     check_paths(paths, only=PAGE_ENDINGS)
     found = analyse(
-        _model(file, data),
+        _model(file, data, paths),
         **asdict(bayes),
         permutations=permutations,
         with_sensitivity=sensitivity,
@@ -294,13 +294,14 @@ def datasets_command(
     return OK
 
 
-def _model(file: str, data: Path | None) -> LocationScaleModel:
-    """The model of a file, with its own data or those of another file."""
-    if data is None:
-        return LocationScaleModel.from_file(file)
-    if not data.exists():
+def _model(file: str, data: Path | None, outputs: Iterable[Path]) -> LocationScaleModel:
+    """The model of a file, with its own data or those of another file; no output is either."""
+    if data is not None and not data.exists():
         raise DataError(f"there is no data file {data}; give the path of a CSV file")
-    return LocationScaleModel.from_file(file, read_csv(data))
+    own = None if data is None else read_csv(data)
+    model = LocationScaleModel.from_file(file, own)
+    require_others(outputs, [file, data, model.specification.data])
+    return model
 
 
 def _code(*fits: Fit) -> int:

@@ -27,6 +27,7 @@ from bayes_lsm.bayes.prediction.study_weights import study_weights
 from bayes_lsm.bayes.prediction.true_effects import true_effects
 from bayes_lsm.bayes.sensitivity.sensitivity import sensitivity
 from bayes_lsm.contrasts import tau_contrasts, tau_means, tau_steps
+from bayes_lsm.writing import replacing
 
 if TYPE_CHECKING:
     from xarray import DataTree
@@ -96,5 +97,7 @@ class BayesFit(Posterior):
 
     def to_netcdf(self, path: str | Path) -> Path:
         """Save `posterior`; ``arviz.from_netcdf`` reads it back."""
-        self.posterior.to_netcdf(str(path))
-        return Path(path)
+        path = Path(path)
+        with replacing(path) as new:
+            self.posterior.to_netcdf(str(new))
+        return path
