@@ -108,7 +108,7 @@ def test_models_and_datasets_are_listed_and_shown(run, tmp_path):
         (["fit", "bcg", "--engine", "bayes", "--method", "ML"], 1, "--method is for"),
         (["datasets", "bgc"], 1, "did you mean 'bcg'"),
         (["fits", "bcg"], 2, "Unknown command"),
-        (["fit", "bcg", "--engine", "reml2"], 2, "Choose from"),
+        (["fit", "bcg", "--engine", "reml2"], 2, "bayes"),
         (["compare"], 2, "FILE"),
         (["fit", "bcg", "--sed", "3"], 2, "--sed"),
     ],
