@@ -5,19 +5,20 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, CycloptsError, Parameter, validators
 
 from bayes_lsm.bayes import BayesFit, sensitivity
 from bayes_lsm.compare import compare
 from bayes_lsm.data_files import read_csv
 from bayes_lsm.datasets import describe_dataset, list_datasets
-from bayes_lsm.errors import BayesLsmError, BayesLsmWarning, DataError, FitError
+from bayes_lsm.errors import BayesLsmError, BayesLsmWarning
 from bayes_lsm.model import LocationScaleModel
 from bayes_lsm.priors import PresetName
 from bayes_lsm.reml import Test
@@ -36,6 +37,8 @@ from bayes_lsm.specification import Method, find_specification, list_models
 from bayes_lsm.tables import Printable
 from bayes_lsm.writing import check_paths, require_others, write
 
+# More take days, or the memory of a large machine.
+MOST_DRAWS, MOST_PERMUTATIONS = 10_000_000, 1_000_000
 OK, FAILED, WRONG_USAGE, NOT_CONVERGED, INTERRUPTED = 0, 1, 2, 3, 130
 
 app = App(
@@ -49,6 +52,14 @@ app = App(
     help_format="plaintext",
     suppress_keyboard_interrupt=False,
 )
+
+
+class WrongUsage(Exception):
+    """The command line asks for what cannot be."""
+
+
+def _number(help: str, least: int, most: int | None = None) -> Parameter:
+    return Parameter(help=help, validator=validators.Number(gte=least, lte=most))
 
 
 def _output(help: str) -> Parameter:
@@ -77,10 +88,10 @@ class Bayes:
     prior: Annotated[PresetName | None, Parameter(help="Priors in place of the model file's.")] = (
         None
     )
-    draws: Annotated[int | None, Parameter(help="Posterior draws, all chains together.")] = None
-    seed: Annotated[
-        int | None, Parameter(help="Of the sampler; the same seed, the same draws.")
+    draws: Annotated[
+        int | None, _number("Posterior draws, all chains together.", 100, MOST_DRAWS)
     ] = None
+    seed: Annotated[int | None, _number("Of the sampler; the same seed, the same draws.", 0)] = None
 
 
 @Parameter(name="*")
@@ -88,7 +99,7 @@ class Bayes:
 class RefitOptions(Bayes):
     """Options of a Bayesian fit that is refitted."""
 
-    draws: Annotated[int, Parameter(help="Posterior draws of each refit.")] = 8000
+    draws: Annotated[int, _number("Posterior draws of each refit.", 100, MOST_DRAWS)] = 8000
 
 
 @Parameter(name="*")
@@ -96,7 +107,7 @@ class RefitOptions(Bayes):
 class Out:
     """Where a table goes."""
 
-    digits: Annotated[int | None, Parameter(help="Decimals of the printed table.")] = None
+    digits: Annotated[int | None, _number("Decimals of the printed table.", 0, 15)] = None
     output: Annotated[
         tuple[Path, ...],
         _output(
@@ -141,7 +152,7 @@ def compare_command(
     out: Out = _OUT,
 ) -> int:
     """REML and Bayesian fits of one model side by side: the main job."""
-    check_paths(out.output, extra=(".nc",))
+    _check_paths(out.output, extra=(".nc",))
     model = _model(file, data, out.output)
     reml = model.fit_reml()
     fit = model.fit_bayes(**asdict(bayes), progress=not out.quiet)
@@ -169,13 +180,15 @@ def fit_command(
     out: Out = _OUT,
 ) -> int:
     """One fit of a model."""
-    check_paths(out.output, extra=(".nc",) if engine == "bayes" else ())
+    _check_paths(out.output, extra=(".nc",) if engine == "bayes" else ())
     model = _model(file, data, out.output)
     others = {"method": method, "test": test} if engine == "bayes" else asdict(bayes)
     for name, value in others.items():
         if value is not None:
             other = "reml" if engine == "bayes" else "bayes"
-            raise FitError(f"--{name} is for --engine {other}; leave it out with --engine {engine}")
+            raise WrongUsage(
+                f"--{name} is for --engine {other}; leave it out with --engine {engine}"
+            )
     if engine == "reml":
         reml = model.fit_reml(method=method, test=test or "z")
         _deliver(reml, out)
@@ -201,7 +214,7 @@ def diagnose_command(
     out: PageOut = _PAGE_OUT,
 ) -> int:
     """Posterior diagnostics: convergence, predictive checks, leave-one-out, influence."""
-    check_paths(out.output, extra=PAGE_ENDINGS)
+    _check_paths(out.output, extra=PAGE_ENDINGS)
     model = _model(file, data, out.output)
     fit = model.fit_bayes(**asdict(bayes), progress=not out.quiet)
     found = fit.diagnose(cluster=cluster, engines=engines, progress=not out.quiet)
@@ -219,7 +232,7 @@ def sensitivity_command(
     out: PageOut = _PAGE_OUT,
 ) -> int:
     """How far each coefficient is the prior's: the same model under many other priors."""
-    check_paths(out.output, extra=PAGE_ENDINGS)
+    _check_paths(out.output, extra=PAGE_ENDINGS)
     model = _model(file, data, out.output)
     fit = model.fit_bayes(prior=bayes.prior, seed=bayes.seed, progress=not out.quiet)
     found = sensitivity(fit, draws=bayes.draws, progress=not out.quiet)
@@ -235,7 +248,7 @@ def report_command(
     data: DataFile = None,
     bayes: Bayes = _BAYES,
     permutations: Annotated[
-        int, Parameter(help="Of the scale moderators; 0 leaves the test out.")
+        int, _number("Of the scale moderators; 0 leaves the test out.", 0, MOST_PERMUTATIONS)
     ] = 1000,
     sensitivity: Annotated[
         bool, Parameter(help="Refit under other priors: most of the time it takes.")
@@ -253,9 +266,9 @@ def report_command(
 ) -> int:
     """The whole analysis as a report: model, results, tests, sensitivity, diagnostics, methods."""
     if output and format is not None:
-        raise FitError("give --format or --output, whose ending says the format, not both")
+        raise WrongUsage("give --format or --output, whose ending says the format, not both")
     paths = output or (Path(f"{Path(file).stem}_report.{format or 'html'}"),)
-    check_paths(paths, only=PAGE_ENDINGS)
+    _check_paths(paths, only=PAGE_ENDINGS)
     found = analyse(
         _model(file, data, paths),
         **asdict(bayes),
@@ -271,7 +284,9 @@ def report_command(
 def models_command(name: Annotated[str | None, Parameter(help="Show this file.")] = None, /) -> int:
     """List the bundled model files, or show one (to begin a file of your own)."""
     if name is not None:
-        _say(find_specification(name).to_toml().rstrip())
+        with _wrong_usage():
+            found = find_specification(name)
+        _say(found.to_toml().rstrip())
         return OK
     titles = list_models()
     width = max(map(len, titles))
@@ -285,7 +300,9 @@ def datasets_command(
 ) -> int:
     """List the bundled datasets, or say where one comes from and what its columns mean."""
     if name is not None:
-        _say(str(describe_dataset(name)))
+        with _wrong_usage():
+            described = describe_dataset(name)
+        _say(str(described))
         return OK
     table = list_datasets()
     width = max(map(len, table.index))
@@ -294,13 +311,31 @@ def datasets_command(
     return OK
 
 
+@contextmanager
+def _wrong_usage() -> Iterator[None]:
+    """What the package refuses here was asked for in the wrong way."""
+    try:
+        yield
+    except BayesLsmError as error:
+        raise WrongUsage(str(error)) from None
+
+
+def _check_paths(paths: Iterable[Path], **endings: Collection[str]) -> None:
+    with _wrong_usage():
+        check_paths(paths, **endings)
+
+
 def _model(file: str, data: Path | None, outputs: Iterable[Path]) -> LocationScaleModel:
     """The model of a file, with its own data or those of another file; no output is either."""
     if data is not None and not data.exists():
-        raise DataError(f"there is no data file {data}; give the path of a CSV file")
+        raise WrongUsage(f"there is no data file {data}; give the path of a CSV file")
+    if not os.path.isfile(file) and file not in list_models():
+        with _wrong_usage():
+            find_specification(file)
     own = None if data is None else read_csv(data)
     model = LocationScaleModel.from_file(file, own)
-    require_others(outputs, [file, data, model.specification.data])
+    with _wrong_usage():
+        require_others(outputs, [file, data, model.specification.data])
     return model
 
 
@@ -355,6 +390,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.flush()
     except CycloptsError as error:
         return _complain(f"{error} (see bayes-lsm --help)", WRONG_USAGE)
+    except WrongUsage as error:
+        return _complain(str(error), WRONG_USAGE)
     except BayesLsmError as error:
         return _complain(str(error), FAILED)
     except KeyboardInterrupt:

@@ -164,7 +164,7 @@ def test_data_can_be_named_on_the_command_line(secret, capsys):
     assert "k = 3" in capsys.readouterr().out
     assert main(["fit", str(model)]) == 1
     assert "outside the folder" in capsys.readouterr().err
-    assert main(["fit", str(model), "--data", "none.csv"]) == 1
+    assert main(["fit", str(model), "--data", "none.csv"]) == 2
     assert "there is no data file none.csv" in capsys.readouterr().err
 
 
