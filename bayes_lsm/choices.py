@@ -83,12 +83,13 @@ def require_level(level: float) -> None:
         ...
     bayes_lsm.errors.FitError: level must be between 0 and 1, such as 0.95, got 95
     """
-    if not 0 < level < 1:
+    number = isinstance(level, int | float | np.number) and not isinstance(level, bool)
+    if not number or not 0 < level < 1:
         raise FitError(f"level must be between 0 and 1, such as 0.95, got {level!r}")
 
 
 def require_count(name: str, given: Any, least: int) -> None:
-    """Raise an error unless `given` is a whole number of at least so many.
+    """Raise an error unless `given` is a whole number, and at least `least`.
 
     Raises
     ------
@@ -101,7 +102,18 @@ def require_count(name: str, given: Any, least: int) -> None:
 
 def seed_or_new(seed: int | None) -> int:
     """The seed, or a new one where there is none: what is drawn can be drawn again."""
-    return int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else seed
+    return seed_or(int(np.random.SeedSequence().generate_state(1)[0]), seed)
+
+
+def seed_or(own: int, seed: int | None) -> int:
+    """The seed that is given, or else the one that a result has of its own.
+
+    A FitError refuses what is no whole number from 0 on.
+    """
+    if seed is None:
+        return own
+    require_count("seed", seed, 0)
+    return int(seed)
 
 
 def closest(given: object, allowed: Iterable[str]) -> str | None:

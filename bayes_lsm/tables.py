@@ -20,6 +20,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from bayes_lsm.choices import require_count
+
 # Rows of a table that are shown: nobody reads more, and a notebook would stand still.
 LONGEST = 1000
 # Below this a number is as good as 0; above that its fixed digits cannot be read.
@@ -198,6 +200,7 @@ def format_cells(table: pd.DataFrame, *, digits: int) -> pd.DataFrame:
     A number that those digits would show as 0, and a very large one, get a power of ten: a τ of
     2e-09 is not 0.
     """
+    require_count("digits", digits, 0)
     names = map(str, table.columns.get_level_values(-1))
     columns = [
         [_format(name, value, digits) for value in table.iloc[:, j]] for j, name in enumerate(names)

@@ -239,3 +239,56 @@ def test_choices_can_be_of_another_error_and_any_type():
         require_choice("kind", ["a"], ("a", "b"), error=PriorError)
     with pytest.raises(FitError, match="kind must be 'a', 'b' or 'c', got 1; use another"):
         require_choice("kind", 1, ("a", "b", "c"), cure="use another")
+
+
+@pytest.fixture(scope="module")
+def both():
+    made = lsm.LocationScaleModel.from_file("bcg")
+    return made, made.fit_reml(), made.fit_bayes(engine="collapsed", draws=1000, seed=1)
+
+
+SEEDED = {
+    "average": lambda model, reml, bayes, seed: model.average(seed=seed, progress=False),
+    "check": lambda model, reml, bayes, seed: reml.check(seed=seed),
+    "diagnose": lambda model, reml, bayes, seed: bayes.diagnose(seed=seed, progress=False),
+    "fit_bayes": lambda model, reml, bayes, seed: model.fit_bayes(seed=seed),
+    "intervals": lambda model, reml, bayes, seed: reml.confidence_intervals(
+        method="bootstrap", iterations=20, seed=seed
+    ),
+    "kfold": lambda model, reml, bayes, seed: bayes.kfold(3, seed=seed, progress=False),
+    "loo": lambda model, reml, bayes, seed: bayes.loo(seed=seed, progress=False),
+    "new_effects": lambda model, reml, bayes, seed: bayes.new_effects(seed=seed),
+    "permutation_test": lambda model, reml, bayes, seed: reml.permutation_test(
+        iterations=20, seed=seed, progress=False
+    ),
+    "predictive_check": lambda model, reml, bayes, seed: bayes.posterior_predictive_check(
+        seed=seed
+    ),
+    "prior_predictive": lambda model, reml, bayes, seed: model.prior_predictive(seed=seed),
+    "sensitivity": lambda model, reml, bayes, seed: bayes.sensitivity(seed=seed, progress=False),
+}
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "a", True])
+@pytest.mark.parametrize("name", SEEDED)
+def test_a_seed_is_a_whole_number(both, name, seed):
+    with pytest.raises(FitError, match="seed must be a whole number of at least 0, got"):
+        SEEDED[name](*both, seed)
+
+
+@pytest.mark.parametrize("level", ["a", None, 95, 0, [0.9], np.nan, True])
+def test_a_level_is_a_share(both, level):
+    _, reml, bayes = both
+    for ask in (reml.confidence_intervals, reml.predict, bayes.predict, bayes.heterogeneity):
+        with pytest.raises(FitError, match="level must be between 0 and 1"):
+            ask(level=level)
+    with pytest.raises(FitError, match="level must be between 0 and 1"):
+        reml.correlations_at(level)
+
+
+@pytest.mark.parametrize("digits", ["a", -1, 1.5, True])
+def test_digits_are_a_whole_number(both, digits):
+    for each in both[1:]:
+        for show in (each.to_string, each.to_html, each.to_latex):
+            with pytest.raises(FitError, match="digits must be a whole number of at least 0"):
+                show(digits=digits)

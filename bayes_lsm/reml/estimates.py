@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from bayes_lsm.arrays import Array
+from bayes_lsm.choices import require_level
 from bayes_lsm.design.coefficients import coefficients, scale_places
 from bayes_lsm.design.design import Design
 from bayes_lsm.likelihood.blocks.covariance import loadings
@@ -321,6 +322,7 @@ class Estimates:
 
     def correlations_at(self, level: float) -> pd.DataFrame:
         """`correlations` with intervals of another level."""
+        require_level(level)
         tables = {name: correlation_table(each, level) for name, each in self.terms.items()}
         found = {name: table for name, table in tables.items() if len(table)}
         if not found:

@@ -38,6 +38,7 @@ from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.resolved_priors.propriety import require_proper_without
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
 from bayes_lsm.capabilities import require_capable
+from bayes_lsm.choices import seed_or
 from bayes_lsm.design.clusters import Cluster, Clusters
 from bayes_lsm.errors import FitError
 from bayes_lsm.progress import track
@@ -108,7 +109,7 @@ def loo(
     (-11, 3)
     """
     studies = checked_studies(fit, cluster, unit)
-    seed = fit.seed if seed is None else seed
+    seed = seed_or(fit.seed, seed)
     found, problems = _refits(fit, studies, _one_by_one(studies), seed=seed, progress=progress)
     if not found.sampled:
         psis = smooth(fit, studies, densities(fit, studies, progress=progress))
@@ -158,7 +159,7 @@ def kfold(
     13
     """
     studies = read_units(fit.design, cluster, unit)
-    seed = fit.seed if seed is None else seed
+    seed = seed_or(fit.seed, seed)
     folds = draw_folds(k, len(studies.names), seed)
     _require_proper(fit, studies, folds)
     found, problems = _refits(fit, studies, folds, seed=seed, progress=progress)

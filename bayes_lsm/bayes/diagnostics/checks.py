@@ -29,7 +29,7 @@ from bayes_lsm.bayes.diagnostics.discrepancies import (
 from bayes_lsm.bayes.draws import Draws
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
-from bayes_lsm.choices import require_count
+from bayes_lsm.choices import require_count, seed_or
 from bayes_lsm.design.design import Design
 from bayes_lsm.errors import FitError
 from bayes_lsm.tables import Printable
@@ -159,7 +159,7 @@ def posterior_predictive_check(
         if name in asked:
             raise FitError(f"the quantity {name!r} is there already; give yours another name")
         asked[name] = your_own(name, yours)
-    rng = np.random.default_rng(fit.seed if seed is None else seed)
+    rng = np.random.default_rng(seed_or(fit.seed, seed))
     count, k = fit.draws.size, len(design.y)
     chosen = rng.choice(count, size=min(draws, count), replace=False)
     observed: dict[str, list[Array]] = {name: [] for name in asked}

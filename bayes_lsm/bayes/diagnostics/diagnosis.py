@@ -35,6 +35,7 @@ from bayes_lsm.bayes.engines.direct import can_sample
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.posterior_sampling import Settings, draw_posterior
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
+from bayes_lsm.choices import seed_or
 from bayes_lsm.design.clusters import Cluster
 from bayes_lsm.errors import ConvergenceWarning, FitError
 from bayes_lsm.results import model_title
@@ -196,7 +197,7 @@ def diagnose(
         findings += loo_findings(left_out, len(fit.convergence))
         findings += influence_findings(studies, len(fit.design.y), several)
     if engines:
-        other = _other_engine(fit, seed=fit.seed if seed is None else seed, progress=progress)
+        other = _other_engine(fit, seed=seed_or(fit.seed, seed), progress=progress)
         if other is None:
             remarks.append("the other engine cannot take these priors")
         else:

@@ -31,6 +31,7 @@ from bayes_lsm.bayes.summaries.intervals import (
     mixture_bounds,
     tau_summaries,
 )
+from bayes_lsm.choices import seed_or
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.predictions import Prediction as Prediction
 from bayes_lsm.results import model_title
@@ -240,7 +241,7 @@ def new_effects(
     """
     points = points_of(fit, new_data, terms=terms, known=known, variance=variance)
     effects = ConditionalEffects(fit.design, fit.draws)
-    rng = np.random.default_rng(fit.seed if seed is None else seed)
+    rng = np.random.default_rng(seed_or(fit.seed, seed))
     parts = [
         some.effect(effects).draw(np.zeros(1) if some.v is None else some.v, rng)
         for some in points.blocks(fit.draws.size)

@@ -9,6 +9,7 @@ import numpy as np
 from bayes_lsm.arrays import Array
 from bayes_lsm.bayes.posterior import Posterior
 from bayes_lsm.bayes.prediction.conditional_effects import ConditionalEffects
+from bayes_lsm.choices import seed_or
 from bayes_lsm.design.chosen_terms import chosen_terms
 
 
@@ -45,7 +46,7 @@ def true_effects(
     (4, 1000, 56)
     """
     chosen = chosen_terms(fit.design, terms)
-    rng = np.random.default_rng(fit.seed if seed is None else seed)
+    rng = np.random.default_rng(seed_or(fit.seed, seed))
     drawn = ConditionalEffects(fit.design, fit.draws).draw_rows(frozenset(chosen), rng)
     drawn += fit.draws.flat_location @ fit.design.X.T
     return drawn.reshape(fit.draws.chains, -1, len(fit.design.y))

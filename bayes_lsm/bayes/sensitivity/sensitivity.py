@@ -41,7 +41,7 @@ from bayes_lsm.bayes.sensitivity.verdicts import (
 )
 from bayes_lsm.bayes.student.effects import said_before
 from bayes_lsm.bayes.summaries.intervals import check_interval
-from bayes_lsm.choices import require_choice, require_count
+from bayes_lsm.choices import require_choice, require_count, seed_or
 from bayes_lsm.errors import FitError
 from bayes_lsm.priors import PresetName, Priors, ResolvedPriors
 from bayes_lsm.progress import track
@@ -281,7 +281,7 @@ def sensitivity(
     doi:10.1007/s11222-023-10366-5
     """
     subject = _checked(fit, level=level, draws=draws)
-    seed = fit.seed if seed is None else seed
+    seed = seed_or(fit.seed, seed)
     refit = PriorRefitter(subject, draws, seed)
     steps = (_HALF, _TWICE) if refit.is_exact else (_STEP, 1 / _STEP)
     widths = _checked_factors(_FACTORS if factors is None and refit.is_exact else factors, steps)

@@ -8,8 +8,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from bayes_lsm.arrays import Array
-from bayes_lsm.choices import require_choice
-from bayes_lsm.errors import FitError
+from bayes_lsm.choices import require_choice, require_level
 from bayes_lsm.links import tau2_from_log
 from bayes_lsm.predictions import Interval as Interval
 
@@ -22,8 +21,7 @@ NO_VARIANCE = -1e6
 
 def check_interval(level: float, interval: str) -> None:
     """A probability between 0 and 1, and a known kind of interval."""
-    if not 0 < level < 1:
-        raise FitError(f"level must be between 0 and 1, got {level}")
+    require_level(level)
     require_choice("interval", interval, Interval)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from bayes_lsm.arrays import Array
 from bayes_lsm.capabilities import require_capable
+from bayes_lsm.choices import require_count
 from bayes_lsm.design.coordinates import unit_steps
 from bayes_lsm.errors import FitError
 from bayes_lsm.likelihood.likelihood import likelihood_of
@@ -107,6 +108,7 @@ def check(fit: Estimates, *, starts: int = 50, seed: int = 0) -> Check:
     """
     if starts < 1:
         raise FitError(f"starts must be at least 1, got {starts}")
+    require_count("seed", seed, 0)
     require_capable("check", fit.design)
     likelihood, back = likelihood_of(fit.design), _back(fit)
     radii = np.resize([0.5, 2.0, 5.0], starts)[:, None]
