@@ -126,6 +126,7 @@ OF_DESIGN: dict[str, Verb] = {
             q.design, simulations=20, draws=100, ranked=20, seed=1, progress=False
         ),
         _calibration,
+        lines=("calibrate", "engine='collapsed'"),
     ),
     "coverage": Verb(
         lambda q: lsm.coverage(
