@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+from collections.abc import Callable
 from dataclasses import is_dataclass
 from functools import cache, cached_property
 from types import MappingProxyType
@@ -247,7 +248,7 @@ def both():
     return made, made.fit_reml(), made.fit_bayes(engine="collapsed", draws=1000, seed=1)
 
 
-SEEDED = {
+SEEDED: dict[str, Callable[..., object]] = {
     "average": lambda model, reml, bayes, seed: model.average(seed=seed, progress=False),
     "check": lambda model, reml, bayes, seed: reml.check(seed=seed),
     "diagnose": lambda model, reml, bayes, seed: bayes.diagnose(seed=seed, progress=False),
