@@ -154,5 +154,5 @@ def test_the_command_takes_several_scale_terms(tmp_path, capsys, monkeypatch):
 def test_the_command_prints_the_table(capsys):
     assert main(["sensitivity", "bcg", "--draws", "200", "--seed", "1", "-q"]) == 0
     assert "prior sensitivity" in capsys.readouterr().out
-    assert main(["sensitivity", "bcg", "-o", "r.docx"]) == 1
+    assert main(["sensitivity", "bcg", "-o", "r.docx"]) == 2
     assert "must be '.csv'" in capsys.readouterr().err
