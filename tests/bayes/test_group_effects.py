@@ -69,7 +69,7 @@ def test_unseen_outcomes_of_a_group_are_left_out():
 
 def test_bad_input():
     fit = bayes_of("konstantopoulos2011")
-    with pytest.raises(FitError, match="level must be between 0 and 1, such as 0.95, got 2"):
+    with pytest.raises(FitError, match=r"level must be between 0 and 1, such as 0\.95, got 2"):
         fit.group_effects(level=2)
     with pytest.raises(FitError, match="interval must be"):
         fit.group_effects(interval="wald")
