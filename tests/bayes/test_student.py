@@ -14,6 +14,7 @@ from scipy.stats import gamma as gamma_distribution
 from scipy.stats import kstest, norm, t
 
 import bayes_lsm as lsm
+from bayes_lsm.bayes.engines.diagnostics import convergence
 from bayes_lsm.bayes.pointwise_likelihood import log_likelihood
 from bayes_lsm.bayes.pymc_model.graph import build_pymc_model
 from bayes_lsm.bayes.resolved_priors.resolve import resolve_priors
@@ -495,9 +496,7 @@ def test_integrating_the_study_effects_out_agrees_with_sampling_them(outlier):
         df=np.asarray(latent.posterior["df"]),
     )
     fast = model.fit_bayes(engine="collapsed", draws=10_000, seed=2)
-    theirs = lsm.BayesFit(
-        design, fast.priors, draws, 1, lsm.bayes.diagnostics.convergence(design, draws), ()
-    )
+    theirs = lsm.BayesFit(design, fast.priors, draws, 1, convergence(design, draws), ())
     _agree(fast.summary(), theirs.summary())
     # And the true effects, by Tweedie's formula here.
     deviations = np.asarray(latent.posterior["deviation"])
