@@ -40,8 +40,11 @@ def require_inside(path: str | Path, folder: Path) -> None:
     ------
     DataError
     """
-    resolved = (folder / path).resolve()
-    if not resolved.is_relative_to(folder.resolve()):
+    try:
+        inside = (folder / path).resolve().is_relative_to(folder.resolve())
+    except ValueError:  # a NUL
+        raise DataError(f"cannot read the data file {path!r}: no file has such a name") from None
+    if not inside:
         raise DataError(
             f"the data file {path} lies outside the folder of the model file that names it; move "
             "it there, or name it yourself: data= in Python, --data FILE on the command line"

@@ -156,6 +156,12 @@ def test_only_regular_files_are_read(tmp_path, monkeypatch):
         read_csv(written(tmp_path, PLAIN))
 
 
+def test_a_name_that_no_file_can_have_is_said(tmp_path):
+    path = written(tmp_path, MODEL.format(r"a\u0000.csv"), "model.toml")
+    with pytest.raises(lsm.DataError, match="no file has such a name"):
+        lsm.LocationScaleModel.from_file(path)
+
+
 def test_data_can_be_named_on_the_command_line(secret, capsys):
     path, folder = secret
     model = model_that_names(folder, path)

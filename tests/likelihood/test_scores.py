@@ -37,6 +37,14 @@ def nested_sigma(alpha, data):
     return np.diag(data["vi"]) + np.exp(alpha[0]) * np.equal.outer(district, district) + same
 
 
+def sampling_errors(design):
+    """V (n, n)."""
+    V = np.diag(design.v)
+    for block in design.blocks:
+        V[np.ix_(block.rows, block.rows)] = block.covariance
+    return V
+
+
 def gums_sigma(alpha, V, trial, outcome):
     """Σ of two correlated outcomes of each trial (n, n)."""
     tau = np.exp(0.5 * alpha[:2])[outcome]
@@ -104,9 +112,7 @@ def test_scores_of_nested_groups(method):
 
 def test_scores_of_correlated_outcomes():
     design = gums("unstructured").design
-    V = np.diag(design.v)
-    for block in design.blocks:
-        V[np.ix_(block.rows, block.rows)] = block.covariance
+    V = sampling_errors(design)
     (term,) = design.terms
     outcome, code = np.argmax(term.slopes, axis=1), read_clusters(design, None).code
     at = np.array([-4.0, -3.5, 0.4])
@@ -132,9 +138,7 @@ def test_scores_where_some_have_no_variance():
 def test_held_effects_beside_those_without_variance():
     """What is held of an effect goes with it where the other one has no variance."""
     design = gums("unstructured").design
-    V = np.diag(design.v)
-    for block in design.blocks:
-        V[np.ix_(block.rows, block.rows)] = block.covariance
+    V = sampling_errors(design)
     (term,) = design.terms
     gone = np.zeros(term.Z.shape[:2], dtype=bool)
     gone[:, 0] = True
